@@ -1,0 +1,16 @@
+//! The binary's parts, as a library so that tests and benchmarks can reach them.
+//!
+//! `node` composes everything; nothing imports `node`, `cli` or `api`. `proxy` learns the topology only from the
+//! watch that `agent` publishes. Decisions are made in the crate `brain`, never here.
+
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod node;
+pub mod peer;
+pub mod postgres;
+pub mod proxy;
+pub mod store;
+pub mod telemetry;

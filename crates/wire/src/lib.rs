@@ -1,0 +1,11 @@
+//! PostgreSQL's own formats: bytes in, values out.
+//!
+//! What it is: the value types that every part of pgherd shares (`Lsn`, `Timeline`) and the frames of the
+//! client/server protocol. What it is not: a connection; nothing here reads a socket, a clock or a file.
+//! Invariant: every function is total over its input; a malformed frame is an error, never a panic.
+
+mod lsn;
+mod timeline;
+
+pub use lsn::{Lsn, ParseLsnError};
+pub use timeline::{Branch, History, HistoryError, Timeline};
