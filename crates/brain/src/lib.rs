@@ -1,1 +1,31 @@
+//! What should this node do next?
+//!
+//! An agent keeps one [`View`]: its settings, its durable words, its server, the store as it last saw it and what
+//! its peers said. [`decide`] walks the rule table and answers with the first rule that matches. The agent executes
+//! and may make no choice; the simulator executes the same decisions over modelled servers.
+//!
+//! What this crate does not do: read a clock, a file, a socket or a die. Time is [`View::now`].
+//! Invariant: the same view gives the same decision.
 
+mod action;
+mod election;
+mod health;
+mod memory;
+mod names;
+mod postgres;
+pub mod quorum;
+mod record;
+mod rules;
+mod sync_set;
+mod view;
+
+pub use action::{Action, Commit, Decision, Key, Put, RuleId};
+pub use election::{Answer, Outcome, Tally};
+pub use health::Health;
+pub use memory::{Grant, Heard, Memory, Status};
+pub use names::{MemberId, Millis, NodeName, Term};
+pub use postgres::{Applied, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender};
+pub use quorum::SyncSet;
+pub use record::{ClusterRecord, PrimaryRecord, StoreView, SyncRecord, TimelineRecord, Versioned};
+pub use rules::{RULES, Rule, decide, dump_rules};
+pub use view::{Durable, Settings, View};

@@ -1,0 +1,117 @@
+//! What an agent does next. The list is closed: executors match it without a wildcard.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{ClusterRecord, MemberId, NodeName, PrimaryRecord, SyncRecord, SyncSet, Term, TimelineRecord};
+use std::collections::BTreeSet;
+use wire::Timeline;
+
+/// The name of a rule, stable for ever: events carry it.
+pub type RuleId = &'static str;
+
+/// The first rule that matched, what to do, and the reasons, candidates that were rejected included.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Decision {
+    pub rule: RuleId,
+    pub actions: Vec<Action>,
+    pub why: Vec<String>,
+}
+
+/// Each action is idempotent: an executor that is already at it, or finds it done, does nothing. Each that touches
+/// the server carries its term; an executor refuses one below the node's promise.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Action {
+    /// Change the store, all or nothing, if every condition holds.
+    Commit(Commit),
+    /// Make the promise durable; nothing else.
+    Promise { term: Term },
+    /// Ask every peer for a promise of `term`, for as long as this action is decided.
+    Revoke { term: Term },
+    /// Create the first data directory of the cluster, with a new member id.
+    Initdb,
+    /// Start as a standby of nobody, quarantined.
+    StartDetached,
+    /// Stop: fast, then at once.
+    Stop,
+    /// Credential away, `primary_conninfo` empty, receiver ended; after that the position is final.
+    Detach { term: Term },
+    /// Promise `term`, then point at the primary of that term.
+    Follow { term: Term, node: NodeName },
+    /// Replace the data directory by a copy of `node`'s, with a new member id; the old one is moved aside.
+    Clone { term: Term, node: NodeName },
+    /// Stop, keep the divergent WAL, `pg_rewind` against `node`, start detached.
+    Rewind { term: Term, node: NodeName },
+    /// Note durably that `term` is being promoted, then promote to exactly `timeline`, quarantined, with `set` in
+    /// `synchronous_standby_names` under `term` before the first writable moment.
+    Promote { term: Term, timeline: Timeline, set: SyncSet },
+    /// Create the roles for replication and rewind.
+    Prepare { term: Term },
+    /// Bring `set` in force under `term`; an empty set with k > 0 blocks every commit.
+    ApplySync { term: Term, set: SyncSet },
+    /// Admit only internal connections, end all others.
+    Quarantine { term: Term },
+    /// Admit clients.
+    Admit { term: Term },
+    /// Have exactly the slots of these members.
+    Slots { term: Term, members: BTreeSet<MemberId> },
+}
+
+impl Action {
+    /// Its name in events and golden scripts.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Action::Commit(_) => "commit",
+            Action::Promise { .. } => "promise",
+            Action::Revoke { .. } => "revoke",
+            Action::Initdb => "initdb",
+            Action::StartDetached => "start-detached",
+            Action::Stop => "stop",
+            Action::Detach { .. } => "detach",
+            Action::Follow { .. } => "follow",
+            Action::Clone { .. } => "clone",
+            Action::Rewind { .. } => "rewind",
+            Action::Promote { .. } => "promote",
+            Action::Prepare { .. } => "prepare",
+            Action::ApplySync { .. } => "apply-sync",
+            Action::Quarantine { .. } => "quarantine",
+            Action::Admit { .. } => "admit",
+            Action::Slots { .. } => "slots",
+        }
+    }
+}
+
+/// A record's place in the store.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub enum Key {
+    Cluster,
+    Primary,
+    Sync,
+    Timelines,
+}
+
+impl Key {
+    /// The key as the store spells it.
+    pub fn path(self) -> &'static str {
+        match self {
+            Key::Cluster => "/cluster",
+            Key::Primary => "/primary",
+            Key::Sync => "/sync",
+            Key::Timelines => "/timelines",
+        }
+    }
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Put {
+    Cluster(ClusterRecord),
+    Primary(PrimaryRecord),
+    Sync(SyncRecord),
+    Timelines(Vec<TimelineRecord>),
+}
+
+/// One transaction: every key in `conditions` must have exactly that version (0: be absent), then `puts` apply.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Commit {
+    pub conditions: Vec<(Key, u64)>,
+    pub puts: Vec<Put>,
+}

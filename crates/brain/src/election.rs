@@ -1,0 +1,157 @@
+//! Counting the answers of a takeover and choosing the winner (DESIGN 4.2 to 4.5).
+//!
+//! Invariant: an answer's promise is at least the campaign's term and its server takes WAL from nobody, so nothing
+//! older can be acknowledged through it any more.
+
+use crate::{
+    Action, Commit, Durable, Key, MemberId, NodeName, Position, Postgres, PrimaryRecord, Put, SyncRecord,
+    Term, TimelineRecord, View,
+};
+
+/// A member that promised, and the end of its WAL.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Answer {
+    pub node: NodeName,
+    pub member: MemberId,
+    pub position: Position,
+    /// This was the open primary of the term that `/sync` names, and its agent has lived ever since: it has all
+    /// that it acknowledged.
+    pub whole: bool,
+}
+
+/// The answers so far, and why others do not count.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tally {
+    pub answers: Vec<Answer>,
+    pub rejected: Vec<String>,
+}
+
+/// What the tally allows.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    Chosen(Answer),
+    Missing(String),
+}
+
+/// What is known of one member at this moment.
+struct Candidate<'a> {
+    node: &'a NodeName,
+    member: &'a MemberId,
+    promise: Term,
+    served: Option<Term>,
+    postgres: &'a Postgres,
+}
+
+/// The term that a campaign on this node asks for: above the record, and no promise is higher.
+pub fn campaign_term(view: &View) -> Term {
+    let recorded = view.record().map(|record| record.term).unwrap_or_default();
+    let promises = view.fresh_peers().map(|status| status.promise).max().unwrap_or_default();
+    recorded.next().max(promises).max(view.durable.promise)
+}
+
+/// Collects the answers for `term` against the set that the store holds now.
+pub fn tally(view: &View, sync: &SyncRecord, term: Term) -> Tally {
+    let mut tally = Tally::default();
+    for candidate in candidates(view) {
+        match consider(view, sync, term, &candidate) {
+            Ok(answer) => tally.answers.push(answer),
+            Err(reason) => tally.rejected.push(format!("{}: {reason}", candidate.node)),
+        }
+    }
+    tally
+}
+
+fn candidates(view: &View) -> Vec<Candidate<'_>> {
+    let Durable { member, promise, .. } = &view.durable;
+    let own = member.as_ref().map(|member| Candidate {
+        node: &view.me,
+        member,
+        promise: *promise,
+        served: view.served,
+        postgres: &view.postgres,
+    });
+    let peers = view.fresh_peers().filter_map(|status| {
+        Some(Candidate {
+            node: &status.node,
+            member: status.member.as_ref()?,
+            promise: status.promise,
+            served: status.served,
+            postgres: &status.postgres,
+        })
+    });
+    own.into_iter().chain(peers).collect()
+}
+
+fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
+    let was_primary = *candidate.member == sync.primary;
+    if !sync.set.members.contains(candidate.member) && !was_primary {
+        return Err("not in the sync set".to_owned());
+    }
+    if candidate.promise < term {
+        return Err(format!("has promised {} only", candidate.promise));
+    }
+    let Some(standby) = candidate.postgres.standby() else {
+        return Err(format!("PostgreSQL is {}", candidate.postgres.word()));
+    };
+    if !standby.answers() {
+        return Err("not yet: its WAL is not read to the end, or its receiver has not gone".to_owned());
+    }
+    if !view.store.explains(standby.position.timeline) {
+        return Err(format!("no recorded term explains timeline {}", standby.position.timeline));
+    }
+    Ok(Answer {
+        node: candidate.node.clone(),
+        member: candidate.member.clone(),
+        position: standby.position,
+        whole: was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term)),
+    })
+}
+
+impl Tally {
+    /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
+    /// The highest recorded term wins, then the highest LSN, then the name.
+    pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
+        let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
+        let whole = self.answers.iter().any(|answer| answer.whole);
+        let eligible = |answer: &&Answer| answer.whole || sync.set.members.contains(&answer.member);
+        let best = self
+            .answers
+            .iter()
+            .filter(eligible)
+            .max_by(|a, b| a.position.cmp(&b.position).then_with(|| b.node.cmp(&a.node)));
+        match best {
+            Some(best) if whole || sync.set.may_choose(members) => Outcome::Chosen(best.clone()),
+            _ => Outcome::Missing(format!(
+                "{members} of {} have answered, {} are needed",
+                sync.set,
+                sync.set.answers_needed()
+            )),
+        }
+    }
+}
+
+/// The one transaction that makes `winner` primary of `term`: on the condition that neither `/primary` nor the
+/// `/sync` that the answers were counted against has changed since.
+pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
+    let primary = view.store.primary.as_ref()?;
+    let sync = view.store.sync.as_ref()?;
+    let timelines = view.store.timelines.as_ref()?;
+    let timeline = view.store.unused_timeline();
+    let record = PrimaryRecord {
+        term,
+        node: winner.node.clone(),
+        member: winner.member.clone(),
+        timeline,
+        from: winner.position,
+    };
+    let mut history = timelines.value.clone();
+    history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
+    Some(Action::Commit(Commit {
+        conditions: vec![
+            (Key::Primary, primary.version),
+            (Key::Sync, sync.version),
+            (Key::Timelines, timelines.version),
+        ],
+        puts: vec![Put::Primary(record), Put::Timelines(history)],
+    }))
+}

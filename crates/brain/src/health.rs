@@ -1,0 +1,124 @@
+//! Is the recorded primary fine? The primary's own word, its peers' opinion, and the lease.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Status, View};
+
+/// A promotion may take this long before others take over from it: end-of-recovery on a caught-up standby takes
+/// tens of milliseconds, opening takes one follower's reconnect; thirty times that is surely stuck.
+pub const PROMOTION_MS_MAX: u64 = 15_000;
+
+/// What an agent says of its own server as the primary of the recorded term.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Health {
+    /// A write probe was flushed by a quorum within `failure_timeout`, or a promotion is under way.
+    Fine,
+    /// The server writes to its own disk, but k members have not flushed a probe within `failure_timeout`.
+    Blocked,
+    /// The speaker cannot tell yet; silence decides.
+    Unknown,
+    /// The server does not take writes, and the speaker does not serve.
+    Down,
+    /// The speaker is not the recorded primary.
+    NotPrimary,
+}
+
+/// What this node says of itself.
+pub fn own(view: &View) -> Health {
+    let Some(record) = view.recorded_me().map(|versioned| &versioned.value) else {
+        return Health::NotPrimary;
+    };
+    let settling = view.memory.record_age_ms(view.now) < PROMOTION_MS_MAX;
+    if let Some((_, primary)) = view.serving() {
+        if !view.opened() {
+            return if settling { Health::Fine } else { Health::Down };
+        }
+        let timeout_ms = view.settings.failure_timeout_ms;
+        let just_started = view.now.since(view.memory.started) < timeout_ms;
+        let recent = |age_ms: Option<u64>| age_ms.is_some_and(|age_ms| age_ms <= timeout_ms);
+        return match (recent(primary.probe_age_ms), recent(primary.write_age_ms)) {
+            (true, _) => Health::Fine,
+            _ if just_started || settling && primary.probe_age_ms.is_none() => Health::Unknown,
+            (false, true) => Health::Blocked,
+            (false, false) => Health::Down,
+        };
+    }
+    let promotable = view.durable.promoted < record.term && view.durable.promise <= record.term;
+    match view.postgres {
+        crate::Postgres::Unknown => Health::Unknown,
+        _ if promotable && settling => Health::Fine,
+        _ => Health::Down,
+    }
+}
+
+/// Why this node suspects the recorded primary; `None` while it does not, or there is none.
+pub fn suspect(view: &View) -> Option<String> {
+    let record = view.record()?;
+    if view.recorded_me().is_some() {
+        return (own(view) == Health::Down && view.serving().is_none())
+            .then(|| format!("this node is the primary of term {} and its PostgreSQL is down", record.term));
+    }
+    let timeout_ms = view.settings.failure_timeout_ms;
+    let heard = view.memory.fresh(view.now, timeout_ms).find(|status| status.node == record.node);
+    if let Some(status) = heard.filter(|status| status.record_term == record.term) {
+        match status.health {
+            Health::Down | Health::NotPrimary => {
+                return Some(format!("{} says that its PostgreSQL takes no writes", record.node));
+            }
+            // It waits for standbys. Whoever can follow does; only who tried and cannot has a reason to take over.
+            Health::Blocked => {
+                let stalled_ms =
+                    view.postgres.standby().filter(|s| s.follows(record)).map_or(0, |s| s.stalled_ms);
+                return (stalled_ms > timeout_ms).then(|| {
+                    format!("{} is blocked, and no WAL came from it for {stalled_ms} ms", record.node)
+                });
+            }
+            Health::Fine | Health::Unknown => {}
+        }
+    }
+    let silent_ms = view.memory.fine_age_ms(view.now).unwrap_or(view.memory.record_age_ms(view.now));
+    (silent_ms > timeout_ms).then(|| format!("{} has not been fine for {silent_ms} ms", record.node))
+}
+
+/// This node heard the recorded primary say that it is fine, within `failure_timeout`.
+pub fn sees_fine(view: &View) -> bool {
+    if view.recorded_me().is_some() {
+        return own(view) == Health::Fine;
+    }
+    let heard =
+        view.memory.fine_age_ms(view.now).is_some_and(|age_ms| age_ms <= view.settings.failure_timeout_ms);
+    heard && suspect(view).is_none()
+}
+
+/// True when a majority sees the primary fine: then this node alone has lost it. A peer that hears the primary
+/// vouches for the primary too.
+pub fn vouched_for(view: &View) -> Option<String> {
+    let record = view.record()?;
+    let vouches = |status: &&Status| {
+        status.node != record.node && status.record_term == record.term && status.sees_fine
+    };
+    let vouchers: Vec<&str> =
+        view.fresh_peers().filter(vouches).map(|status| status.node.0.as_str()).collect();
+    let majority = view.settings.voters.len() / 2 + 1;
+    (!vouchers.is_empty() && vouchers.len() + 1 >= majority)
+        .then(|| format!("{} still see(s) {} fine", vouchers.join(", "), record.node))
+}
+
+/// This node serves, or is about to serve, by its peers' answers.
+pub fn wants_lease(view: &View) -> bool {
+    view.serving().is_some_and(|(record, _)| view.durable.promise <= record.value.term)
+        && view.opened()
+        && matches!(own(view), Health::Fine | Health::Unknown)
+}
+
+/// k members of the set promise nobody else; with k = 0 there is nobody else.
+pub fn lease_held(view: &View) -> bool {
+    let Some(sync) = view.sync() else { return false };
+    view.memory.leases_held(view.now, &sync.set, &view.settings) >= sync.set.k
+}
+
+/// This node may serve clients as primary now.
+pub fn open(view: &View) -> bool {
+    let admits = view.serving().is_some_and(|(_, primary)| !primary.quarantined);
+    admits && view.opened() && wants_lease(view) && lease_held(view)
+}

@@ -1,0 +1,252 @@
+//! What an agent remembers of its peers, and the leases it gave and holds.
+//!
+//! Not durable: a restarted agent has heard nobody, holds nothing, and owes an unknown lease for one
+//! `failure_timeout` (so it promises nothing meanwhile).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    Durable, Health, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet, Term, View, health,
+};
+
+/// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
+const SENT_MAX: usize = 256;
+
+/// A heartbeat: all that an agent tells its peers. Each replaces the one before.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    pub node: NodeName,
+    /// Which run of the agent speaks; a new one starts its sequence anew.
+    pub boot: u64,
+    pub sequence: u64,
+    pub member: Option<MemberId>,
+    pub promise: Term,
+    /// The highest recorded term that the speaker knows.
+    pub record_term: Term,
+    /// The term for which the speaker asks promises.
+    pub revoking: Option<Term>,
+    /// The speaker holds the primary of `record_term` to be fine.
+    pub sees_fine: bool,
+    /// Of the speaker itself, as the primary of `record_term`.
+    pub health: Health,
+    /// The speaker serves, or would serve, by the answers to this heartbeat. False gives every earlier answer back.
+    pub wants_lease: bool,
+    /// The speaker may serve now: opened, not quarantined, its lease held.
+    pub open: bool,
+    pub postgres: Postgres,
+    pub busy: Option<Operation>,
+    /// See [`View::served`].
+    pub served: Option<Term>,
+    /// The rule that the speaker follows now.
+    pub rule: String,
+}
+
+impl Status {
+    /// What `view`'s node tells its peers. `revoking` is the campaign of the last decision.
+    pub fn of(view: &View, boot: u64, sequence: u64, revoking: Option<Term>, rule: &str) -> Status {
+        Status {
+            node: view.me.clone(),
+            boot,
+            sequence,
+            member: view.durable.member.clone(),
+            promise: view.durable.promise,
+            record_term: view.record().map(|record| record.term).unwrap_or_default(),
+            revoking,
+            sees_fine: health::sees_fine(view),
+            health: health::own(view),
+            wants_lease: health::wants_lease(view),
+            open: health::open(view),
+            postgres: view.postgres.clone(),
+            busy: view.busy,
+            served: view.served,
+            rule: rule.to_owned(),
+        }
+    }
+}
+
+/// The answer to a primary's heartbeat: until my clock has advanced by `failure_timeout` I promise nobody else.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Grant {
+    pub boot: u64,
+    pub sequence: u64,
+    pub term: Term,
+    pub member: MemberId,
+}
+
+/// A peer's last status and when it came.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Heard {
+    pub status: Status,
+    pub at: Millis,
+}
+
+/// A lease that this node gave.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Owed {
+    to: NodeName,
+    until: Millis,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Memory {
+    /// When this agent started.
+    pub started: Millis,
+    pub peers: BTreeMap<NodeName, Heard>,
+    owed: Option<Owed>,
+    /// Heartbeats that asked for a lease: sequence and moment of sending.
+    sent: VecDeque<(u64, Millis)>,
+    /// By member: the moment at which the heartbeat was sent that it answered last.
+    held: BTreeMap<MemberId, Millis>,
+    /// The recorded term and node, and since when this node knows.
+    record_seen: Option<(Term, NodeName, Millis)>,
+    /// When the recorded primary was last heard to be fine, in its recorded term.
+    fine_heard: Option<Millis>,
+    pub suspect_since: Option<Millis>,
+    /// Members that do not stream, and since when.
+    missing: BTreeMap<MemberId, Millis>,
+    streaming: BTreeSet<MemberId>,
+}
+
+impl Memory {
+    pub fn new(started: Millis) -> Memory {
+        Memory { started, ..Memory::default() }
+    }
+
+    /// Takes in a peer's heartbeat; answers with a grant when the speaker asks for one and may have it.
+    pub fn on_status(
+        &mut self,
+        now: Millis,
+        status: Status,
+        durable: &Durable,
+        settings: &Settings,
+    ) -> Option<Grant> {
+        let newer =
+            |heard: &Heard| heard.status.boot != status.boot || heard.status.sequence < status.sequence;
+        if !self.peers.get(&status.node).is_none_or(newer) {
+            return None;
+        }
+        let recorded = self
+            .record_seen
+            .as_ref()
+            .is_some_and(|(term, node, _)| *node == status.node && *term == status.record_term);
+        if recorded && status.health == Health::Fine {
+            self.fine_heard = Some(now);
+        }
+        let released = self.owed.as_ref().is_some_and(|owed| owed.to == status.node) && !status.wants_lease;
+        if released {
+            self.owed = None;
+        }
+        let grant = self.consider_grant(now, &status, recorded, durable, settings);
+        self.peers.insert(status.node.clone(), Heard { status, at: now });
+        grant
+    }
+
+    fn consider_grant(
+        &mut self,
+        now: Millis,
+        status: &Status,
+        recorded: bool,
+        durable: &Durable,
+        settings: &Settings,
+    ) -> Option<Grant> {
+        let member = durable.member.clone()?;
+        let grantable = recorded && status.wants_lease && durable.promise <= status.record_term;
+        if !grantable {
+            return None;
+        }
+        self.owed = Some(Owed { to: status.node.clone(), until: now.plus(settings.failure_timeout_ms) });
+        Some(Grant { boot: status.boot, sequence: status.sequence, term: status.record_term, member })
+    }
+
+    /// Remembers that a heartbeat asking for a lease was sent; one that does not ask gives all answers back.
+    pub fn on_sent(&mut self, now: Millis, status: &Status) {
+        if !status.wants_lease {
+            self.sent.clear();
+            self.held.clear();
+            return;
+        }
+        if self.sent.len() == SENT_MAX {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((status.sequence, now));
+    }
+
+    /// Takes in an answer; its age counts from the moment the question was sent.
+    pub fn on_grant(&mut self, boot: u64, term: Option<Term>, grant: Grant) {
+        if grant.boot != boot || Some(grant.term) != term {
+            return;
+        }
+        let sent = self.sent.iter().find(|(sequence, _)| *sequence == grant.sequence).map(|(_, at)| *at);
+        if let Some(at) = sent {
+            let held = self.held.entry(grant.member).or_insert(at);
+            *held = (*held).max(at);
+        }
+    }
+
+    /// How many members of `set` hold nobody else possible at `now`, the drift margin taken off.
+    pub fn leases_held(&self, now: Millis, set: &SyncSet, settings: &Settings) -> usize {
+        let usable_ms = settings.failure_timeout_ms * (100 - settings.drift_percent.min(100)) / 100;
+        let held = |member: &&MemberId| self.held.get(*member).is_some_and(|at| now.since(*at) < usable_ms);
+        set.members.iter().filter(held).count()
+    }
+
+    /// This node owes a lease answer, or cannot know because its agent just started.
+    pub fn owes(&self, now: Millis, settings: &Settings) -> bool {
+        now.since(self.started) < settings.failure_timeout_ms
+            || self.owed.as_ref().is_some_and(|owed| now < owed.until)
+    }
+
+    pub fn fresh(&self, now: Millis, within_ms: u64) -> impl Iterator<Item = &Status> {
+        self.peers.values().filter(move |heard| now.since(heard.at) <= within_ms).map(|heard| &heard.status)
+    }
+
+    /// Milliseconds since the recorded primary was last heard to be fine; `None` when never.
+    pub fn fine_age_ms(&self, now: Millis) -> Option<u64> {
+        self.fine_heard.map(|at| now.since(at))
+    }
+
+    /// Milliseconds for which the present record has been known here.
+    pub fn record_age_ms(&self, now: Millis) -> u64 {
+        self.record_seen.as_ref().map_or(0, |(_, _, since)| now.since(*since))
+    }
+
+    /// Milliseconds for which `member` has not streamed; 0 while it does.
+    pub fn missing_ms(&self, now: Millis, member: &MemberId) -> u64 {
+        if self.streaming.contains(member) {
+            0
+        } else {
+            self.missing.get(member).map_or(0, |at| now.since(*at))
+        }
+    }
+
+    pub(crate) fn note_record(&mut self, now: Millis, record: Option<(Term, &NodeName)>) {
+        let known = self.record_seen.as_ref().map(|(term, node, _)| (*term, node));
+        if known != record {
+            self.record_seen = record.map(|(term, node)| (term, node.clone(), now));
+            self.fine_heard = None;
+            self.sent.clear();
+            self.held.clear();
+        }
+    }
+
+    pub(crate) fn note_streaming(&mut self, now: Millis, streaming: BTreeSet<MemberId>) {
+        for member in self.streaming.difference(&streaming) {
+            self.missing.insert(member.clone(), now);
+        }
+        self.missing.retain(|member, _| !streaming.contains(member));
+        self.streaming = streaming;
+    }
+
+    /// Starts the clock of a member that has never been seen to stream.
+    pub fn note_wanted(&mut self, now: Millis, member: &MemberId) {
+        if !self.streaming.contains(member) {
+            self.missing.entry(member.clone()).or_insert(now);
+        }
+    }
+
+    pub(crate) fn note_suspicion(&mut self, now: Millis, suspect: bool) {
+        self.suspect_since = if suspect { self.suspect_since.or(Some(now)) } else { None };
+    }
+}

@@ -1,0 +1,183 @@
+//! One PostgreSQL server as an agent sees it; what an agent tells its peers of its own.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use wire::{History, Lsn, Timeline};
+
+use crate::{MemberId, NodeName, PrimaryRecord, SyncSet, Term};
+
+/// The end of valid WAL in a data directory.
+///
+/// Ordered by timeline, then LSN. Timeline ids are used once and recorded in growing order with growing terms, so
+/// this is Raft's order (highest recorded term, then length) for positions on recorded timelines.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+pub struct Position {
+    pub timeline: Timeline,
+    pub lsn: Lsn,
+}
+
+/// What the node's server is doing.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub enum Postgres {
+    /// Not looked at yet.
+    #[default]
+    Unknown,
+    /// There is no data directory.
+    Empty,
+    /// There is a data directory that is not ours to touch, and why.
+    Unusable(String),
+    Stopped,
+    /// The postmaster runs but does not answer queries yet.
+    Starting,
+    Standby(Standby),
+    Primary(Primary),
+}
+
+/// Whom a standby's files point at.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Upstream {
+    pub node: NodeName,
+    pub term: Term,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Standby {
+    pub system_id: u64,
+    /// As configured; `None` is detached.
+    pub upstream: Option<Upstream>,
+    /// A `walreceiver` is in `pg_stat_activity`, whatever it is connected to.
+    pub receiver: bool,
+    /// The receiver streams.
+    pub streaming: bool,
+    /// The greater of receive and replay LSN, and the timeline of the record that ends there.
+    pub position: Position,
+    pub replay: Lsn,
+    /// Startup has read all of `pg_wal` since the server's last start, so `position` understates nothing.
+    pub complete: bool,
+    /// Milliseconds for which it has been pointed at its upstream without streaming; 0 while it streams.
+    pub stalled_ms: u64,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Primary {
+    pub system_id: u64,
+    /// How it came to its present timeline.
+    pub history: History,
+    /// End of the flushed WAL.
+    pub flush: Lsn,
+    /// Only internal connections are admitted.
+    pub quarantined: bool,
+    /// Roles for replication and rewind exist.
+    pub prepared: bool,
+    /// End of recovery: the first LSN of the present timeline's own WAL.
+    pub end_of_recovery: Lsn,
+    /// The set in force; `None` while that is not known (agent just started, or a change was interrupted).
+    pub applied: Option<Applied>,
+    pub walsenders: Vec<Walsender>,
+    /// Physical slots of ours.
+    pub slots: BTreeSet<String>,
+    /// Milliseconds since the last write probe that reached the local disk; `None` before the first.
+    pub write_age_ms: Option<u64>,
+    /// Milliseconds since the last write probe that k of the set flushed; `None` before the first.
+    pub probe_age_ms: Option<u64>,
+}
+
+/// `synchronous_standby_names` in force, that is applied by every walsender (DESIGN 5).
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Applied {
+    /// The term in the standby names.
+    pub term: Term,
+    pub set: SyncSet,
+    /// Measured after the change was in force.
+    pub lsn: Lsn,
+}
+
+/// A row of `pg_stat_replication` that belongs to a member.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Walsender {
+    pub member: MemberId,
+    pub term: Term,
+    pub streaming: bool,
+    pub flush: Lsn,
+    pub replay: Lsn,
+}
+
+/// Work on the server that must end before another rule may touch it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum Operation {
+    Initdb,
+    Start,
+    Stop,
+    Detach,
+    Follow,
+    Clone,
+    Rewind,
+    Promote,
+    Prepare,
+    ApplySync,
+    Gate,
+    Slots,
+}
+
+impl Primary {
+    pub fn timeline(&self) -> Timeline {
+        self.history.current
+    }
+
+    /// Members that stream under `term`.
+    pub fn streaming(&self, term: Term) -> BTreeSet<MemberId> {
+        self.walsenders.iter().filter(|w| w.streaming && w.term == term).map(|w| w.member.clone()).collect()
+    }
+
+    /// How many members of `set` have flushed `lsn` while they followed `term`.
+    pub fn flushed(&self, set: &SyncSet, term: Term, lsn: Lsn) -> usize {
+        let flushed = |member: &MemberId| {
+            self.walsenders.iter().any(|w| w.member == *member && w.term == term && w.flush >= lsn)
+        };
+        set.members.iter().filter(|member| flushed(member)).count()
+    }
+}
+
+impl Standby {
+    /// It is pointed at the recorded primary, in its recorded term.
+    pub fn follows(&self, record: &PrimaryRecord) -> bool {
+        self.upstream.as_ref().is_some_and(|u| u.node == record.node && u.term == record.term)
+    }
+
+    /// Takes WAL from nobody, and knows the end of its own.
+    pub fn answers(&self) -> bool {
+        self.upstream.is_none() && !self.receiver && self.complete
+    }
+}
+
+impl Postgres {
+    pub fn standby(&self) -> Option<&Standby> {
+        match self {
+            Postgres::Standby(standby) => Some(standby),
+            _ => None,
+        }
+    }
+
+    pub fn primary(&self) -> Option<&Primary> {
+        match self {
+            Postgres::Primary(primary) => Some(primary),
+            _ => None,
+        }
+    }
+
+    /// One word for people.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Postgres::Unknown => "unknown",
+            Postgres::Empty => "empty",
+            Postgres::Unusable(_) => "unusable",
+            Postgres::Stopped => "stopped",
+            Postgres::Starting => "starting",
+            Postgres::Standby(standby) if standby.streaming => "streaming",
+            Postgres::Standby(_) => "standby",
+            Postgres::Primary(primary) if primary.quarantined => "quarantined",
+            Postgres::Primary(_) => "running",
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The rule table: the first rule that matches decides. Read it from top to bottom.
+//!
+//! Order is meaning: what makes the node safe stands above what makes it useful. Each rule's `when` is total over
+//! every view and touches nothing. `rules.txt` beside this crate is the dumped table; a test keeps it true.
+
+mod bootstrap;
+mod fence;
+mod primary;
+mod rejoin;
+mod takeover;
+
+use crate::{Action, Decision, RuleId, View};
+
+/// What a matching rule wants: actions (none: wait) and reasons.
+pub(crate) struct Want {
+    pub actions: Vec<Action>,
+    pub why: Vec<String>,
+}
+
+/// Wait, for this reason.
+pub(crate) fn wait(why: impl Into<String>) -> Option<Want> {
+    Some(Want { actions: Vec::new(), why: vec![why.into()] })
+}
+
+/// Do this, for this reason.
+pub(crate) fn act(action: Action, why: impl Into<String>) -> Option<Want> {
+    Some(Want { actions: vec![action], why: vec![why.into()] })
+}
+
+/// One row of the table.
+pub struct Rule {
+    /// Stable for ever: events, tests and people name it.
+    pub id: RuleId,
+    /// Why the rule stands, in one sentence.
+    pub reason: &'static str,
+    when: fn(&View) -> Option<Want>,
+}
+
+macro_rules! rules {
+    ($($id:literal $reason:literal $when:path;)*) => {
+        &[$(Rule { id: $id, reason: $reason, when: $when }),*]
+    };
+}
+
+pub const RULES: &[Rule] = rules! {
+    "store.wait" "Nothing is decided before the store has been read once." fence::unread_store;
+    "halt.unusable" "A data directory that is not this cluster's is never touched." fence::unusable;
+    "witness" "A witness has no PostgreSQL; it only votes." fence::witness;
+    "fence.deposed" "A server that writes without being the recorded primary is stopped at once." fence::deposed;
+    "fence.promised" "A primary that has promised a higher term serves no more." fence::promised;
+    "promise.requested" "A candidate asks for a promise that this node is free to give." takeover::promise;
+    "busy" "Work on the server ends before the next begins." fence::busy;
+    "start" "A stopped server starts as a standby of nobody, quarantined; only a takeover makes it writable." rejoin::start;
+
+    "bootstrap.claim" "An empty store: one node claims the right to create the cluster." bootstrap::claim;
+    "bootstrap.initdb" "The claimant creates the first data directory." bootstrap::initdb;
+    "bootstrap.record" "The first server exists: it becomes the primary of term 1." bootstrap::record;
+    "bootstrap.wait" "Others wait until there is a cluster to join." bootstrap::wait_for_cluster;
+
+    "promote.promise" "Being recorded for a term is a promise of it, made durable first." primary::promise_own;
+    "promote.detach" "A winner takes WAL from nobody before it is promoted." primary::detach_first;
+    "promote" "The recorded winner is promoted once, onto the recorded timeline, quarantined." primary::promote;
+    "renew" "A promise above the term without a takeover: the primary renews under that term." primary::renew;
+    "open.prepare" "A new primary needs its roles for replication and rewind." primary::prepare;
+    "open.slots" "Each member has its slot, and nobody else has one." primary::slots;
+    "open.sync" "Before opening, the set in force is one that can flush." primary::choose_set;
+    "open.record" "k of the new set have flushed the end of recovery: takeovers count by it from now on." primary::open;
+    "open.wait" "A primary that is not open waits for its members." primary::wait_to_open;
+    "fence.lease" "A primary that fewer than k members hold a lease for serves nobody." primary::fence_lease;
+    "admit" "Open, and the lease is held: clients are admitted." primary::admit;
+    "sync.change" "The sync set follows the members that stream, one safe step at a time." primary::change_set;
+    "primary" "The primary serves." primary::steady;
+
+    "detach" "A promise above the upstream's term ends replication from it." rejoin::detach;
+    "takeover.vouched" "A majority sees the primary fine: this node alone has lost it." takeover::vouched;
+    "takeover.defer" "Another candidate comes first; this node waits its turn." takeover::defer;
+    "takeover.record" "Enough members have answered: the best of them is recorded as primary." takeover::record;
+    "takeover.revoke" "The primary is suspect: its members are asked to promise a higher term." takeover::revoke;
+
+    "rejoin.clone" "There is no data directory, or it cannot be repaired: copy the primary's." rejoin::clone;
+    "rejoin.wait" "The primary is not ready to be followed." rejoin::wait_for_primary;
+    "rejoin.promise" "Following a primary of a term is a promise of that term, made durable first." rejoin::promise;
+    "rejoin.unread" "The end of the own WAL must be known before it is compared." rejoin::unread;
+    "rejoin.ahead" "This node is ahead of the primary it should follow; nothing is overwritten." rejoin::ahead;
+    "rejoin.guard" "The takeover may still need this data directory: it is not rewound yet." rejoin::guard;
+    "rejoin.rewind" "The own WAL has left the recorded history: rewind to the primary's." rejoin::rewind;
+    "follow" "The own WAL is a beginning of the primary's: follow it." rejoin::follow;
+    "rejoin.stalled" "The upstream no longer has the WAL this node needs: copy it anew." rejoin::stalled;
+    "replica" "The replica follows the recorded primary." rejoin::steady;
+};
+
+/// The first rule that matches decides.
+pub fn decide(view: &View) -> Decision {
+    for rule in RULES {
+        if let Some(Want { actions, why }) = (rule.when)(view) {
+            return Decision { rule: rule.id, actions, why };
+        }
+    }
+    // `rejoin::steady` matches every view, so the table is never exhausted.
+    Decision { rule: "replica", actions: Vec::new(), why: Vec::new() }
+}
+
+/// The table as text, for review.
+pub fn dump_rules() -> String {
+    RULES.iter().map(|rule| format!("{:<18} {}\n", rule.id, rule.reason)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rules_txt_is_the_table() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/rules.txt");
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        if committed != dump_rules() {
+            std::fs::write(std::path::Path::new(path).with_extension("txt.new"), dump_rules()).unwrap();
+            panic!("crates/brain/rules.txt differs from the table; review rules.txt.new and move it there");
+        }
+    }
+
+    #[test]
+    fn ids_are_unique() {
+        let ids: std::collections::BTreeSet<_> = RULES.iter().map(|rule| rule.id).collect();
+        assert_eq!(ids.len(), RULES.len());
+    }
+}

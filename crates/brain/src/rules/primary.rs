@@ -1,0 +1,203 @@
+//! The recorded primary: promotion, opening, serving.
+
+use std::collections::BTreeSet;
+
+use super::{Want, act, wait};
+use crate::{
+    Action, Applied, Commit, Key, MemberId, Primary, PrimaryRecord, Put, SyncRecord, SyncSet, View, health,
+    sync_set,
+};
+
+/// Recorded, not yet promoted, and free to be: the record's timeline has not been entered from here before.
+fn winner(view: &View) -> Option<&PrimaryRecord> {
+    let record = &view.recorded_me()?.value;
+    let standby = view.postgres.standby()?;
+    let fresh = view.durable.promoted < record.term && standby.position.timeline < record.timeline;
+    (fresh && view.durable.promise <= record.term).then_some(record)
+}
+
+pub(super) fn promise_own(view: &View) -> Option<Want> {
+    let record = winner(view).or_else(|| view.serving().map(|(record, _)| &record.value))?;
+    (view.durable.promise < record.term).then(|| {
+        act(Action::Promise { term: record.term }, format!("recorded as primary of term {}", record.term))
+    })?
+}
+
+pub(super) fn detach_first(view: &View) -> Option<Want> {
+    let record = winner(view)?;
+    let standby = view.postgres.standby()?;
+    let attached = standby.upstream.is_some() || standby.receiver;
+    attached.then(|| act(Action::Detach { term: record.term }, "a receiver may still be running"))?
+}
+
+pub(super) fn promote(view: &View) -> Option<Want> {
+    let record = winner(view)?;
+    let standby = view.postgres.standby().filter(|standby| standby.answers())?;
+    if standby.position < record.from {
+        return wait(format!(
+            "chosen at {} on timeline {}, but the WAL here ends at {} on timeline {}: the disk has gone back",
+            record.from.lsn, record.from.timeline, standby.position.lsn, standby.position.timeline
+        ));
+    }
+    let PrimaryRecord { term, timeline, .. } = *record;
+    let set = first_set(view);
+    let why = format!("winner of term {term}, from {}", record.from.lsn);
+    act(Action::Promote { term, timeline, set }, why)
+}
+
+/// The set a new primary starts with: the standbys that are there to follow it; when none is, those that might
+/// come back. It is never empty while k > 0, so nothing is acknowledged alone.
+fn first_set(view: &View) -> SyncSet {
+    let k = view.k_wanted();
+    let alive: BTreeSet<MemberId> = view
+        .fresh_peers()
+        .filter(|status| status.postgres.standby().is_some())
+        .filter_map(|status| status.member.clone())
+        .collect();
+    if alive.len() >= k {
+        return SyncSet { members: alive, k };
+    }
+    let own = view.durable.member.as_ref();
+    let last = view.sync().map(|sync| sync.set.members.iter().chain([&sync.primary]));
+    let known = last.into_iter().flatten().filter(|member| Some(*member) != own).cloned();
+    SyncSet { members: alive.into_iter().chain(known).collect(), k }
+}
+
+pub(super) fn renew(view: &View) -> Option<Want> {
+    let (record, _) = view.serving()?;
+    let sync = view.store.sync.as_ref()?;
+    let promised = view.fresh_peers().map(|status| status.promise).max()?;
+    let campaign = view.fresh_peers().filter_map(|status| status.revoking).max();
+    if promised <= record.value.term || campaign.is_some_and(|term| term > record.value.term) {
+        return None;
+    }
+    let mut conditions = vec![(Key::Primary, record.version)];
+    let mut puts = vec![Put::Primary(PrimaryRecord { term: promised, ..record.value.clone() })];
+    if view.opened() {
+        conditions.push((Key::Sync, sync.version));
+        puts.push(Put::Sync(SyncRecord { term: promised, ..sync.value.clone() }));
+    }
+    let why = format!("a peer has promised {promised} and nobody is taking over: renew under it");
+    act(Action::Commit(Commit { conditions, puts }), why)
+}
+
+pub(super) fn prepare(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let term = record.value.term;
+    (!primary.prepared).then(|| act(Action::Prepare { term }, "replicas cannot log in yet"))?
+}
+
+pub(super) fn slots(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let own = view.durable.member.as_ref();
+    let peers = view.fresh_peers().filter_map(|status| status.member.clone());
+    let stored = view.sync().into_iter().flat_map(|sync| sync.set.members.iter().cloned());
+    let members: BTreeSet<MemberId> = peers.chain(stored).filter(|member| Some(member) != own).collect();
+    let wanted: BTreeSet<String> = members.iter().map(MemberId::slot_name).collect();
+    let missing: Vec<&str> = wanted.difference(&primary.slots).map(String::as_str).collect();
+    let live: BTreeSet<_> = members.iter().map(MemberId::node).collect();
+    let heard: BTreeSet<_> = view.fresh_peers().map(|status| status.node.clone()).collect();
+    // A slot is superfluous only once its node is heard again under another id: until then it may come back.
+    let superfluous: Vec<&str> = primary
+        .slots
+        .difference(&wanted)
+        .filter(|slot| heard.iter().filter(|node| live.contains(node)).any(|node| belongs_to(slot, &node.0)))
+        .map(String::as_str)
+        .collect();
+    if missing.is_empty() && superfluous.is_empty() {
+        return None;
+    }
+    let keep = primary.slots.iter().filter(|slot| !superfluous.contains(&slot.as_str()));
+    let kept = keep.filter_map(|slot| slot.strip_prefix("pgherd_")).map(|member| MemberId(member.to_owned()));
+    let members =
+        members.into_iter().chain(kept.filter(|kept| !wanted.contains(&kept.slot_name()))).collect();
+    let why = format!("missing [{}], superfluous [{}]", missing.join(", "), superfluous.join(", "));
+    act(Action::Slots { term: record.value.term, members }, why)
+}
+
+/// The slot is one of `node`'s members'.
+fn belongs_to(slot: &str, node: &str) -> bool {
+    let member = slot.strip_prefix("pgherd_").unwrap_or(slot);
+    member.rsplit_once('_').is_some_and(|(owner, _)| owner == node.replace('-', "_"))
+}
+
+/// Standbys of `set` that stream under the record's term suffice for k.
+fn can_flush(primary: &Primary, record: &PrimaryRecord, set: &SyncSet) -> bool {
+    set.k <= set.members.len() && primary.streaming(record.term).intersection(&set.members).count() >= set.k
+}
+
+pub(super) fn choose_set(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    if view.opened() {
+        return None;
+    }
+    let term = record.value.term;
+    let wanted = SyncSet { members: sync_set::caught_up(primary, &record.value), k: view.k_wanted() };
+    let usable = |applied: &Applied| applied.term == term && can_flush(primary, &record.value, &applied.set);
+    let ready = primary.applied.as_ref().is_some_and(usable);
+    if ready || wanted.members.len() < wanted.k {
+        return None;
+    }
+    let why = format!("{wanted} can flush, what is in force cannot");
+    act(Action::ApplySync { term, set: wanted }, why)
+}
+
+pub(super) fn open(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let sync = view.store.sync.as_ref()?;
+    let applied = primary.applied.as_ref().filter(|applied| applied.term == record.value.term)?;
+    if view.opened() || applied.set.k != view.k_wanted() || applied.set.members.len() < applied.set.k {
+        return None;
+    }
+    let end = applied.lsn.max(primary.end_of_recovery);
+    let flushed = primary.flushed(&applied.set, record.value.term, end);
+    if flushed < applied.set.k {
+        return None;
+    }
+    let why = format!("{flushed} of {} have flushed {end}", applied.set);
+    act(sync_set::record_set(record, sync, applied.set.clone()), why)
+}
+
+pub(super) fn wait_to_open(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    if view.opened() {
+        return None;
+    }
+    let streaming = primary.streaming(record.value.term).len();
+    wait(format!(
+        "{} must flush {}; {streaming} member(s) stream",
+        primary.applied.as_ref().map_or("nobody".to_owned(), |applied| applied.set.to_string()),
+        primary.end_of_recovery
+    ))
+}
+
+pub(super) fn fence_lease(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let term = record.value.term;
+    let timeout_ms = view.settings.failure_timeout_ms;
+    // A new agent, or a new term, has no answers yet; what its predecessor was answered still holds meanwhile.
+    let grace = view.now.since(view.memory.started).min(view.memory.record_age_ms(view.now)) < timeout_ms;
+    if primary.quarantined || grace || health::wants_lease(view) && health::lease_held(view) {
+        return None;
+    }
+    act(Action::Quarantine { term }, "fewer than k members of the sync set hold the lease: clients are cut")
+}
+
+pub(super) fn admit(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let may = primary.quarantined && health::wants_lease(view) && health::lease_held(view);
+    may.then(|| act(Action::Admit { term: record.value.term }, "open, and the lease is held"))?
+}
+
+pub(super) fn change_set(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let sync = view.store.sync.as_ref()?;
+    let (action, why) = sync_set::step(view, record, primary, sync)?;
+    Some(Want { actions: action.into_iter().collect(), why: vec![why] })
+}
+
+pub(super) fn steady(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let state = if primary.quarantined { "quarantined, waiting for the lease" } else { "open" };
+    wait(format!("primary of term {}, {state}", record.value.term))
+}

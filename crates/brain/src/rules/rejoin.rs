@@ -1,0 +1,169 @@
+//! Everybody but the primary: start, detach, follow, rewind, clone.
+
+use super::{Want, act, wait};
+use crate::{Action, Postgres, Primary, PrimaryRecord, Standby, Status, View};
+
+/// A standby that has not streamed for this long from a primary that is fine has lost the WAL it needs: reconnects
+/// are retried every 100 ms, so this is some three hundred of them.
+const STALLED_MS_MAX: u64 = 30_000;
+
+pub(super) fn start(view: &View) -> Option<Want> {
+    let ours =
+        view.postgres == Postgres::Stopped && view.durable.member.is_some() && !view.durable.needs_clone;
+    ours.then(|| act(Action::StartDetached, "PostgreSQL is stopped"))?
+}
+
+pub(super) fn detach(view: &View) -> Option<Want> {
+    let standby = view.postgres.standby()?;
+    let promise = view.durable.promise;
+    if let Some(upstream) = &standby.upstream {
+        let why = format!("promised {promise}, the upstream {} has term {}", upstream.node, upstream.term);
+        return (upstream.term < promise).then(|| act(Action::Detach { term: promise }, why))?;
+    }
+    standby.receiver.then(|| act(Action::Detach { term: promise }, "a receiver runs without an upstream"))?
+}
+
+/// The recorded primary, when it is promoted and not this node, and is the one whose term this node may follow.
+fn upstream(view: &View) -> Result<(&PrimaryRecord, &Status, &Primary), String> {
+    let record = view.record().ok_or("no primary is recorded")?;
+    if view.recorded_me().is_some() {
+        return Err("this node is the recorded primary".to_owned());
+    }
+    if view.durable.promise > record.term {
+        return Err(format!("promised {}, the primary has term {}", view.durable.promise, record.term));
+    }
+    let status = view
+        .fresh_peers()
+        .find(|status| status.node == record.node)
+        .ok_or_else(|| format!("{} is not heard", record.node))?;
+    let primary =
+        status.postgres.primary().ok_or_else(|| format!("{} is {}", record.node, status.postgres.word()))?;
+    let current = status.member.as_ref() == Some(&record.member)
+        && status.record_term == record.term
+        && status.promise <= record.term
+        && primary.timeline() == record.timeline
+        && primary.prepared;
+    if current {
+        Ok((record, status, primary))
+    } else {
+        Err(format!("{} is not promoted and prepared yet", record.node))
+    }
+}
+
+pub(super) fn clone(view: &View) -> Option<Want> {
+    let empty = view.postgres == Postgres::Empty;
+    if !empty && !view.durable.needs_clone {
+        return None;
+    }
+    let (record, _, _) = upstream(view).ok()?;
+    if !empty && !expendable(view, record) {
+        return None;
+    }
+    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    act(Action::Clone { term: record.term, node: record.node.clone() }, why)
+}
+
+pub(super) fn wait_for_primary(view: &View) -> Option<Want> {
+    match upstream(view) {
+        Err(reason) => wait(reason),
+        Ok((record, ..)) if view.postgres.standby().is_none() && !view.durable.needs_clone => {
+            wait(format!("PostgreSQL is {}; the primary is {}", view.postgres.word(), record.node))
+        }
+        Ok(_) => None,
+    }
+}
+
+pub(super) fn promise(view: &View) -> Option<Want> {
+    let (record, ..) = upstream(view).ok()?;
+    view.postgres.standby()?;
+    let due = view.durable.promise < record.term;
+    due.then(|| {
+        act(
+            Action::Promise { term: record.term },
+            "to follow a term is to promise it, and the promise comes first",
+        )
+    })?
+}
+
+pub(super) fn unread(view: &View) -> Option<Want> {
+    let standby = view.postgres.standby()?;
+    let detached = standby.upstream.is_none();
+    (detached && !standby.answers()).then(|| wait("startup is still reading pg_wal"))?
+}
+
+/// Where this standby's WAL stands to the primary's; `None` while it already follows.
+fn branch(view: &View) -> Option<(&PrimaryRecord, &Primary, &Standby)> {
+    let (record, _, primary) = upstream(view).ok()?;
+    let standby = view.postgres.standby()?;
+    (!standby.follows(record)).then_some((record, primary, standby))
+}
+
+pub(super) fn ahead(view: &View) -> Option<Want> {
+    let (record, primary, standby) = branch(view)?;
+    let ahead = standby.position.timeline == primary.timeline() && standby.position.lsn > primary.flush;
+    ahead.then(|| {
+        wait(format!("WAL here ends at {}, {}'s at {}", standby.position.lsn, record.node, primary.flush))
+    })?
+}
+
+/// The takeover that chose the primary no longer needs this data directory: the primary has opened, so k others
+/// have its end of recovery, or this was never a member.
+fn expendable(view: &View, record: &PrimaryRecord) -> bool {
+    let Some(sync) = view.sync() else { return false };
+    let member = view.durable.member.as_ref();
+    sync.term == record.term
+        || !member.is_some_and(|member| sync.set.members.contains(member) || sync.primary == *member)
+}
+
+fn diverged(primary: &Primary, standby: &Standby) -> bool {
+    !primary.history.contains(standby.position.timeline, standby.position.lsn, primary.flush)
+}
+
+pub(super) fn guard(view: &View) -> Option<Want> {
+    let (record, primary, standby) = branch(view)?;
+    let needed = diverged(primary, standby) && !expendable(view, record);
+    needed.then(|| {
+        wait(format!(
+            "/sync of an earlier term still counts on this data directory; {} has not opened",
+            record.node
+        ))
+    })?
+}
+
+pub(super) fn rewind(view: &View) -> Option<Want> {
+    let (record, primary, standby) = branch(view)?;
+    let why = format!(
+        "WAL here ends at {} on timeline {}, which is no part of {}'s history",
+        standby.position.lsn, standby.position.timeline, record.node
+    );
+    let action = Action::Rewind { term: record.term, node: record.node.clone() };
+    diverged(primary, standby).then(|| act(action, why))?
+}
+
+pub(super) fn follow(view: &View) -> Option<Want> {
+    let (record, _, standby) = branch(view)?;
+    let why = format!("WAL here ends at {}, a beginning of {}'s", standby.position.lsn, record.node);
+    act(Action::Follow { term: record.term, node: record.node.clone() }, why)
+}
+
+pub(super) fn stalled(view: &View) -> Option<Want> {
+    let (record, status, _) = upstream(view).ok()?;
+    let standby = view.postgres.standby().filter(|standby| standby.stalled_ms > STALLED_MS_MAX)?;
+    if !status.open || !expendable(view, record) {
+        return wait(format!("not streaming for {} ms", standby.stalled_ms));
+    }
+    let why = format!("not streaming for {} ms although {} is open", standby.stalled_ms, record.node);
+    act(Action::Clone { term: record.term, node: record.node.clone() }, why)
+}
+
+pub(super) fn steady(view: &View) -> Option<Want> {
+    match (view.record(), view.postgres.standby()) {
+        (Some(record), Some(standby)) if standby.streaming => {
+            wait(format!("streaming from {}, term {}", record.node, record.term))
+        }
+        (Some(record), _) => {
+            wait(format!("pointed at {}, term {}; not streaming yet", record.node, record.term))
+        }
+        (None, _) => wait("no primary is recorded"),
+    }
+}

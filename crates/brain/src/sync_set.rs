@@ -1,0 +1,123 @@
+//! Which sync set the open primary should have, and the next safe step towards it (DESIGN 5).
+//!
+//! `quorum` says what is allowed; this module says what is wanted. One step at a time: the next one starts from
+//! what is then in the store and in force.
+
+use std::collections::BTreeSet;
+
+use crate::{
+    Action, Applied, Commit, Key, MemberId, Primary, PrimaryRecord, Put, SyncRecord, SyncSet, Versioned,
+    View, quorum,
+};
+
+/// A member that has not streamed for this long is taken out of the set: a reconnect after a blip takes
+/// `wal_retrieve_retry_interval` (100 ms) and a handshake, a second is several of them.
+pub const MISSING_MS_MAX: u64 = 1_000;
+
+/// A standby this far behind the primary's flush LSN has not caught up: 16 MiB, one WAL segment.
+const CAUGHT_UP_BYTES_MAX: u64 = 16 << 20;
+
+/// The set that differs from `set` by at most one change and is nearer to what is wanted.
+pub fn next_target(
+    view: &View,
+    primary: &Primary,
+    record: &PrimaryRecord,
+    set: &SyncSet,
+) -> (SyncSet, String) {
+    let caught_up = caught_up(primary, record);
+    if let Some(member) = caught_up.difference(&set.members).next() {
+        return (set.with(member), format!("{member} streams and has caught up: add it"));
+    }
+    let k = view.k_wanted();
+    let gone = |member: &&MemberId| view.memory.missing_ms(view.now, member) > MISSING_MS_MAX;
+    if let Some(member) = set.members.iter().find(gone)
+        && set.members.len() > set.k.max(1)
+    {
+        return (
+            set.without(member),
+            format!("{member} has not streamed for {MISSING_MS_MAX} ms: remove it"),
+        );
+    }
+    if set.k < k && set.members.len() > set.k {
+        return (set.with_k(set.k + 1), format!("k is {}, {k} is wanted: raise it", set.k));
+    }
+    if set.k > k && set.k > 1 {
+        return (set.with_k(set.k - 1), format!("k is {}, {k} is wanted: lower it", set.k));
+    }
+    (set.clone(), "the sync set is as wanted".to_owned())
+}
+
+/// Members that stream under the record's term and are near the primary's end.
+pub fn caught_up(primary: &Primary, record: &PrimaryRecord) -> BTreeSet<MemberId> {
+    let near = |flush| primary.flush.bytes_since(flush) <= CAUGHT_UP_BYTES_MAX;
+    let senders = primary.walsenders.iter().filter(|w| w.streaming && w.term == record.term && near(w.flush));
+    senders.map(|w| w.member.clone()).collect()
+}
+
+/// The next step of an open primary; `None` when nothing is to be done.
+pub fn step(
+    view: &View,
+    record: &Versioned<PrimaryRecord>,
+    primary: &Primary,
+    sync: &Versioned<SyncRecord>,
+) -> Option<(Option<Action>, String)> {
+    let term = record.value.term;
+    let stored = &sync.value.set;
+    let apply = |set: &SyncSet| Some(Action::ApplySync { term, set: set.clone() });
+    let Some(applied) = primary.applied.as_ref() else {
+        return Some((
+            apply(stored),
+            "what PostgreSQL has in force is not known: apply the store's set".into(),
+        ));
+    };
+    if applied.term != term {
+        let set = if quorum::covers(stored, &applied.set) { &applied.set } else { stored };
+        return Some((apply(set), format!("the standby names are of term {}", applied.term)));
+    }
+    let (target, why) = next_target(view, primary, &record.value, stored);
+    if applied.set != *stored {
+        return Some(finish(record, primary, sync, applied, &target, why));
+    }
+    if target == *stored {
+        return None;
+    }
+    if quorum::may_record(stored, &applied.set, &target, false) {
+        return Some((Some(record_set(record, sync, target)), format!("{why} (store first)")));
+    }
+    let allowed = quorum::may_apply(stored, &applied.set, &target);
+    Some((allowed.then(|| apply(&target)).flatten(), format!("{why} (PostgreSQL first)")))
+}
+
+/// The store and PostgreSQL differ: a change is half done. Go on if it is still wanted, else go back.
+fn finish(
+    record: &Versioned<PrimaryRecord>,
+    primary: &Primary,
+    sync: &Versioned<SyncRecord>,
+    applied: &Applied,
+    target: &SyncSet,
+    why: String,
+) -> (Option<Action>, String) {
+    let stored = &sync.value.set;
+    let term = record.value.term;
+    if applied.set != *target {
+        let set = stored.clone();
+        return (Some(Action::ApplySync { term, set }), "bring the store's set in force".to_owned());
+    }
+    let flushed = primary.flushed(target, term, applied.lsn) >= target.k.max(1);
+    if quorum::may_record(stored, &applied.set, target, flushed) {
+        return (
+            Some(record_set(record, sync, target.clone())),
+            format!("{why} (in force and flushed: store)"),
+        );
+    }
+    (None, format!("{why}: waiting for {} of {target} to flush {}", target.k, applied.lsn))
+}
+
+/// Writes the set on the condition that this node is still the recorded primary.
+pub fn record_set(record: &Versioned<PrimaryRecord>, sync: &Versioned<SyncRecord>, set: SyncSet) -> Action {
+    let PrimaryRecord { term, member, .. } = &record.value;
+    Action::Commit(Commit {
+        conditions: vec![(Key::Primary, record.version), (Key::Sync, sync.version)],
+        puts: vec![Put::Sync(SyncRecord { term: *term, primary: member.clone(), set })],
+    })
+}

@@ -1,0 +1,114 @@
+//! All that a node knows at one moment: the only input of a decision.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status, StoreView,
+    SyncRecord, Term, Versioned,
+};
+
+/// The cluster's settings, as far as decisions depend on them.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Settings {
+    pub cluster: String,
+    /// Nodes with PostgreSQL.
+    pub full: BTreeSet<NodeName>,
+    /// All nodes with a vote, witnesses included.
+    pub voters: BTreeSet<NodeName>,
+    pub heartbeat_ms: u64,
+    pub failure_timeout_ms: u64,
+    /// How far two clocks may drift apart, percent of the time that passes.
+    pub drift_percent: u64,
+    /// k: how many standbys must flush a commit before it is acknowledged.
+    pub standbys: usize,
+}
+
+/// The node's durable words; they lie beside the data directory, never in it.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Durable {
+    /// The data directory's id; `None` while there is none.
+    pub member: Option<MemberId>,
+    /// No WAL is taken from a primary of a lower term.
+    pub promise: Term,
+    /// The last term for which a promotion was begun here: a recorded timeline is entered once.
+    pub promoted: Term,
+    /// A rewind failed or cannot help: the data directory has to be cloned anew.
+    pub needs_clone: bool,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct View {
+    pub now: Millis,
+    pub me: NodeName,
+    pub settings: Settings,
+    pub durable: Durable,
+    pub postgres: Postgres,
+    /// Work under way; no rule starts other work on the server meanwhile.
+    pub busy: Option<Operation>,
+    pub store: StoreView,
+    pub memory: Memory,
+    /// The highest term under which this process itself saw its server open; lost with the process.
+    pub served: Option<Term>,
+}
+
+impl View {
+    pub fn record(&self) -> Option<&PrimaryRecord> {
+        self.store.primary.as_ref().map(|versioned| &versioned.value)
+    }
+
+    pub fn sync(&self) -> Option<&SyncRecord> {
+        self.store.sync.as_ref().map(|versioned| &versioned.value)
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.settings.full.contains(&self.me)
+    }
+
+    /// `/primary` names this very data directory.
+    pub fn recorded_me(&self) -> Option<&Versioned<PrimaryRecord>> {
+        self.store.primary.as_ref().filter(|p| self.durable.member.as_ref() == Some(&p.value.member))
+    }
+
+    /// The local server, when it is the primary that `/primary` names: this data directory on the recorded timeline.
+    pub fn serving(&self) -> Option<(&Versioned<PrimaryRecord>, &Primary)> {
+        let record = self.recorded_me()?;
+        let primary = self.postgres.primary()?;
+        (primary.timeline() == record.value.timeline).then_some((record, primary))
+    }
+
+    /// The recorded primary has opened: takeovers count by its own set.
+    pub fn opened(&self) -> bool {
+        matches!((self.record(), self.sync()), (Some(record), Some(sync)) if sync.term == record.term)
+    }
+
+    /// k in force once enough nodes exist: never more than there are other full nodes.
+    pub fn k_wanted(&self) -> usize {
+        self.settings.standbys.min(self.settings.full.len().saturating_sub(1))
+    }
+
+    /// Peers heard within `failure_timeout`.
+    pub fn fresh_peers(&self) -> impl Iterator<Item = &Status> {
+        self.memory.fresh(self.now, self.settings.failure_timeout_ms)
+    }
+
+    /// Brings everything that depends on time up to `now`; called before each decision.
+    pub fn tick(&mut self, now: Millis) {
+        self.now = now;
+        let record =
+            self.store.primary.as_ref().map(|versioned| (versioned.value.term, &versioned.value.node));
+        self.memory.note_record(now, record);
+        if let Some((record, primary)) = self.serving() {
+            let term = record.value.term;
+            let streaming = primary.streaming(term);
+            let opened = self.opened() && !primary.quarantined;
+            self.memory.note_streaming(now, streaming);
+            if opened {
+                self.served = self.served.max(Some(term));
+            }
+        }
+        let suspect = crate::health::suspect(self).is_some();
+        self.memory.note_suspicion(now, suspect);
+    }
+}
