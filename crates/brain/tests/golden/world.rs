@@ -364,16 +364,9 @@ impl World {
     fn send(&mut self, name: &NodeName, rule: &str) {
         let now = self.now;
         let node = self.nodes.get_mut(name).unwrap();
-        let same = |old: &Status, new: &Status| {
-            Status { sequence: 0, postgres: Postgres::Unknown, ..old.clone() }
-                == Status { sequence: 0, postgres: Postgres::Unknown, ..new.clone() }
-                && old.postgres.word() == new.postgres.word()
-                && old.postgres.standby().map(Standby::answers)
-                    == new.postgres.standby().map(Standby::answers)
-        };
         let status = Status::of(&node.view, node.boot, node.sequence + 1, node.revoking, rule);
         let due = now.since(node.last_sent) >= node.view.settings.heartbeat_ms;
-        if !due && node.last_status.as_ref().is_some_and(|old| same(old, &status)) {
+        if !due && node.last_status.as_ref().is_some_and(|old| status.differs_in_progress_only(old)) {
             return;
         }
         node.sequence += 1;
