@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use brain::{Durable, Upstream};
+use brain::Durable;
 use serde::{Deserialize, Serialize};
 
 /// What lies on disk.
@@ -18,8 +18,6 @@ pub struct Words {
     pub cluster: String,
     pub node: String,
     pub durable: Durable,
-    /// Whom the server's files point at; written before they are.
-    pub upstream: Option<Upstream>,
 }
 
 pub struct WordsFile {

@@ -1,0 +1,400 @@
+//! The loop: wake, bring the view up to date, decide, act.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use brain::{
+    Action, Commit, Decision, Durable, Memory, Millis, NodeName, Operation, Postgres, Settings, Status, StoreView, Term,
+    Upstream, View, decide,
+};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::durable::WordsFile;
+use super::events::EventLog;
+use super::message::Message;
+use super::observer::{Observed, Observer};
+use super::panel::Panel;
+use super::publish;
+use super::records;
+use super::work::{Done, Work, Worker};
+use crate::peer::{Channel, Link};
+use crate::proxy::topology::Topology;
+use crate::store::{Snapshot, Store};
+
+/// Time-driven rules (suspicion, turns, missing members) are in steps of hundreds of milliseconds.
+const TICK: Duration = Duration::from_millis(25);
+
+/// Decisions in a row without waiting in between: a promise is followed by what it allows. More would be a loop.
+const DECISIONS_MAX: usize = 8;
+
+/// A failed piece of work is not tried again at once.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
+
+/// Rewinds that fail this often in a row will not succeed: the data directory is copied anew.
+const REWINDS_MAX: u32 = 3;
+
+/// What reaches the loop from its tasks.
+pub enum Note {
+    Observed(Observed),
+    Done(Box<Done>),
+    Committed(Result<u64, String>),
+}
+
+/// What an agent is made of.
+pub struct Parts {
+    pub settings: Settings,
+    pub me: NodeName,
+    pub words: WordsFile,
+    pub store: Arc<dyn Store>,
+    pub link: Arc<Link>,
+    /// Payloads of the agent channel with their senders.
+    pub incoming: mpsc::Receiver<(String, bytes::Bytes)>,
+    /// `None` on a witness.
+    pub worker: Option<Arc<Worker>>,
+    pub events: Arc<EventLog>,
+    pub panel: Arc<Panel>,
+    pub topology: watch::Sender<Topology>,
+    /// Each node's PostgreSQL as `host:port`.
+    pub addresses: BTreeMap<String, String>,
+}
+
+pub struct Agent {
+    parts: Parts,
+    view: View,
+    boot: u64,
+    sequence: u64,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+    notes: mpsc::Receiver<Note>,
+    note: mpsc::Sender<Note>,
+    observer: Option<Observer>,
+    revoking: Option<Term>,
+    sent: Option<(Millis, Status)>,
+    committing: bool,
+    retry: Option<(Operation, Instant)>,
+    rewinds_failed: u32,
+    last_decision: (String, Vec<Action>),
+}
+
+impl Agent {
+    pub fn new(parts: Parts) -> Agent {
+        // Holds an observation, a result and a commit at a time, and some slack; senders wait when it is full.
+        let (note, notes) = mpsc::channel(64);
+        let now = Millis(crate::clock::boot_millis());
+        let observer = parts.worker.as_ref().map(|worker| Observer::start(worker.clone(), note.clone()));
+        let view = View {
+            now,
+            me: parts.me.clone(),
+            settings: parts.settings.clone(),
+            durable: parts.words.words().durable.clone(),
+            postgres: if parts.worker.is_some() { Postgres::Unknown } else { Postgres::Empty },
+            busy: None,
+            store: StoreView::default(),
+            memory: Memory::new(now),
+            served: None,
+        };
+        let snapshots = parts.store.watch();
+        let boot = rand::random::<u64>() >> 1;
+        Agent {
+            parts,
+            view,
+            boot,
+            sequence: 0,
+            snapshots,
+            notes,
+            note,
+            observer,
+            revoking: None,
+            sent: None,
+            committing: false,
+            retry: None,
+            rewinds_failed: 0,
+            last_decision: (String::new(), Vec::new()),
+        }
+    }
+
+    /// Runs until `shutdown`; PostgreSQL goes on.
+    pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        self.read_store()?;
+        loop {
+            tokio::select! {
+                _ = shutdown.wait_for(|stop| *stop) => break,
+                _ = tick.tick() => {}
+                Some((from, payload)) = self.parts.incoming.recv() => self.on_message(&from, &payload),
+                Some(note) = self.notes.recv() => self.on_note(note)?,
+                Ok(()) = self.snapshots.changed() => self.read_store()?,
+            }
+            while let Ok((from, payload)) = self.parts.incoming.try_recv() {
+                self.on_message(&from, &payload);
+            }
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    fn now(&self) -> Millis {
+        Millis(crate::clock::boot_millis())
+    }
+
+    fn read_store(&mut self) -> Result<()> {
+        let snapshot = self.snapshots.borrow_and_update().clone();
+        let loaded = self.view.store.loaded || snapshot.connected;
+        self.view.store = records::store_view(&snapshot, loaded)?;
+        if let Some(worker) = &self.parts.worker {
+            worker.set_credentials(records::credentials(&snapshot)?);
+            worker.set_system_id(self.view.store.cluster.as_ref().and_then(|cluster| cluster.value.system_id));
+        }
+        Ok(())
+    }
+
+    fn on_message(&mut self, from: &str, payload: &[u8]) {
+        let now = self.now();
+        match Message::decode(payload) {
+            Ok(Message::Status(status)) if status.node.0 == from => {
+                let View { memory, durable, settings, .. } = &mut self.view;
+                if let Some(grant) = memory.on_status(now, *status, durable, settings) {
+                    self.send(from, &Message::Grant(grant));
+                }
+            }
+            Ok(Message::Grant(grant)) if grant.member.node().0 == from => {
+                let term = self.view.record().map(|record| record.term);
+                self.view.memory.on_grant(self.boot, term, grant);
+            }
+            Ok(_) => tracing::warn!(from, "a message in another node's name was dropped"),
+            Err(error) => tracing::warn!(from, %error, "a message could not be read and was dropped"),
+        }
+    }
+
+    fn send(&self, to: &str, message: &Message) {
+        match message.encode() {
+            Ok(payload) => {
+                self.parts.link.send(to, Channel::Agent, payload);
+            }
+            Err(error) => tracing::error!(%error, "a message could not be written"),
+        }
+    }
+
+    fn on_note(&mut self, note: Note) -> Result<()> {
+        match note {
+            Note::Observed(observed) => self.on_observed(observed),
+            Note::Done(done) => self.on_done(*done)?,
+            Note::Committed(result) => {
+                self.committing = false;
+                if let Err(error) = result {
+                    self.parts.events.note(self.term(), "store", "a change of the store failed", vec![error]);
+                }
+                self.read_store()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn on_observed(&mut self, observed: Observed) {
+        let current = self.parts.worker.as_ref().is_some_and(|worker| worker.generation() == observed.generation);
+        // An observation that began before the last piece of work ended shows what is no more.
+        if current && self.view.busy.is_none() {
+            self.view.postgres = observed.postgres;
+        }
+    }
+
+    fn on_done(&mut self, done: Done) -> Result<()> {
+        self.view.busy = None;
+        self.view.postgres = done.postgres;
+        let failed = done.result.is_err();
+        self.retry = failed.then(|| (done.operation, Instant::now() + RETRY_AFTER));
+        if done.operation == Operation::Clone && !failed {
+            self.change_words(|durable| durable.needs_clone = false)?;
+        }
+        if done.operation == Operation::Rewind {
+            self.rewinds_failed = if failed { self.rewinds_failed + 1 } else { 0 };
+            if self.rewinds_failed >= REWINDS_MAX {
+                self.rewinds_failed = 0;
+                self.change_words(|durable| durable.needs_clone = true)?;
+            }
+        }
+        match done.result {
+            Ok(()) => tracing::info!(operation = ?done.operation, took_ms = done.took.as_millis() as u64, "done"),
+            Err(error) => {
+                let what = format!("{:?} failed", done.operation);
+                self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
+            }
+        }
+        if let Some(observer) = &self.observer {
+            observer.wake();
+        }
+        Ok(())
+    }
+
+    fn term(&self) -> u64 {
+        self.view.record().map_or(0, |record| record.term.0)
+    }
+
+    /// Changes the durable words on disk, then in the view.
+    fn change_words(&mut self, change: impl FnOnce(&mut Durable)) -> Result<()> {
+        self.parts.words.save(|words| change(&mut words.durable))?;
+        self.view.durable = self.parts.words.words().durable.clone();
+        Ok(())
+    }
+
+    fn step(&mut self) -> Result<()> {
+        for _ in 0..DECISIONS_MAX {
+            let now = self.now();
+            self.view.tick(now);
+            let decision = decide(&self.view);
+            self.revoking = decision.actions.iter().find_map(|action| match action {
+                Action::Revoke { term } => Some(*term),
+                _ => None,
+            });
+            self.tell_change(&decision);
+            let mut again = false;
+            for action in &decision.actions {
+                again |= self.execute(action.clone(), decision.rule)?;
+            }
+            self.heartbeat(decision.rule);
+            self.publish(&decision);
+            if !again {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A decision that differs from the last one is an event when it does something, a log line when it waits.
+    fn tell_change(&mut self, decision: &Decision) {
+        if self.last_decision.0 == decision.rule && self.last_decision.1 == decision.actions {
+            return;
+        }
+        self.last_decision = (decision.rule.to_owned(), decision.actions.clone());
+        if decision.actions.is_empty() {
+            tracing::debug!(rule = decision.rule, why = decision.why.join("; "), "waiting");
+            return;
+        }
+        let what: Vec<String> = decision.actions.iter().map(Action::to_string).collect();
+        self.parts.events.note(self.term(), decision.rule, what.join(", "), decision.why.clone());
+    }
+
+    /// True when the view has changed by it, so that the next decision is due at once.
+    fn execute(&mut self, action: Action, rule: &str) -> Result<bool> {
+        match action {
+            Action::Promise { term } => {
+                self.change_words(|durable| durable.promise = durable.promise.max(term))?;
+                Ok(true)
+            }
+            Action::Revoke { .. } => Ok(false),
+            Action::Commit(commit) => {
+                self.commit(&commit, rule)?;
+                Ok(false)
+            }
+            Action::Initdb => self.start_with_new_member(Operation::Initdb, Work::Initdb, Term(0)),
+            Action::Clone { term, node } => {
+                self.start_with_new_member(Operation::Clone, Work::Clone { from: node }, term)
+            }
+            Action::StartDetached => self.start(Operation::Start, Work::Start),
+            Action::Stop => self.start(Operation::Stop, Work::Stop),
+            Action::Detach { .. } => self.start(Operation::Detach, Work::Detach),
+            Action::Follow { term, node } => self.follow(term, node),
+            Action::Rewind { node, .. } => self.start(Operation::Rewind, Work::Rewind { from: node }),
+            Action::Promote { term, timeline, set } => {
+                if self.refused(Operation::Promote) || self.view.durable.promise > term {
+                    return Ok(false);
+                }
+                self.change_words(|durable| durable.promoted = term)?;
+                self.start(Operation::Promote, Work::Promote { term, timeline, set })
+            }
+            Action::Prepare { .. } => self.start(Operation::Prepare, Work::Prepare { store: self.parts.store.clone() }),
+            Action::ApplySync { term, set } => self.start(Operation::ApplySync, Work::ApplySync { term, set }),
+            Action::Quarantine { .. } => self.start(Operation::Gate, Work::Gate { open: false }),
+            Action::Admit { .. } => self.start(Operation::Gate, Work::Gate { open: true }),
+            Action::Slots { members, .. } => self.start(Operation::Slots, Work::Slots { members }),
+        }
+    }
+
+    /// Work is under way, or this kind of work has just failed.
+    fn refused(&self, operation: Operation) -> bool {
+        let early = self.retry.as_ref().is_some_and(|(failed, at)| *failed == operation && Instant::now() < *at);
+        self.view.busy.is_some() || early
+    }
+
+    fn start(&mut self, operation: Operation, work: Work) -> Result<bool> {
+        let Some(worker) = self.parts.worker.clone() else { return Ok(false) };
+        if self.refused(operation) {
+            return Ok(false);
+        }
+        self.view.busy = Some(operation);
+        worker.start(operation, work, self.note.clone());
+        Ok(true)
+    }
+
+    /// A new data directory is a new member (and stays marked until the copy is whole). Its id is durable before the directory is there: an old directory
+    /// under a new id counts for nothing, a new one under an old id would count for what it does not hold.
+    fn start_with_new_member(&mut self, operation: Operation, work: Work, term: Term) -> Result<bool> {
+        if self.refused(operation) || self.view.durable.promise > term {
+            return Ok(false);
+        }
+        let incarnation = format!("{:04x}", rand::random::<u16>());
+        let member = brain::MemberId::new(&self.view.me, &incarnation);
+        self.change_words(|durable| {
+            durable.member = Some(member);
+            durable.promise = durable.promise.max(term);
+            durable.needs_clone = operation == Operation::Clone;
+        })?;
+        self.start(operation, work)
+    }
+
+    fn follow(&mut self, term: Term, node: NodeName) -> Result<bool> {
+        let Some(member) = self.view.durable.member.clone() else { return Ok(false) };
+        if self.refused(Operation::Follow) || self.view.durable.promise > term {
+            return Ok(false);
+        }
+        self.change_words(|durable| durable.promise = durable.promise.max(term))?;
+        self.start(Operation::Follow, Work::Follow { upstream: Upstream { node, term }, member })
+    }
+
+    fn commit(&mut self, commit: &Commit, rule: &str) -> Result<()> {
+        if self.committing {
+            return Ok(());
+        }
+        self.committing = true;
+        let transaction = records::transaction(commit)?;
+        let (store, note, rule) = (self.parts.store.clone(), self.note.clone(), rule.to_owned());
+        tokio::spawn(async move {
+            let result = store.commit(transaction).await.map_err(|error| format!("{rule}: {error}"));
+            // A closed channel means that the agent is stopping.
+            let _ = note.send(Note::Committed(result)).await;
+        });
+        Ok(())
+    }
+
+    /// On time, and at once when peers would learn more than progress.
+    fn heartbeat(&mut self, rule: &str) {
+        let now = self.view.now;
+        let status = Status::of(&self.view, self.boot, self.sequence + 1, self.revoking, rule);
+        let due = self.sent.as_ref().is_none_or(|(at, old)| {
+            now.since(*at) >= self.view.settings.heartbeat_ms || !status.differs_in_progress_only(old)
+        });
+        if !due {
+            return;
+        }
+        self.sequence += 1;
+        self.view.memory.on_sent(now, &status);
+        let message = Message::Status(Box::new(status.clone()));
+        for peer in self.view.settings.voters.iter().filter(|peer| **peer != self.view.me) {
+            self.send(&peer.0, &message);
+        }
+        self.sent = Some((now, status));
+    }
+
+    fn publish(&self, decision: &Decision) {
+        let topology = publish::topology(&self.view, &self.parts.addresses);
+        self.parts.topology.send_if_modified(|old| {
+            let changed = *old != topology;
+            *old = topology;
+            changed
+        });
+        self.parts.panel.show(&self.view, decision);
+    }
+}
