@@ -1,1 +1,60 @@
-//! (stub)
+//! Control of one local PostgreSQL server (15 to 18): every effect, no decision.
+//!
+//! What it is: the hands of the agent. It starts, stops, observes, detaches, points, promotes, clones and rewinds the
+//! server of this node. What it is not: it never decides whether to; it holds no term, no promise and no lease.
+//!
+//! Invariants
+//! - **PostgreSQL is only ever started as a standby**, following nobody, admitting nobody, acknowledging nothing; it becomes
+//!   writable by promotion alone. So no start, however it came about, can make a second writer.
+//! - **PostgreSQL outlives the agent**: it is no child of ours, and a new agent adopts it by `postmaster.pid`.
+//! - The configuration on disk is the whole truth; nothing that matters is remembered in this process only.
+//! - Every wait has a deadline, every file is whole or absent, no secret is on a command line or in a log.
+//!
+//! The caller performs one change at a time (`detach`, `follow`, `promote`, `apply_sync`, …); `observe` and the probes
+//! may run beside them, each on connections of its own.
+
+mod account;
+mod basebackup;
+pub mod binaries;
+mod confirm;
+pub mod control;
+mod error;
+mod files;
+mod hba;
+mod layout;
+mod lifecycle;
+mod observe;
+mod probe;
+mod process;
+mod promote;
+mod receiver;
+mod replication;
+mod rewind;
+mod roles;
+mod server;
+mod session;
+mod settings;
+mod sync;
+mod timelines;
+
+#[cfg(test)]
+mod tests;
+
+pub use account::Account;
+pub use basebackup::Progress;
+pub use binaries::Installation;
+pub use control::{ControlFile, DbState};
+pub use error::{Error, Result};
+pub use hba::{Admission, REPLICATION_ROLE, REWIND_ROLE};
+pub use layout::Layout;
+pub use lifecycle::{Ended, StopMode};
+pub use observe::{Observation, Position, Primary, Slot, Standby, Walsender};
+pub use probe::ProbeOutcome;
+pub use process::Postmaster;
+pub use promote::Promoted;
+pub use receiver::Upstream;
+pub use rewind::RewindOutcome;
+pub use roles::Passwords;
+pub use server::{DataState, Server, ServerConfig, Source};
+pub use settings::{NOBODY, check_parameters};
+pub use sync::{Applied, standby_names};

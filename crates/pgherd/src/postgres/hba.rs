@@ -1,0 +1,73 @@
+//! Who may connect: `pg_hba.conf` and `pg_ident.conf`, in two variants.
+//!
+//! *quarantined* admits the agent (private socket, by operating-system user), replication and rewinds of other nodes;
+//! *open* admits the user's lines as well. Invariant: our lines stand first and PostgreSQL takes the first match, so
+//! no line of the user's can let the replication role in without its password.
+
+use super::account::Account;
+
+/// The role that standbys and base backups connect with.
+pub const REPLICATION_ROLE: &str = "pgherd_replication";
+/// The role that `pg_rewind` of another node connects with.
+pub const REWIND_ROLE: &str = "pgherd_rewind";
+
+/// The ident map from operating-system users to the superuser `postgres`.
+const MAP: &str = "pgherd";
+
+/// Whether clients may connect.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Admission {
+    Quarantined,
+    Open,
+}
+
+impl Admission {
+    pub fn word(self) -> &'static str {
+        match self {
+            Admission::Quarantined => "quarantined",
+            Admission::Open => "open",
+        }
+    }
+}
+
+pub(super) fn hba(admission: Admission, user_lines: &[String]) -> String {
+    let mut text = format!(
+        "# Written by pgherd ({}); changes are lost. The cluster's own lines are the setting postgres.hba.\n\
+         local all         postgres             peer map={MAP}\n\
+         local replication postgres             peer map={MAP}\n\
+         host  replication {REPLICATION_ROLE} all  scram-sha-256\n\
+         host  postgres    {REWIND_ROLE}      all  scram-sha-256\n\
+         host  all         {REPLICATION_ROLE},{REWIND_ROLE} all reject\n",
+        admission.word()
+    );
+    if admission == Admission::Open {
+        for line in user_lines {
+            text.push_str(line);
+            text.push('\n');
+        }
+    }
+    text.push_str("host  all         all                  all  reject\n");
+    text
+}
+
+/// `peer` compares the operating-system user of the connecting process: the agent's own and PostgreSQL's.
+pub(super) fn ident(account: &Account) -> String {
+    let mut text = String::from("# Written by pgherd; changes are lost.\n");
+    for name in account.internal_names() {
+        text.push_str(&format!("{MAP} \"{name}\" postgres\n"));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_lines_come_after_ours_and_only_when_open() {
+        let lines = ["host all all 0.0.0.0/0 trust".to_owned()];
+        let open = hba(Admission::Open, &lines);
+        assert!(open.find("pgherd_replication all  scram").unwrap() < open.find("trust").unwrap());
+        assert!(!hba(Admission::Quarantined, &lines).contains("trust"));
+    }
+}

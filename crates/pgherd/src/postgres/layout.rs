@@ -1,0 +1,96 @@
+//! Where the files of one node's PostgreSQL lie.
+//!
+//! Invariant: everything that must survive a base backup or a rewind (configuration, credentials, the mark of an
+//! unfinished rewind) lies beside the data directory, never in it: both tools copy what is inside from another node.
+
+use std::path::{Path, PathBuf};
+
+use super::account::Account;
+use super::error::{Error, Result};
+use super::files;
+
+/// `sockaddr_un.sun_path` holds 108 bytes with the terminating zero.
+const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Layout {
+    pub dir: PathBuf,
+    /// PGDATA.
+    pub data: PathBuf,
+    /// Our configuration files.
+    pub conf: PathBuf,
+    /// The private socket's directory: who can enter it is the superuser, so only we can.
+    pub run: PathBuf,
+    pub log: PathBuf,
+    /// WAL that a rewind would have discarded, a directory per rewind.
+    pub kept: PathBuf,
+}
+
+impl Layout {
+    pub fn new(dir: &Path) -> Result<Layout> {
+        let dir = std::path::absolute(dir).map_err(Error::at("find", dir))?;
+        Ok(Layout {
+            data: dir.join("data"),
+            conf: dir.join("conf"),
+            run: dir.join("run"),
+            log: dir.join("log"),
+            kept: dir.join("kept"),
+            dir,
+        })
+    }
+
+    /// Makes the directories beside the data directory.
+    pub(super) fn prepare(&self, account: &Account) -> Result<()> {
+        std::fs::create_dir_all(&self.dir).map_err(Error::at("create", &self.dir))?;
+        for dir in [&self.conf, &self.run, &self.log] {
+            files::private_dir(dir, account)?;
+        }
+        Ok(())
+    }
+
+    /// Refuses a place too deep for a unix socket, before anything is created there.
+    pub(super) fn check_socket_path(&self, port: u16) -> Result<()> {
+        let longest = self.run.join(format!(".s.PGSQL.{port}"));
+        let bytes = longest.as_os_str().len();
+        if bytes > SOCKET_PATH_BYTES_MAX {
+            return Err(Error::Unusable {
+                data: self.data.clone(),
+                reason: format!(
+                    "the socket path {} has {bytes} bytes and the system allows {SOCKET_PATH_BYTES_MAX}; choose a shorter --dir",
+                    longest.display()
+                ),
+            });
+        }
+        Ok(())
+    }
+
+    pub fn pgherd_conf(&self) -> PathBuf {
+        self.conf.join("pgherd.conf")
+    }
+
+    pub fn hba(&self) -> PathBuf {
+        self.conf.join("pg_hba.conf")
+    }
+
+    pub fn ident(&self) -> PathBuf {
+        self.conf.join("pg_ident.conf")
+    }
+
+    /// The upstream's credential. Only the agent writes it; without it no WAL receiver gets in.
+    pub fn credential(&self) -> PathBuf {
+        self.conf.join("replication.pgpass")
+    }
+
+    pub fn server_log(&self) -> PathBuf {
+        self.log.join("postgres.log")
+    }
+
+    /// There while a rewind has begun and not ended: such a data directory is neither the old nor the new one.
+    pub fn rewind_mark(&self) -> PathBuf {
+        self.conf.join("rewind-unfinished")
+    }
+
+    pub fn wal(&self) -> PathBuf {
+        self.data.join("pg_wal")
+    }
+}

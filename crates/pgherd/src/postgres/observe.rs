@@ -1,0 +1,291 @@
+//! What the server is doing now, in one look.
+//!
+//! Invariant: a [`Position`] is never more than what this disk holds, and never on a timeline that the server has not
+//! entered; what cannot be told yet is `None`, never a guess.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use wire::{History, Lsn, Timeline};
+
+use super::error::Result;
+use super::hba::Admission;
+use super::process;
+use super::receiver::conninfo_value;
+use super::replication::{Identity, Replication};
+use super::server::Server;
+use super::session::{CONNECT_DEADLINE, Kept, QUERY_DEADLINE};
+
+#[derive(Clone, PartialEq, Debug)]
+pub enum Observation {
+    /// No postmaster runs.
+    Down,
+    /// It does not accept connections yet; `progress` is what recovery is reading.
+    Starting {
+        progress: String,
+    },
+    Stopping,
+    /// The process lives but gave no answer in time.
+    Unresponsive {
+        reason: String,
+    },
+    Standby(Box<Standby>),
+    Primary(Box<Primary>),
+}
+
+/// The end of valid WAL on a disk, and the timeline on which its last record lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Position {
+    pub timeline: Timeline,
+    pub lsn: Lsn,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Standby {
+    pub system_id: u64,
+    pub receive_lsn: Option<Lsn>,
+    pub replay_lsn: Option<Lsn>,
+    /// A receiver process exists, connected or not.
+    pub receiver_present: bool,
+    pub streaming: bool,
+    /// Startup has read all of pg_wal since its last start; before that `position` is no answer.
+    pub complete: bool,
+    /// `None`: cannot be told yet.
+    pub position: Option<Position>,
+    /// The way to the timeline that the server is on.
+    pub history: Option<History>,
+    /// The application name (member and term) it is set to follow as; `None` while it follows nobody.
+    pub following: Option<String>,
+    pub synchronous_standby_names: String,
+    pub admission: Option<Admission>,
+    /// Receivers of other standbys or base backups at this one.
+    pub walsenders: Vec<Walsender>,
+    pub slots: Vec<Slot>,
+}
+
+#[derive(Clone, PartialEq, Debug)]
+pub struct Primary {
+    pub system_id: u64,
+    pub timeline: Timeline,
+    pub flush_lsn: Lsn,
+    /// `None` only when its history file has been taken away.
+    pub history: Option<History>,
+    /// As a connection of ours sees it; what each walsender applies is the business of `apply_sync`.
+    pub synchronous_standby_names: String,
+    pub admission: Option<Admission>,
+    pub walsenders: Vec<Walsender>,
+    pub slots: Vec<Slot>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Walsender {
+    pub pid: i32,
+    pub application_name: String,
+    /// `startup`, `catchup`, `streaming`, `backup` or `stopping`.
+    pub state: Option<String>,
+    pub sent_lsn: Option<Lsn>,
+    pub flush_lsn: Option<Lsn>,
+    pub replay_lsn: Option<Lsn>,
+    pub sync_priority: Option<i32>,
+    pub sync_state: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
+pub struct Slot {
+    pub slot_name: String,
+    /// `physical` or `logical`.
+    pub slot_type: String,
+    pub active: bool,
+    pub restart_lsn: Option<Lsn>,
+    /// `lost` once the WAL it needs is gone.
+    pub wal_status: Option<String>,
+}
+
+/// Connections kept for observing, and what has been learned of this run of the server.
+#[derive(Default)]
+pub(super) struct Observer {
+    session: Kept,
+    replication: Option<Replication>,
+    /// Start time of the postmaster that has been seen to have read all of pg_wal.
+    exhausted: Option<String>,
+}
+
+/// The first statement stands before the second on purpose: the wait event vouches for LSNs read after it.
+const SQL: &str = "
+SELECT wait_event, pg_postmaster_start_time()::text FROM pg_stat_activity WHERE backend_type = 'startup';
+SELECT json_build_object(
+    'in_recovery', pg_is_in_recovery(),
+    'receive_lsn', pg_last_wal_receive_lsn(),
+    'replay_lsn', pg_last_wal_replay_lsn(),
+    'receiver_present', EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'),
+    'receiver_status', (SELECT status FROM pg_stat_wal_receiver),
+    'received_tli', (SELECT received_tli FROM pg_stat_wal_receiver),
+    'conninfo', current_setting('primary_conninfo'),
+    'synchronous_standby_names', current_setting('synchronous_standby_names'),
+    'admission', current_setting('pgherd.admission', true),
+    'walsenders', (SELECT coalesce(json_agg(json_build_object(
+        'pid', pid, 'application_name', application_name, 'state', state, 'sent_lsn', sent_lsn,
+        'flush_lsn', flush_lsn, 'replay_lsn', replay_lsn, 'sync_priority', sync_priority,
+        'sync_state', sync_state)), '[]') FROM pg_stat_replication WHERE application_name <> 'pgherd agent'),
+    'slots', (SELECT coalesce(json_agg(json_build_object(
+        'slot_name', slot_name, 'slot_type', slot_type, 'active', active, 'restart_lsn', restart_lsn,
+        'wal_status', wal_status)), '[]') FROM pg_replication_slots))";
+
+/// What [`SQL`] answers.
+#[derive(Deserialize)]
+struct Seen {
+    in_recovery: bool,
+    receive_lsn: Option<Lsn>,
+    replay_lsn: Option<Lsn>,
+    receiver_present: bool,
+    receiver_status: Option<String>,
+    received_tli: Option<Timeline>,
+    conninfo: String,
+    synchronous_standby_names: String,
+    admission: Option<String>,
+    walsenders: Vec<Walsender>,
+    slots: Vec<Slot>,
+}
+
+/// Wait events of a startup process that has read pg_wal to its end: it waits for the receiver, or for the next round
+/// of looking everywhere (`WaitForWALToBecomeAvailable`, entered only when everything read before has been replayed).
+const EXHAUSTED: [&str; 2] = ["RecoveryWalStream", "RecoveryRetrieveRetryInterval"];
+
+/// Two round trips by shared memory; the rest of the time is for a busy machine.
+const OBSERVE_DEADLINE: Duration = Duration::from_secs(2);
+
+impl Server {
+    /// Looks at the server; answers within [`OBSERVE_DEADLINE`] and a moment.
+    pub async fn observe(&self) -> Result<Observation> {
+        let Some(postmaster) = process::find(&self.layout.data)? else {
+            *self.observer.lock().await = Observer::default();
+            return Ok(Observation::Down);
+        };
+        let look = tokio::time::timeout(OBSERVE_DEADLINE, self.look()).await;
+        let reason = match look {
+            Ok(Ok(observation)) => return Ok(observation),
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => format!("no answer within {OBSERVE_DEADLINE:?}"),
+        };
+        if postmaster.has_exited() {
+            return Ok(Observation::Down);
+        }
+        Ok(match process::postmaster_status(&self.layout.data).as_deref() {
+            Some("stopping") => Observation::Stopping,
+            Some("ready") => Observation::Unresponsive { reason },
+            _ => Observation::Starting { progress: startup_title(postmaster.pid) },
+        })
+    }
+
+    async fn look(&self) -> Result<Observation> {
+        let mut observer = self.observer.lock().await;
+        let Observer { session, replication, exhausted } = &mut *observer;
+        let session = session.session(&self.layout, self.config.port).await?;
+        let rows = session.rows("observe", SQL, QUERY_DEADLINE).await?;
+        let answer = rows.last().and_then(|row| row.get(0)).unwrap_or_default();
+        let seen: Seen = serde_json::from_str(answer).map_err(|error| super::Error::Io {
+            what: "read the observation".into(),
+            source: error.into(),
+        })?;
+        if !replication.as_ref().is_some_and(Replication::usable) {
+            *replication = Some(Replication::open(&self.layout, self.config.port, CONNECT_DEADLINE).await?);
+        }
+        let Some(connection) = replication else { return Ok(Observation::Down) };
+        // After the statement: the timeline it names is then the statement's or a later one on the same way.
+        let identity = connection.identify(QUERY_DEADLINE).await?;
+        if let Ok(mut admin) = self.admin.try_lock() {
+            // Kept open for changes; whether it could be opened shows when it is needed.
+            let _ = admin.session(&self.layout, self.config.port).await;
+        }
+        if !seen.in_recovery {
+            return Ok(Observation::Primary(Box::new(self.primary(seen, identity)?)));
+        }
+        if let (Some(event), Some(started)) = (rows[0].get(0), rows[0].get(1))
+            && rows.len() == 2
+            && EXHAUSTED.contains(&event)
+        {
+            *exhausted = Some(started.to_owned());
+        }
+        let started = rows[0].get(1).filter(|_| rows.len() == 2);
+        // A receiver is requested only when pg_wal has nothing more, and that is when the LSN is first set.
+        let complete = seen.receive_lsn.is_some() || (started.is_some() && exhausted.as_deref() == started);
+        Ok(Observation::Standby(Box::new(self.standby(seen, identity, complete)?)))
+    }
+
+    fn primary(&self, seen: Seen, identity: Identity) -> Result<Primary> {
+        Ok(Primary {
+            system_id: identity.system_id,
+            timeline: identity.timeline,
+            flush_lsn: identity.lsn,
+            history: self.history(identity.timeline)?,
+            synchronous_standby_names: seen.synchronous_standby_names,
+            admission: admission(seen.admission.as_deref()),
+            walsenders: seen.walsenders,
+            slots: seen.slots,
+        })
+    }
+
+    fn standby(&self, seen: Seen, identity: Identity, complete: bool) -> Result<Standby> {
+        let (history, position) = match self.position(&seen, identity)? {
+            Some((history, position)) => (Some(history), Some(position)),
+            None => (None, None),
+        };
+        Ok(Standby {
+            system_id: identity.system_id,
+            receive_lsn: seen.receive_lsn,
+            replay_lsn: seen.replay_lsn,
+            receiver_present: seen.receiver_present,
+            streaming: seen.receiver_status.as_deref() == Some("streaming"),
+            complete,
+            position,
+            history,
+            following: conninfo_value(&seen.conninfo, "application_name"),
+            synchronous_standby_names: seen.synchronous_standby_names,
+            admission: admission(seen.admission.as_deref()),
+            walsenders: seen.walsenders,
+            slots: seen.slots,
+        })
+    }
+
+    /// Where the WAL on this disk ends.
+    ///
+    /// `identity.lsn` is the receive LSN where the receiver is on replay's timeline, else the replay LSN. So once it has
+    /// reached what we saw, that lies on the way to replay's timeline. Otherwise the receiver has gone ahead to a later
+    /// timeline (replay stands still at the switch), which it names while it lives; afterwards it is the one later
+    /// timeline in pg_wal that the replayed WAL is a beginning of.
+    fn position(&self, seen: &Seen, identity: Identity) -> Result<Option<(History, Position)>> {
+        let Some(lsn) = seen.receive_lsn.max(seen.replay_lsn) else { return Ok(None) };
+        let answer = |history: History| {
+            let timeline = history.timeline_at(lsn);
+            (history, Position { timeline, lsn })
+        };
+        if identity.lsn >= lsn {
+            return Ok(self.history(identity.timeline)?.map(answer));
+        }
+        let leads_on = |history: &History| history.contains(identity.timeline, identity.lsn, lsn);
+        if let Some(received) = seen.received_tli.filter(|received| *received > identity.timeline) {
+            return Ok(self.history(received)?.filter(leads_on).map(answer));
+        }
+        let mut candidates = Vec::new();
+        for (timeline, empty) in self.history_files()? {
+            if timeline > identity.timeline && !empty {
+                candidates.extend(self.history(timeline)?.filter(leads_on));
+            }
+        }
+        match candidates.pop() {
+            Some(only) if candidates.is_empty() => Ok(Some(answer(only))),
+            _ => Ok(None),
+        }
+    }
+}
+
+fn admission(word: Option<&str>) -> Option<Admission> {
+    [Admission::Open, Admission::Quarantined].into_iter().find(|admission| Some(admission.word()) == word)
+}
+
+/// `startup recovering 000000010000000000000003`, as the process calls itself.
+fn startup_title(postmaster: i32) -> String {
+    let titles = process::children(postmaster).into_iter().map(|(_, title)| title);
+    let startup = titles.filter_map(|title| title.find("startup").map(|at| title[at..].to_owned())).next();
+    startup.unwrap_or_else(|| "starting".into())
+}

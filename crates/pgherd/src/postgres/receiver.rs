@@ -1,0 +1,178 @@
+//! The WAL receiver: whom this server follows, and how it is made to stop.
+//!
+//! Emptying `primary_conninfo` alone does not stop a receiver: the startup process stops it, and only when it next wants
+//! WAL, which it does not while replay is stuck in a conflict; the receiver goes on acknowledging. So the credential is
+//! taken away and the receiver itself gets a SIGTERM. Invariant: when [`Server::detach`] has returned, no receiver runs and
+//! one that starts later finds no credential: a receiver shows in `pg_stat_activity` before it reads the passfile, so
+//! none that has read it can be missed.
+
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tokio::time::{Instant, sleep};
+
+use super::error::{Error, Result};
+use super::files;
+use super::hba::REPLICATION_ROLE;
+use super::process;
+use super::server::Server;
+use super::session::QUERY_DEADLINE;
+
+/// The receiver exits at its next look at signals: milliseconds, unless its disk hangs.
+const DETACH_DEADLINE: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(5);
+
+/// Where a standby gets its WAL from.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Upstream {
+    pub host: String,
+    pub port: u16,
+    /// Of [`REPLICATION_ROLE`].
+    pub password: String,
+    /// Member id and term, `n2_7f3a_t3`: a member counts only for the term it was pointed at.
+    pub application_name: String,
+    pub slot_name: Option<String>,
+}
+
+impl std::fmt::Debug for Upstream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{} as {}", self.host, self.port, self.application_name)
+    }
+}
+
+impl Server {
+    /// Stops following, whatever replay is doing; returns when no receiver is left.
+    pub async fn detach(&self) -> Result<()> {
+        let closed = |dynamic: &mut super::settings::Dynamic| {
+            dynamic.primary_conninfo.clear();
+            dynamic.primary_slot_name.clear();
+        };
+        let emptied = {
+            let before = self.dynamic();
+            before.primary_conninfo.is_empty() && before.primary_slot_name.is_empty()
+        };
+        let dynamic = if emptied { self.dynamic() } else { self.write_settings(closed).await? };
+        files::remove(&self.layout.credential())?;
+        // Not running: nothing to stop, and the next start closes everything again.
+        if process::find(&self.layout.data)?.is_none() {
+            return Ok(());
+        }
+        self.reload_and_confirm(&dynamic).await?;
+        self.end_receiver().await
+    }
+
+    async fn end_receiver(&self) -> Result<()> {
+        const SQL: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'";
+        let begun = Instant::now();
+        let mut admin = self.admin.lock().await;
+        loop {
+            let session = admin.session(&self.layout, self.config.port).await?;
+            let rows = session.rows("look for the WAL receiver", SQL, QUERY_DEADLINE).await?;
+            let pids: Vec<i32> = rows.iter().filter_map(|row| row.get(0)?.parse().ok()).collect();
+            if rows.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > DETACH_DEADLINE {
+                let what = format!("the end of the WAL receiver (process {pids:?})");
+                return Err(Error::Deadline { what, deadline: DETACH_DEADLINE });
+            }
+            pids.iter().for_each(|pid| process::signal(&self.layout.data, *pid, Signal::TERM));
+            sleep(POLL).await;
+        }
+    }
+
+    /// Follows `upstream` from now on, by reload. The caller has made its promise durable before.
+    ///
+    /// Returns when the server has taken the setting; whether it streams is seen by `observe`.
+    pub async fn follow(&self, upstream: &Upstream) -> Result<()> {
+        let conninfo = self.conninfo(upstream);
+        let slot = upstream.slot_name.clone().unwrap_or_default();
+        let before = self.dynamic();
+        let unchanged = before.primary_conninfo == conninfo && before.primary_slot_name == slot;
+        if !unchanged && !before.primary_conninfo.is_empty() {
+            // A receiver of the former upstream would go on while replay is stuck.
+            self.detach().await?;
+        }
+        if !unchanged {
+            self.drop_orphaned_timelines()?;
+        }
+        let line = pgpass_line(REPLICATION_ROLE, &upstream.password);
+        files::write_if_changed(&self.layout.credential(), line.as_bytes(), &self.account)?;
+        let dynamic = match unchanged {
+            true => before,
+            false => {
+                self.write_settings(|dynamic| {
+                    dynamic.primary_conninfo = conninfo;
+                    dynamic.primary_slot_name = slot;
+                    dynamic.synchronous_standby_names = super::NOBODY.to_owned();
+                })
+                .await?
+            }
+        };
+        self.reload_and_confirm(&dynamic).await
+    }
+
+    fn conninfo(&self, upstream: &Upstream) -> String {
+        let Upstream { host, port, application_name, .. } = upstream;
+        let passfile = self.layout.credential();
+        let pairs = [
+            ("host", host.clone()),
+            ("port", port.to_string()),
+            ("user", REPLICATION_ROLE.to_owned()),
+            ("application_name", application_name.clone()),
+            ("passfile", passfile.to_string_lossy().into_owned()),
+            // libpq takes no less than 2. A host that answers nothing must not hold the receiver for minutes.
+            ("connect_timeout", "2".to_owned()),
+            ("keepalives_idle", "2".to_owned()),
+            ("keepalives_interval", "1".to_owned()),
+            ("keepalives_count", "3".to_owned()),
+            ("tcp_user_timeout", "5000".to_owned()),
+            ("sslmode", "prefer".to_owned()),
+            ("gssencmode", "disable".to_owned()),
+        ];
+        conninfo(&pairs)
+    }
+}
+
+/// A libpq connection string; values are quoted as `PQconninfoParse` reads them.
+pub(super) fn conninfo(pairs: &[(&str, String)]) -> String {
+    let quote = |value: &str| format!("'{}'", value.replace('\\', "\\\\").replace('\'', "\\'"));
+    let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}={}", quote(value))).collect();
+    pairs.join(" ")
+}
+
+/// The value of `name` in a string that [`conninfo`] made.
+pub(super) fn conninfo_value(conninfo: &str, name: &str) -> Option<String> {
+    let at =
+        conninfo.find(&format!("{name}='")).filter(|at| *at == 0 || conninfo.as_bytes()[at - 1] == b' ')?;
+    let mut value = String::new();
+    let mut chars = conninfo[at + name.len() + 2..].chars();
+    loop {
+        match chars.next()? {
+            '\'' => return Some(value),
+            '\\' => value.push(chars.next()?),
+            other => value.push(other),
+        }
+    }
+}
+
+/// A passfile line for any server.
+pub(super) fn pgpass_line(user: &str, password: &str) -> String {
+    let password = password.replace('\\', "\\\\").replace(':', "\\:");
+    format!("*:*:*:{user}:{password}\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connection_strings_are_read_back() {
+        let text =
+            conninfo(&[("host", "a b".into()), ("application_name", r"n'1\x".into()), ("port", "1".into())]);
+        assert_eq!(text, r"host='a b' application_name='n\'1\\x' port='1'");
+        assert_eq!(conninfo_value(&text, "application_name").as_deref(), Some(r"n'1\x"));
+        assert_eq!(conninfo_value(&text, "name"), None);
+        assert_eq!(pgpass_line("u", r"a:b\c"), "*:*:*:u:a\\:b\\\\c\n");
+    }
+}

@@ -1,0 +1,154 @@
+//! Bringing a diverged data directory back to a common history with `pg_rewind`.
+//!
+//! Invariant: what a rewind discards is copied to `kept/` first, and a rewind that has begun and not ended leaves a mark
+//! that makes the data directory unusable for everything but being cloned anew.
+//! What it does not know: two branches that were promoted to the same timeline id look like one to `pg_rewind`; the caller
+//! compares histories as the store recorded them before it asks for this.
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use wire::Lsn;
+
+use super::basebackup::{Secret, source_conninfo};
+use super::control;
+use super::error::{Error, Result};
+use super::files;
+use super::hba::REWIND_ROLE;
+use super::process;
+use super::server::{Server, Source};
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RewindOutcome {
+    /// The histories have not diverged: follow.
+    NotRequired,
+    /// `kept` holds the WAL from the fork on.
+    Done { fork: Lsn, kept: PathBuf },
+    /// Clone instead; the reason is the tool's.
+    Failed { reason: String },
+}
+
+impl Server {
+    /// Rewinds the data directory to where it forked from `source`. The server must have been stopped cleanly: one that
+    /// crashed is started (as a standby, following nobody) and stopped fast first.
+    pub async fn rewind(&self, source: &Source, deadline: Duration) -> Result<RewindOutcome> {
+        const TOOLS_DEADLINE: Duration = Duration::from_secs(10);
+        self.refuse_running()?;
+        process::end_tools_at(&self.layout.data, TOOLS_DEADLINE).await?;
+        let control = self.usable_control()?;
+        if !control.state.is_clean() {
+            return Ok(RewindOutcome::Failed {
+                reason: format!("the server was not stopped cleanly (its state is {:?})", control.state),
+            });
+        }
+        let secret = Secret::new(self, REWIND_ROLE, &source.password)?;
+        let said = match self.pg_rewind(source, &secret, &["--dry-run"], deadline).await {
+            Ok(said) => said,
+            Err(Error::Tool { tail, .. }) => return Ok(RewindOutcome::Failed { reason: tail }),
+            Err(error) => return Err(error),
+        };
+        if said.contains("no rewind required") {
+            return Ok(RewindOutcome::NotRequired);
+        }
+        let Some(fork) = parse_fork(&said) else {
+            return Ok(RewindOutcome::Failed { reason: format!("pg_rewind names no fork: {said}") });
+        };
+        let kept = self.keep_wal(fork, control.wal_segment_bytes).await?;
+        self.rewind_now(source, &secret, deadline).await.map(|failed| match failed {
+            Some(reason) => RewindOutcome::Failed { reason },
+            None => RewindOutcome::Done { fork, kept },
+        })
+    }
+
+    /// The real run, between setting and removing the mark; `Some` is the tool's reason for failing.
+    async fn rewind_now(
+        &self,
+        source: &Source,
+        secret: &Secret,
+        deadline: Duration,
+    ) -> Result<Option<String>> {
+        let user_conf = self.layout.data.join("postgresql.conf");
+        let own_text = fs::read(&user_conf).map_err(Error::at("read", &user_conf))?;
+        files::write(&self.layout.rewind_mark(), b"", &self.account)?;
+        match self.pg_rewind(source, secret, &[], deadline).await {
+            Ok(_) => {}
+            Err(Error::Tool { tail, .. }) => return Ok(Some(tail)),
+            Err(error) => return Err(error),
+        }
+        // The tool has brought the source's file; settings that differ from node to node stay this node's.
+        files::write(&user_conf, &own_text, &self.account)?;
+        control::read(&self.layout.data)
+            .map_err(|error| Error::Unusable { data: self.layout.data.clone(), reason: error.to_string() })?;
+        files::remove(&self.layout.rewind_mark())?;
+        Ok(None)
+    }
+
+    async fn pg_rewind(
+        &self,
+        source: &Source,
+        secret: &Secret,
+        more: &[&str],
+        deadline: Duration,
+    ) -> Result<String> {
+        let data = self.layout.data.to_string_lossy().into_owned();
+        let server = format!("--source-server={}", source_conninfo(source, REWIND_ROLE, "postgres"));
+        let mut arguments = vec!["--target-pgdata", &data, &server, "--no-ensure-shutdown"];
+        arguments.extend(more);
+        let environment = [("PGPASSFILE", secret.path.clone().into_os_string())];
+        let said = self
+            .account
+            .run(&self.installation.tool("pg_rewind"), &arguments, &environment, deadline)
+            .await?;
+        Ok(format!("{}{}", said.stdout, said.stderr))
+    }
+
+    /// Copies every segment that reaches beyond `fork`, and the history files, to `kept/<moment>/`.
+    async fn keep_wal(&self, fork: Lsn, segment_bytes: u32) -> Result<PathBuf> {
+        let (wal, kept) = (self.layout.wal(), self.layout.kept.join(files::moment()));
+        let account = self.account.clone();
+        files::blocking(move || {
+            files::private_dir(&kept, &account)?;
+            for entry in fs::read_dir(&wal).map_err(Error::at("list", &wal))?.flatten() {
+                let name = entry.file_name().to_string_lossy().into_owned();
+                let beyond = segment_start(&name, segment_bytes)
+                    .is_some_and(|start| start.0 + u64::from(segment_bytes) > fork.0);
+                if beyond || name.ends_with(".history") {
+                    fs::copy(entry.path(), kept.join(&name)).map_err(Error::at("keep", &entry.path()))?;
+                }
+            }
+            Ok(kept)
+        })
+        .await
+    }
+}
+
+/// Where a WAL segment file begins, by its name: timeline, high and low half of the segment number in hexadecimal.
+fn segment_start(name: &str, segment_bytes: u32) -> Option<Lsn> {
+    if name.len() != 24 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) || segment_bytes == 0 {
+        return None;
+    }
+    let high = u64::from_str_radix(&name[8..16], 16).ok()?;
+    let low = u64::from_str_radix(&name[16..], 16).ok()?;
+    Some(Lsn((high << 32) + low * u64::from(segment_bytes)))
+}
+
+/// `pg_rewind: servers diverged at WAL location 0/3000110 on timeline 1`
+fn parse_fork(said: &str) -> Option<Lsn> {
+    let (_, rest) = said.split_once("diverged at WAL location ")?;
+    rest.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_messages_are_read() {
+        let segment = 16 * 1024 * 1024;
+        assert_eq!(segment_start("000000010000000100000002", segment), Some(Lsn(0x1_0200_0000)));
+        assert_eq!(segment_start("00000002.history", segment), None);
+        let said = "pg_rewind: servers diverged at WAL location 0/3000110 on timeline 1\n";
+        assert_eq!(parse_fork(said), Some(Lsn(0x3000110)));
+    }
+}

@@ -1,0 +1,81 @@
+//! The cluster's own roles and replication slots.
+//!
+//! Passwords reach the server as SCRAM verifiers made here, never in plain text, and no statement of ours is logged.
+
+use std::collections::BTreeSet;
+
+use super::error::Result;
+use super::hba::{REPLICATION_ROLE, REWIND_ROLE};
+use super::server::Server;
+use super::session::{QUERY_DEADLINE, literal};
+
+/// The passwords of the cluster's own roles.
+#[derive(Clone)]
+pub struct Passwords {
+    pub replication: String,
+    pub rewind: String,
+}
+
+impl std::fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Passwords(..)")
+    }
+}
+
+impl Server {
+    /// Creates the cluster's roles on a primary, or sets them right.
+    ///
+    /// The rewind role may do what `pg_rewind` needs of its source and nothing else (PostgreSQL's documentation, pg_rewind).
+    pub async fn ensure_roles(&self, passwords: &Passwords) -> Result<()> {
+        let sql = [
+            role(REPLICATION_ROLE, "REPLICATION LOGIN", &passwords.replication),
+            role(REWIND_ROLE, "LOGIN", &passwords.rewind),
+            format!("ALTER ROLE {REWIND_ROLE} SET statement_timeout = 0;"),
+            format!(
+                "GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), \
+                 pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean) TO {REWIND_ROLE};"
+            ),
+        ];
+        let mut admin = self.admin.lock().await;
+        let session = admin.session(&self.layout, self.config.port).await?;
+        session.rows("set up the cluster's roles", &sql.join("\n"), QUERY_DEADLINE * 5).await.map(drop)
+    }
+
+    /// Makes the physical slots `wanted`, and drops those that are ours, idle and not wanted.
+    ///
+    /// `is_ours` tells the cluster's slots from the user's by name. Works on a standby as well.
+    pub async fn ensure_slots(
+        &self,
+        wanted: &BTreeSet<String>,
+        is_ours: impl Fn(&str) -> bool,
+    ) -> Result<()> {
+        const SQL: &str = "SELECT slot_name, active FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary";
+        let mut admin = self.admin.lock().await;
+        let session = admin.session(&self.layout, self.config.port).await?;
+        let rows = session.rows("list the slots", SQL, QUERY_DEADLINE).await?;
+        let present: Vec<(&str, bool)> =
+            rows.iter().filter_map(|row| Some((row.get(0)?, row.get(1)? == "t"))).collect();
+        for (name, active) in &present {
+            if !active && !wanted.contains(*name) && is_ours(name) {
+                let sql = format!("SELECT pg_drop_replication_slot({})", literal(name));
+                session.rows("drop a slot", &sql, QUERY_DEADLINE).await?;
+            }
+        }
+        for name in wanted.iter().filter(|name| !present.iter().any(|(present, _)| present == name)) {
+            // Reserved at once: the standby that will use it may come a moment later.
+            let sql = format!("SELECT pg_create_physical_replication_slot({}, true)", literal(name));
+            session.rows("create a slot", &sql, QUERY_DEADLINE).await?;
+        }
+        Ok(())
+    }
+}
+
+fn role(name: &str, options: &str, password: &str) -> String {
+    let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
+    format!(
+        "DO $$BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = {}) THEN CREATE ROLE {name}; END IF; END$$;\n\
+         ALTER ROLE {name} WITH {options} PASSWORD {};",
+        literal(name),
+        literal(&verifier)
+    )
+}

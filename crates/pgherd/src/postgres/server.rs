@@ -1,0 +1,232 @@
+//! One node's PostgreSQL: what it is made of, and the state of its data directory.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+
+use tokio::sync::Mutex;
+
+use super::account::Account;
+use super::binaries::Installation;
+use super::control::{self, ControlFile};
+use super::error::{Error, Result};
+use super::files;
+use super::hba;
+use super::layout::Layout;
+use super::observe::Observer;
+use super::session::Kept;
+use super::settings::{self, Dynamic, Static};
+
+/// What the composition root knows of this node's server.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The node's name; PostgreSQL's `cluster_name`.
+    pub node: String,
+    /// The node's directory; `data/`, `conf/`, `run/`, `log/` lie below it.
+    pub dir: PathBuf,
+    /// Whom PostgreSQL runs as; `None`: `postgres` when we are root, else ourselves.
+    pub os_user: Option<String>,
+    /// `listen_addresses`.
+    pub listen: String,
+    pub port: u16,
+    /// PostgreSQL parameters of the user's choice.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of pg_hba.conf for clients, in force while the server is open.
+    pub hba: Vec<String>,
+}
+
+/// Another server to copy from.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Source {
+    pub host: String,
+    pub port: u16,
+    /// Of [`super::REPLICATION_ROLE`] for a base backup, of [`super::REWIND_ROLE`] for a rewind.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// What lies in the data directory.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum DataState {
+    Absent,
+    /// An empty directory.
+    Empty,
+    Ours(Box<ControlFile>),
+    /// Something that must not be touched; the reason says what and what to do.
+    Unusable {
+        reason: String,
+    },
+}
+
+pub struct Server {
+    pub config: ServerConfig,
+    pub layout: Layout,
+    pub installation: Installation,
+    pub account: Account,
+    /// Held while the configuration files are read, changed and written.
+    writing: Mutex<()>,
+    pub(super) observer: Mutex<Observer>,
+    /// For changes; kept open so that a change gets through when every other connection is taken.
+    pub(super) admin: Mutex<Kept>,
+    pub(super) prober: Mutex<Kept>,
+}
+
+impl Server {
+    /// Checks the configuration; touches nothing on disk.
+    pub async fn new(config: ServerConfig, installation: Installation) -> Result<Server> {
+        settings::check_parameters(&config.parameters)?;
+        let layout = Layout::new(&config.dir)?;
+        layout.check_socket_path(config.port)?;
+        let plain = |c: char| !c.is_control() && !"'\"\\$`".contains(c);
+        if !layout.dir.to_str().is_some_and(|dir| dir.chars().all(plain)) {
+            return Err(Error::Unusable {
+                data: layout.data,
+                reason: "the path holds a quote, a backslash, a dollar sign or a control character; choose another --dir"
+                    .into(),
+            });
+        }
+        let account = Account::resolve(config.os_user.as_deref()).await?;
+        Ok(Server {
+            config,
+            layout,
+            installation,
+            account,
+            writing: Mutex::default(),
+            observer: Mutex::default(),
+            admin: Mutex::default(),
+            prober: Mutex::default(),
+        })
+    }
+
+    /// Looks at the data directory; touches nothing.
+    pub fn data_state(&self) -> DataState {
+        let data = &self.layout.data;
+        let unusable = |reason: String| DataState::Unusable { reason };
+        let metadata = match fs::metadata(data) {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return DataState::Absent,
+            Err(error) => return unusable(format!("{} cannot be read: {error}", data.display())),
+        };
+        if !metadata.is_dir() {
+            return unusable(format!("{} is no directory", data.display()));
+        }
+        match fs::read_dir(data).map(|mut entries| entries.next().is_none()) {
+            Ok(true) => return DataState::Empty,
+            Ok(false) => {}
+            Err(error) => return unusable(format!("{} cannot be listed: {error}", data.display())),
+        }
+        match self.check_whole(&metadata) {
+            Ok(control) => DataState::Ours(Box::new(control)),
+            Err(reason) => unusable(reason),
+        }
+    }
+
+    fn check_whole(&self, metadata: &fs::Metadata) -> Result<ControlFile, String> {
+        let data = self.layout.data.display();
+        let Account { name, uid, .. } = &self.account;
+        let version = fs::read_to_string(self.layout.data.join("PG_VERSION")).map_err(|_| {
+            format!("{data} is not empty and has no PG_VERSION, so it is no PostgreSQL data directory; choose another --dir or move it away")
+        })?;
+        let version = version.trim();
+        if version != self.installation.major.to_string() {
+            return Err(format!(
+                "it was made by PostgreSQL {version}, but the binaries in {} are {}; install that major (apt-get install postgresql-{version})",
+                self.installation.bin_dir.display(),
+                self.installation.major
+            ));
+        }
+        if metadata.uid() != *uid {
+            return Err(format!(
+                "it belongs to user id {} instead of {name}; type: chown -R {name} {data}",
+                metadata.uid()
+            ));
+        }
+        let mode = metadata.mode() & 0o777;
+        if mode & 0o027 != 0 {
+            return Err(format!("its mode is {mode:o}, which lets others in; type: chmod 700 {data}"));
+        }
+        if self.layout.rewind_mark().exists() {
+            return Err("a rewind of it has not finished; it must be cloned again".into());
+        }
+        control::read(&self.layout.data).map_err(|error| error.to_string())
+    }
+
+    pub(super) fn usable_control(&self) -> Result<ControlFile> {
+        let reason = match self.data_state() {
+            DataState::Ours(control) => return Ok(*control),
+            DataState::Absent => "it does not exist".to_owned(),
+            DataState::Empty => "it is empty".to_owned(),
+            DataState::Unusable { reason } => reason,
+        };
+        Err(Error::Unusable { data: self.layout.data.clone(), reason })
+    }
+
+    /// The dynamic settings as they are on disk; closed where there are none.
+    pub(super) fn dynamic(&self) -> Dynamic {
+        let text = fs::read_to_string(self.layout.pgherd_conf()).unwrap_or_default();
+        Dynamic::parse(&text).unwrap_or_else(|| Dynamic::closed(0))
+    }
+
+    /// Changes the dynamic settings on disk, durably. The server learns of it by [`Server::reload_and_confirm`].
+    pub(super) async fn write_settings(&self, edit: impl FnOnce(&mut Dynamic)) -> Result<Dynamic> {
+        let _writing = self.writing.lock().await;
+        let mut dynamic = self.dynamic();
+        edit(&mut dynamic);
+        dynamic.generation += 1;
+        let control = control::read(&self.layout.data).ok();
+        let fixed = self.fixed(control.as_ref());
+        let conf = settings::render(&fixed, &dynamic);
+        let hba = hba::hba(dynamic.admission, &self.config.hba);
+        let ident = hba::ident(&self.account);
+        let (layout, account) = (self.layout.clone(), self.account.clone());
+        files::blocking(move || {
+            files::write_if_changed(&layout.ident(), ident.as_bytes(), &account)?;
+            files::write_if_changed(&layout.hba(), hba.as_bytes(), &account)?;
+            // Last, because its generation vouches for the others.
+            files::write(&layout.pgherd_conf(), conf.as_bytes(), &account)
+        })
+        .await?;
+        Ok(dynamic)
+    }
+
+    /// The command line's `-c` options: what nothing can override.
+    pub(super) fn fixed_settings(&self) -> Vec<(&'static str, String)> {
+        self.fixed(None).fixed()
+    }
+
+    fn fixed<'a>(&'a self, control: Option<&'a ControlFile>) -> Static<'a> {
+        Static {
+            layout: &self.layout,
+            node: &self.config.node,
+            listen: &self.config.listen,
+            port: self.config.port,
+            parameters: &self.config.parameters,
+            control,
+        }
+    }
+
+    pub(super) fn running(&self) -> Result<super::Postmaster> {
+        super::process::find(&self.layout.data)?
+            .ok_or_else(|| Error::NotRunning { data: self.layout.data.clone() })
+    }
+
+    pub(super) fn refuse_running(&self) -> Result<()> {
+        match super::process::find(&self.layout.data)? {
+            Some(postmaster) => Err(Error::Running { data: self.layout.data.clone(), pid: postmaster.pid }),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets connections to a server that has ended, so that the next call opens new ones at once.
+    pub(super) async fn close_sessions(&self) {
+        *self.observer.lock().await = Observer::default();
+        self.admin.lock().await.close();
+        self.prober.lock().await.close();
+    }
+}

@@ -1,0 +1,141 @@
+//! Changing the sync set of a running primary, and knowing when the change is in force.
+//!
+//! *In force* means applied by every walsender. A walsender reads the configuration before it reads replies, so one that has
+//! sent a WAL record written after the reload has nothing stale left; an old flush LSN would prove nothing.
+//! Invariant: the LSN returned was taken after the change was in force; k of the new set flushing it is then proof.
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+use wire::Lsn;
+
+use super::error::{Error, Result};
+use super::layout::Layout;
+use super::server::Server;
+use super::session::{CONNECT_DEADLINE, Kept, QUERY_DEADLINE, Session, identifier};
+use super::settings::NOBODY;
+
+/// A healthy walsender sends a new record at once; one that has not by then is stuck or stopped, and is ended.
+const LAGGARD_AFTER: Duration = Duration::from_millis(200);
+/// A walsender that was told to end and does not within this is frozen; the caller has to know.
+const GONE_DEADLINE: Duration = Duration::from_secs(2);
+const POLL: Duration = Duration::from_millis(2);
+/// A checkpoint writes all of the shared buffers; on a slow disk minutes.
+const CHECKPOINT_DEADLINE: Duration = Duration::from_secs(600);
+
+/// A sync set in force.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Applied {
+    /// Flushed on the primary after the change was in force: wait until k of the set have flushed it.
+    pub lsn: Lsn,
+}
+
+/// The value of `synchronous_standby_names` for k of `names`; `''` only for k = 0.
+pub fn standby_names(names: &[String], k: u32) -> Result<String> {
+    let refuse = |reason: &str| {
+        Err(Error::Parameter { name: "synchronous_standby_names".into(), reason: reason.to_owned() })
+    };
+    match (names.is_empty(), k) {
+        (true, 0) => Ok(String::new()),
+        // Nobody is left, and commits shall wait rather than go unprotected.
+        (true, _) => Ok(NOBODY.to_owned()),
+        (false, 0) => refuse("k = 0 with members would acknowledge commits that nobody holds"),
+        (false, _) => {
+            let names: Vec<String> = names.iter().map(|name| identifier(name)).collect();
+            Ok(format!("ANY {k} ({})", names.join(", ")))
+        }
+    }
+}
+
+impl Server {
+    /// Makes commits wait for `k` of `names` (application names); returns once that is in force.
+    pub async fn apply_sync(&self, names: &[String], k: u32) -> Result<Applied> {
+        let wanted = standby_names(names, k)?;
+        let mut dynamic = self.dynamic();
+        let was_empty = dynamic.synchronous_standby_names.is_empty();
+        if dynamic.synchronous_standby_names != wanted {
+            dynamic =
+                self.write_settings(|dynamic| dynamic.synchronous_standby_names = wanted.clone()).await?;
+        }
+        self.reload_and_confirm(&dynamic).await?;
+        if was_empty && !wanted.is_empty() {
+            // Backends wait only once the checkpointer has copied a flag, which it does before a checkpoint.
+            self.checkpoint().await?;
+        }
+        let mut admin = self.admin.lock().await;
+        let session = admin.session(&self.layout, self.config.port).await?;
+        let mark = write_mark(session, QUERY_DEADLINE).await?;
+        self.await_walsenders(&mut admin, mark).await?;
+        let session = admin.session(&self.layout, self.config.port).await?;
+        const FLUSHED: &str = "SELECT pg_current_wal_flush_lsn()";
+        let lsn = session.value("read the flush LSN", FLUSHED, QUERY_DEADLINE).await?;
+        Ok(Applied { lsn: parse_lsn(lsn)? })
+    }
+
+    /// Waits until every walsender has sent `mark`, counts for nothing, or is gone.
+    async fn await_walsenders(&self, admin: &mut Kept, mark: Lsn) -> Result<()> {
+        let begun = Instant::now();
+        let stale = format!(
+            "SELECT pid FROM pg_stat_replication WHERE coalesce(sync_priority, 0) > 0 \
+             AND (sent_lsn IS NULL OR sent_lsn < '{mark}'::pg_lsn)"
+        );
+        let mut ended = false;
+        loop {
+            let session = admin.session(&self.layout, self.config.port).await?;
+            let rows = session.rows("look at the walsenders", &stale, QUERY_DEADLINE).await?;
+            let pids: Vec<i32> = rows.iter().filter_map(|row| row.get(0)?.parse().ok()).collect();
+            if rows.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > LAGGARD_AFTER + GONE_DEADLINE {
+                return Err(Error::NotInForce { pids });
+            }
+            if begun.elapsed() > LAGGARD_AFTER && !ended {
+                let list: Vec<String> = pids.iter().map(i32::to_string).collect();
+                let sql =
+                    format!("SELECT pg_terminate_backend(pid) FROM unnest(ARRAY[{}]) AS pid", list.join(","));
+                session.rows("end walsenders that lag", &sql, QUERY_DEADLINE).await?;
+                ended = true;
+            }
+            sleep(POLL).await;
+        }
+    }
+
+    /// A checkpoint that begins now.
+    pub async fn checkpoint(&self) -> Result<()> {
+        checkpoint_of(&self.layout, self.config.port).await
+    }
+}
+
+pub(super) async fn checkpoint_of(layout: &Layout, port: u16) -> Result<()> {
+    let mut session = Session::open(layout, port, CONNECT_DEADLINE).await?;
+    session.rows("lift the statement timeout", "SET statement_timeout = 0", QUERY_DEADLINE).await?;
+    session.rows("checkpoint", "CHECKPOINT", CHECKPOINT_DEADLINE).await.map(drop)
+}
+
+/// Writes a WAL record, flushed here and waited for nowhere; returns its end.
+pub(super) async fn write_mark(session: &mut Session, deadline: Duration) -> Result<Lsn> {
+    // Transactional: its commit is what gets the record flushed, and thereby sent.
+    const SQL: &str = "SELECT pg_logical_emit_message(true, 'pgherd', '')";
+    parse_lsn(session.value("write a WAL record", SQL, deadline).await?)
+}
+
+pub(super) fn parse_lsn(text: Option<String>) -> Result<Lsn> {
+    let text = text.unwrap_or_default();
+    text.parse()
+        .map_err(|error| Error::Io { what: "read an LSN".into(), source: std::io::Error::other(error) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_quoted_and_empty_means_k_0() {
+        let names = ["n2_7f3a_t3".to_owned(), "a\"b".to_owned()];
+        assert_eq!(standby_names(&names, 1).unwrap(), r#"ANY 1 ("n2_7f3a_t3", "a""b")"#);
+        assert_eq!(standby_names(&[], 0).unwrap(), "");
+        assert_eq!(standby_names(&[], 1).unwrap(), NOBODY);
+        assert!(standby_names(&names, 0).is_err());
+    }
+}
