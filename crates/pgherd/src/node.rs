@@ -1,1 +1,236 @@
-//! (stub)
+//! The composition root: what a node is made of, in the order in which it starts and stops.
+//!
+//! Checks come first and touch nothing: binaries, data directory, ports. Then the store and the peer link, then the
+//! agent, then what users reach. Stopping goes the other way round, and PostgreSQL is not part of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use brain::{NodeName, Settings};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+use crate::agent::{Agent, EventLog, Panel, Parts, Worker, WordsFile};
+use crate::api::{self, NodeView};
+use crate::config::{Config, NodeKind};
+use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
+use crate::postgres::{DataState, Server, ServerConfig, binaries};
+use crate::proxy::{Proxy, ProxyConfig, topology::Topology};
+use crate::store::{RaftConfig, RaftStore, Store};
+
+/// Messages of all peers that wait for the agent: at 4 a second and peer, seconds of them.
+const MESSAGES_MAX: usize = 256;
+
+/// Raft messages on their way to the peer link; Raft repeats what is dropped.
+const RAFT_MESSAGES_MAX: usize = 1024;
+
+/// How long running sessions may go on when the node stops.
+const DRAIN: Duration = Duration::from_secs(1);
+
+/// Runs a node until SIGTERM or SIGINT.
+pub async fn run(config: Config) -> Result<()> {
+    let _pid_file = PidFile::take(&config.node.dir)?;
+    let addresses: BTreeMap<String, String> =
+        config.peers.iter().filter_map(|(name, peer)| Some((name.clone(), peer.postgres.clone()?))).collect();
+    let worker = match config.node.kind {
+        NodeKind::Full => Some(Arc::new(Worker::new(server(&config).await?, addresses.clone()))),
+        NodeKind::Witness => None,
+    };
+    let http = listen(&config.http.listen, config.http.port, "[http] port").await?;
+    let (stop, stopped) = watch::channel(false);
+
+    let (topology, seen_topology) = watch::channel(Topology::default());
+    let proxy = Proxy::start(proxy_config(&config), seen_topology).await?;
+
+    let (raft_out, raft_outgoing) = mpsc::channel(RAFT_MESSAGES_MAX);
+    let raft = RaftConfig::new(config.node.name.clone(), config.store_dir(), config.peers.keys().cloned().collect());
+    let store = RaftStore::start(raft, raft_out)?;
+    let (arrived, arriving) = mpsc::channel(MESSAGES_MAX);
+    let link = Link::start(peer_config(&config)?, arrived).await?;
+    let (to_agent, incoming) = mpsc::channel(MESSAGES_MAX);
+    tokio::spawn(carry_out(raft_outgoing, link.clone()));
+    tokio::spawn(carry_in(arriving, store.clone(), to_agent));
+
+    let events = Arc::new(EventLog::open(&config.node.dir, &config.node.name).context("open the event log")?);
+    let panel = Arc::new(Panel::new(events.clone()));
+    let words = WordsFile::open(&config.node.dir, &config.cluster, &config.node.name)?;
+    let parts = Parts {
+        settings: settings(&config),
+        me: NodeName(config.node.name.clone()),
+        words,
+        store: store.clone() as Arc<dyn Store>,
+        link: link.clone(),
+        incoming,
+        worker,
+        events,
+        panel: panel.clone(),
+        topology,
+        addresses: addresses.clone(),
+    };
+    let view = Arc::new(NodeView { cluster: config.cluster.clone(), name: config.node.name.clone(), panel, addresses });
+    let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
+    let agent = tokio::spawn(Agent::new(parts).run(stopped));
+    tracing::info!(node = config.node.name, cluster = config.cluster, "pgherd runs");
+
+    let result = tokio::select! {
+        signal = stop_signal() => signal,
+        ended = agent => ended.context("the agent ended")?.context("the agent failed"),
+    };
+    // Whoever receives this is already stopping, and a missing receiver needs no telling.
+    let _ = stop.send(true);
+    proxy.shutdown(DRAIN).await;
+    link.shutdown().await;
+    store.shutdown().await;
+    api.abort();
+    result
+}
+
+async fn until(mut stopped: watch::Receiver<bool>) {
+    let _ = stopped.wait_for(|stop| *stop).await;
+}
+
+async fn stop_signal() -> Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; PostgreSQL goes on");
+    Ok(())
+}
+
+/// Raft's messages to the peers.
+async fn carry_out(mut outgoing: mpsc::Receiver<(String, Vec<u8>)>, link: Arc<Link>) {
+    while let Some((to, payload)) = outgoing.recv().await {
+        link.send(&to, Channel::Raft, payload.into());
+    }
+}
+
+/// The peers' messages to Raft and the agent. The agent's are dropped when it does not keep up: each replaces the
+/// one before.
+async fn carry_in(mut arriving: mpsc::Receiver<Incoming>, store: Arc<RaftStore>, agent: mpsc::Sender<(String, bytes::Bytes)>) {
+    while let Some(Incoming { from, channel, payload }) = arriving.recv().await {
+        match channel {
+            Channel::Raft => store.receive(&from, &payload),
+            Channel::Agent => {
+                if agent.try_send((from, payload)).is_err() {
+                    tracing::warn!("the agent does not keep up; a message was dropped");
+                }
+            }
+        }
+    }
+}
+
+/// Finds the binaries and looks at the data directory before anything is started.
+async fn server(config: &Config) -> Result<Server> {
+    let postgres = &config.postgres;
+    let installations = binaries::discover(postgres.bin_dir.as_deref()).await?;
+    let present = std::fs::read_to_string(config.data_dir().join("PG_VERSION")).ok();
+    let present = present.and_then(|version| version.trim().parse::<u32>().ok());
+    let installation = match postgres.version.or(present) {
+        Some(major) => binaries::choose(&installations, major)?,
+        None => installations.iter().max_by_key(|found| found.major).context("no PostgreSQL was found")?,
+    };
+    let server_config = ServerConfig {
+        node: config.node.name.clone(),
+        dir: config.node.dir.clone(),
+        os_user: rustix::process::geteuid().is_root().then(|| postgres.user.clone()),
+        listen: postgres.listen.clone(),
+        port: postgres.port,
+        parameters: postgres.parameters.clone(),
+        hba: postgres.hba.clone(),
+    };
+    let server = Server::new(server_config, installation.clone()).await?;
+    if let DataState::Unusable { reason } = server.data_state() {
+        bail!("the data directory {} cannot be used: {reason}", server.layout.data.display());
+    }
+    if server.adopt()?.is_none() {
+        // Free now is all that can be said; PostgreSQL itself reports what happens later.
+        listen(first_host(&postgres.listen), postgres.port, "[postgres] port").await?;
+    }
+    Ok(server)
+}
+
+/// The first of `listen_addresses`, for a check of the port.
+fn first_host(listen: &str) -> &str {
+    match listen.split(',').next().unwrap_or_default().trim() {
+        "*" | "" => "0.0.0.0",
+        host => host,
+    }
+}
+
+async fn listen(host: &str, port: u16, setting: &str) -> Result<TcpListener> {
+    TcpListener::bind((host, port)).await.with_context(|| {
+        format!("cannot listen on {host}:{port}; see who uses it (ss -ltnp 'sport = :{port}') or change {setting}")
+    })
+}
+
+fn settings(config: &Config) -> Settings {
+    let names = |full_only: bool| -> BTreeSet<NodeName> {
+        let wanted = config.peers.iter().filter(|(_, peer)| !full_only || peer.kind == NodeKind::Full);
+        wanted.map(|(name, _)| NodeName(name.clone())).collect()
+    };
+    Settings {
+        cluster: config.cluster.clone(),
+        full: names(true),
+        voters: names(false),
+        heartbeat_ms: config.failover.heartbeat.as_millis() as u64,
+        failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
+        drift_percent: config.failover.drift_percent.into(),
+        standbys: config.sync.standbys as usize,
+    }
+}
+
+fn proxy_config(config: &Config) -> ProxyConfig {
+    ProxyConfig {
+        listen: config.proxy.listen.clone(),
+        read_write_port: config.proxy.read_write_port,
+        read_only_port: config.proxy.read_only_port,
+        auto_port: Some(config.proxy.auto_port),
+        queue_max: config.proxy.queue_max as usize,
+        queue_timeout: config.proxy.queue_timeout,
+        sessions_max: config.proxy.sessions_max as usize,
+        ..ProxyConfig::default()
+    }
+}
+
+fn peer_config(config: &Config) -> Result<PeerConfig> {
+    Ok(PeerConfig {
+        cluster: config.cluster.clone(),
+        name: config.node.name.clone(),
+        listen: config.peer_listen_address(),
+        peers: config.peer_addresses(),
+        identity: Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?,
+    })
+}
+
+/// `DIR/pgherd.pid`, locked while the node runs: two agents on one directory would both be right.
+struct PidFile {
+    _file: File,
+}
+
+impl PidFile {
+    fn take(dir: &Path) -> Result<PidFile> {
+        std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
+        let path = dir.join("pgherd.pid");
+        let mut file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .read(true)
+            .write(true)
+            .open(&path)
+            .with_context(|| format!("write {}", path.display()))?;
+        if file.try_lock().is_err() {
+            bail!("another pgherd runs on {}; see {}", dir.display(), path.display());
+        }
+        file.set_len(0)?;
+        writeln!(file, "{}", std::process::id())?;
+        Ok(PidFile { _file: file })
+    }
+}

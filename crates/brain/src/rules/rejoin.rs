@@ -18,7 +18,8 @@ pub(super) fn detach(view: &View) -> Option<Want> {
     let promise = view.durable.promise;
     if let Some(upstream) = &standby.upstream {
         let why = format!("promised {promise}, the upstream {} has term {}", upstream.node, upstream.term);
-        return (upstream.term < promise).then(|| act(Action::Detach { term: promise }, why))?;
+        let other = view.record().is_some_and(|r| r.term == upstream.term && r.node != upstream.node);
+        return (upstream.term < promise || other).then(|| act(Action::Detach { term: promise }, why))?;
     }
     standby.receiver.then(|| act(Action::Detach { term: promise }, "a receiver runs without an upstream"))?
 }

@@ -6,20 +6,21 @@ use std::time::Duration;
 
 use anyhow::Result;
 use brain::{
-    Action, Commit, Decision, Durable, Memory, Millis, NodeName, Operation, Postgres, Settings, Status, StoreView, Term,
-    Upstream, View, decide,
+    Action, Commit, Decision, Memory, Millis, NodeName, Operation, Postgres, Settings, Status, StoreView,
+    Term, Upstream, View, decide,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
-use super::durable::WordsFile;
+use super::Worker;
+use super::durable::{Words, WordsFile};
 use super::events::EventLog;
 use super::message::Message;
 use super::observer::{Observed, Observer};
 use super::panel::Panel;
 use super::publish;
 use super::records;
-use super::work::{Done, Work, Worker};
+use super::work::{Done, Work};
 use crate::peer::{Channel, Link};
 use crate::proxy::topology::Topology;
 use crate::store::{Snapshot, Store};
@@ -83,6 +84,10 @@ impl Agent {
         // Holds an observation, a result and a commit at a time, and some slack; senders wait when it is full.
         let (note, notes) = mpsc::channel(64);
         let now = Millis(crate::clock::boot_millis());
+        if let Some(worker) = &parts.worker {
+            let Words { durable, upstream, .. } = parts.words.words();
+            worker.set_words(durable.member.clone(), upstream.clone());
+        }
         let observer = parts.worker.as_ref().map(|worker| Observer::start(worker.clone(), note.clone()));
         let view = View {
             now,
@@ -146,7 +151,8 @@ impl Agent {
         self.view.store = records::store_view(&snapshot, loaded)?;
         if let Some(worker) = &self.parts.worker {
             worker.set_credentials(records::credentials(&snapshot)?);
-            worker.set_system_id(self.view.store.cluster.as_ref().and_then(|cluster| cluster.value.system_id));
+            worker
+                .set_system_id(self.view.store.cluster.as_ref().and_then(|cluster| cluster.value.system_id));
         }
         Ok(())
     }
@@ -194,7 +200,8 @@ impl Agent {
     }
 
     fn on_observed(&mut self, observed: Observed) {
-        let current = self.parts.worker.as_ref().is_some_and(|worker| worker.generation() == observed.generation);
+        let current =
+            self.parts.worker.as_ref().is_some_and(|worker| worker.generation() == observed.generation);
         // An observation that began before the last piece of work ended shows what is no more.
         if current && self.view.busy.is_none() {
             self.view.postgres = observed.postgres;
@@ -207,17 +214,19 @@ impl Agent {
         let failed = done.result.is_err();
         self.retry = failed.then(|| (done.operation, Instant::now() + RETRY_AFTER));
         if done.operation == Operation::Clone && !failed {
-            self.change_words(|durable| durable.needs_clone = false)?;
+            self.change_words(|words| words.durable.needs_clone = false)?;
         }
         if done.operation == Operation::Rewind {
             self.rewinds_failed = if failed { self.rewinds_failed + 1 } else { 0 };
             if self.rewinds_failed >= REWINDS_MAX {
                 self.rewinds_failed = 0;
-                self.change_words(|durable| durable.needs_clone = true)?;
+                self.change_words(|words| words.durable.needs_clone = true)?;
             }
         }
         match done.result {
-            Ok(()) => tracing::info!(operation = ?done.operation, took_ms = done.took.as_millis() as u64, "done"),
+            Ok(()) => {
+                tracing::info!(operation = ?done.operation, took_ms = done.took.as_millis() as u64, "done")
+            }
             Err(error) => {
                 let what = format!("{:?} failed", done.operation);
                 self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
@@ -234,9 +243,13 @@ impl Agent {
     }
 
     /// Changes the durable words on disk, then in the view.
-    fn change_words(&mut self, change: impl FnOnce(&mut Durable)) -> Result<()> {
-        self.parts.words.save(|words| change(&mut words.durable))?;
-        self.view.durable = self.parts.words.words().durable.clone();
+    fn change_words(&mut self, change: impl FnOnce(&mut Words)) -> Result<()> {
+        self.parts.words.save(change)?;
+        let Words { durable, upstream, .. } = self.parts.words.words();
+        self.view.durable = durable.clone();
+        if let Some(worker) = &self.parts.worker {
+            worker.set_words(durable.member.clone(), upstream.clone());
+        }
         Ok(())
     }
 
@@ -281,7 +294,7 @@ impl Agent {
     fn execute(&mut self, action: Action, rule: &str) -> Result<bool> {
         match action {
             Action::Promise { term } => {
-                self.change_words(|durable| durable.promise = durable.promise.max(term))?;
+                self.change_words(|words| words.durable.promise = words.durable.promise.max(term))?;
                 Ok(true)
             }
             Action::Revoke { .. } => Ok(false),
@@ -302,11 +315,15 @@ impl Agent {
                 if self.refused(Operation::Promote) || self.view.durable.promise > term {
                     return Ok(false);
                 }
-                self.change_words(|durable| durable.promoted = term)?;
+                self.change_words(|words| words.durable.promoted = term)?;
                 self.start(Operation::Promote, Work::Promote { term, timeline, set })
             }
-            Action::Prepare { .. } => self.start(Operation::Prepare, Work::Prepare { store: self.parts.store.clone() }),
-            Action::ApplySync { term, set } => self.start(Operation::ApplySync, Work::ApplySync { term, set }),
+            Action::Prepare { .. } => {
+                self.start(Operation::Prepare, Work::Prepare { store: self.parts.store.clone() })
+            }
+            Action::ApplySync { term, set } => {
+                self.start(Operation::ApplySync, Work::ApplySync { term, set })
+            }
             Action::Quarantine { .. } => self.start(Operation::Gate, Work::Gate { open: false }),
             Action::Admit { .. } => self.start(Operation::Gate, Work::Gate { open: true }),
             Action::Slots { members, .. } => self.start(Operation::Slots, Work::Slots { members }),
@@ -315,7 +332,8 @@ impl Agent {
 
     /// Work is under way, or this kind of work has just failed.
     fn refused(&self, operation: Operation) -> bool {
-        let early = self.retry.as_ref().is_some_and(|(failed, at)| *failed == operation && Instant::now() < *at);
+        let early =
+            self.retry.as_ref().is_some_and(|(failed, at)| *failed == operation && Instant::now() < *at);
         self.view.busy.is_some() || early
     }
 
@@ -337,7 +355,7 @@ impl Agent {
         }
         let incarnation = format!("{:04x}", rand::random::<u16>());
         let member = brain::MemberId::new(&self.view.me, &incarnation);
-        self.change_words(|durable| {
+        self.change_words(|Words { durable, .. }| {
             durable.member = Some(member);
             durable.promise = durable.promise.max(term);
             durable.needs_clone = operation == Operation::Clone;
@@ -350,8 +368,12 @@ impl Agent {
         if self.refused(Operation::Follow) || self.view.durable.promise > term {
             return Ok(false);
         }
-        self.change_words(|durable| durable.promise = durable.promise.max(term))?;
-        self.start(Operation::Follow, Work::Follow { upstream: Upstream { node, term }, member })
+        let upstream = Upstream { node, term };
+        self.change_words(|words| {
+            words.durable.promise = words.durable.promise.max(term);
+            words.upstream = Some(upstream.clone());
+        })?;
+        self.start(Operation::Follow, Work::Follow { upstream, member })
     }
 
     fn commit(&mut self, commit: &Commit, rule: &str) -> Result<()> {

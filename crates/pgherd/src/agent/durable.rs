@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use brain::Durable;
+use brain::{Durable, Upstream};
 use serde::{Deserialize, Serialize};
 
 /// What lies on disk.
@@ -18,6 +18,8 @@ pub struct Words {
     pub cluster: String,
     pub node: String,
     pub durable: Durable,
+    /// Whom the server's files point at; written before they are.
+    pub upstream: Option<Upstream>,
 }
 
 pub struct WordsFile {
@@ -30,8 +32,9 @@ impl WordsFile {
     pub fn open(dir: &Path, cluster: &str, node: &str) -> Result<WordsFile> {
         let path = dir.join("member.json");
         let words = match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice::<Words>(&bytes)
-                .with_context(|| format!("{} is damaged; without its promise this node may not vote", path.display()))?,
+            Ok(bytes) => serde_json::from_slice::<Words>(&bytes).with_context(|| {
+                format!("{} is damaged; without its promise this node may not vote", path.display())
+            })?,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 Words { cluster: cluster.to_owned(), node: node.to_owned(), ..Words::default() }
             }

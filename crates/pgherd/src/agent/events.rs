@@ -57,7 +57,11 @@ impl EventLog {
         }
         let next = events.back().map_or(1, |event| event.id + 1);
         let file = OpenOptions::new().create(true).append(true).open(&path)?;
-        Ok(EventLog { node: node.to_owned(), path, inner: Mutex::new(Inner { events, file: Some(file), next }) })
+        Ok(EventLog {
+            node: node.to_owned(),
+            path,
+            inner: Mutex::new(Inner { events, file: Some(file), next }),
+        })
     }
 
     /// Notes an event. A full disk loses the line in the file, never the agent.
@@ -66,7 +70,8 @@ impl EventLog {
         tracing::info!(term, rule, why = why.join("; "), "{what}");
         let Ok(mut inner) = self.inner.lock() else { return };
         let at = crate::clock::wall().to_string();
-        let event = Event { id: inner.next, at, node: self.node.clone(), term, rule: rule.to_owned(), what, why };
+        let event =
+            Event { id: inner.next, at, node: self.node.clone(), term, rule: rule.to_owned(), what, why };
         inner.next += 1;
         if let Ok(mut line) = serde_json::to_string(&event) {
             line.push('\n');
@@ -88,7 +93,11 @@ impl EventLog {
 
 impl Inner {
     fn write(&mut self, path: &Path, line: &[u8]) {
-        let full = self.file.as_ref().and_then(|file| file.metadata().ok()).is_some_and(|m| m.len() > FILE_BYTES_MAX);
+        let full = self
+            .file
+            .as_ref()
+            .and_then(|file| file.metadata().ok())
+            .is_some_and(|m| m.len() > FILE_BYTES_MAX);
         if full {
             let _ = std::fs::rename(path, path.with_extension("jsonl.old"));
             self.file = OpenOptions::new().create(true).append(true).open(path).ok();

@@ -14,6 +14,7 @@
 mod core;
 mod durable;
 mod events;
+mod look;
 mod message;
 mod observer;
 mod panel;
@@ -26,3 +27,5 @@ pub use durable::WordsFile;
 pub use events::{Event, EventLog};
 pub use message::Message;
 pub use panel::Panel;
+pub use publish::topology;
+pub use work::Worker;

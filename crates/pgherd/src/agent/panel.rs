@@ -41,7 +41,8 @@ impl Panel {
     pub fn explain(&self, node: Option<&str>) -> Vec<Explanation> {
         let Some(seen) = self.seen() else { return Vec::new() };
         let named = node.map(NodeName::from);
-        let nodes = named.map_or_else(|| seen.view.settings.full.iter().cloned().collect(), |node| vec![node]);
+        let nodes =
+            named.map_or_else(|| seen.view.settings.full.iter().cloned().collect(), |node| vec![node]);
         nodes.iter().map(|node| explain(&seen.view, node)).collect()
     }
 }

@@ -22,10 +22,12 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         postgres.standby().is_some_and(|standby| standby.streaming && standby.follows(record))
     };
     let own = follows(&view.postgres).then(|| view.me.0.clone());
-    let peers = view.fresh_peers().filter(|status| follows(&status.postgres)).map(|status| status.node.0.clone());
+    let peers =
+        view.fresh_peers().filter(|status| follows(&status.postgres)).map(|status| status.node.0.clone());
     let mut replicas: Vec<String> = own.into_iter().chain(peers).collect();
     replicas.sort();
-    let reason = if primary.is_some() { String::new() } else { reason(view, record, peer(view, &record.node.0)) };
+    let reason =
+        if primary.is_some() { String::new() } else { reason(view, record, peer(view, &record.node.0)) };
     Topology {
         term: record.term.0,
         primary: primary.as_deref().and_then(backend),
@@ -39,11 +41,14 @@ fn peer<'a>(view: &'a View, node: &str) -> Option<&'a Status> {
 }
 
 fn reason(view: &View, record: &brain::PrimaryRecord, status: Option<&Status>) -> String {
-    let health = if record.node == view.me { Some(health_of(view)) } else { status.map(|status| status.health) };
+    let health =
+        if record.node == view.me { Some(health_of(view)) } else { status.map(|status| status.health) };
     let node = &record.node;
     match health {
         None => format!("{node}, the primary of term {}, is not heard", record.term),
-        Some(Health::Down) => format!("PostgreSQL on {node}, the primary of term {}, is down; a takeover is due", record.term),
+        Some(Health::Down) => {
+            format!("PostgreSQL on {node}, the primary of term {}, is down; a takeover is due", record.term)
+        }
         Some(Health::Blocked) => format!("the primary {node} waits for a standby to confirm writes"),
         Some(_) if !view.opened() => format!("{node} is taking over as primary of term {}", record.term),
         Some(_) => format!("the primary {node} is not open for clients now"),

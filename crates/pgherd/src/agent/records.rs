@@ -25,7 +25,8 @@ const CREDENTIALS: &str = "/credentials";
 /// A record that cannot be read is an error: deciding without it would be deciding on a guess.
 fn record<T: DeserializeOwned>(snapshot: &Snapshot, path: &str) -> Result<Option<Versioned<T>>> {
     let Some(Entry { value, version }) = snapshot.entries.get(path) else { return Ok(None) };
-    let value = serde_json::from_value(value.clone()).with_context(|| format!("the store's {path} is not readable"))?;
+    let value = serde_json::from_value(value.clone())
+        .with_context(|| format!("the store's {path} is not readable"))?;
     Ok(Some(Versioned { value, version: *version }))
 }
 
@@ -64,7 +65,10 @@ pub fn new_credentials() -> Result<(Credentials, Transaction)> {
     let credentials = Credentials { replication: password(), rewind: password() };
     let value = serde_json::to_value(&credentials)?;
     let change = Change::Put { key: CREDENTIALS.to_owned(), value };
-    Ok((credentials, Transaction { conditions: vec![condition(CREDENTIALS, 0)], changes: vec![change], lease: None }))
+    Ok((
+        credentials,
+        Transaction { conditions: vec![condition(CREDENTIALS, 0)], changes: vec![change], lease: None },
+    ))
 }
 
 fn condition(key: &str, version: u64) -> Condition {

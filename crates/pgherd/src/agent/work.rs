@@ -1,0 +1,280 @@
+//! Work on the server: one piece at a time, each ending with a fresh observation.
+//!
+//! It executes what the brain decided and adds nothing but what the server needs to be told: hosts, passwords, files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use brain::{Applied, MemberId, NodeName, Operation, Postgres, SyncSet, Term, Upstream};
+use tokio::sync::{mpsc, watch};
+use wire::{Lsn, Timeline};
+
+use super::core::Note;
+use super::records::{self, Credentials};
+use crate::postgres::{
+    NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Upstream as Pointer,
+};
+use crate::store::Store;
+
+/// Crash recovery of an unclean server may replay max_wal_size of WAL; `observe` shows its progress meanwhile.
+const START_DEADLINE: Duration = Duration::from_secs(3600);
+
+/// A fast shutdown writes a checkpoint and waits for walsenders; then it is stopped at once instead.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// End of recovery on a standby that has replayed its WAL takes milliseconds; replay of a backlog longer.
+const PROMOTE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Copies of large databases take hours; a copy that is stuck is seen by its progress.
+const CLONE_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+const REWIND_DEADLINE: Duration = Duration::from_secs(6 * 3600);
+
+/// What to do, with all that the brain knew.
+pub enum Work {
+    Initdb,
+    Start,
+    Stop,
+    Detach,
+    Follow { upstream: Upstream, member: MemberId },
+    Clone { from: NodeName },
+    Rewind { from: NodeName },
+    Promote { term: Term, timeline: Timeline, set: SyncSet },
+    Prepare { store: Arc<dyn Store> },
+    ApplySync { term: Term, set: SyncSet },
+    Gate { open: bool },
+    Slots { members: BTreeSet<MemberId> },
+}
+
+pub struct Done {
+    pub operation: Operation,
+    pub result: Result<()>,
+    pub postgres: Postgres,
+    pub took: Duration,
+}
+
+/// What this process knows of its server beyond what the server says; lost with the process, and then asked anew.
+#[derive(Default)]
+pub(super) struct Known {
+    pub credentials: Option<Credentials>,
+    /// The cluster's system identifier, once there is one.
+    pub system_id: Option<u64>,
+    /// The member id in the durable words.
+    pub member: Option<MemberId>,
+    pub upstream: Option<Upstream>,
+    pub applied: Option<Applied>,
+    pub prepared: bool,
+    pub end_of_recovery: Option<Lsn>,
+    /// When the last write probe reached the local disk, and where it ended.
+    pub write: Option<(Instant, Lsn)>,
+    /// Probes that k of the set have not been seen to flush yet, oldest first.
+    pub unconfirmed: Vec<(Instant, Lsn)>,
+    /// When the last probe was written that k of the set have flushed.
+    pub confirmed: Option<Instant>,
+    pub stalled_since: Option<Instant>,
+    /// The last look that the server answered.
+    pub answer: Option<(Instant, Postgres)>,
+}
+
+pub struct Worker {
+    pub(super) server: Server,
+    /// Each node's PostgreSQL as `host:port`.
+    addresses: BTreeMap<String, String>,
+    known: Mutex<Known>,
+    generation: AtomicU64,
+    progress: watch::Sender<Progress>,
+}
+
+impl Worker {
+    pub fn new(server: Server, addresses: BTreeMap<String, String>) -> Worker {
+        let (progress, _) = watch::channel(Progress::default());
+        Worker { server, addresses, known: Mutex::default(), generation: AtomicU64::new(0), progress }
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        // Every holder only assigns fields, so a panic in one leaves nothing half done.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_credentials(&self, credentials: Option<Credentials>) {
+        self.known().credentials = credentials;
+    }
+
+    pub(super) fn set_system_id(&self, system_id: Option<u64>) {
+        self.known().system_id = system_id;
+    }
+
+    pub(super) fn set_words(&self, member: Option<MemberId>, upstream: Option<Upstream>) {
+        let mut known = self.known();
+        (known.member, known.upstream) = (member, upstream);
+    }
+
+    /// Changes when a piece of work begins and when it ends: a look from before shows what is no more.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+
+    pub fn start(self: &Arc<Self>, operation: Operation, work: Work, notes: mpsc::Sender<Note>) {
+        self.generation.fetch_add(1, Ordering::SeqCst);
+        let worker = self.clone();
+        tokio::spawn(async move {
+            let begun = Instant::now();
+            let result = worker.perform(work).await;
+            worker.generation.fetch_add(1, Ordering::SeqCst);
+            let postgres = worker.observe().await;
+            let done = Done { operation, result, postgres, took: begun.elapsed() };
+            // A closed channel means that the agent is stopping.
+            let _ = notes.send(Note::Done(Box::new(done))).await;
+        });
+    }
+
+    async fn perform(&self, work: Work) -> Result<()> {
+        let server = &self.server;
+        match work {
+            Work::Initdb => server.initdb().await?,
+            Work::Start => self.start_detached().await?,
+            Work::Stop => self.stop().await?,
+            Work::Detach => server.detach().await?,
+            Work::Follow { upstream, member } => self.follow(&upstream, &member).await?,
+            Work::Clone { from } => self.clone_from(&from).await?,
+            Work::Rewind { from } => self.rewind_to(&from).await?,
+            Work::Promote { term, timeline, set } => self.promote(term, timeline, set).await?,
+            Work::Prepare { store } => self.prepare(store.as_ref()).await?,
+            Work::ApplySync { term, set } => self.apply_sync(term, set).await?,
+            Work::Gate { open: true } => server.admit().await?,
+            Work::Gate { open: false } => server.quarantine().await?,
+            Work::Slots { members } => {
+                let wanted = members.iter().map(MemberId::slot_name).collect();
+                server.ensure_slots(&wanted, is_ours).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn start_detached(&self) -> Result<()> {
+        self.forget_run();
+        self.server.start_detached(START_DEADLINE).await?;
+        Ok(())
+    }
+
+    async fn stop(&self) -> Result<()> {
+        self.server.stop(StopMode::Fast, STOP_DEADLINE).await?;
+        self.forget_run();
+        Ok(())
+    }
+
+    /// What was known of the server's last run says nothing of the next.
+    fn forget_run(&self) {
+        let mut known = self.known();
+        (known.applied, known.prepared, known.end_of_recovery) = (None, false, None);
+        (known.write, known.confirmed, known.stalled_since) = (None, None, None);
+        known.answer = None;
+        known.unconfirmed.clear();
+    }
+
+    async fn follow(&self, upstream: &Upstream, member: &MemberId) -> Result<()> {
+        let source = self.source(&upstream.node, |credentials| credentials.replication.clone())?;
+        // Slots of a former primaryship would hold WAL for ever.
+        self.server.ensure_slots(&BTreeSet::new(), is_ours).await?;
+        self.known().stalled_since = Some(Instant::now());
+        let pointer = Pointer {
+            host: source.host,
+            port: source.port,
+            password: source.password,
+            application_name: member.standby_name(upstream.term),
+            slot_name: Some(member.slot_name()),
+        };
+        self.server.follow(&pointer).await?;
+        Ok(())
+    }
+
+    async fn clone_from(&self, node: &NodeName) -> Result<()> {
+        self.stop().await?;
+        let source = self.source(node, |credentials| credentials.replication.clone())?;
+        self.server.basebackup(&source, None, self.progress.clone(), CLONE_DEADLINE).await?;
+        Ok(())
+    }
+
+    async fn rewind_to(&self, node: &NodeName) -> Result<()> {
+        let source = self.source(node, |credentials| credentials.rewind.clone())?;
+        self.stop().await?;
+        match self.server.rewind(&source, REWIND_DEADLINE).await? {
+            RewindOutcome::Done { fork, kept } => {
+                tracing::info!(%fork, kept = %kept.display(), "rewound; the WAL from the fork on is kept");
+                Ok(())
+            }
+            RewindOutcome::NotRequired => Ok(()),
+            RewindOutcome::Failed { reason } => bail!("pg_rewind failed: {reason}"),
+        }
+    }
+
+    async fn promote(&self, term: Term, timeline: Timeline, set: SyncSet) -> Result<()> {
+        let names = standby_names(term, &set)?;
+        let promoted = self.server.promote(timeline, &names, PROMOTE_DEADLINE).await?;
+        let mut known = self.known();
+        known.end_of_recovery = Some(promoted.end_of_recovery);
+        // In force without more ado: no walsender has run under another value since the server became writable.
+        known.applied = Some(Applied { term, set, lsn: promoted.end_of_recovery });
+        known.prepared = false;
+        Ok(())
+    }
+
+    async fn prepare(&self, store: &dyn Store) -> Result<()> {
+        let known = self.known().credentials.clone();
+        let credentials = match known {
+            Some(credentials) => credentials,
+            None => {
+                let (credentials, transaction) = records::new_credentials()?;
+                store.commit(transaction).await.context("record the cluster's own passwords")?;
+                credentials
+            }
+        };
+        let passwords = Passwords { replication: credentials.replication, rewind: credentials.rewind };
+        self.server.ensure_roles(&passwords).await?;
+        self.known().prepared = true;
+        Ok(())
+    }
+
+    async fn apply_sync(&self, term: Term, set: SyncSet) -> Result<()> {
+        self.known().applied = None;
+        let (names, k) = names_and_k(term, &set)?;
+        let applied = self.server.apply_sync(&names, k).await?;
+        self.known().applied = Some(Applied { term, set, lsn: applied.lsn });
+        Ok(())
+    }
+
+    fn source(&self, node: &NodeName, password: impl Fn(&Credentials) -> String) -> Result<Source> {
+        let address =
+            self.addresses.get(&node.0).with_context(|| format!("{node} has no PostgreSQL address"))?;
+        let (host, port) = address.rsplit_once(':').with_context(|| format!("{address} is no host:port"))?;
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let port = port.parse().with_context(|| format!("{address} has no port"))?;
+        let known = self.known();
+        let credentials =
+            known.credentials.as_ref().context("the cluster's own passwords are not in the store yet")?;
+        Ok(Source { host, port, password: password(credentials) })
+    }
+}
+
+fn is_ours(slot: &str) -> bool {
+    slot.starts_with("pgherd_")
+}
+
+/// The standby names of `set` under `term`, and k. A set that cannot acknowledge names nobody.
+fn names_and_k(term: Term, set: &SyncSet) -> Result<(Vec<String>, u32)> {
+    let names: Vec<String> = set.members.iter().map(|member| member.standby_name(term)).collect();
+    let k = u32::try_from(set.k).context("k is too large")?;
+    Ok((names, k))
+}
+
+/// The value for a promotion; a set with fewer members than k acknowledges nothing.
+fn standby_names(term: Term, set: &SyncSet) -> Result<String> {
+    let (names, k) = names_and_k(term, set)?;
+    if k > 0 && names.len() < set.k {
+        return Ok(NOBODY.to_owned());
+    }
+    Ok(crate::postgres::standby_names(&names, k)?)
+}
