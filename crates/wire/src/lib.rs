@@ -4,8 +4,16 @@
 //! client/server protocol. What it is not: a connection; nothing here reads a socket, a clock or a file.
 //! Invariant: every function is total over its input; a malformed frame is an error, never a panic.
 
+#[cfg(test)]
+mod chance;
+mod command;
+mod error;
 mod lsn;
+pub mod message;
+pub mod startup;
 mod timeline;
 
+pub use command::Commands;
+pub use error::{ErrorFields, ErrorResponse, Severity};
 pub use lsn::{Lsn, ParseLsnError};
 pub use timeline::{Branch, History, HistoryError, Timeline};

@@ -1,2 +1,264 @@
-//! (stub)
+//! The proxy: clients connect here and reach the right server.
+//!
+//! ```text
+//! listener ─► session ─► hello        what does the client want?
+//!                    ├─► admission    wait for a server (queue), choose (backend), connect (servers)
+//!                    ├─► relay        move bytes, keep the ledger, mind cancels
+//!                    └─► refusal      what the client is told
+//! ```
+//!
+//! What it is: a session relay. Each session has one server connection for its whole life; start-up packet and
+//! authentication pass through untouched, so every method of pg_hba works as without a proxy. What it is not yet: a
+//! pool, a router by statement, a holder of sessions during a switchover; these take the place of `admission` (when
+//! a server is taken) and sit on `ledger` (when it may be given back).
+//!
+//! Invariants: the topology is learnt from one watch and from nowhere else. A session on the primary ends the moment
+//! the topology names a higher term, another primary or none; one on a replica, when that replica is not listed. No
+//! client can make the proxy hold unbounded memory, or a slot for ever before it is authenticated.
+
 pub mod topology;
+
+mod admission;
+mod backend;
+mod cancel;
+mod hello;
+mod ledger;
+mod listener;
+mod refusal;
+mod relay;
+mod servers;
+mod session;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+
+use cancel::CancelMap;
+use servers::Servers;
+use topology::Topology;
+
+/// What the proxy is told by the node's configuration.
+#[derive(Clone, Debug)]
+pub struct ProxyConfig {
+    /// Host name or address to listen on, `0.0.0.0` and `::` for all.
+    pub listen: String,
+    pub read_write_port: u16,
+    pub read_only_port: u16,
+    /// Behaves as the read-write port until routing by statement comes.
+    pub auto_port: Option<u16>,
+    /// Connections that may wait for a server at the same time.
+    pub queue_max: usize,
+    /// How long one waits at most. Zero: one attempt within `connect_timeout`.
+    pub queue_timeout: Duration,
+    pub sessions_max: usize,
+    /// For TCP to a server.
+    pub connect_timeout: Duration,
+    /// Within this a client must have sent its start-up packet.
+    pub login_timeout: Duration,
+}
+
+/// A port of the proxy.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Port {
+    ReadWrite,
+    ReadOnly,
+    Auto,
+}
+
+impl Port {
+    pub fn name(self) -> &'static str {
+        match self {
+            Port::ReadWrite => "read_write",
+            Port::ReadOnly => "read_only",
+            Port::Auto => "auto",
+        }
+    }
+
+    /// What a client of this port waits for in vain.
+    fn lack(self) -> &'static str {
+        match self {
+            Port::ReadWrite | Port::Auto => "no primary accepts connections",
+            Port::ReadOnly => "no replica and no primary accepts connections",
+        }
+    }
+}
+
+/// Why the proxy did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    #[error(
+        "port {port} of {host} is in use by another program (setting \"{setting}\"); choose another port there, \
+         or find that program with \"ss -ltnp 'sport = :{port}'\""
+    )]
+    PortInUse { host: String, port: u16, setting: &'static str },
+    #[error(
+        "cannot listen on port {port} of {host}: {source} (settings \"listen\" and \"{setting}\"); name an \
+         address of this machine, or 0.0.0.0 for all, and a port that this user may open"
+    )]
+    Listen { host: String, port: u16, setting: &'static str, source: io::Error },
+}
+
+impl ProxyError {
+    fn bind(host: &str, port: u16, setting: &'static str, source: io::Error) -> ProxyError {
+        let host = host.to_owned();
+        match source.kind() {
+            io::ErrorKind::AddrInUse => ProxyError::PortInUse { host, port, setting },
+            _ => ProxyError::Listen { host, port, setting, source },
+        }
+    }
+}
+
+/// Where the proxy is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
+enum Stage {
+    Running,
+    /// No new session; idle ones are closed, the others may finish their transaction.
+    Draining,
+    Stopped,
+}
+
+impl Stage {
+    /// Waits until the proxy is at least this far; a proxy that was dropped is.
+    async fn reached(self, stage: &mut watch::Receiver<Stage>) {
+        drop(stage.wait_for(|stage| *stage >= self).await);
+    }
+}
+
+/// What all sessions of a proxy share.
+struct Shared {
+    config: ProxyConfig,
+    topology: watch::Receiver<Topology>,
+    stage: watch::Sender<Stage>,
+    servers: Servers,
+    sessions: Arc<Semaphore>,
+    dead_ends: Arc<Semaphore>,
+    queued: Arc<AtomicUsize>,
+    cancels: Arc<CancelMap>,
+    counters: Counters,
+}
+
+/// Events since the start.
+#[derive(Default)]
+struct Counters {
+    refused: AtomicU64,
+    queue_timeouts: AtomicU64,
+    cuts: AtomicU64,
+    cancels: AtomicU64,
+}
+
+impl Counters {
+    fn add(counter: &AtomicU64) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// The proxy in numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Counts {
+    /// Connections now, those included that wait or have not said what they want.
+    pub sessions: usize,
+    /// Of these, waiting for a server.
+    pub queued: usize,
+    /// Turned away since the start: queue full or timed out, too many sessions, shutdown.
+    pub refused: u64,
+    /// Of these, by the queue's deadline.
+    pub queue_timeouts: u64,
+    /// Sessions ended because their server was not to be used any more.
+    pub cuts: u64,
+    /// Cancel requests that reached a server.
+    pub cancels: u64,
+}
+
+/// Where it listens; tells the ports when the configuration left them to the kernel (port 0).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Addresses {
+    pub read_write: SocketAddr,
+    pub read_only: SocketAddr,
+    pub auto: Option<SocketAddr>,
+}
+
+/// A running proxy. Dropping it ends all its sessions at once; `shutdown` is the kind way.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    addresses: Addresses,
+    listeners: JoinSet<()>,
+}
+
+impl Proxy {
+    /// Listens on all ports or, when one cannot be had, on none.
+    pub async fn start(
+        config: ProxyConfig,
+        topology: watch::Receiver<Topology>,
+    ) -> Result<Proxy, ProxyError> {
+        let host = config.listen.as_str();
+        let read_write = listener::bind(host, config.read_write_port, "read_write_port").await?;
+        let read_only = listener::bind(host, config.read_only_port, "read_only_port").await?;
+        let auto = match config.auto_port {
+            Some(port) => Some(listener::bind(host, port, "auto_port").await?),
+            None => None,
+        };
+        let address = |listener: &tokio::net::TcpListener, port, setting| {
+            listener.local_addr().map_err(|source| ProxyError::bind(host, port, setting, source))
+        };
+        let addresses = Addresses {
+            read_write: address(&read_write, config.read_write_port, "read_write_port")?,
+            read_only: address(&read_only, config.read_only_port, "read_only_port")?,
+            auto: auto.as_ref().map(|auto| address(auto, 0, "auto_port")).transpose()?,
+        };
+        let shared = Arc::new(Shared {
+            topology,
+            stage: watch::Sender::new(Stage::Running),
+            servers: Servers::default(),
+            sessions: Arc::new(Semaphore::new(config.sessions_max)),
+            dead_ends: listener::dead_ends(),
+            queued: Arc::default(),
+            cancels: Arc::default(),
+            counters: Counters::default(),
+            config,
+        });
+        let mut listeners = JoinSet::new();
+        let ports =
+            [(Port::ReadWrite, Some(read_write)), (Port::ReadOnly, Some(read_only)), (Port::Auto, auto)];
+        for (port, listener) in ports {
+            if let Some(listener) = listener {
+                listeners.spawn(listener::accept_loop(Arc::clone(&shared), port, listener));
+            }
+        }
+        Ok(Proxy { shared, addresses, listeners })
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    pub fn counts(&self) -> Counts {
+        let shared = &self.shared;
+        let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            sessions: shared.config.sessions_max.saturating_sub(shared.sessions.available_permits()),
+            queued: shared.queued.load(Ordering::Relaxed),
+            refused: total(&shared.counters.refused),
+            queue_timeouts: total(&shared.counters.queue_timeouts),
+            cuts: total(&shared.counters.cuts),
+            cancels: total(&shared.counters.cancels),
+        }
+    }
+
+    /// Takes no new session, gives open transactions up to `drain` to end, then cuts what is left.
+    pub async fn shutdown(mut self, drain: Duration) {
+        self.shared.stage.send_replace(Stage::Draining);
+        let all_ended = async { while self.listeners.join_next().await.is_some() {} };
+        if tokio::time::timeout(drain, all_ended).await.is_err() {
+            self.shared.stage.send_replace(Stage::Stopped);
+            // Each listener gives its sessions a bounded time to say good-bye.
+            while self.listeners.join_next().await.is_some() {}
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! From a start-up packet to a server that has answered it, waiting while there is none.
+//!
+//! What it is: the queue. What it is not: first come, first served to the letter; all who wait are woken together and
+//! the limit on openings sorts them. Invariant: at most `queue_max` sessions wait, none longer than `queue_timeout`,
+//! and one whose client has left waits no more.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::backend::Choice;
+use super::ledger::Loss;
+use super::refusal::{CutCause, Refusal};
+use super::servers::{Opened, Seat};
+use super::{Counters, Port, Shared, Stage};
+
+/// Between two rounds over servers that all failed. Ten tries a second find a server that has just opened soon, and
+/// a queue of a thousand costs a refusing host ten thousand SYNs a second at most.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// A client has nothing to say before it is asked; this much is kept for the server, more is no PostgreSQL client.
+const EARLY_MAX: usize = 8 * 1024;
+
+/// A session's server.
+#[derive(Debug)]
+pub struct Admitted {
+    pub choice: Choice,
+    pub seat: Seat,
+    pub opened: Opened,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum NotAdmitted {
+    ClientLeft,
+    Refused(Refusal),
+}
+
+/// Waits for a server as long as the configuration allows. Bytes that the client sends meanwhile go to `early`.
+pub async fn admit<C: AsyncRead + Unpin>(
+    shared: &Shared,
+    port: Port,
+    startup: &[u8],
+    client: &mut C,
+    early: &mut Vec<u8>,
+) -> Result<Admitted, NotAdmitted> {
+    let mut stage = shared.stage.subscribe();
+    tokio::select! {
+        biased;
+        outcome = find(shared, port, startup) => outcome.map_err(NotAdmitted::Refused),
+        () = until_left(client, early) => Err(NotAdmitted::ClientLeft),
+        () = Stage::Draining.reached(&mut stage) => {
+            Err(NotAdmitted::Refused(Refusal::Cut { cause: CutCause::Shutdown, loss: Loss::Nothing }))
+        }
+    }
+}
+
+/// Resolves when the client has gone or talks out of turn.
+async fn until_left<C: AsyncRead + Unpin>(client: &mut C, early: &mut Vec<u8>) {
+    let mut chunk = [0; 512];
+    while let Ok(read @ 1..) = client.read(&mut chunk).await {
+        early.extend_from_slice(&chunk[..read]);
+        if early.len() > EARLY_MAX {
+            return;
+        }
+    }
+}
+
+async fn find(shared: &Shared, port: Port, startup: &[u8]) -> Result<Admitted, Refusal> {
+    let config = &shared.config;
+    let started = Instant::now();
+    let deadline = started + config.queue_timeout;
+    // Without any queue time a healthy server must still have time to accept.
+    let open_deadline = deadline.max(started + config.connect_timeout);
+    let mut topology = shared.topology.clone();
+    let mut failed: Vec<String> = Vec::new();
+    let mut last_error = None;
+    let mut place = None;
+    loop {
+        let now = topology.borrow_and_update().clone();
+        if let Some((choice, seat)) = shared.servers.pick(port, &now, &failed) {
+            let mut watched = topology.clone();
+            let opened = tokio::select! {
+                biased;
+                // What happened is in the topology, which is read again at once.
+                cause = choice.until_cut(&mut watched) => match cause {
+                    CutCause::AgentGone => return Err(Refusal::Cut { cause, loss: Loss::Nothing }),
+                    _ => continue,
+                },
+                opened = timeout_at(open_deadline, seat.open(startup, config.connect_timeout)) => opened,
+            };
+            match opened {
+                Ok(Ok(opened)) => return Ok(Admitted { choice, seat, opened }),
+                Ok(Err(error)) => {
+                    tracing::debug!(node = choice.backend.node, %error, "opening failed");
+                    last_error = Some(format!("The last attempt: {error}."));
+                    failed.push(choice.backend.address);
+                    continue;
+                }
+                Err(_) => last_error = last_error.or(Some(format!("{} did not answer.", seat.address()))),
+            }
+        }
+        if place.is_none() {
+            place = Some(Place::take(shared).ok_or_else(|| Refusal::QueueFull {
+                port,
+                queue_max: config.queue_max,
+                reason: now.reason.clone(),
+            })?);
+        }
+        let retries = !failed.is_empty();
+        let wake = async {
+            tokio::select! {
+                changed = topology.changed() => changed.is_ok(),
+                () = sleep(RETRY_AFTER), if retries => true,
+            }
+        };
+        let woken = if Instant::now() < deadline { timeout_at(deadline, wake).await.ok() } else { None };
+        if woken != Some(true) {
+            Counters::add(&shared.counters.queue_timeouts);
+            let waited = started.elapsed();
+            let reason = shared.topology.borrow().reason.clone();
+            return Err(Refusal::QueueTimeout { port, waited, reason, last_error });
+        }
+        failed.clear();
+    }
+}
+
+/// A place in the queue, given back when dropped.
+struct Place {
+    queued: Arc<AtomicUsize>,
+}
+
+impl Place {
+    fn take(shared: &Shared) -> Option<Place> {
+        let queue_max = shared.config.queue_max;
+        shared
+            .queued
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |queued| {
+                (queued < queue_max).then_some(queued + 1)
+            })
+            .ok()?;
+        Some(Place { queued: Arc::clone(&shared.queued) })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.queued.fetch_sub(1, Ordering::Relaxed);
+    }
+}

@@ -1,0 +1,134 @@
+//! What a client is told when its session cannot begin or cannot go on.
+//!
+//! What it is: the one place that chooses SQLSTATEs and words: what happened, why, what to type next.
+//! Invariant: 40001 is said only when nothing can have been committed; drivers retry on it by themselves.
+
+use std::time::Duration;
+
+use wire::{ErrorResponse, Severity};
+
+use super::Port;
+use super::ledger::Loss;
+
+const STATUS_HINT: &str = "Run \"pgherd status\" to see the cluster.";
+
+/// Why there is no session, or none any more.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    TooManySessions { sessions_max: usize },
+    QueueFull { port: Port, queue_max: usize, reason: String },
+    QueueTimeout { port: Port, waited: Duration, reason: String, last_error: Option<String> },
+    Protocol(String),
+    Cut { cause: CutCause, loss: Loss },
+}
+
+/// Why a server connection was taken away from its session.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum CutCause {
+    /// The cluster has a primary of a higher term, or is choosing one.
+    Takeover {
+        node: String,
+        term_was: u64,
+        term: u64,
+    },
+    /// The primary of this term may not serve at present.
+    PrimaryClosed {
+        node: String,
+        reason: String,
+    },
+    ReplicaGone {
+        node: String,
+    },
+    /// The server closed the connection without a word.
+    ServerClosed {
+        node: String,
+    },
+    /// The server's bytes are no PostgreSQL messages.
+    ServerGarbled {
+        node: String,
+        error: String,
+    },
+    /// Nobody publishes the topology any more.
+    AgentGone,
+    Shutdown,
+}
+
+impl Refusal {
+    pub fn response(&self) -> ErrorResponse {
+        let (sqlstate, message, detail, hint) = match self {
+            Refusal::TooManySessions { sessions_max } => (
+                "53300",
+                "too many sessions on this proxy".to_owned(),
+                format!("All {sessions_max} sessions are in use."),
+                "Close sessions, connect to another node, or raise the proxy's limit \"sessions_max\"."
+                    .to_owned(),
+            ),
+            Refusal::QueueFull { port, queue_max, reason } => (
+                "53300",
+                format!("{}, and the queue that waits for it is full", port.lack()),
+                why(reason, format!("{queue_max} connections are waiting already.")),
+                format!("Try again later. {STATUS_HINT}"),
+            ),
+            Refusal::QueueTimeout { port, waited, reason, last_error } => (
+                "57P03",
+                format!("{} within {:.1} s", port.lack(), waited.as_secs_f64()),
+                why(reason, last_error.clone().unwrap_or_default()),
+                STATUS_HINT.to_owned(),
+            ),
+            Refusal::Protocol(error) => ("08P01", error.clone(), String::new(), String::new()),
+            Refusal::Cut { cause, loss } => cut(cause, *loss),
+        };
+        ErrorResponse { severity: Severity::Fatal, sqlstate, message, detail, hint }
+    }
+}
+
+fn cut(cause: &CutCause, loss: Loss) -> (&'static str, String, String, String) {
+    let cause = cause.sentence();
+    match loss {
+        Loss::Nothing => (
+            "57P01",
+            format!("terminating connection: {cause}"),
+            "No transaction was open.".to_owned(),
+            format!("Connect again. {STATUS_HINT}"),
+        ),
+        Loss::OpenTransaction => (
+            "40001",
+            format!("transaction rolled back: {cause}"),
+            "Its COMMIT had not been sent, so nothing of it was committed.".to_owned(),
+            "Connect again and retry the transaction.".to_owned(),
+        ),
+        Loss::Unknown => (
+            "08007",
+            format!("transaction outcome unknown: {cause}"),
+            "A statement that may have committed was sent and its answer did not arrive.".to_owned(),
+            "Connect again and look whether it took effect before you repeat it.".to_owned(),
+        ),
+    }
+}
+
+fn why(reason: &str, more: String) -> String {
+    [reason, &more].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+impl CutCause {
+    fn sentence(&self) -> String {
+        match self {
+            CutCause::Takeover { node, term_was, term } => {
+                format!("takeover: node {node} was primary of term {term_was}, the cluster is at term {term}")
+            }
+            CutCause::PrimaryClosed { node, reason } if reason.is_empty() => {
+                format!("node {node} is no open primary any more")
+            }
+            CutCause::PrimaryClosed { node, reason } => {
+                format!("node {node} is no open primary any more ({reason})")
+            }
+            CutCause::ReplicaGone { node } => format!("node {node} is no healthy replica any more"),
+            CutCause::ServerClosed { node } => format!("PostgreSQL of node {node} closed the connection"),
+            CutCause::ServerGarbled { node, error } => {
+                format!("PostgreSQL of node {node} sent what is no message ({error})")
+            }
+            CutCause::AgentGone => "the agent of this node has stopped".to_owned(),
+            CutCause::Shutdown => "the proxy of this node is shutting down".to_owned(),
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Connections to servers: how many there are of each, and how a new one is opened.
+//!
+//! What it is: the counts that balance the read-only port, the limit on simultaneous openings, and the opening itself
+//! up to the server's first answer. What it is not: a pool; each session has a server of its own until it ends.
+//! Invariant: a failed opening has shown the client nothing, so the session can try again elsewhere.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use wire::ErrorFields;
+use wire::message::backend;
+
+use super::Port;
+use super::backend::Choice;
+use super::listener::set_socket_options;
+use super::topology::Topology;
+
+/// Simultaneous openings of one server. A fork of PostgreSQL costs a few milliseconds, so 32 keep two cores busy and
+/// a thousand waiting clients are in after about a second, without a thousand forks in the first one.
+const OPENINGS_MAX: usize = 32;
+/// From the start-up packet to the server's first byte. A healthy server answers in milliseconds; slow name
+/// resolution for pg_hba may take seconds. A hung one is left earlier when the topology says so.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// An error that refuses a login is far smaller; a longer one is no message.
+const FIRST_ERROR_MAX: usize = 16 * 1024;
+
+/// All servers that have sessions or may get some.
+#[derive(Default, Debug)]
+pub struct Servers {
+    by_address: Mutex<BTreeMap<String, Arc<Server>>>,
+    /// Where the last round began, so that equal servers take turns.
+    turn: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct Server {
+    address: Arc<str>,
+    sessions: AtomicUsize,
+    openings: Semaphore,
+}
+
+impl Servers {
+    /// Takes a seat on the least used of the best servers that are not in `failed`.
+    pub fn pick(&self, port: Port, topology: &Topology, failed: &[String]) -> Option<(Choice, Seat)> {
+        let mut by_address = lock(&self.by_address);
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+        for class in Choice::candidates(port, topology) {
+            let class: Vec<Choice> =
+                class.into_iter().filter(|choice| !failed.contains(&choice.backend.address)).collect();
+            let sessions = |choice: &Choice| {
+                by_address.get(&choice.backend.address).map_or(0, |s| s.sessions.load(Ordering::Relaxed))
+            };
+            let start = turn % class.len().max(1);
+            let best = class[start..].iter().chain(&class[..start]).min_by_key(|choice| sessions(choice));
+            if let Some(choice) = best.cloned() {
+                // Those that nobody uses go, so that the map stays as small as the cluster.
+                by_address.retain(|address, server| {
+                    *address == choice.backend.address || Arc::strong_count(server) > 1
+                });
+                let server = by_address
+                    .entry(choice.backend.address.clone())
+                    .or_insert_with_key(|address| Arc::new(Server::new(address)));
+                server.sessions.fetch_add(1, Ordering::Relaxed);
+                return Some((choice, Seat { server: Arc::clone(server) }));
+            }
+        }
+        None
+    }
+}
+
+impl Server {
+    fn new(address: &str) -> Server {
+        Server {
+            address: address.into(),
+            sessions: AtomicUsize::new(0),
+            openings: Semaphore::new(OPENINGS_MAX),
+        }
+    }
+}
+
+/// One session's place on a server, counted until it is dropped.
+#[derive(Debug)]
+pub struct Seat {
+    server: Arc<Server>,
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.server.sessions.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// A server that has answered the start-up packet.
+#[derive(Debug)]
+pub struct Opened {
+    pub stream: TcpStream,
+    /// What it has said so far; the client has not seen it yet.
+    pub answer: Vec<u8>,
+}
+
+/// Why no session could begin there now. Everything else, a refusal by pg_hba for instance, is the client's to see.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("connecting to {address} failed: {source}")]
+    Connect { address: String, source: io::Error },
+    #[error("{address} did not answer within {} ms", .after.as_millis())]
+    Silent { address: String, after: Duration },
+    #[error("{address} closed the connection before it answered")]
+    Closed { address: String },
+    /// SQLSTATE 57P03: starting up, shutting down, in recovery.
+    #[error("{address} says: {message}")]
+    NotNow { address: String, message: String },
+}
+
+impl Seat {
+    pub fn address(&self) -> &Arc<str> {
+        &self.server.address
+    }
+
+    /// Connects, sends the client's start-up packet as it is and waits for the first answer.
+    pub async fn open(&self, startup: &[u8], connect_timeout: Duration) -> Result<Opened, OpenError> {
+        let address = || self.server.address.to_string();
+        // The semaphore is never closed; without a permit the opening would only be less bounded.
+        let _permit = self.server.openings.acquire().await.ok();
+        let connect = async {
+            let mut stream = TcpStream::connect(&*self.server.address).await?;
+            set_socket_options(&stream);
+            stream.write_all(startup).await?;
+            Ok(stream)
+        };
+        let mut stream = timeout(connect_timeout, connect)
+            .await
+            .map_err(|_| OpenError::Silent { address: address(), after: connect_timeout })?
+            .map_err(|source| OpenError::Connect { address: address(), source })?;
+        let answer = timeout(ANSWER_TIMEOUT, first_answer(&mut stream))
+            .await
+            .map_err(|_| OpenError::Silent { address: address(), after: ANSWER_TIMEOUT })?
+            .ok_or_else(|| OpenError::Closed { address: address() })?;
+        match not_now(&answer) {
+            Some(message) => Err(OpenError::NotNow { address: address(), message }),
+            None => Ok(Opened { stream, answer }),
+        }
+    }
+}
+
+/// The first bytes, and the whole message when it is an error; `None` when the server ends before.
+async fn first_answer(stream: &mut TcpStream) -> Option<Vec<u8>> {
+    let mut answer = Vec::with_capacity(1024);
+    loop {
+        let read = stream.read_buf(&mut answer).await.ok()?;
+        if read == 0 {
+            return None;
+        }
+        if answer[0] != backend::ERROR_RESPONSE || error_body(&answer).is_some() {
+            return Some(answer);
+        }
+        // A postmaster that cannot fork answers `E` and bare text, without a length, and closes.
+        if answer.len() > FIRST_ERROR_MAX {
+            return None;
+        }
+    }
+}
+
+fn error_body(answer: &[u8]) -> Option<&[u8]> {
+    let (prefix, rest) = answer.split_first_chunk::<5>()?;
+    let [backend::ERROR_RESPONSE, word @ ..] = *prefix else { return None };
+    rest.get(..(u32::from_be_bytes(word) as usize).checked_sub(4)?)
+}
+
+fn not_now(answer: &[u8]) -> Option<String> {
+    let fields = ErrorFields::new(error_body(answer)?);
+    (fields.sqlstate() == Some(b"57P03"))
+        .then(|| String::from_utf8_lossy(fields.message().unwrap_or_default()).into_owned())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

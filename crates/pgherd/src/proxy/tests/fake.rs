@@ -1,0 +1,223 @@
+//! A PostgreSQL server and a client in a few lines, each speaking just enough of the protocol.
+
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::{JoinHandle, JoinSet};
+use wire::message::put_frame;
+use wire::startup::{CancelKey, startup_packet};
+use wire::{ErrorFields, ErrorResponse, Severity};
+
+use super::soon;
+use crate::proxy::hello::{Hello, read_hello};
+
+/// How the server answers a start-up packet.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Manner {
+    Trusting,
+    /// Trusting, but its key is the old one of 4 bytes.
+    ShortKey,
+    Refusing(&'static str),
+    /// Closes without a word.
+    Mute,
+}
+
+#[derive(Default, Debug)]
+pub struct Seen {
+    pub queries: Vec<String>,
+    pub cancels: Vec<(u32, Vec<u8>)>,
+    pub logins: u32,
+    pub open: u32,
+}
+
+/// A server. A query that holds `hang` is not answered, one that holds `half` gets half a message, one that holds
+/// `die` ends the connection.
+pub struct Server {
+    pub address: String,
+    pub manner: watch::Sender<Manner>,
+    pub seen: Arc<watch::Sender<Seen>>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Server {
+    pub async fn new(manner: Manner) -> Server {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let manner = watch::Sender::new(manner);
+        let seen = Arc::new(watch::Sender::new(Seen::default()));
+        let (manners, log) = (manner.clone(), Arc::clone(&seen));
+        let task = tokio::spawn(async move {
+            let mut sessions = JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                let (manner, log) = (*manners.borrow(), Arc::clone(&log));
+                sessions.spawn(async move {
+                    log.send_modify(|seen| seen.open += 1);
+                    let _ = serve(stream, manner, &log).await;
+                    log.send_modify(|seen| seen.open -= 1);
+                });
+            }
+        });
+        Server { address, manner, seen, task }
+    }
+
+    pub async fn until(&self, condition: impl Fn(&Seen) -> bool) {
+        soon(self.seen.subscribe().wait_for(condition)).await.unwrap();
+    }
+
+    pub fn logins(&self) -> u32 {
+        self.seen.borrow().logins
+    }
+}
+
+async fn serve(mut stream: TcpStream, manner: Manner, log: &watch::Sender<Seen>) -> std::io::Result<()> {
+    match read_hello(&mut stream).await {
+        Ok(Hello::Cancel { pid, secret }) => {
+            log.send_modify(|seen| seen.cancels.push((pid, secret)));
+            return Ok(());
+        }
+        Ok(Hello::Session { .. }) => log.send_modify(|seen| seen.logins += 1),
+        Err(_) => return Ok(()),
+    }
+    let key = match manner {
+        Manner::Mute => return Ok(()),
+        Manner::Refusing(sqlstate) => {
+            let error = ErrorResponse {
+                severity: Severity::Fatal,
+                sqlstate,
+                message: "the server says no".to_owned(),
+                detail: String::new(),
+                hint: String::new(),
+            };
+            return stream.write_all(&error.encode()).await;
+        }
+        Manner::Trusting => vec![0, 0, 0, 9].into_iter().chain([5; 32]).collect::<Vec<u8>>(),
+        Manner::ShortKey => vec![0, 0, 0, 9, 1, 2, 3, 4],
+    };
+    let mut out = Vec::new();
+    put_frame(&mut out, b'R', &[0; 4]);
+    put_frame(&mut out, b'K', &key);
+    put_frame(&mut out, b'Z', b"I");
+    stream.write_all(&out).await?;
+    let mut status = b'I';
+    loop {
+        let (tag, body) = read_frame(&mut stream).await?;
+        if tag != b'Q' {
+            return Ok(());
+        }
+        let sql = String::from_utf8_lossy(&body[..body.len() - 1]).into_owned();
+        log.send_modify(|seen| seen.queries.push(sql.clone()));
+        if sql.starts_with("BEGIN") {
+            status = b'T';
+        } else if sql.starts_with("COMMIT") {
+            status = b'I';
+        }
+        if sql.contains("die") {
+            return Ok(());
+        }
+        if sql.contains("half") {
+            stream.write_all(&[b'D', 0, 0, 0, 100, 1, 2, 3]).await?;
+        } else if !sql.contains("hang") {
+            let mut out = Vec::new();
+            put_frame(&mut out, b'C', b"OK\0");
+            put_frame(&mut out, b'Z', &[status]);
+            stream.write_all(&out).await?;
+        }
+    }
+}
+
+async fn read_frame(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+    let tag = stream.read_u8().await?;
+    let mut body = vec![0; stream.read_u32().await? as usize - 4];
+    stream.read_exact(&mut body).await?;
+    Ok((tag, body))
+}
+
+/// What an error said.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told {
+    pub sqlstate: String,
+    /// Message, detail and hint, one per line.
+    pub text: String,
+}
+
+pub struct Client {
+    pub stream: TcpStream,
+    pub key: Mutex<Vec<u8>>,
+}
+
+impl Client {
+    /// Connects and sends a start-up packet, no more.
+    pub async fn knock(address: SocketAddr) -> Client {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&startup_packet(2, &[("user", "ann")])).await.unwrap();
+        Client { stream, key: Mutex::default() }
+    }
+
+    pub async fn login(address: SocketAddr) -> Client {
+        let mut client = Client::knock(address).await;
+        client.ready().await.expect("the login succeeds");
+        client
+    }
+
+    pub async fn send(&mut self, sql: &str) {
+        let mut out = Vec::new();
+        put_frame(&mut out, b'Q', format!("{sql}\0").as_bytes());
+        self.stream.write_all(&out).await.unwrap();
+    }
+
+    pub async fn query(&mut self, sql: &str) -> Result<(), Told> {
+        self.send(sql).await;
+        self.ready().await
+    }
+
+    /// Reads up to ReadyForQuery or an error; an empty SQLSTATE means that the connection ended without one.
+    pub async fn ready(&mut self) -> Result<(), Told> {
+        soon(async {
+            loop {
+                match read_frame(&mut self.stream).await {
+                    Ok((b'Z', _)) => return Ok(()),
+                    Ok((b'K', key)) => *self.key.lock().unwrap() = key,
+                    Ok((b'E', body)) => return Err(told(&body)),
+                    Ok(_) => {}
+                    Err(_) => return Err(Told { sqlstate: String::new(), text: String::new() }),
+                }
+            }
+        })
+        .await
+    }
+
+    /// The error that comes without being asked for, after which the connection ends.
+    pub async fn last_words(&mut self) -> Told {
+        let told = self.ready().await.unwrap_err();
+        assert_eq!(
+            soon(self.stream.read(&mut [0; 64])).await.unwrap_or(0),
+            0,
+            "nothing follows a FATAL error"
+        );
+        told
+    }
+
+    /// Sends a cancel request for this session and waits until it is dealt with.
+    pub async fn cancel(&self, address: SocketAddr) {
+        let key = self.key.lock().unwrap().clone();
+        let packet = CancelKey::parse(&key).expect("the server gave a key").request();
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&packet).await.unwrap();
+        soon(stream.read(&mut [0])).await.unwrap();
+    }
+}
+
+fn told(body: &[u8]) -> Told {
+    let fields = ErrorFields::new(body);
+    let text = |tag| String::from_utf8_lossy(fields.get(tag).unwrap_or_default()).into_owned();
+    Told { sqlstate: text(b'C'), text: [text(b'M'), text(b'D'), text(b'H')].join("\n") }
+}

@@ -1,0 +1,81 @@
+//! The proxy as a whole, against servers made of a few lines and against a real PostgreSQL.
+
+mod cuts;
+mod edges;
+mod fake;
+mod queue;
+mod real;
+
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use super::topology::{Backend, Topology};
+use super::{Counts, Proxy, ProxyConfig};
+
+/// Every wait of a test; never reached when things work.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+pub async fn soon<F: Future>(what: F) -> F::Output {
+    timeout(PATIENCE, what).await.expect("it takes too long")
+}
+
+pub fn config() -> ProxyConfig {
+    ProxyConfig {
+        listen: "127.0.0.1".to_owned(),
+        read_write_port: 0,
+        read_only_port: 0,
+        auto_port: Some(0),
+        queue_max: 100,
+        queue_timeout: PATIENCE,
+        sessions_max: 100,
+        connect_timeout: Duration::from_secs(2),
+        login_timeout: PATIENCE,
+    }
+}
+
+pub fn backend(node: &str, address: &str) -> Backend {
+    Backend { node: node.to_owned(), address: address.to_owned() }
+}
+
+/// A topology of `term` with a primary `n1` and replicas `n2`, `n3`… at these addresses.
+pub fn topology(term: u64, primary: Option<&str>, replicas: &[&str]) -> Topology {
+    Topology {
+        term,
+        primary: primary.map(|address| backend("n1", address)),
+        replicas: (2..).zip(replicas).map(|(n, address)| backend(&format!("n{n}"), address)).collect(),
+        reason: if primary.is_none() { "A takeover is under way.".to_owned() } else { String::new() },
+    }
+}
+
+/// A proxy and the hand on its topology.
+pub struct Stand {
+    pub proxy: Proxy,
+    pub topology: watch::Sender<Topology>,
+}
+
+impl Stand {
+    pub async fn new(config: ProxyConfig, topology: Topology) -> Stand {
+        let (sender, receiver) = watch::channel(topology);
+        let proxy = Proxy::start(config, receiver).await.expect("the proxy starts");
+        Stand { proxy, topology: sender }
+    }
+
+    pub fn read_write(&self) -> std::net::SocketAddr {
+        self.proxy.addresses().read_write
+    }
+
+    pub fn read_only(&self) -> std::net::SocketAddr {
+        self.proxy.addresses().read_only
+    }
+
+    pub async fn until(&self, condition: impl Fn(Counts) -> bool) {
+        soon(async {
+            while !condition(self.proxy.counts()) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        })
+        .await;
+    }
+}
