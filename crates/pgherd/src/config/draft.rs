@@ -56,7 +56,7 @@ impl Draft {
             let place = Place::Environment(variable.clone());
             if let Some(setting) = setting {
                 self.refused.retain(|key| key != setting.key);
-                self.put(setting.key, setting.kind.from_text(text), place);
+                self.put(setting.key, setting.kind.read_text(text), place);
                 continue;
             }
             let section = SECTIONS.iter().map(|section| section.name).find(|section| {
@@ -103,7 +103,7 @@ impl Draft {
                         );
                         self.problem(Place::File, text);
                     }
-                    SettingDefault::Value(text) => self.put(&key, setting.kind.from_text(text), Place::File),
+                    SettingDefault::Value(text) => self.put(&key, setting.kind.read_text(text), Place::File),
                     SettingDefault::List(lines) => {
                         let lines = lines.iter().map(|line| (*line).to_owned()).collect();
                         self.put(&key, Ok(Value::List(lines)), Place::File);

@@ -126,7 +126,7 @@ impl Reader<'_> {
         match settings::find(full) {
             Some(setting) => {
                 let place = self.place(item);
-                self.draft.put(full, setting.kind.from_toml(item.get_ref()), place);
+                self.draft.put(full, setting.kind.read_toml(item.get_ref()), place);
             }
             None => {
                 let hint = settings::suggest(full).map(|near| format!("; did you mean {near}?"));

@@ -1,7 +1,7 @@
 //! PostgreSQL parameters: the user's are passed on as they are, except those that pgherd must own.
 
 /// Parameters that pgherd sets itself, and what to do instead. One that a user could set here would either be
-/// overridden in silence or break what DESIGN promises.
+/// overridden in silence or break what pgherd promises.
 const OWNED: &[(&str, &str)] = &[
     ("allow_alter_system", "pgherd reads and writes these settings itself"),
     ("config_file", "the files below node.dir/conf are pgherd's"),

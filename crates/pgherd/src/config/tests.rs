@@ -391,9 +391,9 @@ fn the_table_is_whole() {
         let example = format!("x = {}", setting.example);
         let table = toml::de::DeTable::parse(&example).unwrap();
         let value = table.get_ref().values().next().unwrap();
-        assert!(setting.kind.from_toml(value.get_ref()).is_ok(), "example of {}", setting.key);
+        assert!(setting.kind.read_toml(value.get_ref()).is_ok(), "example of {}", setting.key);
         if let Default::Value(text) = setting.default {
-            assert!(setting.kind.from_text(text).is_ok(), "default of {}", setting.key);
+            assert!(setting.kind.read_text(text).is_ok(), "default of {}", setting.key);
         }
     }
     // Every setting reaches the model: changed in the file, it changes what is written.

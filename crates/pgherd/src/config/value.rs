@@ -59,7 +59,9 @@ impl Kind {
                 format!("a whole number, {min} to {max} {unit}").trim_end().to_owned()
             }
             Kind::Duration { .. } => "a duration such as \"250ms\", \"2s\" or \"5min\"".into(),
-            Kind::Choice(choices) => choices.map_text(),
+            Kind::Choice(choices) => {
+                choices.iter().map(|choice| format!("{choice:?}")).collect::<Vec<_>>().join(" or ")
+            }
             Kind::Lines => "a list of strings".into(),
         }
     }
@@ -87,7 +89,7 @@ impl Kind {
     }
 
     /// Takes a value from the file; `Err` says what is wrong with it.
-    pub fn from_toml(self, value: &DeValue<'_>) -> Result<Value, String> {
+    pub fn read_toml(self, value: &DeValue<'_>) -> Result<Value, String> {
         match (self, value) {
             (Kind::Port | Kind::Integer { .. }, DeValue::Integer(number)) => {
                 let number = i64::from_str_radix(number.as_str(), number.radix());
@@ -101,13 +103,13 @@ impl Kind {
                 Ok(Value::List(lines.collect::<Result<_, _>>()?))
             }
             (Kind::Port | Kind::Integer { .. } | Kind::Lines, other) => Err(self.mismatch(other)),
-            (_, DeValue::String(text)) => self.from_text(text),
+            (_, DeValue::String(text)) => self.read_text(text),
             (_, other) => Err(self.mismatch(other)),
         }
     }
 
     /// Takes a value from the environment, or a string from the file.
-    pub fn from_text(self, text: &str) -> Result<Value, String> {
+    pub fn read_text(self, text: &str) -> Result<Value, String> {
         if text.chars().any(char::is_control) {
             return Err("control characters are not allowed".into());
         }
@@ -159,16 +161,6 @@ impl Kind {
             _ => String::new(),
         };
         format!("expected {}, found the {}{shown}", self.expected(), found.type_str())
-    }
-}
-
-trait MapText {
-    fn map_text(&self) -> String;
-}
-
-impl MapText for &[&str] {
-    fn map_text(&self) -> String {
-        self.iter().map(|choice| format!("{choice:?}")).collect::<Vec<_>>().join(" or ")
     }
 }
 
@@ -236,7 +228,7 @@ fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String
 pub(super) fn format_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();
     let units = [(3_600_000, "h"), (60_000, "min"), (1000, "s")];
-    match units.iter().find(|(size, _)| milliseconds > 0 && milliseconds % size == 0) {
+    match units.iter().find(|(size, _)| milliseconds > 0 && milliseconds.is_multiple_of(*size)) {
         Some((size, unit)) => format!("{}{unit}", milliseconds / size),
         None => format!("{milliseconds}ms"),
     }
