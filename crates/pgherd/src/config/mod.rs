@@ -1,1 +1,58 @@
-//! (stub)
+//! The configuration of one node: a TOML file, then the environment, read strictly.
+//!
+//! [`settings::SETTINGS`] is the one table of what there is; reading, the reference page and the commented file that
+//! the demo writes all come from it. Defaults give way to the file, the file to `PGHERD_<SECTION>_<KEY>`. Whatever
+//! is wrong is reported together, each with its place and, where one is near, a suggestion; nothing is guessed.
+//!
+//! Not here: what belongs to the whole cluster and changes while it runs (the store), and files of PostgreSQL.
+//!
+//! Invariant: a [`Config`] that [`load`] returns has passed every check in [`check`].
+
+mod check;
+mod draft;
+mod error;
+mod file;
+mod model;
+mod parameters;
+mod reference;
+mod render;
+pub mod settings;
+#[cfg(test)]
+mod tests;
+mod value;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+pub use error::{ConfigError, Problem};
+pub use model::{
+    Config, Failover, Http, LastStandbyLost, Node, NodeKind, Peer, PeerListen, Postgres, Proxy, Sync, Tls,
+};
+pub use parameters::owner as parameter_owner;
+pub use reference::page as reference_page;
+pub use render::render;
+
+/// Reads the file at `path` and the environment of this process.
+pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let text =
+        fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    // A name or value that is not UTF-8 cannot be one of ours.
+    let environment = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    parse(&text, &path.display().to_string(), &environment)
+}
+
+/// Reads configuration text; `file` is what messages call it.
+pub fn parse(text: &str, file: &str, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
+    let mut draft = draft::Draft::default();
+    file::read(text, &mut draft);
+    draft.read_environment(environment);
+    // After a syntax error half of the file may be missing: what it lacks would only mislead.
+    if !draft.broken {
+        draft.apply_defaults();
+        check::check(&mut draft);
+    }
+    draft.finish(file)
+}

@@ -1,0 +1,349 @@
+//! The configuration as the rest of pgherd sees it: typed, checked, complete.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::draft::Draft;
+use super::value::{Value, split_address};
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    pub cluster: String,
+    pub node: Node,
+    pub postgres: Postgres,
+    pub proxy: Proxy,
+    pub http: Http,
+    pub peer: PeerListen,
+    pub tls: Tls,
+    /// All voters by name, this node included.
+    pub peers: BTreeMap<String, Peer>,
+    pub failover: Failover,
+    pub sync: Sync,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Node {
+    pub name: String,
+    pub dir: PathBuf,
+    pub kind: NodeKind,
+    /// Host under which others reach PostgreSQL here; without brackets.
+    pub advertise: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum NodeKind {
+    Full,
+    Witness,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Postgres {
+    pub port: u16,
+    /// For `listen_addresses`.
+    pub listen: String,
+    /// `None`: to be discovered.
+    pub bin_dir: Option<PathBuf>,
+    /// Operating system user, when pgherd is root.
+    pub user: String,
+    /// Major version.
+    pub version: Option<u32>,
+    /// Names in lower case, none that pgherd owns; values without control characters, not quoted.
+    pub parameters: BTreeMap<String, String>,
+    /// Lines of pg_hba.conf.
+    pub hba: Vec<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Proxy {
+    pub listen: String,
+    pub read_write_port: u16,
+    pub read_only_port: u16,
+    pub auto_port: u16,
+    pub sessions_max: u32,
+    pub queue_max: u32,
+    pub queue_timeout: Duration,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Http {
+    pub listen: String,
+    pub port: u16,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerListen {
+    pub listen: String,
+    pub port: u16,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Tls {
+    pub ca: PathBuf,
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Peer {
+    /// `host:port` of its agent.
+    pub peer: String,
+    /// `host:port` of its PostgreSQL; a witness has none.
+    pub postgres: Option<String>,
+    pub kind: NodeKind,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Failover {
+    pub heartbeat: Duration,
+    pub failure_timeout: Duration,
+    pub drift_percent: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Sync {
+    /// k: how many standbys must flush a commit.
+    pub standbys: u32,
+    pub on_last_standby_lost: LastStandbyLost,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LastStandbyLost {
+    Block,
+}
+
+impl NodeKind {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            NodeKind::Full => "full",
+            NodeKind::Witness => "witness",
+        }
+    }
+
+    fn of(text: &str) -> NodeKind {
+        if text == "witness" { NodeKind::Witness } else { NodeKind::Full }
+    }
+}
+
+impl LastStandbyLost {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LastStandbyLost::Block => "block",
+        }
+    }
+}
+
+impl Tls {
+    /// Where [`crate::peer::certificates::issue`] puts a node's files, for a node whose folder is `dir`.
+    pub fn below(dir: &Path) -> Tls {
+        let dir = dir.join("tls");
+        Tls { ca: dir.join("ca.crt"), cert: dir.join("node.crt"), key: dir.join("node.key") }
+    }
+}
+
+/// The layout below `node.dir`; nobody else puts these paths together.
+impl Config {
+    pub fn data_dir(&self) -> PathBuf {
+        self.node.dir.join("data")
+    }
+    pub fn conf_dir(&self) -> PathBuf {
+        self.node.dir.join("conf")
+    }
+    pub fn run_dir(&self) -> PathBuf {
+        self.node.dir.join("run")
+    }
+    pub fn store_dir(&self) -> PathBuf {
+        self.node.dir.join("store")
+    }
+    pub fn tls_dir(&self) -> PathBuf {
+        self.node.dir.join("tls")
+    }
+    pub fn member_file(&self) -> PathBuf {
+        self.node.dir.join("member.json")
+    }
+    pub fn events_file(&self) -> PathBuf {
+        self.node.dir.join("events.jsonl")
+    }
+
+    /// `host:port` to listen on for peers.
+    pub fn peer_listen_address(&self) -> String {
+        join_address(&self.peer.listen, self.peer.port)
+    }
+
+    /// The peer addresses of all nodes, as the peer link wants them.
+    pub fn peer_addresses(&self) -> BTreeMap<String, String> {
+        self.peers.iter().map(|(name, peer)| (name.clone(), peer.peer.clone())).collect()
+    }
+
+    /// A configuration with every default, for a full node that is alone in its cluster at `127.0.0.1`. The demo
+    /// begins with it and changes ports and peers.
+    pub fn alone(cluster: &str, name: &str, dir: &Path) -> Config {
+        let mut draft = Draft::default();
+        let given = [("cluster", cluster), ("node.name", name), ("node.dir", &dir.to_string_lossy())]
+            .map(|(key, text)| (key.to_owned(), text.to_owned()));
+        let peer = [("peer", "127.0.0.1:7432"), ("postgres", "127.0.0.1:5432")]
+            .map(|(key, text)| (format!("peers.{name}.{key}"), text.to_owned()));
+        draft.peers.insert(name.to_owned(), super::error::Place::File);
+        for (key, text) in given.into_iter().chain(peer) {
+            draft.put(&key, Ok(Value::Text(text)), super::error::Place::File);
+        }
+        draft.apply_defaults();
+        draft.values.insert("sync.standbys".to_owned(), (Value::Integer(0), super::error::Place::File));
+        match Config::from_draft(&draft) {
+            Ok(config) => config,
+            // By construction: everything without a default was put in above, which a test shows for all of the table.
+            Err(key) => unreachable!("{key} has neither a value nor a default"),
+        }
+    }
+
+    /// `Err` is a key without a value.
+    pub(super) fn from_draft(draft: &Draft) -> Result<Config, String> {
+        let take = Take(draft);
+        let (name, dir) = (take.text("node.name")?, PathBuf::from(take.text("node.dir")?));
+        let mut peers = BTreeMap::new();
+        for peer in draft.peers.keys() {
+            let key = |setting: &str| format!("peers.{peer}.{setting}");
+            let entry = Peer {
+                peer: take.text(&key("peer"))?,
+                postgres: draft.text(&key("postgres")).map(str::to_owned),
+                kind: NodeKind::of(&take.text(&key("kind"))?),
+            };
+            peers.insert(peer.clone(), entry);
+        }
+        let own = peers.get(&name).ok_or_else(|| format!("peers.{name}"))?;
+        let advertise = match draft.text("node.advertise") {
+            Some(host) => host.to_owned(),
+            None => {
+                let address = own.postgres.as_ref().unwrap_or(&own.peer);
+                split_address(address).map_err(|_| "node.advertise".to_owned())?.0
+            }
+        };
+        let tls = Tls::below(&dir);
+        let path = |key, default| draft.text(key).map_or(default, PathBuf::from);
+        Ok(Config {
+            cluster: take.text("cluster")?,
+            postgres: Postgres {
+                port: take.number("postgres.port")?,
+                listen: take.text("postgres.listen")?,
+                bin_dir: draft.text("postgres.bin_dir").map(PathBuf::from),
+                user: take.text("postgres.user")?,
+                version: take.number("postgres.version").ok(),
+                parameters: draft
+                    .parameters
+                    .iter()
+                    .map(|(name, (text, _))| (name.clone(), text.clone()))
+                    .collect(),
+                hba: take.list("postgres.hba")?,
+            },
+            proxy: Proxy {
+                listen: take.text("proxy.listen")?,
+                read_write_port: take.number("proxy.read_write_port")?,
+                read_only_port: take.number("proxy.read_only_port")?,
+                auto_port: take.number("proxy.auto_port")?,
+                sessions_max: take.number("proxy.sessions_max")?,
+                queue_max: take.number("proxy.queue_max")?,
+                queue_timeout: take.duration("proxy.queue_timeout")?,
+            },
+            http: Http { listen: take.text("http.listen")?, port: take.number("http.port")? },
+            peer: PeerListen { listen: take.text("peer.listen")?, port: take.number("peer.port")? },
+            tls: Tls {
+                ca: path("tls.ca", tls.ca),
+                cert: path("tls.cert", tls.cert),
+                key: path("tls.key", tls.key),
+            },
+            failover: Failover {
+                heartbeat: take.duration("failover.heartbeat")?,
+                failure_timeout: take.duration("failover.failure_timeout")?,
+                drift_percent: take.number("failover.drift_percent")?,
+            },
+            sync: Sync {
+                standbys: take.number("sync.standbys")?,
+                on_last_standby_lost: LastStandbyLost::Block,
+            },
+            node: Node { name, dir, kind: own.kind, advertise },
+            peers,
+        })
+    }
+
+    /// The value of a setting as it would be written in TOML; `None` when a derived one is not set. For the rows of
+    /// `peers.*` ask [`Config::peers`].
+    pub(super) fn written(&self, key: &str) -> Option<String> {
+        let text = |text: &str| Some(quote(text));
+        let path = |path: &Path, default: &Path| (path != default).then(|| quote(&path.to_string_lossy()));
+        let duration = |duration| text(&super::value::format_duration(duration));
+        let derived = Tls::below(&self.node.dir);
+        match key {
+            "cluster" => text(&self.cluster),
+            "node.name" => text(&self.node.name),
+            "node.dir" => text(&self.node.dir.to_string_lossy()),
+            "node.kind" => text(self.node.kind.as_str()),
+            "node.advertise" => text(&self.node.advertise),
+            "postgres.port" => Some(self.postgres.port.to_string()),
+            "postgres.listen" => text(&self.postgres.listen),
+            "postgres.bin_dir" => self.postgres.bin_dir.as_ref().map(|dir| quote(&dir.to_string_lossy())),
+            "postgres.user" => text(&self.postgres.user),
+            "postgres.version" => self.postgres.version.map(|version| version.to_string()),
+            "postgres.hba" => Some(quote_list(self.postgres.hba.iter().map(String::as_str))),
+            "proxy.listen" => text(&self.proxy.listen),
+            "proxy.read_write_port" => Some(self.proxy.read_write_port.to_string()),
+            "proxy.read_only_port" => Some(self.proxy.read_only_port.to_string()),
+            "proxy.auto_port" => Some(self.proxy.auto_port.to_string()),
+            "proxy.sessions_max" => Some(self.proxy.sessions_max.to_string()),
+            "proxy.queue_max" => Some(self.proxy.queue_max.to_string()),
+            "proxy.queue_timeout" => duration(self.proxy.queue_timeout),
+            "http.listen" => text(&self.http.listen),
+            "http.port" => Some(self.http.port.to_string()),
+            "peer.listen" => text(&self.peer.listen),
+            "peer.port" => Some(self.peer.port.to_string()),
+            "tls.ca" => path(&self.tls.ca, &derived.ca),
+            "tls.cert" => path(&self.tls.cert, &derived.cert),
+            "tls.key" => path(&self.tls.key, &derived.key),
+            "failover.heartbeat" => duration(self.failover.heartbeat),
+            "failover.failure_timeout" => duration(self.failover.failure_timeout),
+            "failover.drift_percent" => Some(self.failover.drift_percent.to_string()),
+            "sync.standbys" => Some(self.sync.standbys.to_string()),
+            "sync.on_last_standby_lost" => text(self.sync.on_last_standby_lost.as_str()),
+            _ => None,
+        }
+    }
+}
+
+/// `host:port`, an IPv6 address in brackets.
+fn join_address(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// A TOML basic string.
+pub(super) fn quote(text: &str) -> String {
+    toml::Value::String(text.to_owned()).to_string()
+}
+
+pub(super) fn quote_list<'a>(lines: impl Iterator<Item = &'a str>) -> String {
+    let lines: Vec<String> = lines.map(|line| format!("\n  {},", quote(line))).collect();
+    if lines.is_empty() { "[]".to_owned() } else { format!("[{}\n]", lines.concat()) }
+}
+
+/// Values of a draft that must be there; `Err` is the key that is not.
+struct Take<'a>(&'a Draft);
+
+impl Take<'_> {
+    fn text(&self, key: &str) -> Result<String, String> {
+        self.0.text(key).map(str::to_owned).ok_or_else(|| key.to_owned())
+    }
+
+    fn duration(&self, key: &str) -> Result<Duration, String> {
+        self.0.duration(key).ok_or_else(|| key.to_owned())
+    }
+
+    /// The bounds of each kind fit its field.
+    fn number<T: TryFrom<i64>>(&self, key: &str) -> Result<T, String> {
+        self.0.integer(key).and_then(|number| T::try_from(number).ok()).ok_or_else(|| key.to_owned())
+    }
+
+    fn list(&self, key: &str) -> Result<Vec<String>, String> {
+        match self.0.values.get(key) {
+            Some((Value::List(lines), _)) => Ok(lines.clone()),
+            _ => Err(key.to_owned()),
+        }
+    }
+}

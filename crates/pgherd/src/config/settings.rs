@@ -1,0 +1,328 @@
+//! The table of settings: the only place where one is described.
+
+use std::time::Duration;
+
+use super::value::Kind;
+
+/// One setting. Adding one: a row here, a field in `model.rs`.
+pub struct Setting {
+    /// `section.name`; `peers.*.name` stands for one of each peer.
+    pub key: &'static str,
+    pub kind: Kind,
+    pub default: Default,
+    /// Sentences for the reference page and the commented file.
+    pub doc: &'static str,
+    /// As one would write it in TOML.
+    pub example: &'static str,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Default {
+    /// Must be set.
+    Required,
+    /// As it would be written in an environment variable.
+    Value(&'static str),
+    List(&'static [&'static str]),
+    /// Found out by other means when not set; the text says which.
+    Derived(&'static str),
+}
+
+/// A TOML table and what it is about, in the order of the reference page.
+pub struct Section {
+    pub name: &'static str,
+    pub doc: &'static str,
+}
+
+pub const SECTIONS: &[Section] = &[
+    Section { name: "", doc: "" },
+    Section { name: "node", doc: "Who this node is and where its files are." },
+    Section { name: "postgres", doc: "The PostgreSQL server of this node." },
+    Section { name: "proxy", doc: "What applications connect to." },
+    Section { name: "http", doc: "Health endpoints, API and dashboard." },
+    Section { name: "peer", doc: "Where this node listens for the other agents." },
+    Section { name: "tls", doc: "Certificates of the peer link." },
+    Section {
+        name: "peers",
+        doc: "All nodes of the cluster that vote, this one included, one table each: 1 to 5, and the same on \
+              every node. An odd number is best: of two nodes none may go on alone.",
+    },
+    Section { name: "failover", doc: "When a primary counts as lost. The same on every node." },
+    Section {
+        name: "sync",
+        doc: "What must be flushed where before a commit is acknowledged. The same on every node.",
+    },
+];
+
+const PORT: Kind = Kind::Port;
+const LOCALHOST: Default = Default::Value("127.0.0.1");
+const MILLISECOND: Duration = Duration::from_millis(1);
+
+const fn setting(
+    key: &'static str,
+    kind: Kind,
+    default: Default,
+    example: &'static str,
+    doc: &'static str,
+) -> Setting {
+    Setting { key, kind, default, doc, example }
+}
+
+pub const SETTINGS: &[Setting] = &[
+    setting(
+        "cluster",
+        Kind::Name,
+        Default::Required,
+        "\"demo\"",
+        "Name of the cluster. Nodes of another cluster are refused.",
+    ),
+    setting(
+        "node.name",
+        Kind::Name,
+        Default::Required,
+        "\"n1\"",
+        "Name of this node: one of those in [peers], and the one in its certificate.",
+    ),
+    setting(
+        "node.dir",
+        Kind::Directory,
+        Default::Required,
+        "\"/var/lib/pgherd/n1\"",
+        "Everything of this node lives below it: data/ (PostgreSQL's), conf/, run/, store/, tls/, member.json, events.jsonl.",
+    ),
+    setting(
+        "node.kind",
+        Kind::Choice(&["full", "witness"]),
+        Default::Derived("as in this node's table in [peers]"),
+        "\"full\"",
+        "A full node runs PostgreSQL and votes; a witness only votes.",
+    ),
+    setting(
+        "node.advertise",
+        Kind::Host,
+        Default::Derived("the host of `postgres`, else of `peer`, in this node's table in [peers]"),
+        "\"10.0.0.1\"",
+        "Host under which other nodes and proxies reach PostgreSQL here.",
+    ),
+    setting("postgres.port", PORT, Default::Value("5432"), "5432", "Port of PostgreSQL."),
+    setting(
+        "postgres.listen",
+        Kind::Listen,
+        LOCALHOST,
+        "\"0.0.0.0\"",
+        "Addresses PostgreSQL listens on, with commas between; the other nodes must reach it. `*` means all.",
+    ),
+    setting(
+        "postgres.bin_dir",
+        Kind::Directory,
+        Default::Derived("looked for where distributions put it"),
+        "\"/usr/lib/postgresql/17/bin\"",
+        "Folder of PostgreSQL's programs (initdb, postgres, pg_rewind …).",
+    ),
+    setting(
+        "postgres.user",
+        Kind::Text,
+        Default::Value("postgres"),
+        "\"postgres\"",
+        "Operating system user that PostgreSQL runs as when pgherd runs as root (PostgreSQL refuses root).",
+    ),
+    setting(
+        "postgres.version",
+        Kind::Integer { min: 15, max: 18, unit: "" },
+        Default::Derived("that of the data directory, else the newest installed"),
+        "17",
+        "Major version to use when several are installed.",
+    ),
+    setting(
+        "postgres.hba",
+        Kind::Lines,
+        Default::List(&[
+            "local all all scram-sha-256",
+            "host all all 127.0.0.1/32 scram-sha-256",
+            "host all all ::1/128 scram-sha-256",
+        ]),
+        "[\"host all all 10.0.0.0/8 scram-sha-256\"]",
+        "Lines of pg_hba.conf, in this order, below those that pgherd needs itself. Connections come from the \
+         proxies, on any node.",
+    ),
+    setting("proxy.listen", Kind::Host, LOCALHOST, "\"0.0.0.0\"", "Address the proxy listens on."),
+    setting("proxy.read_write_port", PORT, Default::Value("6432"), "6432", "Port that leads to the primary."),
+    setting(
+        "proxy.read_only_port",
+        PORT,
+        Default::Value("6433"),
+        "6433",
+        "Port that leads to a replica, to the primary when none is fit.",
+    ),
+    setting(
+        "proxy.auto_port",
+        PORT,
+        Default::Value("6434"),
+        "6434",
+        "Port that splits reads from writes. Reserved: nothing listens there yet.",
+    ),
+    setting(
+        "proxy.sessions_max",
+        Kind::Integer { min: 1, max: 1_000_000, unit: "sessions" },
+        Default::Value("5000"),
+        "5000",
+        "Client sessions at once; further ones are refused with an error.",
+    ),
+    setting(
+        "proxy.queue_max",
+        Kind::Integer { min: 0, max: 1_000_000, unit: "sessions" },
+        Default::Value("1000"),
+        "1000",
+        "Sessions that may wait while there is no server for them; further ones are refused with an error.",
+    ),
+    setting(
+        "proxy.queue_timeout",
+        Kind::Duration { min: MILLISECOND, max: Duration::from_secs(3600) },
+        Default::Value("15s"),
+        "\"15s\"",
+        "How long a session waits for a server before it gets an error. A takeover takes a few seconds.",
+    ),
+    setting("http.listen", Kind::Host, LOCALHOST, "\"0.0.0.0\"", "Address the HTTP server listens on."),
+    setting("http.port", PORT, Default::Value("8432"), "8432", "Port of the HTTP server."),
+    setting("peer.listen", Kind::Host, LOCALHOST, "\"0.0.0.0\"", "Address to listen on."),
+    setting(
+        "peer.port",
+        PORT,
+        Default::Value("7432"),
+        "7432",
+        "Port to listen on; the one in this node's table in [peers].",
+    ),
+    setting(
+        "tls.ca",
+        Kind::File,
+        Default::Derived("`tls/ca.crt` below `node.dir`"),
+        "\"/etc/pgherd/ca.crt\"",
+        "Certificate of the cluster's authority (PEM).",
+    ),
+    setting(
+        "tls.cert",
+        Kind::File,
+        Default::Derived("`tls/node.crt` below `node.dir`"),
+        "\"/etc/pgherd/node.crt\"",
+        "Certificate of this node (PEM). It names this node and no other.",
+    ),
+    setting(
+        "tls.key",
+        Kind::File,
+        Default::Derived("`tls/node.key` below `node.dir`"),
+        "\"/etc/pgherd/node.key\"",
+        "Its key (PEM). Refused when others may read the file.",
+    ),
+    setting(
+        "peers.*.peer",
+        Kind::Address,
+        Default::Required,
+        "\"10.0.0.1:7432\"",
+        "Where the other agents reach this node's agent.",
+    ),
+    setting(
+        "peers.*.postgres",
+        Kind::Address,
+        Default::Derived("required for a full node, not allowed for a witness"),
+        "\"10.0.0.1:5432\"",
+        "Where other nodes and proxies reach its PostgreSQL.",
+    ),
+    setting(
+        "peers.*.kind",
+        Kind::Choice(&["full", "witness"]),
+        Default::Value("full"),
+        "\"full\"",
+        "A full node runs PostgreSQL and votes; a witness only votes.",
+    ),
+    setting(
+        "failover.heartbeat",
+        // Below 20 ms heartbeats only make noise on a loaded machine.
+        Kind::Duration { min: Duration::from_millis(20), max: Duration::from_secs(10) },
+        Default::Value("250ms"),
+        "\"250ms\"",
+        "How often nodes tell each other how they are.",
+    ),
+    setting(
+        "failover.failure_timeout",
+        Kind::Duration { min: Duration::from_millis(500), max: Duration::from_secs(60) },
+        Default::Value("2s"),
+        "\"2s\"",
+        "A primary that nobody has heard to be fine for this long is replaced. At least twice the heartbeat.",
+    ),
+    setting(
+        "failover.drift_percent",
+        Kind::Integer { min: 1, max: 25, unit: "%" },
+        Default::Value("5"),
+        "5",
+        "How much faster than another node's the clock of a node may run. The primary's right to serve reads ends \
+         earlier by this much.",
+    ),
+    setting(
+        "sync.standbys",
+        Kind::Integer { min: 0, max: 4, unit: "standbys" },
+        Default::Value("1"),
+        "1",
+        "How many standbys must have flushed a commit before it is acknowledged. 0 only in a cluster with one full node.",
+    ),
+    setting(
+        "sync.on_last_standby_lost",
+        Kind::Choice(&["block", "degrade"]),
+        Default::Value("block"),
+        "\"block\"",
+        "What happens when too few standbys are left: `block` lets commits wait. `degrade` (go on without them) \
+         is not supported yet.",
+    ),
+];
+
+impl Setting {
+    /// `failover` of `failover.heartbeat`; empty for a setting outside any table.
+    pub fn section(&self) -> &'static str {
+        self.key.split_once('.').map_or("", |(section, _)| section)
+    }
+
+    /// `heartbeat` of `failover.heartbeat`.
+    pub fn name(&self) -> &'static str {
+        self.key.rsplit_once('.').map_or(self.key, |(_, name)| name)
+    }
+
+    /// The environment variable that sets it; lists and peers have none.
+    pub fn variable(&self) -> Option<String> {
+        let plain = !self.key.contains('*') && !matches!(self.kind, Kind::Lines);
+        plain.then(|| format!("PGHERD_{}", self.key.replace('.', "_").to_uppercase()))
+    }
+}
+
+/// The setting that `key` names; `peers.n1.kind` is `peers.*.kind`.
+pub(super) fn find(key: &str) -> Option<&'static Setting> {
+    let key = match key.strip_prefix("peers.").and_then(|rest| rest.split_once('.')) {
+        Some((_, name)) => format!("peers.*.{name}"),
+        None => key.to_owned(),
+    };
+    SETTINGS.iter().find(|setting| setting.key == key)
+}
+
+/// The known key that somebody who wrote `key` most likely meant.
+pub(super) fn suggest(key: &str) -> Option<String> {
+    let (section, name) = key.rsplit_once('.').unwrap_or(("", key));
+    // In the same table: a few letters wrong.
+    let near = |candidate: &str| {
+        let distance = strsim::damerau_levenshtein(candidate, name);
+        (distance <= name.len().max(candidate.len()) / 3).then_some(distance)
+    };
+    let peer = section.strip_prefix("peers.");
+    let here = SETTINGS.iter().filter(|setting| match peer {
+        Some(_) => setting.section() == "peers",
+        None => setting.section() == section && !setting.key.contains('*'),
+    });
+    let mut names: Vec<&str> = here.map(Setting::name).collect();
+    match section {
+        "" => names.extend(SECTIONS.iter().map(|section| section.name).filter(|name| !name.is_empty())),
+        "postgres" => names.push("parameters"),
+        _ => {}
+    }
+    if let Some(best) = names.iter().filter_map(|name| Some((near(name)?, *name))).min() {
+        return Some(if section.is_empty() { best.1.to_owned() } else { format!("{section}.{}", best.1) });
+    }
+    // In another table: the name as it is.
+    let elsewhere = SETTINGS.iter().find(|setting| setting.name() == name && !setting.key.contains('*'));
+    elsewhere.map(|setting| setting.key.to_owned())
+}
