@@ -6,6 +6,7 @@
 
 pub mod cluster;
 pub mod ledger;
+pub mod machine;
 pub mod processes;
 pub mod status;
 pub mod wait;

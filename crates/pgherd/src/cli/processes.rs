@@ -95,7 +95,9 @@ fn program(process: &Process) -> Option<&str> {
 fn belongs_to(process: &Process, dir: &Path) -> bool {
     // An editor or a pager open on a file of the demo is the user's, not ours.
     const PROGRAMS: [&str; 6] = ["pgherd", "postgres", "pg_basebackup", "pg_rewind", "pg_ctl", "initdb"];
-    if !program(process).is_some_and(|program| PROGRAMS.contains(&program)) {
+    let own = std::env::current_exe().ok();
+    let own = own.as_ref().and_then(|path| path.file_name()).and_then(|name| name.to_str());
+    if !program(process).is_some_and(|program| PROGRAMS.contains(&program) || own == Some(program)) {
         return false;
     }
     // `pgherd status --dir DIR` names the directory itself; a node's processes name something inside.

@@ -134,8 +134,8 @@ impl Layout {
             let what = format!("{} cannot be made", path.display());
             move |error: io::Error| Failure { what, why: Some(error.to_string()), ..Failure::from(error) }
         };
-        make_dir(&self.dir).map_err(failed(&self.dir))?;
         self.check_reachable()?;
+        make_dir(&self.dir).map_err(failed(&self.dir))?;
         if self.resumed {
             return Ok(());
         }
@@ -152,8 +152,8 @@ impl Layout {
 
     /// Root's PostgreSQL runs as the user postgres, who must be able to pass every directory on the way.
     fn check_reachable(&self) -> Result<(), Failure> {
-        let owner = fs::metadata(&self.dir)?.uid();
         let own = rustix::process::geteuid().as_raw();
+        let owner = fs::metadata(&self.dir).map_or(own, |metadata| metadata.uid());
         if owner != own {
             return Err(Failure::new(Exit::Precondition, format!("{} is not ours", self.dir.display()))
                 .why(format!("it belongs to user {owner}, and this is user {own}"))

@@ -104,10 +104,10 @@ fn refuse_running(layout: &Layout) -> Result<(), Failure> {
 fn run(layout: &Layout, detach: bool) -> Result<(), Failure> {
     let interrupt = Interrupt::listen()?;
     let dir = layout.dir.display();
-    print(&match layout.resumed {
+    say(&match layout.resumed {
         true => format!("Resuming the cluster of {} nodes in {dir}\n", layout.nodes.len()),
         false => format!("Starting a cluster of {} nodes in {dir}\n", layout.nodes.len()),
-    })?;
+    });
     let mut daemons = Vec::new();
     let outcome = serve(layout, detach, &interrupt, &mut daemons);
     if detach && outcome.is_ok() {
@@ -115,16 +115,17 @@ fn run(layout: &Layout, detach: bool) -> Result<(), Failure> {
     }
     if outcome.is_ok() {
         // Nobody may be reading any more (the terminal is gone): stopping matters more than saying so.
-        let _ = print("\nStopping…\n");
+        say("\nStopping…\n");
     }
     let stopped = stop::stop(&layout.dir);
     for daemon in &mut daemons {
-        // They have ended; this takes their exit codes off the process table.
+        // They have ended; this takes their exit codes off the process table, and makes sure.
+        let _ = daemon.child.kill();
         let _ = daemon.child.wait();
     }
     outcome?;
     let stopped = stopped?;
-    let _ = print(&format!(
+    say(&format!(
         "stopped {} nodes and {} PostgreSQL servers; `pgherd demo --dir {dir}` resumes\n",
         stopped.agents, stopped.servers
     ));
@@ -144,7 +145,7 @@ fn serve(
     let client = Client::new(&target)?;
     let report = start::wait_until_ready(layout, &client, daemons, interrupt)?;
     let primary = report.primary.clone().unwrap_or_default();
-    print(&announce::connection_lines(layout, &primary, detach))?;
+    say(&announce::connection_lines(layout, &primary, detach, &announce::own_command()));
     if !detach {
         follow(layout, &client, report, interrupt, daemons)?;
     }
@@ -164,18 +165,25 @@ fn follow(
         for (node, status) in start::ended(daemons) {
             daemons.retain(|daemon| daemon.node != node);
             let config = layout.dir.join(&node).join("pgherd.toml");
-            print(&format!(
+            say(&format!(
                 "{node}: pgherd ended ({status}); again: pgherd run --config {}\n",
                 config.display()
-            ))?;
+            ));
         }
         let Ok(answered) = client.status() else { continue };
         for line in changes(&shown, &answered.report) {
-            print(&line)?;
+            say(&line);
         }
         shown = answered.report;
     }
     Ok(())
+}
+
+/// Tells the user. The demo goes on when nobody reads any more: what it started must still be stopped by it.
+fn say(text: &str) {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
 fn changes(before: &StatusReport, now: &StatusReport) -> Vec<String> {

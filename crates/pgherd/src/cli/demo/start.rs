@@ -130,7 +130,7 @@ fn show_progress(report: &StatusReport, shown: &mut BTreeMap<String, String>, st
             role => format!("{} {}", role.word(), node.state),
         };
         if shown.get(&node.name) != Some(&line) {
-            println!("  {:5.1} s  {}  {line}", started.elapsed().as_secs_f32(), node.name);
+            super::say(&format!("  {:5.1} s  {}  {line}\n", started.elapsed().as_secs_f32(), node.name));
             shown.insert(node.name.clone(), line);
         }
     }
