@@ -1,1 +1,13 @@
-fn main() {}
+//! Every scenario of real processes in one binary; a file per scenario, whose name says what happens.
+//!
+//! Each test has a cluster, a folder and ports of its own. Each keeps a ledger while faults happen: no acknowledged
+//! row may ever be missing.
+
+mod agent_killed_and_adopted;
+mod all_nodes_killed_and_started;
+mod bad_input;
+mod bootstrap_and_replicate;
+mod demo_detach_and_stop;
+mod old_primary_rejoins_by_rewind;
+mod primary_node_killed;
+mod primary_postgres_killed;

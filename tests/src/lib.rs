@@ -1,1 +1,16 @@
+//! The harness for tests of real processes: a cluster per test, faults for it, and a writer that keeps the ledger.
+//!
+//! It knows pgherd only as its users do: the binary, its files, its HTTP answers and its ports. The types here mirror
+//! the contract by hand, so a change of the contract breaks tests, not users.
+//! Invariants: a test waits for conditions, never for times; whatever way a test ends, no process of it is left.
 
+pub mod cluster;
+pub mod ledger;
+pub mod machine;
+pub mod processes;
+pub mod status;
+pub mod wait;
+
+pub use cluster::{Cluster, Node, Prepared};
+pub use ledger::{Account, Ledger};
+pub use wait::wait_for;

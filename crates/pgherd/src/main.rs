@@ -1,1 +1,33 @@
-fn main() {}
+//! The program: parse the command line, run the daemon or a client command, turn failure into words and a code.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use pgherd::cli::{Cli, Command, Exit, Failure};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(args) => daemon(&args.config, args.own_session),
+        command => pgherd::cli::client(command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("{failure}");
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+/// The node daemon, from its configuration file to its orderly end.
+fn daemon(config: &Path, own_session: bool) -> Result<(), Failure> {
+    if own_session {
+        // A process that leads a group already cannot, and needs none: it has left the terminal's group.
+        let _ = rustix::process::setsid();
+    }
+    // SEAM (integrator): load the configuration (its error is Exit::Configuration), then
+    //   runtime.block_on(pgherd::node::run(config)).map_err(Failure::from)
+    Err(Failure::new(Exit::Configuration, format!("{} cannot be run", config.display()))
+        .why("this build has no node yet"))
+}

@@ -1,1 +1,40 @@
-//! (stub)
+//! What a node tells over HTTP: its view of the cluster, and the health endpoints that load balancers ask.
+//!
+//! What it is: the reports (`report`), the trait that whoever knows the cluster implements (`ClusterView`), and one
+//! table of routes (`routes`). What it is not: a source of truth; it holds no state and decides nothing, every
+//! answer is taken from the view at the moment of the request.
+//! Invariant: reading changes nothing. Every route here is a GET without a side effect.
+
+pub mod report;
+mod routes;
+
+use std::future::Future;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+pub use report::{EventRecord, Explanation, NodeReport, Role, StatusReport, SyncMode, SyncReport};
+pub use routes::{EVENTS_PER_ANSWER_MAX, ROUTES, Route};
+
+/// The cluster as one node sees it; the agent's side of this module.
+///
+/// Every method answers from memory at once: it is called on the runtime's threads.
+pub trait ClusterView: Send + Sync + 'static {
+    fn status(&self) -> StatusReport;
+    /// Events with an id above `after`, oldest first, at most `limit`.
+    fn events(&self, after: u64, limit: usize) -> Vec<EventRecord>;
+    /// What would happen if `node` died now; without a name, for each node in turn. Empty for an unknown node.
+    fn explain(&self, node: Option<&str>) -> Vec<Explanation>;
+}
+
+/// Answers on `listener` until `shutdown` is done and the requests under way have their answers.
+pub async fn serve(
+    listener: TcpListener,
+    view: Arc<dyn ClusterView>,
+    shutdown: impl Future<Output = ()> + Send + 'static,
+) -> std::io::Result<()> {
+    axum::serve(listener, routes::router(view)).with_graceful_shutdown(shutdown).await
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,131 @@
-//! (stub)
+//! The command line: parse, find the cluster, ask it, print.
+//!
+//! What it is: every command except the daemon itself, which `main` starts. What it is not: a second way into the
+//! cluster; client commands speak the same HTTP as everybody else. They are blocking, one thing after the other.
+//! Invariant: exit code 0 only on success, and every failure names its cause and what to type next.
+
+mod client;
+pub mod demo;
+mod events;
+mod explain;
+pub mod failure;
+mod interrupt;
+mod ports;
+mod processes;
+mod status;
+mod target;
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+pub use failure::{Exit, Failure};
+
+#[derive(Parser, Debug)]
+#[command(
+    name = "pgherd",
+    version,
+    about = "PostgreSQL servers as one cluster that never loses an acknowledged commit",
+    after_help = failure::EXIT_CODES_HELP,
+    disable_help_subcommand = true
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Run a node: supervise its PostgreSQL, vote, proxy
+    Run(RunArgs),
+    /// Start a real cluster on this machine
+    Demo(demo::DemoArgs),
+    /// Topology, roles, lag, term and health in one screen
+    Status(status::StatusArgs),
+    /// What pgherd did, and why
+    Events(events::EventsArgs),
+    /// What would happen if a node died now, and which rule holds it back
+    Explain(explain::ExplainArgs),
+}
+
+#[derive(Args, Debug)]
+pub struct RunArgs {
+    /// The node's configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+    /// Start a session of its own, away from this terminal
+    #[arg(long, hide = true)]
+    pub own_session: bool,
+}
+
+/// How an answer is printed; shared by every client command.
+#[derive(Args, Debug, Clone, Copy)]
+pub struct OutputArgs {
+    /// Print JSON, the same as -o json
+    #[arg(long)]
+    json: bool,
+    /// Format of the output
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Table, conflicts_with = "json")]
+    output: Format,
+}
+
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Table,
+    Json,
+}
+
+impl OutputArgs {
+    fn is_json(self) -> bool {
+        self.json || self.output == Format::Json
+    }
+}
+
+/// Runs a client command to its end.
+pub fn client(command: Command) -> Result<(), Failure> {
+    match command {
+        Command::Run(_) => Err(Failure::new(Exit::Usage, "the daemon is no client command")),
+        Command::Demo(args) => demo::demo(&args),
+        Command::Status(args) => status::status(&args),
+        Command::Events(args) => events::events(&args),
+        Command::Explain(args) => explain::explain(&args),
+    }
+}
+
+/// Writes to standard output; a reader that went away ends the command in peace, as other tools do.
+fn print(text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => std::process::exit(0),
+        result => Ok(result?),
+    }
+}
+
+/// Pretty JSON and a newline.
+fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::new(Exit::General, "the answer cannot be written as JSON").why(error))?;
+    print(&format!("{text}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn json_has_two_spellings() {
+        for arguments in [["pgherd", "status", "--json"].as_slice(), &["pgherd", "status", "-o", "json"]] {
+            let Command::Status(args) = Cli::parse_from(arguments).command else { panic!("not status") };
+            assert!(args.output.is_json());
+        }
+        assert!(Cli::try_parse_from(["pgherd", "status", "--json", "-o", "table"]).is_err());
+    }
+}

@@ -1,0 +1,122 @@
+//! The reports that users, scripts and the command line read. Their names are a contract: extend, do not rename.
+
+use serde::{Deserialize, Serialize};
+use wire::Lsn;
+
+/// The cluster as one node sees it, `pgherd status --json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct StatusReport {
+    pub cluster: String,
+    /// The node whose view this is.
+    pub from: String,
+    /// The recorded term; 0 before the first primary.
+    pub term: u64,
+    /// The open primary of `term`; null while there is none.
+    pub primary: Option<String>,
+    pub sync: SyncReport,
+    pub nodes: Vec<NodeReport>,
+    /// Why there is no open primary, or what the cluster waits for; empty when all is well.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// Who must flush a commit before it is acknowledged.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SyncReport {
+    /// Names of the nodes in the sync set.
+    pub members: Vec<String>,
+    /// How many of them must flush.
+    pub k: u32,
+    pub mode: SyncMode,
+}
+
+/// How commits are acknowledged at present.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncMode {
+    /// k of the sync set have flushed.
+    Quorum,
+    /// Chosen by the user: the primary alone.
+    Async,
+    /// k has fallen to 0 because the last standby was lost and the user allowed it.
+    Degraded,
+}
+
+/// What a node's PostgreSQL is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    Primary,
+    Replica,
+    /// A vote without PostgreSQL.
+    Witness,
+    /// A proxy without PostgreSQL and without a vote.
+    Router,
+    Unknown,
+}
+
+impl Role {
+    pub fn word(self) -> &'static str {
+        match self {
+            Role::Primary => "primary",
+            Role::Replica => "replica",
+            Role::Witness => "witness",
+            Role::Router => "router",
+            Role::Unknown => "unknown",
+        }
+    }
+}
+
+/// One node as the reporting node sees it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct NodeReport {
+    pub name: String,
+    pub role: Role,
+    /// One word: `running` (an open primary), `streaming` (a replica), else what it does or lacks, such as
+    /// `starting`, `cloning`, `rewinding`, `quarantine`, `stopped`, `unreachable`.
+    pub state: String,
+    pub timeline: Option<u32>,
+    /// End of its WAL: flushed on a primary, received on a replica.
+    pub lsn: Option<Lsn>,
+    /// Bytes behind the primary; null when either side is unknown.
+    pub lag_bytes: Option<u64>,
+    /// A member of the sync set.
+    pub sync: bool,
+    pub healthy: bool,
+    /// Age of the last word from it; null for the reporting node itself and for one never heard of.
+    pub last_contact_ms: Option<u64>,
+    /// `host:port` of its PostgreSQL.
+    pub postgres: Option<String>,
+    /// The rule that its agent followed last, with the reasons; empty when not known here.
+    #[serde(default)]
+    pub rule: String,
+    #[serde(default)]
+    pub why: Vec<String>,
+}
+
+/// Something that pgherd did by itself or was asked to do.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Grows by at least one per event on the answering node.
+    pub id: u64,
+    /// RFC 3339, UTC.
+    pub at: String,
+    pub node: String,
+    pub term: u64,
+    pub rule: String,
+    pub what: String,
+    #[serde(default)]
+    pub why: String,
+}
+
+/// What would happen if `node` died now.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    pub node: String,
+    /// Who would be primary afterwards; null when nobody takes over (none is needed, or none may).
+    pub takes_over: Option<String>,
+    pub rule: String,
+    pub why: Vec<String>,
+    /// What stands in the way of writes coming back; empty when nothing does.
+    pub blockers: Vec<String>,
+}

@@ -1,0 +1,131 @@
+//! The table of routes: path, meaning and handler in one row; the router is made from it and from nothing else.
+//!
+//! The health endpoints answer with Patroni's codes (200 yes, 503 no), so that a load balancer set up for Patroni
+//! works unchanged.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::json;
+
+use super::ClusterView;
+use super::report::{NodeReport, Role, StatusReport};
+
+/// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
+pub const EVENTS_PER_ANSWER_MAX: usize = 1_000;
+const EVENTS_PER_ANSWER: usize = 100;
+
+type View = Arc<dyn ClusterView>;
+
+/// One row of the table.
+pub struct Route {
+    pub path: &'static str,
+    pub doc: &'static str,
+    handler: fn() -> MethodRouter<View>,
+}
+
+pub const ROUTES: &[Route] = &[
+    Route {
+        path: "/api/v1/status",
+        doc: "The cluster as this node sees it.",
+        handler: || get(|State(view): State<View>| async move { Json(view.status()) }),
+    },
+    Route {
+        path: "/api/v1/events",
+        doc: "Events with an id above ?after=, oldest first, at most ?limit=.",
+        handler: || get(events),
+    },
+    Route {
+        path: "/api/v1/explain",
+        doc: "For each node: what would happen if it died now.",
+        handler: || get(|State(view): State<View>| async move { Json(view.explain(None)) }),
+    },
+    Route {
+        path: "/api/v1/explain/{node}",
+        doc: "What would happen if this node died now.",
+        handler: || get(explain),
+    },
+    Route {
+        path: "/health",
+        doc: "200 when PostgreSQL of this node is up.",
+        handler: || get(|State(view): State<View>| async move { answer(&view, is_up) }),
+    },
+    Route {
+        path: "/primary",
+        doc: "200 when this node is the open primary.",
+        handler: || get(|State(view): State<View>| async move { answer(&view, is_primary) }),
+    },
+    Route {
+        path: "/replica",
+        doc: "200 when this node is a healthy replica.",
+        handler: || get(|State(view): State<View>| async move { answer(&view, is_replica) }),
+    },
+    Route {
+        path: "/liveness",
+        doc: "200 while this node's agent answers.",
+        handler: || get(|State(view): State<View>| async move { answer(&view, |_, _| true) }),
+    },
+];
+
+pub(super) fn router(view: View) -> Router {
+    ROUTES
+        .iter()
+        .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
+        .fallback(unknown)
+        .with_state(view)
+}
+
+#[derive(Deserialize)]
+struct Page {
+    #[serde(default)]
+    after: u64,
+    limit: Option<usize>,
+}
+
+async fn events(State(view): State<View>, Query(page): Query<Page>) -> Response {
+    let limit = page.limit.unwrap_or(EVENTS_PER_ANSWER).min(EVENTS_PER_ANSWER_MAX);
+    Json(view.events(page.after, limit)).into_response()
+}
+
+async fn explain(State(view): State<View>, Path(node): Path<String>) -> Response {
+    let explanations = view.explain(Some(&node));
+    if explanations.is_empty() {
+        let error = format!("there is no node \"{node}\" in this cluster; /api/v1/status lists them");
+        return (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response();
+    }
+    Json(explanations).into_response()
+}
+
+async fn unknown() -> Response {
+    let paths: Vec<&str> = ROUTES.iter().map(|route| route.path).collect();
+    (StatusCode::NOT_FOUND, Json(json!({ "error": "no such path", "paths": paths }))).into_response()
+}
+
+/// 200 or 503 by `holds`, with the node's own row as the body: Patroni's clients read `role` and `state` from it.
+fn answer(view: &View, holds: fn(&StatusReport, &NodeReport) -> bool) -> Response {
+    let report = view.status();
+    let Some(own) = report.nodes.iter().find(|node| node.name == report.from) else {
+        let error = "this node is not yet part of its own view";
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "error": error }))).into_response();
+    };
+    let code = if holds(&report, own) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(own)).into_response()
+}
+
+fn is_up(_: &StatusReport, own: &NodeReport) -> bool {
+    own.healthy && matches!(own.role, Role::Primary | Role::Replica)
+}
+
+/// A primary in quarantine is not named in `primary` yet: no client may be sent there.
+fn is_primary(report: &StatusReport, own: &NodeReport) -> bool {
+    own.healthy && own.role == Role::Primary && report.primary.as_deref() == Some(own.name.as_str())
+}
+
+fn is_replica(_: &StatusReport, own: &NodeReport) -> bool {
+    own.healthy && own.role == Role::Replica
+}

@@ -1,0 +1,177 @@
+//! The routes against a view of our own.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+
+use super::*;
+
+/// A view that says what the test told it.
+struct Told(Mutex<StatusReport>);
+
+impl ClusterView for Told {
+    fn status(&self) -> StatusReport {
+        self.0.lock().unwrap().clone()
+    }
+
+    fn events(&self, after: u64, limit: usize) -> Vec<EventRecord> {
+        let event = |id| EventRecord {
+            id,
+            at: "2026-01-02T03:04:05Z".into(),
+            node: "n1".into(),
+            term: 2,
+            rule: "takeover".into(),
+            what: format!("event {id}"),
+            why: String::new(),
+        };
+        (after + 1..=5_000).take(limit).map(event).collect()
+    }
+
+    fn explain(&self, node: Option<&str>) -> Vec<Explanation> {
+        let names: Vec<String> = self.status().nodes.into_iter().map(|node| node.name).collect();
+        let asked = names.into_iter().filter(|name| node.is_none_or(|node| node == name));
+        asked
+            .map(|node| Explanation {
+                node,
+                takes_over: Some("n2".into()),
+                rule: "takeover".into(),
+                why: vec!["n2 has the longest log".into()],
+                blockers: Vec::new(),
+            })
+            .collect()
+    }
+}
+
+fn node(name: &str, role: Role) -> NodeReport {
+    NodeReport {
+        name: name.into(),
+        role,
+        state: "running".into(),
+        timeline: Some(1),
+        lsn: Some("0/4029C38".parse().unwrap()),
+        lag_bytes: Some(0),
+        sync: role == Role::Replica,
+        healthy: true,
+        last_contact_ms: None,
+        postgres: Some("127.0.0.1:5432".into()),
+        rule: String::new(),
+        why: Vec::new(),
+    }
+}
+
+fn report(from: &str) -> StatusReport {
+    StatusReport {
+        cluster: "demo".into(),
+        from: from.into(),
+        term: 2,
+        primary: Some("n1".into()),
+        sync: SyncReport { members: vec!["n2".into()], k: 1, mode: SyncMode::Quorum },
+        nodes: vec![node("n1", Role::Primary), node("n2", Role::Replica)],
+        reason: String::new(),
+    }
+}
+
+/// Serves `report`, runs `ask` with the base URL on a thread of its own, and sees the server end in good order.
+fn with_server(report: StatusReport, ask: impl FnOnce(&str) + Send + 'static) {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let (stop, stopped) = oneshot::channel::<()>();
+        let view = Arc::new(Told(Mutex::new(report)));
+        let server = tokio::spawn(serve(listener, view, async {
+            stopped.await.ok();
+        }));
+        tokio::task::spawn_blocking(move || ask(&base)).await.unwrap();
+        stop.send(()).unwrap();
+        server.await.unwrap().unwrap();
+    });
+}
+
+/// An agent that keeps no connection, so that the server can end at once.
+fn get(url: String) -> (u16, serde_json::Value) {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into();
+    let mut answer = agent.get(&url).call().unwrap();
+    (answer.status().as_u16(), answer.body_mut().read_json().unwrap())
+}
+
+#[test]
+fn status_has_the_names_of_the_contract() {
+    with_server(report("n1"), |base| {
+        let (code, status) = get(format!("{base}/api/v1/status"));
+        assert_eq!(code, 200);
+        assert_eq!(status["cluster"], "demo");
+        assert_eq!(status["term"], 2);
+        assert_eq!(status["primary"], "n1");
+        assert_eq!(status["sync"], serde_json::json!({ "members": ["n2"], "k": 1, "mode": "quorum" }));
+        let first = &status["nodes"][0];
+        for name in ["name", "role", "state", "timeline", "lsn", "lag_bytes", "sync", "healthy"] {
+            assert!(!first[name].is_null(), "{name} is missing in {first}");
+        }
+        assert_eq!(first["lsn"], "0/4029C38");
+        assert_eq!(first["role"], "primary");
+    });
+}
+
+#[test]
+fn events_come_in_pages_with_a_limit() {
+    with_server(report("n1"), |base| {
+        let count = |query: &str| {
+            get(format!("{base}/api/v1/events{query}")).1.as_array().map(Vec::len).unwrap_or_default()
+        };
+        assert_eq!(count(""), 100);
+        assert_eq!(count("?limit=7"), 7);
+        assert_eq!(count("?limit=100000"), EVENTS_PER_ANSWER_MAX);
+        assert_eq!(count("?after=4998"), 2);
+        assert_eq!(get(format!("{base}/api/v1/events?after=41&limit=1")).1[0]["id"], 42);
+    });
+}
+
+#[test]
+fn explain_knows_one_node_all_nodes_and_no_stranger() {
+    with_server(report("n1"), |base| {
+        assert_eq!(get(format!("{base}/api/v1/explain")).1.as_array().unwrap().len(), 2);
+        assert_eq!(get(format!("{base}/api/v1/explain/n1")).1[0]["takes_over"], "n2");
+        let (code, body) = get(format!("{base}/api/v1/explain/n9"));
+        assert_eq!(code, 404);
+        assert!(body["error"].as_str().unwrap().contains("n9"));
+    });
+}
+
+fn codes(report: StatusReport, expected: [(&'static str, u16); 4]) {
+    with_server(report, move |base| {
+        for (path, code) in expected {
+            assert_eq!(get(format!("{base}{path}")).0, code, "{path}");
+        }
+    });
+}
+
+#[test]
+fn health_endpoints_answer_with_patronis_codes() {
+    codes(report("n1"), [("/primary", 200), ("/replica", 503), ("/health", 200), ("/liveness", 200)]);
+    codes(report("n2"), [("/primary", 503), ("/replica", 200), ("/health", 200), ("/liveness", 200)]);
+}
+
+#[test]
+fn a_primary_that_is_not_open_is_no_primary_for_a_load_balancer() {
+    let quarantined = StatusReport { primary: None, ..report("n1") };
+    codes(quarantined, [("/primary", 503), ("/replica", 503), ("/health", 200), ("/liveness", 200)]);
+}
+
+#[test]
+fn a_dead_server_is_unhealthy_while_its_agent_lives() {
+    let mut dead = report("n2");
+    dead.nodes[1].healthy = false;
+    codes(dead, [("/primary", 503), ("/replica", 503), ("/health", 503), ("/liveness", 200)]);
+}
+
+#[test]
+fn an_unknown_path_lists_the_known_ones() {
+    with_server(report("n1"), |base| {
+        let (code, body) = get(format!("{base}/nonsense"));
+        assert_eq!(code, 404);
+        assert_eq!(body["paths"].as_array().unwrap().len(), ROUTES.len());
+    });
+}

@@ -1,0 +1,145 @@
+//! Asks the nodes over HTTP and takes the best answer.
+//!
+//! Each question has a deadline, and all nodes are asked at once: a frozen one must not hold up the others.
+
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::failure::{Exit, Failure};
+use super::target::{Address, TargetArgs};
+use crate::api::StatusReport;
+
+/// The whole question and answer. A node answers from memory in a few milliseconds; the rest is for a busy machine
+/// and one lost packet (TCP sends again after a second).
+const QUESTION_TIMEOUT: Duration = Duration::from_millis(1_500);
+
+pub struct Client {
+    agent: ureq::Agent,
+    addresses: Vec<Address>,
+}
+
+/// The best view of the cluster, with the nodes that gave none.
+pub struct Answered {
+    pub report: StatusReport,
+    /// `name: why` of each address that did not answer this command.
+    pub silent: Vec<String>,
+}
+
+/// Why a node gave no answer.
+#[derive(Debug)]
+enum NoAnswer {
+    /// It could not be reached in time, or spoke nonsense: ask the next.
+    Silent(String),
+    /// It answered that the question is wrong: no other node will know better.
+    Refused(String),
+}
+
+impl Client {
+    pub fn new(target: &TargetArgs) -> Result<Client, Failure> {
+        Ok(Client::of(target.addresses()?))
+    }
+
+    pub fn of(addresses: Vec<Address>) -> Client {
+        let config =
+            ureq::Agent::config_builder().timeout_global(Some(QUESTION_TIMEOUT)).http_status_as_error(false);
+        // Commands ask seldom; a connection kept open would hold up a node's shutdown.
+        Client { agent: config.max_idle_connections(0).build().into(), addresses }
+    }
+
+    /// The answer of the first address that has one. The nodes are asked at the same time: one that is frozen costs
+    /// its deadline once.
+    pub fn ask<T: DeserializeOwned + Send>(&self, path: &str) -> Result<T, Failure> {
+        let mut silent = Vec::new();
+        for (address, answer) in self.addresses.iter().zip(self.ask_all(path)) {
+            match answer {
+                Ok(answer) => return Ok(answer),
+                Err(NoAnswer::Refused(reason)) => return Err(Failure::new(Exit::General, reason)),
+                Err(NoAnswer::Silent(reason)) => silent.push(format!("{}: {reason}", address.url)),
+            }
+        }
+        Err(unreachable(&silent))
+    }
+
+    /// The view of the node that knows the highest term, and who did not answer.
+    pub fn status(&self) -> Result<Answered, Failure> {
+        let mut best: Option<StatusReport> = None;
+        let mut silent = Vec::new();
+        for (address, answer) in self.addresses.iter().zip(self.ask_all::<StatusReport>("/api/v1/status")) {
+            match answer {
+                Ok(report) if best.as_ref().is_none_or(|best| rank(&report) > rank(best)) => {
+                    best = Some(report)
+                }
+                Ok(_) => {}
+                Err(NoAnswer::Silent(reason) | NoAnswer::Refused(reason)) => {
+                    silent.push(format!("{}: {reason}", address.node.as_deref().unwrap_or(&address.url)));
+                }
+            }
+        }
+        let report = best.ok_or_else(|| unreachable(&silent))?;
+        Ok(Answered { report, silent })
+    }
+
+    fn ask_all<T: DeserializeOwned + Send>(&self, path: &str) -> Vec<Result<T, NoAnswer>> {
+        std::thread::scope(|scope| {
+            let asking: Vec<_> = self
+                .addresses
+                .iter()
+                .map(|address| scope.spawn(move || self.ask_one(address, path)))
+                .collect();
+            let lost = |_| Err(NoAnswer::Silent("the question panicked".to_owned()));
+            asking.into_iter().map(|thread| thread.join().unwrap_or_else(lost)).collect()
+        })
+    }
+
+    fn ask_one<T: DeserializeOwned>(&self, address: &Address, path: &str) -> Result<T, NoAnswer> {
+        let silent = |error: ureq::Error| NoAnswer::Silent(error.to_string());
+        let mut answer = self.agent.get(format!("{}{path}", address.url)).call().map_err(silent)?;
+        let code = answer.status();
+        if code.is_success() {
+            return answer.body_mut().read_json().map_err(silent);
+        }
+        let body: serde_json::Value = answer.body_mut().read_json().unwrap_or_default();
+        let reason = body["error"].as_str().map_or_else(|| format!("HTTP {code}"), str::to_owned);
+        if code.is_client_error() { Err(NoAnswer::Refused(reason)) } else { Err(NoAnswer::Silent(reason)) }
+    }
+}
+
+/// A later term knows more; within a term, so does a view with an open primary.
+fn rank(report: &StatusReport) -> (u64, bool) {
+    (report.term, report.primary.is_some())
+}
+
+fn unreachable(silent: &[String]) -> Failure {
+    Failure::new(Exit::Unreachable, "no node of the cluster answered")
+        .why(silent.join("; "))
+        .next("start a node with pgherd run --config FILE; a demo with pgherd demo --dir DIR")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_silent_cluster_names_each_address_and_the_exit_code() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        drop(listener);
+        let client = Client::of(vec![Address { node: Some("n1".into()), url }]);
+        let failure = client.status().err().unwrap();
+        assert_eq!(failure.exit, Exit::Unreachable);
+        assert!(failure.why.unwrap().starts_with("n1: "));
+    }
+
+    #[test]
+    fn a_listener_that_never_answers_costs_its_deadline_only() {
+        let frozen = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = Address { node: None, url: format!("http://{}", frozen.local_addr().unwrap()) };
+        let started = std::time::Instant::now();
+        let failure = Client::of(vec![address.clone(), address]).ask::<StatusReport>("/x").err().unwrap();
+        assert_eq!(failure.exit, Exit::Unreachable);
+        assert!(started.elapsed() < 2 * QUESTION_TIMEOUT, "two addresses are asked at the same time");
+    }
+}

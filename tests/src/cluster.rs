@@ -1,0 +1,295 @@
+//! A cluster of real processes in a folder of its own, on ports of its own.
+
+use std::fs::{self, File};
+use std::net::{Ipv4Addr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::processes::{self, Process};
+use crate::status::{self, Status};
+use crate::wait::{wait_at_most, wait_for};
+
+/// initdb and two base backups, beside other tests' clusters on two cores.
+pub const WHOLE_TIMEOUT: Duration = Duration::from_secs(90);
+/// A killed process goes as soon as the kernel runs it.
+const KILL_TIMEOUT: Duration = Duration::from_secs(10);
+const LOG_LINES_SHOWN: usize = 60;
+/// Below the range from which the kernel takes ports for outgoing connections (32768 and up).
+const PORTS: std::ops::Range<u16> = 20_000..32_000;
+const PORTS_PER_CLUSTER: u16 = 100;
+
+/// The `pgherd` that was built beside this test: target/PROFILE/pgherd.
+pub fn program() -> PathBuf {
+    let own = std::env::current_exe().expect("the path of this test");
+    let profile = own.ancestors().find(|dir| dir.join("pgherd").is_file());
+    let found = profile.map(|dir| dir.join("pgherd"));
+    found.unwrap_or_else(|| {
+        panic!("no pgherd beside {}; cargo build -p pgherd, or cargo xtask test", own.display())
+    })
+}
+
+/// `pgherd` with these arguments, run to its end.
+pub fn pgherd(arguments: &[&str]) -> Output {
+    let mut command = Command::new(program());
+    command.args(arguments).env_remove("PGHERD_URL").stdin(Stdio::null());
+    command.output().expect("pgherd starts")
+}
+
+/// One node's place and ports.
+#[derive(Clone, Debug)]
+pub struct Node {
+    pub name: String,
+    pub dir: PathBuf,
+    pub postgres: u16,
+    pub read_write: u16,
+    pub read_only: u16,
+    pub http: u16,
+    pub peer: u16,
+}
+
+impl Node {
+    fn new(dir: &Path, index: u16, base: u16) -> Node {
+        let name = format!("n{}", index + 1);
+        let first = base + 10 * index;
+        Node {
+            dir: dir.join(&name),
+            name,
+            postgres: first,
+            read_write: first + 1,
+            read_only: first + 2,
+            http: first + 4,
+            peer: first + 5,
+        }
+    }
+
+    pub fn config(&self) -> PathBuf {
+        self.dir.join("pgherd.toml")
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub fn agent_pid(&self) -> Option<i32> {
+        processes::from_pid_file(&self.dir.join("pgherd.pid"), &self.dir)
+    }
+
+    pub fn postmaster_pid(&self) -> Option<i32> {
+        processes::from_pid_file(&self.data().join("postmaster.pid"), &self.dir)
+    }
+}
+
+/// The files of a cluster of which nothing runs yet. Dropped, it ends whatever runs in its folder.
+pub struct Prepared {
+    pub nodes: Vec<Node>,
+    pub base_port: u16,
+    folder: TempDir,
+}
+
+impl Prepared {
+    pub fn new(nodes: u16) -> Prepared {
+        let folder = folder();
+        let base_port = free_base(nodes);
+        let dir = folder.path().join("c");
+        let arguments =
+            ["demo", "--prepare", "--nodes", &nodes.to_string(), "--base-port", &base_port.to_string()];
+        let output = pgherd(&[arguments.as_slice(), &["--dir", &dir.to_string_lossy()]].concat());
+        assert!(
+            output.status.success(),
+            "pgherd demo --prepare: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let nodes = (0..nodes).map(|index| Node::new(&dir, index, base_port)).collect();
+        Prepared { nodes, base_port, folder }
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.folder.path().join("c")
+    }
+}
+
+impl Drop for Prepared {
+    fn drop(&mut self) {
+        let running = || processes::belonging_to(self.folder.path());
+        // Again and again: one that was being started while the others were killed is found the next time.
+        let ended = wait_at_most(KILL_TIMEOUT, || {
+            let left = running();
+            left.iter().for_each(|process| processes::signal(process.pid, Signal::KILL));
+            left.is_empty().then_some(())
+        });
+        if ended.is_none() {
+            eprintln!("still running in {}: {:?}", self.folder.path().display(), running());
+        }
+        if std::thread::panicking() {
+            self.nodes.iter().for_each(show_log);
+        }
+    }
+}
+
+/// A folder that the user postgres can enter, with a name short enough for sockets.
+pub fn folder() -> TempDir {
+    let folder = tempfile::Builder::new().prefix("pgherd-").tempdir_in("/tmp").expect("a folder in /tmp");
+    fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
+    folder
+}
+
+/// A base from which the ports of so many nodes are free; no two clusters of this process get the same.
+pub fn free_base(nodes: u16) -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let places = (PORTS.end - PORTS.start) / PORTS_PER_CLUSTER;
+    // Test processes that run side by side begin at different places.
+    let start = (std::process::id() % u32::from(places)) as u16;
+    (0..places)
+        .map(|_| PORTS.start + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % places * PORTS_PER_CLUSTER)
+        .find(|base| (*base..base + 10 * nodes).all(is_free))
+        .expect("a hundred free ports in a row")
+}
+
+fn is_free(port: u16) -> bool {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
+}
+
+fn show_log(node: &Node) {
+    let path = node.dir.join("pgherd.log");
+    let Ok(text) = fs::read_to_string(&path) else { return };
+    let lines: Vec<&str> = text.lines().collect();
+    let tail = &lines[lines.len().saturating_sub(LOG_LINES_SHOWN)..];
+    eprintln!("---- {} (last {} of {} lines)", path.display(), tail.len(), lines.len());
+    tail.iter().for_each(|line| eprintln!("{line}"));
+}
+
+/// A running cluster.
+pub struct Cluster {
+    agents: Vec<Child>,
+    // The agents' parent goes last: its drop kills what still runs.
+    prepared: Prepared,
+}
+
+impl Cluster {
+    /// `nodes` nodes, started and whole: an open primary and healthy replicas.
+    pub fn start(nodes: u16) -> Cluster {
+        let mut cluster = Cluster { agents: Vec::new(), prepared: Prepared::new(nodes) };
+        for name in cluster.names() {
+            cluster.start_agent(&name);
+        }
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    pub fn dir(&self) -> PathBuf {
+        self.prepared.dir()
+    }
+
+    pub fn nodes(&self) -> &[Node] {
+        &self.prepared.nodes
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.nodes().iter().map(|node| node.name.clone()).collect()
+    }
+
+    pub fn node(&self, name: &str) -> &Node {
+        self.nodes().iter().find(|node| node.name == name).unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    pub fn start_agent(&mut self, name: &str) {
+        self.reap();
+        let node = self.node(name);
+        let child = spawn_agent(node);
+        self.agents.push(child);
+    }
+
+    /// SIGKILL for the agent alone: its PostgreSQL goes on.
+    pub fn kill_agent(&mut self, name: &str) {
+        let pid = self.node(name).agent_pid().unwrap_or_else(|| panic!("no agent of {name} is running"));
+        kill_all(&[pid]);
+        self.reap();
+    }
+
+    /// SIGKILL for the postmaster.
+    pub fn kill_postgres(&self, name: &str) {
+        let pid =
+            self.node(name).postmaster_pid().unwrap_or_else(|| panic!("no PostgreSQL of {name} is running"));
+        processes::signal(pid, Signal::KILL);
+    }
+
+    /// SIGKILL for everything of the node at once, as when its machine loses power.
+    pub fn kill_node(&mut self, name: &str) {
+        self.kill_nodes(&[name.to_owned()]);
+    }
+
+    pub fn kill_nodes(&mut self, names: &[String]) {
+        let dirs: Vec<PathBuf> = names.iter().map(|name| self.node(name).dir.clone()).collect();
+        let running = || dirs.iter().flat_map(|dir| processes::belonging_to(dir)).collect::<Vec<Process>>();
+        wait_for("the killed nodes to end", KILL_TIMEOUT, || {
+            // The agent goes first in each round: it must not see its server die.
+            let (agents, others): (Vec<_>, Vec<_>) =
+                running().into_iter().partition(|process| process.program() == "pgherd");
+            agents.iter().chain(&others).for_each(|process| processes::signal(process.pid, Signal::KILL));
+            (agents.is_empty() && others.is_empty()).then_some(())
+        });
+        self.reap();
+    }
+
+    /// The view with the highest term among the nodes that answer.
+    pub fn status(&self) -> Option<Status> {
+        let answers = self.nodes().iter().filter_map(|node| status::ask(node.http));
+        answers.max_by_key(|status| (status.term, status.primary.is_some()))
+    }
+
+    /// The open primary of the highest term.
+    pub fn primary(&self) -> Option<String> {
+        self.status()?.primary
+    }
+
+    #[track_caller]
+    pub fn wait_for_primary_other_than(&self, old: &str, deadline: Duration) -> String {
+        wait_for(&format!("another primary than {old}"), deadline, || {
+            self.primary().filter(|name| name != old)
+        })
+    }
+
+    #[track_caller]
+    pub fn wait_until_whole(&self) -> Status {
+        let nodes = self.nodes().len();
+        wait_for("an open primary and healthy replicas", WHOLE_TIMEOUT, || {
+            self.status().filter(|status| status.is_whole(nodes))
+        })
+    }
+
+    fn reap(&mut self) {
+        self.agents.retain_mut(|agent| matches!(agent.try_wait(), Ok(None)));
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        for agent in &mut self.agents {
+            let _ = agent.kill();
+            let _ = agent.wait();
+        }
+    }
+}
+
+/// `pgherd run` for this node, its words going to its log.
+pub fn spawn_agent(node: &Node) -> Child {
+    let log = File::options().create(true).append(true).open(node.dir.join("pgherd.log")).expect("its log");
+    let errors = log.try_clone().expect("its log twice");
+    let mut command = Command::new(program());
+    command.arg("run").arg("--config").arg(node.config());
+    command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir("/");
+    command.spawn().expect("pgherd run starts")
+}
+
+fn kill_all(pids: &[i32]) {
+    pids.iter().for_each(|&pid| processes::signal(pid, Signal::KILL));
+    wait_for("killed processes to end", KILL_TIMEOUT, || {
+        pids.iter().all(|&pid| processes::process(pid).is_none()).then_some(())
+    });
+}

@@ -1,0 +1,97 @@
+//! Parts of the machine that a test bends: the user postgres, mounts, files that must not change.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use rustix::process::geteuid;
+
+pub fn is_root() -> bool {
+    geteuid().is_root()
+}
+
+/// Every file below `dir` with a digest of its mode and content.
+pub fn fingerprint(dir: &Path) -> BTreeMap<PathBuf, u64> {
+    use std::os::unix::fs::MetadataExt;
+    let mut files = BTreeMap::new();
+    let mut folders = vec![dir.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a readable folder").map(|entry| entry.expect("its entry"))
+        {
+            let path = entry.path();
+            let metadata = fs::symlink_metadata(&path).expect("its metadata");
+            let mut digest = DefaultHasher::new();
+            (metadata.mode(), metadata.uid()).hash(&mut digest);
+            if metadata.is_dir() {
+                folders.push(path.clone());
+            } else if metadata.is_file() {
+                fs::read(&path).expect("a readable file").hash(&mut digest);
+            }
+            files.insert(path, digest.finish());
+        }
+    }
+    files
+}
+
+/// `initdb` of the newest PostgreSQL here, into `data`, as the user that would run it.
+pub fn initdb(data: &Path) {
+    let initdb = newest_bin().join("initdb");
+    let data = data.to_str().expect("a path in UTF-8");
+    if is_root() {
+        run(Command::new("install").args(["-d", "-o", "postgres", "-g", "postgres", "-m", "700", data]));
+    }
+    let mut command = as_postgres(initdb.to_str().expect("a path in UTF-8"));
+    run(command.args(["--no-sync", "--username=postgres", "--auth=trust", "-D", data]));
+}
+
+/// The program as the user postgres when we are root, else as ourselves.
+pub fn as_postgres(program: &str) -> Command {
+    if !is_root() {
+        return Command::new(program);
+    }
+    let mut command = Command::new("runuser");
+    command.args(["-u", "postgres", "--", program]).current_dir("/");
+    command
+}
+
+fn newest_bin() -> PathBuf {
+    let majors = fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL in /usr/lib/postgresql");
+    let newest = majors
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok())
+        .max()
+        .expect("a major version in /usr/lib/postgresql");
+    PathBuf::from(format!("/usr/lib/postgresql/{newest}/bin"))
+}
+
+fn run(command: &mut Command) {
+    let output = command.stdin(Stdio::null()).output().expect("the program starts");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// A small file system in memory; unmounted when dropped.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    /// `None` with the reason on standard error where mounting is not allowed.
+    pub fn mount(at: &Path, size: &str) -> Option<SmallDisk> {
+        let options = format!("size={size},mode=0755");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(at);
+        match mount.output() {
+            Ok(output) if output.status.success() => Some(SmallDisk(at.to_owned())),
+            outcome => {
+                eprintln!("SKIPPED: a full disk needs root and mount: {outcome:?}");
+                None
+            }
+        }
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Lazy: what still runs there is killed by the folder's owner afterwards.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}

@@ -1,0 +1,75 @@
+//! What a fresh Debian machine lacks: PostgreSQL's server.
+//!
+//! A C compiler is no question here: without its linker this task could not have been built.
+//! Invariant: a machine that has a server is left as it is, without sudo and without the network.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+const BINARIES: &str = "/usr/lib/postgresql";
+/// pgherd's range of major versions.
+const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
+
+/// Installs Debian's PostgreSQL when no server of a major that we run is there.
+pub fn postgres() -> Result<()> {
+    if installed_major().is_some() {
+        return Ok(());
+    }
+    if !shell::has_program("apt-get") {
+        bail!(
+            "no PostgreSQL 15 to 18 in {BINARIES}, and there is no apt-get to install it with; \
+             install a PostgreSQL server package, then run this task again"
+        );
+    }
+    println!("There is no PostgreSQL server here: installing Debian's.");
+    keep_port_5432_free()?;
+    install("postgresql")?;
+    installed_major()
+        .with_context(|| format!("the package postgresql brought no major 15 to 18 to {BINARIES}"))?;
+    Ok(())
+}
+
+/// Debian's package would start a cluster of its own on port 5432; nobody asked for that one.
+fn keep_port_5432_free() -> Result<()> {
+    let path = Path::new("/etc/postgresql-common/createcluster.conf");
+    if path.exists() {
+        return Ok(());
+    }
+    shell::run(shell::as_root("mkdir")?.args(["-p", "/etc/postgresql-common"]))?;
+    let mut tee = shell::as_root("tee")?;
+    let mut child = tee.arg(path).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().context("start tee")?;
+    if let Some(mut input) = child.stdin.take() {
+        input.write_all(b"# Written before the package was installed: pgherd makes its own clusters.\ncreate_main_cluster = false\n")?;
+    }
+    if !child.wait()?.success() {
+        bail!("{} cannot be written", path.display());
+    }
+    Ok(())
+}
+
+fn install(package: &str) -> Result<()> {
+    shell::run(shell::as_root("apt-get")?.args(["update", "--quiet"]))?;
+    let mut apt = shell::as_root("env")?;
+    // The package's conffile is the one written above: keep it without a question.
+    apt.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "install", "--yes", "--quiet"]);
+    apt.args(["--no-install-recommends", "-o", "Dpkg::Options::=--force-confold", package]);
+    shell::run(&mut apt)
+}
+
+fn installed_major() -> Option<u32> {
+    let majors = std::fs::read_dir(BINARIES).ok()?.filter_map(Result::ok);
+    majors
+        .filter(|entry| {
+            ["postgres", "initdb", "pg_basebackup", "pg_rewind"]
+                .iter()
+                .all(|program| entry.path().join("bin").join(program).is_file())
+        })
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|major| MAJORS.contains(major))
+        .max()
+}
