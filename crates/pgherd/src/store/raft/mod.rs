@@ -1,0 +1,246 @@
+//! The embedded store: Raft (crate raft, TiKV's) over redb, one voter per node.
+//!
+//! `core` and `replica` are the protocol without effects, `disk` and `log` keep what was promised, `node` is the thread
+//! that drives them, `identity` says who belongs. Sending is not done here: frames go to a channel, frames from others
+//! come in by [`RaftStore::receive`]; losing some is fine. The voters are those of the first start; they do not change
+//! yet. See docs/decisions/0002-raft-and-redb.md.
+//!
+//! Invariant: see `store/mod.rs`; it holds as long as a majority of the voters keep their directories.
+
+mod core;
+mod disk;
+mod identity;
+mod log;
+mod node;
+mod replica;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::core::Timing;
+use self::disk::Disk;
+use self::identity::Identity;
+use self::node::{Input, Node, Shared};
+use self::replica::{DEADLINE, Replica};
+use super::state::{Command, Outcome};
+use super::{Entry, LeaseId, Snapshot, Store, StoreError, Transaction, check_transaction, check_ttl};
+
+/// Inputs that wait for the thread. 1,024 messages are some 10 ticks of heavy traffic in a cluster of five; beyond
+/// that, dropping is better than answering late.
+const INPUTS_MAX: usize = 1024;
+/// Log since the last snapshot after which one is taken whatever the count; bounds memory and start-up time.
+const LOG_BYTES_MAX: usize = 8 << 20;
+/// The thread answers by [`DEADLINE`] and a tick; only a disk that hangs makes it later than this.
+const HUNG: Duration = Duration::from_millis(2_500);
+
+/// How to start a node's store.
+#[derive(Clone, Debug)]
+pub struct RaftConfig {
+    /// The cluster's name: stores and frames of another one are refused.
+    pub cluster: String,
+    /// This node's name, one of the voters.
+    pub name: String,
+    /// Belongs to the store alone; made with mode 0700 when missing.
+    pub dir: PathBuf,
+    /// All voters, 1 to 5; the same on every node, and fixed by the first start.
+    pub voters: BTreeSet<String>,
+    /// The unit of the two below.
+    pub tick: Duration,
+    /// A leader that was silent for this many up to twice as many ticks is replaced.
+    pub election_ticks: usize,
+    pub heartbeat_ticks: usize,
+    /// Entries after which the log is compacted.
+    pub snapshot_entries: u64,
+}
+
+impl RaftConfig {
+    /// With the defaults: heartbeats every 100 ms, elections after 500 to 1000 ms of silence.
+    pub fn new(
+        cluster: impl Into<String>,
+        name: impl Into<String>,
+        dir: impl Into<PathBuf>,
+        voters: BTreeSet<String>,
+    ) -> Self {
+        Self {
+            cluster: cluster.into(),
+            name: name.into(),
+            dir: dir.into(),
+            voters,
+            tick: Duration::from_millis(50),
+            election_ticks: 10,
+            heartbeat_ticks: 2,
+            snapshot_entries: 1000,
+        }
+    }
+}
+
+/// A node's handle onto the embedded store. Dropping it stops the node's part; [`RaftStore::stop`] also waits.
+pub struct RaftStore {
+    id: u64,
+    fingerprint: u64,
+    inputs: SyncSender<Input>,
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl RaftStore {
+    /// Opens or founds the store in `config.dir` and starts taking part. Frames for other nodes go to `outgoing` as
+    /// (node name, bytes). Blocks for some fsyncs.
+    pub fn start(config: RaftConfig, outgoing: mpsc::Sender<(String, Vec<u8>)>) -> Result<Arc<Self>> {
+        let RaftConfig {
+            cluster,
+            name,
+            dir,
+            voters,
+            tick,
+            election_ticks,
+            heartbeat_ticks,
+            snapshot_entries,
+        } = config;
+        ensure!(tick >= Duration::from_millis(1), "the store's tick is {tick:?}; at least 1 ms");
+        ensure!(snapshot_entries >= 2, "the store must keep at least 2 entries between snapshots");
+        let identity = Identity { cluster, name, voters };
+        identity.check()?;
+        let names = identity.ids()?;
+        let id = identity::node_id(&identity.name);
+        let fingerprint = identity.fingerprint();
+
+        let loaded = Disk::open(&dir, &identity)?;
+        let timing = Timing { election_ticks, heartbeat_ticks };
+        let replica = Replica::new(id, loaded.incarnation, loaded.log, timing, tick, snapshot_entries)
+            .with_context(|| format!("start the store in {}", dir.display()))?;
+        let first = Snapshot {
+            entries: replica.state().entries(),
+            revision: replica.state().revision(),
+            ..Snapshot::default()
+        };
+        let shared = Arc::new(Shared {
+            stop: AtomicBool::new(false),
+            failure: OnceLock::new(),
+            watch: watch::Sender::new(Arc::new(first)),
+        });
+        let grace = tick * election_ticks as u32;
+        let disk = loaded.disk;
+        let node = Node { replica, disk, shared: shared.clone(), fingerprint, names, tick, grace, outgoing };
+        let (inputs, receiver) = sync_channel(INPUTS_MAX);
+        let thread = std::thread::Builder::new()
+            .name("store".to_owned())
+            .spawn(move || node.run(receiver))
+            .context("start the store's thread")?;
+        Ok(Arc::new(Self { id, fingerprint, inputs, shared, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// Takes a frame that the authenticated node `from` sent. Never blocks; a frame that is malformed, foreign or one
+    /// too many is dropped.
+    pub fn receive(&self, from: &str, bytes: &[u8]) {
+        match identity::decode_frame(self.fingerprint, from, self.id, bytes) {
+            Ok(message) => drop(self.inputs.try_send(Input::Message(Box::new(message)))),
+            Err(error) => tracing::warn!(from, error = format!("{error:#}"), "dropped a frame of the store"),
+        }
+    }
+
+    /// Why this node's store has stopped by itself (full or broken disk, lost entries). It stays so until restarted.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.failure.get().cloned()
+    }
+
+    /// Stops taking part and waits until the directory is closed. Callers that wait get an answer.
+    pub async fn stop(&self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            // The thread catches its own panics, and the runtime's end is not ours to report.
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
+    async fn execute(&self, command: Command) -> Result<Outcome, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        self.submit(Input::Execute(command, reply))?;
+        match tokio::time::timeout(HUNG, answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(StoreError::Unknown(self.stopped())),
+            Err(_) => Err(StoreError::Unknown(format!("the store's disk did not answer within {HUNG:?}"))),
+        }
+    }
+
+    fn submit(&self, input: Input) -> Result<(), StoreError> {
+        self.inputs.try_send(input).map_err(|refused| {
+            StoreError::Unavailable(match refused {
+                TrySendError::Full(_) => format!("{INPUTS_MAX} requests wait already"),
+                TrySendError::Disconnected(_) => self.stopped(),
+            })
+        })
+    }
+
+    fn stopped(&self) -> String {
+        match self.failure() {
+            Some(reason) => format!("the store of this node has stopped: {reason}"),
+            None => "the store of this node was stopped".to_owned(),
+        }
+    }
+}
+
+impl Drop for RaftStore {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::SeqCst);
+    }
+}
+
+impl Store for RaftStore {
+    fn read<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<Entry>, StoreError>> {
+        Box::pin(async move {
+            let (reply, answer) = oneshot::channel();
+            self.submit(Input::Read(key.to_owned(), reply))?;
+            match tokio::time::timeout(HUNG, answer).await {
+                Ok(Ok(result)) => result,
+                Ok(Err(_)) => Err(StoreError::Unavailable(self.stopped())),
+                Err(_) => {
+                    Err(StoreError::Unavailable(format!("no answer within {DEADLINE:?}; is the disk slow?")))
+                }
+            }
+        })
+    }
+
+    fn commit(&self, transaction: Transaction) -> BoxFuture<'_, Result<u64, StoreError>> {
+        Box::pin(async move {
+            check_transaction(&transaction)?;
+            match self.execute(Command::Commit(transaction)).await? {
+                Outcome::Revision(revision) => Ok(revision),
+                other => Err(StoreError::Unknown(format!("a commit answered {other:?}"))),
+            }
+        })
+    }
+
+    fn grant_lease(&self, ttl: Duration) -> BoxFuture<'_, Result<LeaseId, StoreError>> {
+        Box::pin(async move {
+            match self.execute(Command::Grant { ttl_ms: check_ttl(ttl)? }).await? {
+                Outcome::Granted(lease) => Ok(lease),
+                other => Err(StoreError::Unknown(format!("a grant answered {other:?}"))),
+            }
+        })
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.execute(Command::KeepAlive { lease }).await.map(drop) })
+    }
+
+    fn revoke_lease(&self, lease: LeaseId) -> BoxFuture<'_, Result<(), StoreError>> {
+        Box::pin(async move { self.execute(Command::Revoke { lease }).await.map(drop) })
+    }
+
+    fn watch(&self) -> watch::Receiver<Arc<Snapshot>> {
+        self.shared.watch.subscribe()
+    }
+}

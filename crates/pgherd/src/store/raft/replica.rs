@@ -1,0 +1,419 @@
+//! One node's copy of the store: Raft, the state machine, and what callers on this node wait for.
+//!
+//! No clock, socket or disk of its own: time is an argument, tickets stand for callers, turns go to the caller to be
+//! made durable. `node.rs` drives it.
+//!
+//! Invariants: each ticket gets exactly one answer, by its deadline at the latest (a tick late); a command takes effect
+//! at most once although it is proposed again when leaders change (see `state.rs`).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use raft::eraftpb::{Entry as LogEntry, Message, Snapshot as RaftSnapshot};
+
+use super::core::{Core, Done, Standing, Timing, Turn};
+use super::log::Log;
+use crate::store::state::{Command, CommandId, Outcome, Proposal, State};
+use crate::store::{Entry, LeaseId, StoreError};
+
+/// A caller waits this long at most. It covers an election (1 s at most at the default tick) and a lost message.
+pub(super) const DEADLINE: Duration = Duration::from_secs(2);
+/// A command is proposed again after this long without an effect: the message to the leader may have been lost.
+const PROPOSE_AGAIN: Duration = Duration::from_millis(500);
+/// A read asks again after this long: Raft drops reads silently until a new leader has committed.
+const READ_AGAIN: Duration = Duration::from_millis(150);
+/// A lease whose expiry did not come through is expired again after this long.
+const EXPIRE_AGAIN: Duration = Duration::from_secs(1);
+/// Commands and reads of this node that may wait at once; more are refused at the door.
+const WAITING_MAX: usize = 256;
+/// How far the newest command may run ahead of the oldest that waits; it bounds the sessions in the state.
+const WINDOW_MAX: u64 = 1024;
+
+/// Stands for a caller.
+pub(super) type Ticket = u64;
+
+#[derive(Debug, PartialEq)]
+pub(super) enum Answer {
+    Executed(Result<Outcome, StoreError>),
+    Read(Result<Option<Entry>, StoreError>),
+}
+
+struct Waiting {
+    ticket: Ticket,
+    command: Command,
+    deadline: Duration,
+    /// Give up if there has been no leader to propose to until then.
+    leaderless_until: Duration,
+    /// To whom and when it was last proposed; `None`: it has certainly not left this node.
+    proposed: Option<(Standing, Duration)>,
+}
+
+struct Reading {
+    tickets: Vec<(Ticket, String, Duration)>,
+    asked: Duration,
+    /// Known once the leader has confirmed that it still leads.
+    index: Option<u64>,
+}
+
+pub(super) struct Replica {
+    id: u64,
+    incarnation: u64,
+    core: Core,
+    state: State,
+    applied: u64,
+    now: Duration,
+    /// How long callers wait for a leader: the longest election timeout.
+    patience: Duration,
+    next_sequence: u64,
+    waiting: BTreeMap<u64, Waiting>,
+    next_read: u64,
+    readings: BTreeMap<u64, Reading>,
+    /// Leases as the leader times them: renewals seen, and when they end. Empty elsewhere, so that a new leader gives
+    /// every lease its whole length again.
+    leases: BTreeMap<LeaseId, (u64, Duration)>,
+    answers: Vec<(Ticket, Answer)>,
+    snapshot_entries: u64,
+    since_snapshot_bytes: usize,
+}
+
+impl Replica {
+    /// `snapshot_entries`: applied entries after which a snapshot is due.
+    pub fn new(
+        id: u64,
+        incarnation: u64,
+        log: Log,
+        timing: Timing,
+        tick: Duration,
+        snapshot_entries: u64,
+    ) -> Result<Self> {
+        let state = decode_state(&log.snapshot)?;
+        let applied = log.snapshot.get_metadata().index;
+        Ok(Self {
+            id,
+            incarnation,
+            core: Core::new(id, log, timing)?,
+            state,
+            applied,
+            now: Duration::ZERO,
+            patience: tick * timing.election_ticks as u32 * 2,
+            next_sequence: 1,
+            waiting: BTreeMap::new(),
+            next_read: 1,
+            readings: BTreeMap::new(),
+            leases: BTreeMap::new(),
+            answers: Vec::new(),
+            snapshot_entries,
+            since_snapshot_bytes: 0,
+        })
+    }
+
+    pub fn execute(&mut self, ticket: Ticket, command: Command) {
+        let sequence = self.next_sequence;
+        let floor = self.waiting.keys().next().copied().unwrap_or(sequence);
+        if self.waiting.len() >= WAITING_MAX || sequence - floor >= WINDOW_MAX {
+            let busy =
+                StoreError::Unavailable(format!("{} changes of this node are under way", self.waiting.len()));
+            self.answers.push((ticket, Answer::Executed(Err(busy))));
+            return;
+        }
+        self.next_sequence += 1;
+        let waiting = Waiting {
+            ticket,
+            command,
+            deadline: self.now + DEADLINE,
+            leaderless_until: self.now + self.patience.min(DEADLINE),
+            proposed: None,
+        };
+        self.waiting.insert(sequence, waiting);
+        self.propose(sequence);
+    }
+
+    pub fn read(&mut self, ticket: Ticket, key: String) {
+        if self.readings.values().map(|reading| reading.tickets.len()).sum::<usize>() >= WAITING_MAX {
+            let busy = StoreError::Unavailable(format!("{WAITING_MAX} reads of this node are under way"));
+            self.answers.push((ticket, Answer::Read(Err(busy))));
+            return;
+        }
+        self.ask(vec![(ticket, key, self.now + DEADLINE)]);
+    }
+
+    pub fn step(&mut self, message: Message) -> Result<()> {
+        self.core.step(message)
+    }
+
+    /// `now` is any monotonic clock that never goes back, the same in every call.
+    pub fn tick(&mut self, now: Duration) {
+        self.now = now;
+        self.core.tick();
+        self.propose_again();
+        self.read_again();
+        self.expire_leases();
+    }
+
+    pub fn turn(&mut self) -> Option<Turn> {
+        self.core.turn()
+    }
+
+    /// Applies what the durable turn allows and answers the messages to send.
+    pub fn persisted(&mut self, turn: Turn) -> Result<Vec<Message>> {
+        let Done { send, install, apply, reads } = self.core.persisted(turn);
+        if let Some(snapshot) = install {
+            self.state = decode_state(&snapshot)?;
+            self.applied = snapshot.get_metadata().index;
+            self.since_snapshot_bytes = 0;
+            self.answer_skipped();
+        }
+        for entry in apply {
+            self.apply(entry)?;
+        }
+        for read in reads {
+            if let Some(reading) = self.own_read(&read.request_ctx) {
+                reading.index = Some(read.index);
+            }
+        }
+        self.answer_reads();
+        Ok(send)
+    }
+
+    pub fn take_answers(&mut self) -> Vec<(Ticket, Answer)> {
+        std::mem::take(&mut self.answers)
+    }
+
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    pub fn standing(&self) -> Standing {
+        self.core.standing()
+    }
+
+    pub fn core(&mut self) -> &mut Core {
+        &mut self.core
+    }
+
+    /// A snapshot of the applied state and the last entry it makes superfluous, when one is due. Followers that lag
+    /// by less than half the interval are still served from the log.
+    pub fn due_snapshot(&self) -> Result<Option<((u64, u64), RaftSnapshot)>> {
+        let log = self.core.log();
+        let taken = log.snapshot.get_metadata().index;
+        let due = self.applied >= taken + self.snapshot_entries
+            || (self.since_snapshot_bytes > super::LOG_BYTES_MAX && self.applied > taken);
+        if !due {
+            return Ok(None);
+        }
+        let keep =
+            if self.since_snapshot_bytes > super::LOG_BYTES_MAX { 0 } else { self.snapshot_entries / 2 };
+        let index = self.applied.saturating_sub(keep).max(log.compacted.0);
+        let term =
+            |index| log.term_at(index).with_context(|| format!("entry {index} is missing from the log"));
+        let mut snapshot = RaftSnapshot::default();
+        snapshot.data = serde_json::to_vec(&self.state).context("encode the state")?.into();
+        let metadata = snapshot.mut_metadata();
+        metadata.index = self.applied;
+        metadata.term = term(self.applied)?;
+        metadata.set_conf_state(log.conf_state());
+        Ok(Some(((index, term(index)?), snapshot)))
+    }
+
+    /// The snapshot is durable.
+    pub fn compacted(&mut self, index: u64, snapshot: RaftSnapshot) {
+        self.core.compacted(index, snapshot);
+        self.since_snapshot_bytes = 0;
+    }
+
+    fn propose(&mut self, sequence: u64) {
+        let standing = self.core.standing();
+        if standing.leader == 0 {
+            return;
+        }
+        let Some(floor) = self.waiting.keys().next().copied() else { return };
+        let Some(waiting) = self.waiting.get_mut(&sequence) else { return };
+        let id = CommandId { node: self.id, incarnation: self.incarnation, sequence, floor };
+        let proposal = Proposal { id: Some(id), command: waiting.command.clone() };
+        match serde_json::to_vec(&proposal) {
+            Ok(data) => {
+                if self.core.propose(data) {
+                    waiting.proposed = Some((standing, self.now));
+                }
+            }
+            Err(error) => self.finish(sequence, Err(StoreError::Invalid(error.to_string()))),
+        }
+    }
+
+    fn propose_again(&mut self) {
+        let standing = self.core.standing();
+        let due: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| match waiting.proposed {
+                None => true,
+                Some((to, at)) => to != standing || self.now >= at + PROPOSE_AGAIN,
+            })
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        for sequence in due {
+            let Some(waiting) = self.waiting.get(&sequence) else { continue };
+            if waiting.proposed.is_none() && self.now >= waiting.leaderless_until {
+                let alone = format!("no leader for {:?}; is a majority of the voters up?", self.patience);
+                self.finish(sequence, Err(StoreError::Unavailable(alone)));
+            } else if self.now >= waiting.deadline {
+                let late = format!("a majority did not confirm it within {DEADLINE:?}");
+                self.finish(sequence, Err(StoreError::Unknown(late)));
+            } else {
+                self.propose(sequence);
+            }
+        }
+        self.give_up();
+    }
+
+    /// Those that were proposed just now are not due again, but their deadline may have come.
+    fn give_up(&mut self) {
+        let late: Vec<u64> = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| self.now >= waiting.deadline)
+            .map(|(sequence, _)| *sequence)
+            .collect();
+        for sequence in late {
+            let late = format!("a majority did not confirm it within {DEADLINE:?}");
+            self.finish(sequence, Err(StoreError::Unknown(late)));
+        }
+    }
+
+    fn finish(&mut self, sequence: u64, result: Result<Outcome, StoreError>) {
+        if let Some(waiting) = self.waiting.remove(&sequence) {
+            self.answers.push((waiting.ticket, Answer::Executed(result)));
+        }
+    }
+
+    fn apply(&mut self, entry: LogEntry) -> Result<()> {
+        self.applied = entry.index;
+        self.since_snapshot_bytes += entry.data.len();
+        // A new leader's first entry is empty.
+        if entry.data.is_empty() {
+            return Ok(());
+        }
+        let proposal: Proposal = serde_json::from_slice(&entry.data).with_context(|| {
+            format!("entry {} of the store is not understood; upgrade this node", entry.index)
+        })?;
+        let own = proposal
+            .id
+            .filter(|id| id.node == self.id && id.incarnation == self.incarnation)
+            .map(|id| id.sequence);
+        if let Some(outcome) = self.state.apply(proposal)
+            && let Some(sequence) = own
+        {
+            self.finish(sequence, outcome);
+        }
+        Ok(())
+    }
+
+    /// A snapshot from the leader may contain effects of commands whose outcome this node has thus never seen.
+    fn answer_skipped(&mut self) {
+        let settled: Vec<u64> = self
+            .waiting
+            .keys()
+            .copied()
+            .filter(|sequence| self.state.is_settled(self.id, self.incarnation, *sequence))
+            .collect();
+        for sequence in settled {
+            let skipped = "this node lagged and got the state without the outcome".to_owned();
+            self.finish(sequence, Err(StoreError::Unknown(skipped)));
+        }
+    }
+
+    fn ask(&mut self, tickets: Vec<(Ticket, String, Duration)>) {
+        let number = self.next_read;
+        self.next_read += 1;
+        let mut context = self.read_prefix().to_vec();
+        context.extend_from_slice(&number.to_be_bytes());
+        self.readings.insert(number, Reading { tickets, asked: self.now, index: None });
+        self.core.read_index(context);
+    }
+
+    /// Raft tells reads apart by their context alone, those of other nodes and earlier incarnations included.
+    fn read_prefix(&self) -> [u8; 16] {
+        let mut prefix = [0; 16];
+        prefix[..8].copy_from_slice(&self.id.to_be_bytes());
+        prefix[8..].copy_from_slice(&self.incarnation.to_be_bytes());
+        prefix
+    }
+
+    fn own_read(&mut self, context: &[u8]) -> Option<&mut Reading> {
+        let number = context.strip_prefix(&self.read_prefix())?;
+        self.readings.get_mut(&u64::from_be_bytes(number.try_into().ok()?))
+    }
+
+    /// All reads that heard nothing ask once more, together.
+    fn read_again(&mut self) {
+        let now = self.now;
+        let mut again = Vec::new();
+        let mut late = Vec::new();
+        self.readings.retain(|_, reading| {
+            late.extend(reading.tickets.extract_if(.., |(_, _, deadline)| now >= *deadline));
+            let due = reading.index.is_none() && now >= reading.asked + READ_AGAIN;
+            if due {
+                again.append(&mut reading.tickets);
+            }
+            !reading.tickets.is_empty()
+        });
+        for (ticket, _, _) in late {
+            let late = format!("no majority confirmed the read within {DEADLINE:?}");
+            self.answers.push((ticket, Answer::Read(Err(StoreError::Unavailable(late)))));
+        }
+        if !again.is_empty() {
+            self.ask(again);
+        }
+    }
+
+    fn answer_reads(&mut self) {
+        let applied = self.applied;
+        let ready: Vec<u64> = self
+            .readings
+            .iter()
+            .filter(|(_, reading)| reading.index.is_some_and(|index| index <= applied))
+            .map(|(number, _)| *number)
+            .collect();
+        for (ticket, key, _) in
+            ready.iter().filter_map(|number| self.readings.remove(number)).flat_map(|r| r.tickets)
+        {
+            self.answers.push((ticket, Answer::Read(Ok(self.state.get(&key)))));
+        }
+    }
+
+    fn expire_leases(&mut self) {
+        if !self.core.standing().leads {
+            self.leases.clear();
+            return;
+        }
+        let now = self.now;
+        self.leases.retain(|lease, _| self.state.leases().contains_key(lease));
+        let mut ended = Vec::new();
+        for (lease, held) in self.state.leases() {
+            let fresh = (held.renewals, now + Duration::from_millis(held.ttl_ms));
+            let timed = self.leases.entry(*lease).or_insert(fresh);
+            if timed.0 != held.renewals {
+                *timed = fresh;
+            }
+            if now >= timed.1 {
+                timed.1 = now + EXPIRE_AGAIN;
+                ended.push(Command::Expire { lease: *lease, renewals: held.renewals });
+            }
+        }
+        for command in ended {
+            // Encoding a command without values cannot fail; if Raft drops it, it comes again.
+            if let Ok(data) = serde_json::to_vec(&Proposal { id: None, command }) {
+                self.core.propose(data);
+            }
+        }
+    }
+}
+
+fn decode_state(snapshot: &RaftSnapshot) -> Result<State> {
+    if snapshot.is_empty() {
+        return Ok(State::default());
+    }
+    serde_json::from_slice(&snapshot.data)
+        .context("the snapshot of the store is not understood; upgrade this node")
+}

@@ -1,0 +1,145 @@
+//! Several nodes in one process, joined by channels whose links can be cut.
+
+mod cluster;
+mod crash;
+mod damage;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+
+use super::{RaftConfig, RaftStore};
+use crate::store::contract::{Cluster, PATIENCE, seen, suite};
+use crate::store::{Snapshot, Store};
+
+#[derive(Default)]
+struct Links {
+    stores: BTreeMap<String, Arc<RaftStore>>,
+    /// Directed: (from, to).
+    cut: BTreeSet<(String, String)>,
+}
+
+pub struct Net {
+    links: Arc<Mutex<Links>>,
+    dir: tempfile::TempDir,
+    voters: BTreeSet<String>,
+    snapshot_entries: u64,
+}
+
+impl Net {
+    fn new(nodes: usize) -> Self {
+        Self {
+            links: Arc::default(),
+            dir: tempfile::tempdir().unwrap(),
+            voters: (1..=nodes).map(|node| format!("n{node}")).collect(),
+            snapshot_entries: 1000,
+        }
+    }
+
+    fn start_all(&self) -> Vec<Arc<RaftStore>> {
+        self.voters.iter().map(|name| self.start(name)).collect()
+    }
+
+    fn dir_of(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn config(&self, name: &str) -> RaftConfig {
+        let mut config = RaftConfig::new("test", name, self.dir_of(name), self.voters.clone());
+        config.tick = Duration::from_millis(20);
+        config.snapshot_entries = self.snapshot_entries;
+        config
+    }
+
+    fn start(&self, name: &str) -> Arc<RaftStore> {
+        let (outgoing, mut frames) = mpsc::channel::<(String, Vec<u8>)>(1024);
+        let store = RaftStore::start(self.config(name), outgoing).unwrap();
+        self.links.lock().unwrap().stores.insert(name.to_owned(), store.clone());
+        let links = self.links.clone();
+        let from = name.to_owned();
+        // Ends when the node's thread drops its end.
+        tokio::spawn(async move {
+            while let Some((to, frame)) = frames.recv().await {
+                let target = {
+                    let links = links.lock().unwrap();
+                    let open = !links.cut.contains(&(from.clone(), to.clone()));
+                    links.stores.get(&to).filter(|_| open).cloned()
+                };
+                if let Some(target) = target {
+                    target.receive(&from, &frame);
+                }
+            }
+        });
+        store
+    }
+
+    /// Nothing is flushed at a stop that was not durable before, so to the disk this is a kill.
+    async fn kill(&self, name: &str) {
+        let store = self.links.lock().unwrap().stores.remove(name);
+        store.expect("it runs").stop().await;
+    }
+
+    fn get(&self, name: &str) -> Arc<RaftStore> {
+        self.links.lock().unwrap().stores[name].clone()
+    }
+
+    /// Cuts all links of a node, both ways, or heals them.
+    fn isolate(&self, name: &str, cut: bool) {
+        let mut links = self.links.lock().unwrap();
+        for other in self.voters.iter().filter(|other| *other != name) {
+            for link in [(name.to_owned(), other.clone()), (other.clone(), name.to_owned())] {
+                if cut {
+                    links.cut.insert(link)
+                } else {
+                    links.cut.remove(&link)
+                };
+            }
+        }
+    }
+
+    /// The leader that a majority of the running nodes agrees on.
+    async fn leader(&self) -> String {
+        let found = tokio::time::timeout(PATIENCE, async {
+            loop {
+                let stores: Vec<_> = self.links.lock().unwrap().stores.values().cloned().collect();
+                let mut votes: BTreeMap<String, usize> = BTreeMap::new();
+                for leader in stores.iter().filter_map(|store| store.watch().borrow().leader.clone()) {
+                    *votes.entry(leader).or_default() += 1;
+                }
+                if let Some((leader, _)) = votes.into_iter().find(|(_, votes)| *votes > self.voters.len() / 2)
+                {
+                    return leader;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        found.await.expect("a leader in time")
+    }
+}
+
+async fn all_see(stores: &[Arc<RaftStore>], wanted: impl Fn(&Snapshot) -> bool) {
+    for store in stores {
+        seen(store.as_ref(), |snapshot| wanted(snapshot)).await;
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        // The link tasks hold the links and the links hold the stores; without this the threads would go on.
+        self.links.lock().unwrap().stores.clear();
+    }
+}
+
+/// The contract speaks to a store that is up, so the election comes first.
+async fn three_nodes(_: &str) -> Cluster {
+    let net = Net::new(3);
+    let stores = net.start_all();
+    all_see(&stores, |snapshot| snapshot.leader.is_some()).await;
+    let handles = stores.into_iter().map(|store| store as Arc<dyn Store>).collect();
+    Cluster { handles, _keep: Box::new(net) }
+}
+
+suite!(three_nodes);
