@@ -8,15 +8,18 @@ async fn a_promotion_takes_the_recorded_timeline_and_others_follow_across_the_ga
     let one = primary("n1").await;
     let two = standby("n2", &one).await;
     let three = standby("n3", &one).await;
-    let lsn = write(&one, "CREATE TABLE t AS SELECT 1 AS i").await;
+    write(&one, "CREATE TABLE t AS SELECT 1 AS i").await;
+    let lsn = one.probe_write(DEADLINE).await.unwrap();
     await_position(&two, lsn).await;
-    let reached = await_position(&three, lsn).await;
+    await_position(&three, lsn).await;
     let survivor = {
         two.admit().await.unwrap();
         client(&two).await.unwrap()
     };
     one.stop(StopMode::Immediate, DEADLINE).await.unwrap();
     three.detach().await.unwrap();
+    let replayed = async || see_standby(&three).await.filter(|seen| seen.replay_lsn >= Some(lsn))?.position;
+    let reached = eventually("replay has caught up", replayed).await;
 
     let error = two.promote(Timeline(2), "", DEADLINE).await.unwrap_err();
     assert!(matches!(error, Error::Timeline { .. }), "{error}");
