@@ -99,6 +99,12 @@ impl Server {
         for left_over in ["postmaster.pid", "recovery.signal", "promote"] {
             files::remove(&self.layout.data.join(left_over))?;
         }
+        // PostgreSQL takes any process under the old pid for a live postmaster: a zombie that no init reaps, or whoever
+        // got the number after a container's restart. No process of this data directory is left (just awaited).
+        let socket = format!(".s.PGSQL.{}", self.config.port);
+        for left_over in [format!("{socket}.lock"), socket] {
+            files::remove(&self.layout.run.join(left_over))?;
+        }
         files::write(&self.layout.data.join("standby.signal"), b"", &self.account)
     }
 

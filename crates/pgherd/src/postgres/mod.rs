@@ -36,6 +36,7 @@ mod session;
 mod settings;
 mod sync;
 mod timelines;
+mod wal;
 
 #[cfg(test)]
 mod tests;

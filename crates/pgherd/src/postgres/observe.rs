@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use wire::{History, Lsn, Timeline};
 
+use super::control;
 use super::error::Result;
 use super::hba::Admission;
 use super::process;
@@ -15,6 +16,7 @@ use super::receiver::conninfo_value;
 use super::replication::{Identity, Replication};
 use super::server::Server;
 use super::session::{CONNECT_DEADLINE, Kept, QUERY_DEADLINE};
+use super::wal;
 
 #[derive(Clone, PartialEq, Debug)]
 pub enum Observation {
@@ -34,6 +36,9 @@ pub enum Observation {
 }
 
 /// The end of valid WAL on a disk, and the timeline on which its last record lies.
+///
+/// While replay lags behind what was received, `lsn` may lie inside a record whose rest has not come (yet); once replay
+/// has caught up it is the end of the last whole record.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Position {
     pub timeline: Timeline,
@@ -260,7 +265,11 @@ impl Server {
             (history, Position { timeline, lsn })
         };
         if identity.lsn >= lsn {
-            return Ok(self.history(identity.timeline)?.map(answer));
+            let whole = self.without_piece(identity.timeline, seen.replay_lsn, lsn);
+            return Ok(self.history(identity.timeline)?.map(|history| {
+                let timeline = history.timeline_at(whole);
+                (history, Position { timeline, lsn: whole })
+            }));
         }
         let leads_on = |history: &History| history.contains(identity.timeline, identity.lsn, lsn);
         if let Some(received) = seen.received_tli.filter(|received| *received > identity.timeline) {
@@ -275,6 +284,19 @@ impl Server {
         match candidates.pop() {
             Some(only) if candidates.is_empty() => Ok(Some(answer(only))),
             _ => Ok(None),
+        }
+    }
+}
+
+impl Server {
+    /// `end`, or the replay LSN when what was received beyond it is only the beginning of a record.
+    fn without_piece(&self, timeline: Timeline, replay: Option<Lsn>, end: Lsn) -> Lsn {
+        let Some(replay) = replay.filter(|replay| *replay < end) else { return end };
+        let Ok(control) = control::read(&self.layout.data) else { return end };
+        let segment = u64::from(control.wal_segment_bytes);
+        match wal::is_only_a_piece(&self.layout.wal(), timeline, replay, end, segment) {
+            true => replay,
+            false => end,
         }
     }
 }

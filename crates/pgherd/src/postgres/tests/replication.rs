@@ -1,0 +1,123 @@
+//! Two servers: cloning, following, sync sets, detaching, positions.
+
+use std::collections::BTreeSet;
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_follows_and_the_sync_set_comes_into_force() {
+    let one = primary("n1").await;
+    let wanted = BTreeSet::from(["n2_slot".to_owned(), "n3_slot".to_owned()]);
+    one.ensure_slots(&wanted, |_| true).await.unwrap();
+    let two = standby("n2_t2", &one).await;
+    two.follow(&Upstream { slot_name: Some("n2_slot".into()), ..upstream(&one, "n2_t2") }).await.unwrap();
+    let seen = eventually("the slot is used", async || {
+        see_primary(&one).await?.slots.into_iter().find(|slot| slot.active)
+    })
+    .await;
+    assert_eq!(seen.slot_name, "n2_slot");
+    one.ensure_slots(&BTreeSet::new(), |name| name.starts_with('n')).await.unwrap();
+    assert_eq!(see_primary(&one).await.unwrap().slots.len(), 1, "the active one stays");
+
+    let applied = one.apply_sync(&["n2_t2".into()], 1).await.unwrap();
+    let walsender = await_walsender(&one, "n2_t2", applied.lsn).await;
+    assert_eq!(walsender.sync_state.as_deref(), Some("quorum"));
+    let lsn = write(&one, "CREATE TABLE t AS SELECT 1 AS i").await;
+    let position = await_position(&two, lsn).await;
+    assert_eq!(position.timeline, Timeline(2));
+    let seen = see_standby(&two).await.unwrap();
+    assert_eq!(seen.following.as_deref(), Some("n2_t2"));
+    assert!(seen.complete && seen.receiver_present);
+    assert_eq!(seen.synchronous_standby_names, NOBODY);
+    assert_eq!(seen.system_id, see_primary(&one).await.unwrap().system_id);
+
+    // A commit waits when the one member has gone, and a removal gets through all the same.
+    two.detach().await.unwrap();
+    let blocked = client(&one).await.unwrap();
+    let mut commit = tokio::spawn(async move { blocked.0.batch_execute("INSERT INTO t VALUES (2)").await });
+    assert!(tokio::time::timeout(Duration::from_millis(500), &mut commit).await.is_err(), "it waits");
+    one.apply_sync(&[], 0).await.unwrap();
+    commit.await.unwrap().unwrap();
+    let applied = one.apply_sync(&[], 1).await.unwrap();
+    assert!(applied.lsn > lsn);
+    assert_eq!(see_primary(&one).await.unwrap().synchronous_standby_names, NOBODY);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_walsender_that_does_not_read_its_configuration_is_not_taken_for_one_that_did() {
+    let one = primary("n1").await;
+    let _two = standby("n2", &one).await;
+    let applied = one.apply_sync(&["n2".into()], 1).await.unwrap();
+    let walsender = await_walsender(&one, "n2", applied.lsn).await;
+    process::signal(&one.layout.data, walsender.pid, rustix::process::Signal::STOP);
+    let error = one.apply_sync(&["n2".into(), "n3".into()], 2).await.unwrap_err();
+    assert!(matches!(&error, Error::NotInForce { pids } if *pids == [walsender.pid]), "{error}");
+    process::signal(&one.layout.data, walsender.pid, rustix::process::Signal::CONT);
+    one.apply_sync(&["n2".into(), "n3".into()], 1).await.unwrap();
+}
+
+/// CHECKS B2: emptying `primary_conninfo` alone leaves the receiver acknowledging while replay waits for a query.
+#[tokio::test(flavor = "multi_thread")]
+async fn detaching_stops_acknowledgements_while_replay_is_stuck() {
+    let one = primary("n1").await;
+    write(&one, "CREATE TABLE t AS SELECT i FROM generate_series(1, 1000) AS i").await;
+    let two = standby("n2", &one).await;
+    await_position(&two, see_primary(&one).await.unwrap().flush_lsn).await;
+    two.admit().await.unwrap();
+    let reader = eventually("the standby shows the table", async || {
+        let reader = client(&two).await.ok()?;
+        reader.0.batch_execute("BEGIN; DECLARE c CURSOR FOR SELECT * FROM t; FETCH 1 FROM c").await.ok()?;
+        Some(reader)
+    })
+    .await;
+    write(&one, "DROP TABLE t").await;
+    let later = write(&one, "CREATE TABLE u AS SELECT 1").await;
+    await_walsender(&one, "n2", later).await;
+    let stuck = see_standby(&two).await.unwrap();
+    assert!(stuck.replay_lsn < stuck.receive_lsn, "replay is held by the query: {stuck:?}");
+
+    two.detach().await.unwrap();
+    let answer = see_standby(&two).await.unwrap();
+    assert!(!answer.receiver_present && answer.complete && answer.following.is_none());
+    assert!(answer.position.unwrap().lsn >= later, "what was acknowledged is answered for");
+    let lost = write(&one, "CREATE TABLE v AS SELECT 1").await;
+    let again = see_standby(&two).await.unwrap();
+    assert!(!again.receiver_present && again.position.unwrap().lsn < lost);
+    assert!(!two.layout.credential().exists());
+    reader.0.batch_execute("COMMIT").await.unwrap();
+    let end = answer.position.unwrap().lsn;
+    eventually("replay goes on to the end", async || {
+        see_standby(&two).await.filter(|seen| seen.replay_lsn >= Some(end))
+    })
+    .await;
+    let after = see_standby(&two).await.unwrap();
+    assert_eq!((after.position, after.receiver_present), (answer.position, false));
+}
+
+/// CHECKS A4: after a restart with no upstream the answer is what was flushed, not the segment's start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_standby_answers_with_all_it_has_flushed() {
+    let one = primary("n1").await;
+    let two = standby("n2", &one).await;
+    write(&one, "CREATE TABLE t AS SELECT i FROM generate_series(1, 10000) AS i").await;
+    // The end of a whole record: the flush LSN itself may lie inside one.
+    let lsn = one.probe_write(DEADLINE).await.unwrap();
+    await_walsender(&one, "n2", lsn).await;
+    let pid = one.adopt().unwrap().unwrap().pid;
+    process::signal(&one.layout.data, pid, rustix::process::Signal::KILL);
+    let pid = two.adopt().unwrap().unwrap().pid;
+    process::signal(&two.layout.data, pid, rustix::process::Signal::KILL);
+    two.exit_watch().await.unwrap();
+    two.start_detached(DEADLINE).await.unwrap();
+    let seen = await_complete(&two).await;
+    let position = seen.position.unwrap();
+    assert!(position.lsn >= lsn && position.timeline == Timeline(2), "{position:?}, flushed {lsn}");
+    // Asked to follow a server that is dead, it requests the segment's start and must not answer with that.
+    two.follow(&upstream(&one, "n2")).await.unwrap();
+    let asked = eventually("a receiver was requested", async || {
+        see_standby(&two).await.filter(|seen| seen.receive_lsn.is_some())
+    })
+    .await;
+    assert!(asked.receive_lsn.unwrap() < lsn, "{asked:?}");
+    assert_eq!(asked.position, Some(position));
+}

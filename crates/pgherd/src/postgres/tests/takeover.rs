@@ -1,0 +1,133 @@
+//! Timelines: promotion to a wanted id, followers across skipped ids, diverged servers.
+
+use super::*;
+
+/// Ids that an aborted takeover used up are skipped; standbys and the new primary itself find their way across.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_promotion_takes_the_recorded_timeline_and_others_follow_across_the_gap() {
+    let one = primary("n1").await;
+    let two = standby("n2", &one).await;
+    let three = standby("n3", &one).await;
+    write(&one, "CREATE TABLE t AS SELECT 1 AS i").await;
+    let lsn = one.probe_write(DEADLINE).await.unwrap();
+    await_position(&two, lsn).await;
+    await_position(&three, lsn).await;
+    let survivor = {
+        two.admit().await.unwrap();
+        client(&two).await.unwrap()
+    };
+    one.stop(StopMode::Immediate, DEADLINE).await.unwrap();
+    three.detach().await.unwrap();
+    let replayed = async || see_standby(&three).await.filter(|seen| seen.replay_lsn >= Some(lsn))?.position;
+    let reached = eventually("replay has caught up", replayed).await;
+
+    let error = two.promote(Timeline(2), "", DEADLINE).await.unwrap_err();
+    assert!(matches!(error, Error::Timeline { .. }), "{error}");
+    let promoted = two.promote(Timeline(5), "ANY 1 (\"n3_t5\")", DEADLINE).await.unwrap();
+    assert_eq!(promoted.timeline, Timeline(5));
+    assert!(survivor.0.simple_query("SELECT 1").await.is_err(), "sessions do not survive a promotion");
+    let seen = see_primary(&two).await.unwrap();
+    assert_eq!(seen.admission, Some(Admission::Quarantined));
+    assert_eq!(seen.synchronous_standby_names, "ANY 1 (\"n3_t5\")");
+    let history = seen.history.unwrap();
+    assert_eq!(history.timeline_at(reached.lsn), Timeline(2));
+    assert!(history.end_of(Timeline(3)).is_none(), "skipped ids are no ancestors: {history:?}");
+
+    three.follow(&upstream(&two, "n3_t5")).await.unwrap();
+    await_walsender(&two, "n3_t5", promoted.end_of_recovery).await;
+    let position = await_position(&three, promoted.end_of_recovery).await;
+    assert_eq!(position.timeline, Timeline(5));
+    assert_eq!(see_standby(&three).await.unwrap().history, Some(history));
+
+    // The new primary crashes at once: its control file may still name timeline 2.
+    let pid = two.adopt().unwrap().unwrap().pid;
+    process::signal(&two.layout.data, pid, rustix::process::Signal::KILL);
+    two.exit_watch().await.unwrap();
+    two.start_detached(DEADLINE).await.unwrap();
+    let position = await_complete(&two).await.position.unwrap();
+    assert_eq!(position.timeline, Timeline(5));
+    assert!(position.lsn >= promoted.end_of_recovery);
+}
+
+/// What is laid for a promotion that never came must not hide the real file of that id.
+#[tokio::test(flavor = "multi_thread")]
+async fn empty_history_files_of_an_aborted_promotion_are_taken_away() {
+    let one = primary("n1").await;
+    let two = standby("n2", &one).await;
+    two.skip_to(Timeline(2), Timeline(5)).unwrap();
+    assert_eq!(two.history_files().unwrap().len(), 3);
+    two.detach().await.unwrap();
+    let promoted = {
+        one.stop(StopMode::Fast, DEADLINE).await.unwrap();
+        one.start_detached(DEADLINE).await.unwrap();
+        await_complete(&one).await;
+        one.promote(Timeline(3), "", DEADLINE).await.unwrap()
+    };
+    two.follow(&upstream(&one, "n2")).await.unwrap();
+    assert_eq!(await_position(&two, promoted.end_of_recovery).await.timeline, Timeline(3));
+}
+
+/// The standby holds more of the old timeline than the new primary's fork: it has the other branch's history file on
+/// disk, but its records stay on its own, and that is what it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_ahead_of_the_fork_does_not_claim_the_new_timeline() {
+    let one = primary("n1").await;
+    let two = standby("n2", &one).await;
+    let three = standby("n3", &one).await;
+    two.detach().await.unwrap();
+    let ahead = write(&one, "CREATE TABLE only_on_three AS SELECT 1").await;
+    await_position(&three, ahead).await;
+    one.stop(StopMode::Immediate, DEADLINE).await.unwrap();
+    three.detach().await.unwrap();
+    two.promote(Timeline(3), "", DEADLINE).await.unwrap();
+    three.follow(&upstream(&two, "n3")).await.unwrap();
+    eventually("it has fetched the other branch's history", async || {
+        three.history(Timeline(3)).unwrap().map(drop)
+    })
+    .await;
+    three.detach().await.unwrap();
+    let seen = see_standby(&three).await.unwrap();
+    let position = seen.position.unwrap();
+    assert_eq!(position.timeline, Timeline(2), "{seen:?}");
+    assert!(position.lsn >= ahead);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_diverged_primary_is_rewound_and_follows() {
+    let one = primary("n1").await;
+    let two = standby("n2", &one).await;
+    let lsn = write(&one, "CREATE TABLE t AS SELECT 1 AS i").await;
+    await_position(&two, lsn).await;
+    two.detach().await.unwrap();
+    write(&one, "CREATE TABLE lost AS SELECT i FROM generate_series(1, 1000) AS i").await;
+    let pid = one.adopt().unwrap().unwrap().pid;
+    process::signal(&one.layout.data, pid, rustix::process::Signal::KILL);
+    one.exit_watch().await.unwrap();
+    two.promote(Timeline(3), "", DEADLINE).await.unwrap();
+    two.checkpoint().await.unwrap();
+    let source = rewind_source(&two);
+    process::await_leftovers(&one.layout.data, DEADLINE).await.unwrap();
+
+    let outcome = one.rewind(&source, DEADLINE).await.unwrap();
+    assert!(
+        matches!(&outcome, RewindOutcome::Failed { reason } if reason.contains("cleanly")),
+        "{outcome:?}"
+    );
+    one.start_detached(DEADLINE).await.unwrap();
+    await_complete(&one).await;
+    one.stop(StopMode::Fast, DEADLINE).await.unwrap();
+    let outcome = one.rewind(&source, DEADLINE).await.unwrap();
+    let RewindOutcome::Done { fork, kept } = outcome else { panic!("{outcome:?}") };
+    assert!(fork >= lsn);
+    assert!(kept.read_dir().unwrap().count() > 0, "the discarded WAL is kept");
+    let conf = std::fs::read_to_string(one.layout.data.join("postgresql.conf")).unwrap();
+    assert!(conf.contains("/n1/conf/pgherd.conf") && !conf.contains("/n2/"), "{conf}");
+
+    one.start_detached(DEADLINE).await.unwrap();
+    one.follow(&upstream(&two, "n1_t3")).await.unwrap();
+    two.admit().await.unwrap();
+    let lsn = write(&two, "CREATE TABLE after AS SELECT 1").await;
+    assert_eq!(await_position(&one, lsn).await.timeline, Timeline(3));
+    one.stop(StopMode::Fast, DEADLINE).await.unwrap();
+    assert_eq!(one.rewind(&source, DEADLINE).await.unwrap(), RewindOutcome::NotRequired);
+}
