@@ -1,0 +1,183 @@
+//! The agent's panel as the API's view of the cluster.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use brain::{Operation, Postgres, View, is_open};
+use wire::Lsn;
+
+use super::ClusterView;
+use super::report::{EventRecord, Explanation, NodeReport, Role, StatusReport, SyncMode, SyncReport};
+use crate::agent::{Panel, topology};
+
+/// Joins the panel with what the configuration knows of the nodes.
+pub struct NodeView {
+    pub cluster: String,
+    pub name: String,
+    pub panel: Arc<Panel>,
+    /// Each node's PostgreSQL as `host:port`.
+    pub addresses: BTreeMap<String, String>,
+}
+
+/// One node's part of a view: its own or a peer's last status.
+struct Part<'a> {
+    name: &'a str,
+    postgres: &'a Postgres,
+    busy: Option<Operation>,
+    member: Option<&'a brain::MemberId>,
+    contact_ms: Option<u64>,
+    rule: &'a str,
+    why: Vec<String>,
+}
+
+impl ClusterView for NodeView {
+    fn status(&self) -> StatusReport {
+        let empty = SyncReport { members: Vec::new(), k: 0, mode: SyncMode::Quorum };
+        let Some(seen) = self.panel.seen() else {
+            return StatusReport {
+                cluster: self.cluster.clone(),
+                from: self.name.clone(),
+                term: 0,
+                primary: None,
+                sync: empty,
+                nodes: Vec::new(),
+                reason: "the agent is starting".to_owned(),
+            };
+        };
+        let view = &seen.view;
+        let topology = topology(view, &self.addresses);
+        let primary = topology.primary.as_ref().map(|backend| backend.node.clone());
+        let end = primary_end(view);
+        let parts = parts(view, seen.decision.rule, &seen.decision.why);
+        let nodes = view.settings.voters.iter().map(|voter| {
+            self.node(view, parts.iter().find(|part| part.name == voter.0), &voter.0, end, primary.as_deref())
+        });
+        let nodes: Vec<NodeReport> = nodes.collect();
+        StatusReport {
+            cluster: self.cluster.clone(),
+            from: self.name.clone(),
+            term: view.record().map_or(0, |record| record.term.0),
+            primary,
+            sync: view.sync().map_or(empty, |sync| SyncReport {
+                members: sync.set.members.iter().map(|member| member.node().0).collect(),
+                k: sync.set.k as u32,
+                mode: if sync.set.k == 0 { SyncMode::Async } else { SyncMode::Quorum },
+            }),
+            nodes,
+            reason: topology.reason,
+        }
+    }
+
+    fn events(&self, after: u64, limit: usize) -> Vec<EventRecord> {
+        let record = |event: crate::agent::Event| EventRecord {
+            id: event.id,
+            at: event.at,
+            node: event.node,
+            term: event.term,
+            rule: event.rule,
+            what: event.what,
+            why: event.why.join("; "),
+        };
+        self.panel.events(after, limit).into_iter().map(record).collect()
+    }
+
+    fn explain(&self, node: Option<&str>) -> Vec<Explanation> {
+        let known = |node: &str| self.addresses.contains_key(node);
+        if node.is_some_and(|node| !known(node)) {
+            return Vec::new();
+        }
+        let explanation = |explanation: brain::Explanation| Explanation {
+            node: explanation.node.0,
+            takes_over: explanation.takes_over.map(|node| node.0),
+            rule: explanation.rule,
+            why: explanation.why,
+            blockers: explanation.blockers,
+        };
+        self.panel.explain(node).into_iter().map(explanation).collect()
+    }
+}
+
+impl NodeView {
+    fn node(&self, view: &View, part: Option<&Part<'_>>, name: &str, end: Option<Lsn>, primary: Option<&str>) -> NodeReport {
+        let full = view.settings.full.contains(&brain::NodeName::from(name));
+        let postgres = part.map_or(&Postgres::Unknown, |part| part.postgres);
+        let (timeline, lsn) = position(postgres);
+        let is_primary = matches!(postgres, Postgres::Primary(_));
+        let streaming = postgres.standby().is_some_and(|standby| standby.streaming);
+        let fresh = part.is_some_and(|part| part.contact_ms.is_none_or(|ms| ms <= view.settings.failure_timeout_ms));
+        let sync = view.sync().zip(part.and_then(|part| part.member)).is_some_and(|(sync, member)| sync.set.members.contains(member));
+        NodeReport {
+            name: name.to_owned(),
+            role: match postgres {
+                _ if !full => Role::Witness,
+                Postgres::Primary(_) => Role::Primary,
+                Postgres::Standby(_) => Role::Replica,
+                _ => Role::Unknown,
+            },
+            state: if !fresh { "unreachable".to_owned() } else { state(full, postgres, part.and_then(|part| part.busy)) },
+            timeline,
+            lsn,
+            lag_bytes: if is_primary { None } else { end.zip(lsn).map(|(end, lsn)| end.bytes_since(lsn)) },
+            sync,
+            healthy: fresh && (!full || primary == Some(name) || streaming),
+            last_contact_ms: part.and_then(|part| part.contact_ms),
+            postgres: full.then(|| self.addresses.get(name).cloned()).flatten(),
+            rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
+            why: part.map_or_else(Vec::new, |part| part.why.clone()),
+        }
+    }
+}
+
+fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
+    let own = Part {
+        name: &view.me.0,
+        postgres: &view.postgres,
+        busy: view.busy,
+        member: view.durable.member.as_ref(),
+        contact_ms: None,
+        rule,
+        why: why.to_vec(),
+    };
+    let peers = view.memory.peers.values().map(|heard| Part {
+        name: &heard.status.node.0,
+        postgres: &heard.status.postgres,
+        busy: heard.status.busy,
+        member: heard.status.member.as_ref(),
+        contact_ms: Some(view.now.since(heard.at)),
+        rule: &heard.status.rule,
+        why: Vec::new(),
+    });
+    std::iter::once(own).chain(peers).collect()
+}
+
+fn position(postgres: &Postgres) -> (Option<u32>, Option<Lsn>) {
+    match postgres {
+        Postgres::Primary(primary) => (Some(primary.timeline().0), Some(primary.flush)),
+        Postgres::Standby(standby) => (Some(standby.position.timeline.0), Some(standby.position.lsn)),
+        _ => (None, None),
+    }
+}
+
+/// The recorded primary's end of WAL, as far as known here.
+fn primary_end(view: &View) -> Option<Lsn> {
+    let record = view.record()?;
+    if is_open(view) {
+        return view.postgres.primary().map(|primary| primary.flush);
+    }
+    let peer = view.memory.peers.get(&record.node)?;
+    peer.status.postgres.primary().map(|primary| primary.flush)
+}
+
+fn state(full: bool, postgres: &Postgres, busy: Option<Operation>) -> String {
+    let word = match busy {
+        _ if !full => "voting",
+        Some(Operation::Initdb) => "creating",
+        Some(Operation::Start) => "starting",
+        Some(Operation::Stop) => "stopping",
+        Some(Operation::Clone) => "cloning",
+        Some(Operation::Rewind) => "rewinding",
+        Some(Operation::Promote) => "promoting",
+        _ => postgres.word(),
+    };
+    word.to_owned()
+}
