@@ -250,7 +250,7 @@ mod tests {
         for _ in 0..20_000 {
             let bytes = chance.bytes(40);
             let mut rest = &bytes[..];
-            let mut framer = Framer::new(|tag| usize::from(tag));
+            let mut framer = Framer::new(usize::from);
             while let Some(Ok(frame)) = framer.next(&mut rest) {
                 let _ = (Status::parse(frame.head), split_text(frame.head));
             }

@@ -246,7 +246,7 @@ where
 
     fn account_client(&mut self, mut bytes: &[u8]) -> Result<(), End> {
         while let Some(frame) = self.up.frames.next(&mut bytes) {
-            self.ledger.from_client(&frame.map_err(End::ClientGarbled)?);
+            self.ledger.client_sent(&frame.map_err(End::ClientGarbled)?);
         }
         self.tell_gate();
         Ok(())
@@ -260,7 +260,7 @@ where
             {
                 self.key = Some(self.cancels.register(key, &self.address, &self.gate));
             }
-            self.ledger.from_server(&frame);
+            self.ledger.server_sent(&frame);
         }
         self.tell_gate();
         Ok(())

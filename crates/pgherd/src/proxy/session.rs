@@ -24,7 +24,7 @@ use super::{Counters, Port, Shared, Stage};
 /// From the server's first answer to its first ReadyForQuery: PostgreSQL's greatest `authentication_timeout` and a
 /// little, so that the server's own limit speaks first.
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(610);
-/// For a last message to a client that may read no more.
+/// For a last message to a client that may read no more, and for the client to close.
 const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
 /// For a server to finish what a client asked and did not wait for, as it would without a proxy.
 const LINGER: Duration = Duration::from_secs(10);
@@ -158,19 +158,28 @@ where
     let refusal = Refusal::Cut { cause, loss: relay.ledger.loss() };
     let told = async {
         relay.flush_client().await?;
-        relay.client.write_all(&refusal.response().encode()).await?;
-        relay.client.shutdown().await
+        say(&mut relay.client, &refusal).await
     };
     // A client that takes nothing within the time learns it from the closed connection.
     let _ = timeout(FAREWELL_TIMEOUT, told).await;
 }
 
-async fn farewell<C: AsyncWrite + Unpin>(client: &mut C, refusal: &Refusal) {
-    let told = async {
-        client.write_all(&refusal.response().encode()).await?;
-        client.shutdown().await
-    };
-    let _ = timeout(FAREWELL_TIMEOUT, told).await;
+async fn farewell<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, refusal: &Refusal) {
+    let _ = timeout(FAREWELL_TIMEOUT, say(client, refusal)).await;
+}
+
+/// Sends the error and reads until the client closes: closing with unread bytes would reset the connection, and a
+/// reset takes back what the client has not read yet.
+async fn say<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, refusal: &Refusal) -> std::io::Result<()> {
+    client.write_all(&refusal.response().encode()).await?;
+    client.shutdown().await?;
+    discard(client).await
+}
+
+async fn discard<C: AsyncRead + Unpin>(from: &mut C) -> std::io::Result<()> {
+    let mut chunk = [0; 512];
+    while from.read(&mut chunk).await? > 0 {}
+    Ok(())
 }
 
 /// The client has left, perhaps with a request under way. Closing with unread bytes would reset the connection and
@@ -180,9 +189,7 @@ async fn linger<S: AsyncRead + AsyncWrite + Unpin>(shared: &Shared, choice: &Cho
     let mut stage = shared.stage.subscribe();
     let drain = async {
         server.shutdown().await?;
-        let mut chunk = [0; 1024];
-        while server.read(&mut chunk).await? > 0 {}
-        std::io::Result::Ok(())
+        discard(&mut server).await
     };
     tokio::select! {
         biased;

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use wire::message::put_frame;
 use wire::startup::{CancelKey, gssenc_request, ssl_request, startup_packet};
 
-use super::fake::{Client, Manner, Server};
+use super::fake::{BIG, Client, Manner, Server};
 use super::*;
 use crate::proxy::ProxyError;
 
@@ -124,7 +124,7 @@ async fn much_data_in_both_directions_at_once_does_not_lock_up() {
     let Client { stream, .. } = Client::login(stand.read_write()).await;
     let (mut reader, mut writer) = stream.into_split();
     const QUERIES: usize = 2_000;
-    let long = format!("SELECT '{}'\0", "x".repeat(10_000));
+    let long = format!("SELECT big '{}'\0", "x".repeat(10_000));
     let asks = tokio::spawn(async move {
         for _ in 0..QUERIES {
             let mut out = Vec::new();
@@ -133,7 +133,7 @@ async fn much_data_in_both_directions_at_once_does_not_lock_up() {
         }
         writer
     });
-    let mut answers = vec![0; QUERIES * (8 + 6)];
+    let mut answers = vec![0; QUERIES * (5 + BIG + 8 + 6)];
     soon(reader.read_exact(&mut answers)).await.unwrap();
     let _writer = asks.await.unwrap();
     assert_eq!(server.seen.borrow().queries.len(), QUERIES);

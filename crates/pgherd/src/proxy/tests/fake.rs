@@ -23,6 +23,8 @@ pub enum Manner {
     Refusing(&'static str),
     /// Closes without a word.
     Mute,
+    /// Takes the start-up packet and says nothing.
+    Hung,
 }
 
 #[derive(Default, Debug)]
@@ -89,6 +91,7 @@ async fn serve(mut stream: TcpStream, manner: Manner, log: &watch::Sender<Seen>)
     }
     let key = match manner {
         Manner::Mute => return Ok(()),
+        Manner::Hung => return stream.read_u8().await.map(drop),
         Manner::Refusing(sqlstate) => {
             let error = ErrorResponse {
                 severity: Severity::Fatal,
@@ -127,6 +130,9 @@ async fn serve(mut stream: TcpStream, manner: Manner, log: &watch::Sender<Seen>)
             stream.write_all(&[b'D', 0, 0, 0, 100, 1, 2, 3]).await?;
         } else if !sql.contains("hang") {
             let mut out = Vec::new();
+            if sql.contains("big") {
+                put_frame(&mut out, b'D', &[7; BIG]);
+            }
             put_frame(&mut out, b'C', b"OK\0");
             put_frame(&mut out, b'Z', &[status]);
             stream.write_all(&out).await?;
@@ -140,6 +146,9 @@ async fn read_frame(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
     stream.read_exact(&mut body).await?;
     Ok((tag, body))
 }
+
+/// Bytes of the row that answers a query with `big` in it.
+pub const BIG: usize = 20_000;
 
 /// What an error said.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -87,3 +87,19 @@ async fn a_refusal_of_pg_hba_is_shown_as_it_is() {
     assert_eq!((told.sqlstate.as_str(), told.text.trim()), ("28000", "the server says no"));
     assert_eq!(server.logins(), 1);
 }
+
+#[tokio::test]
+async fn a_hung_server_is_not_stormed_and_left_when_the_topology_says_so() {
+    let (hung, healthy) = (Server::new(Manner::Hung).await, Server::new(Manner::Trusting).await);
+    let stand = Stand::new(config(), topology(1, Some(&hung.address), &[])).await;
+    let address = stand.read_write();
+    let clients: Vec<_> = (0..60).map(|_| tokio::spawn(Client::login(address))).collect();
+    stand.until(|counts| counts.sessions == 60).await;
+    hung.until(|seen| seen.logins == 32).await;
+    stand.topology.send_replace(topology(2, Some(&healthy.address), &[]));
+    for client in clients {
+        soon(client).await.unwrap();
+    }
+    assert_eq!((hung.logins(), healthy.logins()), (32, 60), "32 openings at a time");
+    hung.until(|seen| seen.open == 0).await;
+}
