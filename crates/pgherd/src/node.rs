@@ -33,6 +33,12 @@ const RAFT_MESSAGES_MAX: usize = 1024;
 /// How long running sessions may go on when the node stops.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// For the proxy's connections to servers: a local network answers in milliseconds, a dead host never.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A client that has not said who it is by then is not coming.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// Runs a node until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<()> {
     let _pid_file = PidFile::take(&config.node.dir)?;
@@ -49,7 +55,8 @@ pub async fn run(config: Config) -> Result<()> {
     let proxy = Proxy::start(proxy_config(&config), seen_topology).await?;
 
     let (raft_out, raft_outgoing) = mpsc::channel(RAFT_MESSAGES_MAX);
-    let raft = RaftConfig::new(config.node.name.clone(), config.store_dir(), config.peers.keys().cloned().collect());
+    let voters = config.peers.keys().cloned().collect();
+    let raft = RaftConfig::new(&config.cluster, &config.node.name, config.store_dir(), voters);
     let store = RaftStore::start(raft, raft_out)?;
     let (arrived, arriving) = mpsc::channel(MESSAGES_MAX);
     let link = Link::start(peer_config(&config)?, arrived).await?;
@@ -86,7 +93,7 @@ pub async fn run(config: Config) -> Result<()> {
     let _ = stop.send(true);
     proxy.shutdown(DRAIN).await;
     link.shutdown().await;
-    store.shutdown().await;
+    store.stop().await;
     api.abort();
     result
 }
@@ -196,7 +203,8 @@ fn proxy_config(config: &Config) -> ProxyConfig {
         queue_max: config.proxy.queue_max as usize,
         queue_timeout: config.proxy.queue_timeout,
         sessions_max: config.proxy.sessions_max as usize,
-        ..ProxyConfig::default()
+        connect_timeout: CONNECT_TIMEOUT,
+        login_timeout: LOGIN_TIMEOUT,
     }
 }
 

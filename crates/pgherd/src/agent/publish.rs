@@ -11,7 +11,7 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         addresses.get(node).map(|address| Backend { node: node.to_owned(), address: address.clone() })
     };
     let Some(record) = view.record() else {
-        return Topology { reason: "the cluster has no primary yet".to_owned(), ..Topology::default() };
+        return Topology { reason: "The cluster has no primary yet.".to_owned(), ..Topology::default() };
     };
     let own_open = is_open(view).then(|| view.me.0.clone());
     let peer_open = view.fresh_peers().find(|status| {
@@ -45,12 +45,12 @@ fn reason(view: &View, record: &brain::PrimaryRecord, status: Option<&Status>) -
         if record.node == view.me { Some(health_of(view)) } else { status.map(|status| status.health) };
     let node = &record.node;
     match health {
-        None => format!("{node}, the primary of term {}, is not heard", record.term),
+        None => format!("{node}, the primary of term {}, is not heard.", record.term),
         Some(Health::Down) => {
-            format!("PostgreSQL on {node}, the primary of term {}, is down; a takeover is due", record.term)
+            format!("PostgreSQL on {node}, the primary of term {}, is down; a takeover is due.", record.term)
         }
-        Some(Health::Blocked) => format!("the primary {node} waits for a standby to confirm writes"),
-        Some(_) if !view.opened() => format!("{node} is taking over as primary of term {}", record.term),
-        Some(_) => format!("the primary {node} is not open for clients now"),
+        Some(Health::Blocked) => format!("the primary {node} waits for a standby to confirm writes."),
+        Some(_) if !view.opened() => format!("{node} is taking over as primary of term {}.", record.term),
+        Some(_) => format!("the primary {node} is not open for clients now."),
     }
 }

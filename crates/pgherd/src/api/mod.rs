@@ -5,6 +5,7 @@
 //! answer is taken from the view at the moment of the request.
 //! Invariant: reading changes nothing. Every route here is a GET without a side effect.
 
+mod panel;
 pub mod report;
 mod routes;
 
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
+pub use panel::NodeView;
 pub use report::{EventRecord, Explanation, NodeReport, Role, StatusReport, SyncMode, SyncReport};
 pub use routes::{EVENTS_PER_ANSWER_MAX, ROUTES, Route};
 
