@@ -89,13 +89,13 @@ async fn cluster(names: &[&str]) -> (Authority, Vec<Node>, BTreeMap<String, Stri
     (authority, nodes, peers)
 }
 
-/// Node n2 with peers n1 (which dials it), n3; nothing runs at the others' addresses.
+/// Node n2 with peers n0 and n1 (which dial it) and n3; nothing runs at the others' addresses.
 async fn lone_node() -> (Authority, Node, SocketAddr) {
     let authority = Authority::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     // Port 1 refuses at once.
-    let peers = ["n1", "n2", "n3"].map(|name| (name.to_owned(), "127.0.0.1:1".to_owned())).into();
+    let peers = ["n0", "n1", "n2", "n3"].map(|name| (name.to_owned(), "127.0.0.1:1".to_owned())).into();
     let node = start(&authority, "n2", listener, &peers);
     (authority, node, address)
 }
@@ -106,7 +106,10 @@ fn hello(name: &str) -> Hello {
 
 /// TLS to n2 with `identity`. With TLS 1.3 this succeeds before the other side has looked at our certificate.
 async fn dial(identity: &Identity, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(address).await.unwrap();
+    secure(identity, TcpStream::connect(address).await.unwrap()).await
+}
+
+async fn secure(identity: &Identity, stream: TcpStream) -> std::io::Result<TlsStream<TcpStream>> {
     let connector = tls::connector(identity).unwrap();
     soon("TLS", connector.connect(ServerName::try_from("n2").unwrap(), stream)).await
 }
@@ -233,7 +236,7 @@ async fn strangers_by_certificate_get_nothing() {
     }
     // A peer's certificate under another peer's name, another cluster, another version.
     let n1 = authority.identity("n1");
-    gets_nothing(dial_as(&authority.identity("n3"), address, &hello("n1")).await).await;
+    gets_nothing(dial_as(&authority.identity("n0"), address, &hello("n1")).await).await;
     gets_nothing(dial_as(&n1, address, &Hello { cluster: "other".into(), ..hello("n1") }).await).await;
     gets_nothing(dial_as(&n1, address, &Hello { version: VERSION + 1, ..hello("n1") }).await).await;
     assert!(node.link.connected().is_empty());
@@ -289,17 +292,21 @@ async fn a_handshake_that_does_not_go_on_is_ended() {
 #[tokio::test]
 async fn a_thousand_silent_connections_do_not_keep_a_peer_out() {
     let (authority, node, address) = lone_node().await;
-    let mut silent = Vec::new();
-    for _ in 0..1000 {
-        silent.push(soon("connect", TcpStream::connect(address)).await.unwrap());
-    }
-    let mut peer = dial_as(&authority.identity("n1"), address, &hello("n1")).await;
+    let flood = async |count| {
+        let mut silent = Vec::new();
+        for _ in 0..count {
+            silent.push(soon("connect", TcpStream::connect(address)).await.unwrap());
+        }
+        silent
+    };
+    let mut silent = flood(1000).await;
+    // Strangers before it and strangers after it, none of which may cost the peer its place.
+    let peer = TcpStream::connect(address).await.unwrap();
+    silent.extend(flood(HANDSHAKES_MAX / 2).await);
+    let mut peer = secure(&authority.identity("n1"), peer).await.unwrap();
+    peer.write_all(&hello("n1").encode()).await.unwrap();
     soon("hello among strangers", frame::read(&mut peer, 1000)).await.unwrap();
     node.connected_to(&["n1"]).await;
-    // All but the newest were thrown out to make room, long before their deadline could have ended the last ones.
-    for stream in silent.drain(..1000 - HANDSHAKES_MAX) {
-        gets_nothing(stream).await;
-    }
     for stream in silent {
         gets_nothing(stream).await;
     }
