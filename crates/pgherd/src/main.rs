@@ -29,7 +29,7 @@ fn daemon(config: &Path, own_session: bool) -> Result<(), Failure> {
     let config = pgherd::config::load(config).map_err(|error| {
         Failure::new(Exit::Configuration, error.to_string()).next("mend the file, then start the node again")
     })?;
-    pgherd::telemetry::start();
+    pgherd::telemetry::init().map_err(|error| Failure::new(Exit::Configuration, error.to_string()))?;
     // Two threads at least: a blocking fsync of one must not stop the heartbeats of the other.
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
