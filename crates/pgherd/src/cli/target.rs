@@ -10,8 +10,8 @@ use serde::Deserialize;
 
 use super::failure::{Exit, Failure};
 
-/// The HTTP port of a node whose configuration names none: Patroni's, so that existing checks fit.
-pub const HTTP_PORT_DEFAULT: u16 = 8008;
+/// The HTTP port of a node whose configuration names none, as in the table of settings.
+pub const HTTP_PORT_DEFAULT: u16 = 8432;
 
 #[derive(Args, Debug, Clone, Default)]
 pub struct TargetArgs {
@@ -21,7 +21,7 @@ pub struct TargetArgs {
     /// A node's configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// A node's HTTP address, such as http://10.0.0.1:8008; PGHERD_URL when no flag is given
+    /// A node's HTTP address, such as http://10.0.0.1:8432; PGHERD_URL when no flag is given
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
 }

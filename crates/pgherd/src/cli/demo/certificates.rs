@@ -8,7 +8,7 @@ pub fn make(layout: &Layout) -> Result<(), Failure> {
     // SEAM (integrator): with the peer link in place this is
     //   let authority = layout.dir.join("authority");
     //   create_authority(&authority, CLUSTER)?;
-    //   for node in &layout.nodes { issue(&authority, &node.name, &node.dir.join("certificates"))?; }
+    //   for node in &layout.nodes { issue(&authority, &node.name, &node.dir.join("tls"))?; }
     let _ = layout;
     Ok(())
 }

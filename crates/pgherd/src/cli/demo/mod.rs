@@ -31,7 +31,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(500);
 #[derive(Args, Debug)]
 pub struct DemoArgs {
     /// Number of nodes [default: 3]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=9))]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=5))]
     nodes: Option<u16>,
     /// Where the demo lies [default: /tmp/pgherd-demo-UID]
     #[arg(long, value_name = "DIR")]
