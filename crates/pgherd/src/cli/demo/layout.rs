@@ -317,3 +317,13 @@ mod tests {
         assert_eq!(failure.exit, Exit::Usage);
     }
 }
+#[cfg(test)]
+mod scratch {
+    use super::*;
+    #[test]
+    fn scratch_parses() {
+        let plan = Layout::plan(Path::new("/tmp/nothing-here"), None, None).unwrap();
+        let c = crate::config::parse(&demo_node(&plan, &plan.nodes[1]), "x", &Default::default());
+        match c { Ok(c) => println!("OK {c:?}"), Err(e) => panic!("{e}") }
+    }
+}
