@@ -55,6 +55,8 @@ pub struct Standby {
     pub replay: Lsn,
     /// Startup has read all of `pg_wal` since the server's last start, so `position` understates nothing.
     pub complete: bool,
+    /// Only internal connections are admitted.
+    pub quarantined: bool,
     /// Milliseconds for which it has been pointed at its upstream without streaming; 0 while it streams.
     pub stalled_ms: u64,
 }

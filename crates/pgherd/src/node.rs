@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::{Agent, EventLog, Panel, Parts, Worker, WordsFile};
+use crate::agent::{Agent, EventLog, Panel, Parts, WordsFile, Worker};
 use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
@@ -80,7 +80,12 @@ pub async fn run(config: Config) -> Result<()> {
         topology,
         addresses: addresses.clone(),
     };
-    let view = Arc::new(NodeView { cluster: config.cluster.clone(), name: config.node.name.clone(), panel, addresses });
+    let view = Arc::new(NodeView {
+        cluster: config.cluster.clone(),
+        name: config.node.name.clone(),
+        panel,
+        addresses,
+    });
     let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
     let agent = tokio::spawn(Agent::new(parts).run(stopped));
     tracing::info!(node = config.node.name, cluster = config.cluster, "pgherd runs");
@@ -121,7 +126,11 @@ async fn carry_out(mut outgoing: mpsc::Receiver<(String, Vec<u8>)>, link: Arc<Li
 
 /// The peers' messages to Raft and the agent. The agent's are dropped when it does not keep up: each replaces the
 /// one before.
-async fn carry_in(mut arriving: mpsc::Receiver<Incoming>, store: Arc<RaftStore>, agent: mpsc::Sender<(String, bytes::Bytes)>) {
+async fn carry_in(
+    mut arriving: mpsc::Receiver<Incoming>,
+    store: Arc<RaftStore>,
+    agent: mpsc::Sender<(String, bytes::Bytes)>,
+) {
     while let Some(Incoming { from, channel, payload }) = arriving.recv().await {
         match channel {
             Channel::Raft => store.receive(&from, &payload),
@@ -174,7 +183,9 @@ fn first_host(listen: &str) -> &str {
 
 async fn listen(host: &str, port: u16, setting: &str) -> Result<TcpListener> {
     TcpListener::bind((host, port)).await.with_context(|| {
-        format!("cannot listen on {host}:{port}; see who uses it (ss -ltnp 'sport = :{port}') or change {setting}")
+        format!(
+            "cannot listen on {host}:{port}; see who uses it (ss -ltnp 'sport = :{port}') or change {setting}"
+        )
     })
 }
 

@@ -85,6 +85,7 @@ pub const RULES: &[Rule] = rules! {
     "rejoin.guard" "The takeover may still need this data directory: it is not rewound yet." rejoin::guard;
     "rejoin.rewind" "The own WAL has left the recorded history: rewind to the primary's." rejoin::rewind;
     "follow" "The own WAL is a beginning of the primary's: follow it." rejoin::follow;
+    "replica.admit" "A replica that streams from the recorded primary admits readers." rejoin::admit;
     "rejoin.stalled" "The upstream no longer has the WAL this node needs: copy it anew." rejoin::stalled;
     "replica" "The replica follows the recorded primary." rejoin::steady;
 };

@@ -1,7 +1,7 @@
 //! Everybody but the primary: start, detach, follow, rewind, clone.
 
 use super::{Want, act, wait};
-use crate::{Action, Postgres, Primary, PrimaryRecord, Standby, Status, View};
+use crate::{Action, Postgres, Primary, PrimaryRecord, Standby, Status, View, Walsender};
 
 /// A standby that has not streamed for this long from a primary that is fine has lost the WAL it needs: reconnects
 /// are retried every 100 ms, so this is some three hundred of them.
@@ -56,8 +56,8 @@ pub(super) fn clone(view: &View) -> Option<Want> {
     if !empty && !view.durable.needs_clone {
         return None;
     }
-    let (record, _, _) = upstream(view).ok()?;
-    if !empty && !expendable(view, record) {
+    let (record, _, primary) = upstream(view).ok()?;
+    if !empty && !expendable(view, record, primary) {
         return None;
     }
     let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
@@ -107,12 +107,16 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
     })?
 }
 
-/// The takeover that chose the primary does not need this data directory: the primary has opened, so k others have
-/// its end of recovery, or this is no member of the set that counts (the old primary never is).
-fn expendable(view: &View, record: &PrimaryRecord) -> bool {
+/// The takeover that chose the primary does not need this data directory: the primary has opened, or this is no
+/// member of the set that counts, or k others have all that was acknowledged: the primary, which was chosen for it,
+/// and who has flushed its end of recovery. A directory that is given up half way never answers again.
+fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
     let Some(sync) = view.sync() else { return false };
-    let member = view.durable.member.as_ref();
-    sync.term == record.term || !member.is_some_and(|member| sync.set.members.contains(member))
+    let Some(own) = view.durable.member.as_ref() else { return true };
+    let holds =
+        |w: &&Walsender| w.term == record.term && w.flush >= primary.end_of_recovery && w.member != *own;
+    let holders = 1 + primary.walsenders.iter().filter(holds).count();
+    sync.term == record.term || !sync.set.members.contains(own) || holders >= sync.set.k
 }
 
 fn diverged(primary: &Primary, standby: &Standby) -> bool {
@@ -121,7 +125,7 @@ fn diverged(primary: &Primary, standby: &Standby) -> bool {
 
 pub(super) fn guard(view: &View) -> Option<Want> {
     let (record, primary, standby) = branch(view)?;
-    let needed = diverged(primary, standby) && !expendable(view, record);
+    let needed = diverged(primary, standby) && !expendable(view, record, primary);
     needed.then(|| {
         wait(format!(
             "/sync of an earlier term still counts on this data directory; {} has not opened",
@@ -146,10 +150,17 @@ pub(super) fn follow(view: &View) -> Option<Want> {
     act(Action::Follow { term: record.term, node: record.node.clone() }, why)
 }
 
+pub(super) fn admit(view: &View) -> Option<Want> {
+    let (record, ..) = upstream(view).ok()?;
+    let standby = view.postgres.standby()?;
+    let ready = standby.quarantined && standby.streaming && standby.follows(record);
+    ready.then(|| act(Action::Admit { term: record.term }, "it streams from the recorded primary"))?
+}
+
 pub(super) fn stalled(view: &View) -> Option<Want> {
-    let (record, status, _) = upstream(view).ok()?;
+    let (record, status, primary) = upstream(view).ok()?;
     let standby = view.postgres.standby().filter(|standby| standby.stalled_ms > STALLED_MS_MAX)?;
-    if !status.open || !expendable(view, record) {
+    if !status.open || !expendable(view, record, primary) {
         return wait(format!("not streaming for {} ms", standby.stalled_ms));
     }
     let why = format!("not streaming for {} ms although {} is open", standby.stalled_ms, record.node);

@@ -230,6 +230,7 @@ impl World {
                 streaming: server.streaming,
                 position: Position { timeline, lsn: server.end },
                 replay: server.end,
+                quarantined: server.quarantined,
                 complete: true,
                 stalled_ms: if server.streaming { 0 } else { self.now.since(server.stalled_since) },
             });

@@ -41,6 +41,7 @@ const REWINDS_MAX: u32 = 3;
 pub enum Note {
     Observed(Observed),
     Done(Box<Done>),
+    /// The revision that the change made.
     Committed(Result<u64, String>),
 }
 
@@ -73,7 +74,8 @@ pub struct Agent {
     observer: Option<Observer>,
     revoking: Option<Term>,
     sent: Option<(Millis, Status)>,
-    committing: bool,
+    /// A change is under way (0), or made at this revision and not seen in a snapshot yet.
+    committing: Option<u64>,
     retry: Option<(Operation, Instant)>,
     rewinds_failed: u32,
     last_decision: (String, Vec<Action>),
@@ -113,7 +115,7 @@ impl Agent {
             observer,
             revoking: None,
             sent: None,
-            committing: false,
+            committing: None,
             retry: None,
             rewinds_failed: 0,
             last_decision: (String::new(), Vec::new()),
@@ -149,6 +151,8 @@ impl Agent {
         let snapshot = self.snapshots.borrow_and_update().clone();
         let loaded = self.view.store.loaded || snapshot.connected;
         self.view.store = records::store_view(&snapshot, loaded)?;
+        // Deciding again before one's own change is seen would be deciding on the past.
+        self.committing = self.committing.filter(|revision| *revision == 0 || *revision > snapshot.revision);
         if let Some(worker) = &self.parts.worker {
             worker.set_credentials(records::credentials(&snapshot)?);
             worker
@@ -189,9 +193,12 @@ impl Agent {
             Note::Observed(observed) => self.on_observed(observed),
             Note::Done(done) => self.on_done(*done)?,
             Note::Committed(result) => {
-                self.committing = false;
-                if let Err(error) = result {
-                    self.parts.events.note(self.term(), "store", "a change of the store failed", vec![error]);
+                match result {
+                    Ok(revision) => self.committing = Some(revision),
+                    Err(error) => {
+                        self.committing = None;
+                        tracing::info!(error, "a change of the store was refused");
+                    }
                 }
                 self.read_store()?;
             }
@@ -377,10 +384,10 @@ impl Agent {
     }
 
     fn commit(&mut self, commit: &Commit, rule: &str) -> Result<()> {
-        if self.committing {
+        if self.committing.is_some() {
             return Ok(());
         }
-        self.committing = true;
+        self.committing = Some(0);
         let transaction = records::transaction(commit)?;
         let (store, note, rule) = (self.parts.store.clone(), self.note.clone(), rule.to_owned());
         tokio::spawn(async move {

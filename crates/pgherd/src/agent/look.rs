@@ -100,6 +100,7 @@ impl Worker {
             complete: seen.complete && position.is_some(),
             position: position.unwrap_or(Position { timeline: Timeline::FIRST, lsn: Lsn::ZERO }),
             replay: seen.replay_lsn.unwrap_or_default(),
+            quarantined: seen.admission != Some(Admission::Open),
             stalled_ms,
         })
     }

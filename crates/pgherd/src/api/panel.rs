@@ -98,14 +98,25 @@ impl ClusterView for NodeView {
 }
 
 impl NodeView {
-    fn node(&self, view: &View, part: Option<&Part<'_>>, name: &str, end: Option<Lsn>, primary: Option<&str>) -> NodeReport {
+    fn node(
+        &self,
+        view: &View,
+        part: Option<&Part<'_>>,
+        name: &str,
+        end: Option<Lsn>,
+        primary: Option<&str>,
+    ) -> NodeReport {
         let full = view.settings.full.contains(&brain::NodeName::from(name));
         let postgres = part.map_or(&Postgres::Unknown, |part| part.postgres);
         let (timeline, lsn) = position(postgres);
         let is_primary = matches!(postgres, Postgres::Primary(_));
         let streaming = postgres.standby().is_some_and(|standby| standby.streaming);
-        let fresh = part.is_some_and(|part| part.contact_ms.is_none_or(|ms| ms <= view.settings.failure_timeout_ms));
-        let sync = view.sync().zip(part.and_then(|part| part.member)).is_some_and(|(sync, member)| sync.set.members.contains(member));
+        let fresh =
+            part.is_some_and(|part| part.contact_ms.is_none_or(|ms| ms <= view.settings.failure_timeout_ms));
+        let sync = view
+            .sync()
+            .zip(part.and_then(|part| part.member))
+            .is_some_and(|(sync, member)| sync.set.members.contains(member));
         NodeReport {
             name: name.to_owned(),
             role: match postgres {
@@ -114,7 +125,11 @@ impl NodeView {
                 Postgres::Standby(_) => Role::Replica,
                 _ => Role::Unknown,
             },
-            state: if !fresh { "unreachable".to_owned() } else { state(full, postgres, part.and_then(|part| part.busy)) },
+            state: if !fresh {
+                "unreachable".to_owned()
+            } else {
+                state(full, postgres, part.and_then(|part| part.busy))
+            },
             timeline,
             lsn,
             lag_bytes: if is_primary { None } else { end.zip(lsn).map(|(end, lsn)| end.bytes_since(lsn)) },

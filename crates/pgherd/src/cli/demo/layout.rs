@@ -324,6 +324,9 @@ mod scratch {
     fn scratch_parses() {
         let plan = Layout::plan(Path::new("/tmp/nothing-here"), None, None).unwrap();
         let c = crate::config::parse(&demo_node(&plan, &plan.nodes[1]), "x", &Default::default());
-        match c { Ok(c) => println!("OK {c:?}"), Err(e) => panic!("{e}") }
+        match c {
+            Ok(c) => println!("OK {c:?}"),
+            Err(e) => panic!("{e}"),
+        }
     }
 }
