@@ -207,8 +207,8 @@ impl Replica {
         let index = self.applied.saturating_sub(keep).max(log.compacted.0);
         let term =
             |index| log.term_at(index).with_context(|| format!("entry {index} is missing from the log"));
-        let mut snapshot = RaftSnapshot::default();
-        snapshot.data = serde_json::to_vec(&self.state).context("encode the state")?.into();
+        let data = serde_json::to_vec(&self.state).context("encode the state")?;
+        let mut snapshot = RaftSnapshot { data: data.into(), ..RaftSnapshot::default() };
         let metadata = snapshot.mut_metadata();
         metadata.index = self.applied;
         metadata.term = term(self.applied)?;

@@ -100,7 +100,7 @@ impl Net {
         }
     }
 
-    /// The leader that a majority of the running nodes agrees on.
+    /// The leader that itself runs and knows it, and on which a majority agrees.
     async fn leader(&self) -> String {
         let found = tokio::time::timeout(PATIENCE, async {
             loop {
@@ -109,6 +109,12 @@ impl Net {
                 for leader in stores.iter().filter_map(|store| store.watch().borrow().leader.clone()) {
                     *votes.entry(leader).or_default() += 1;
                 }
+                votes.retain(|leader, _| {
+                    let links = self.links.lock().unwrap();
+                    let own =
+                        links.stores.get(leader).and_then(|store| store.watch().borrow().leader.clone());
+                    own.as_ref() == Some(leader)
+                });
                 if let Some((leader, _)) = votes.into_iter().find(|(_, votes)| *votes > self.voters.len() / 2)
                 {
                     return leader;
