@@ -185,8 +185,14 @@ fn check_ttl(ttl: Duration) -> Result<u64, StoreError> {
     Ok(ttl.as_millis() as u64)
 }
 
-/// Refuses a transaction that would not fit a frame.
+/// Refuses a transaction that would not fit a frame, or whose keys would not print in an error.
 fn check_transaction(transaction: &Transaction) -> Result<(), StoreError> {
+    for change in &transaction.changes {
+        let (Change::Put { key, .. } | Change::Delete { key }) = change;
+        if key.is_empty() || key.chars().any(char::is_control) {
+            return Err(StoreError::Invalid(format!("the key {key:?} is empty or has control characters")));
+        }
+    }
     let encoded = serde_json::to_vec(transaction).map_err(|error| StoreError::Invalid(error.to_string()))?;
     if encoded.len() > TRANSACTION_BYTES_MAX {
         return Err(StoreError::TooLarge {

@@ -12,6 +12,9 @@ use serde_json::Value;
 
 use super::{Change, Entry, LeaseId, STATE_BYTES_MAX, StoreError, Transaction, Version};
 
+/// Leases held at once. A node holds a few; 4,096 × 60 bytes keep a snapshot small when somebody leaks them.
+const LEASES_MAX: usize = 4096;
+
 /// Who proposed a command. `incarnation` grows at each start of the proposer, `sequence` with each command, and
 /// nothing below `floor` is still waited for by the proposer, so later copies of those are dead.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -60,7 +63,7 @@ struct Cell {
     value: Value,
     version: Version,
     lease: Option<LeaseId>,
-    /// Key and encoded value, for the limit on the whole.
+    /// What it takes in a snapshot, for the limit on the whole.
     bytes: usize,
 }
 
@@ -103,6 +106,9 @@ impl State {
         match command {
             Command::Commit(transaction) => self.commit(transaction).map(Outcome::Revision),
             Command::Grant { ttl_ms } => {
+                if self.leases.len() >= LEASES_MAX {
+                    return Err(StoreError::Unavailable(format!("{LEASES_MAX} leases are held already")));
+                }
                 self.last_lease += 1;
                 let lease = LeaseId(self.last_lease);
                 self.leases.insert(lease, Lease { ttl_ms, renewals: 0 });
@@ -259,9 +265,11 @@ impl State {
     }
 }
 
+/// At least what the cell takes in a snapshot: the key may double by escapes, and around it are field names, version
+/// and lease.
 fn cell_bytes(key: &str, value: &Value) -> usize {
-    // Value's Display is its compact JSON; counting it writes nothing to memory twice that matters at this size.
-    key.len() + value.to_string().len()
+    const FRAME: usize = 100;
+    FRAME + 2 * key.len() + value.to_string().len()
 }
 
 #[cfg(test)]
@@ -325,10 +333,11 @@ mod tests {
     #[test]
     fn a_full_state_refuses_growth_and_allows_emptying() {
         let mut state = State::default();
-        let block = "x".repeat(STATE_BYTES_MAX / 2);
+        let block = "x".repeat(STATE_BYTES_MAX / 2 - 200);
         state.execute(Command::Commit(Transaction::new().put("a", block.clone()))).unwrap();
         let before = state.clone();
-        let refused = state.execute(Command::Commit(Transaction::new().put("b", block.clone()).put("c", 1)));
+        let refused = state
+            .execute(Command::Commit(Transaction::new().put("b", block.clone()).put("c", "x".repeat(400))));
         assert!(matches!(refused, Err(StoreError::TooLarge { .. })));
         assert_eq!(state, before);
         state.execute(Command::Commit(Transaction::new().put("b", block).delete("a"))).unwrap();

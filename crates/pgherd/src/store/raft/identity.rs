@@ -147,8 +147,8 @@ mod tests {
         assert_eq!(node_id("n1"), identity("c", "n1", &["n1"]).ids().unwrap().into_keys().next().unwrap());
         assert_eq!([node_id("n1"), node_id("n2")], [EXPECTED_N1, EXPECTED_N2]);
     }
-    const EXPECTED_N1: u64 = 0;
-    const EXPECTED_N2: u64 = 0;
+    const EXPECTED_N1: u64 = 4_262_943_080_754_552_416;
+    const EXPECTED_N2: u64 = 5_772_168_330_102_118_137;
 
     #[test]
     fn a_node_outside_the_voters_is_refused() {

@@ -44,6 +44,10 @@ const LOG_BYTES_MAX: usize = 8 << 20;
 /// The thread answers by [`DEADLINE`] and a tick; only a disk that hangs makes it later than this.
 const HUNG: Duration = Duration::from_millis(2_500);
 
+/// No frame is bigger: a snapshot of the greatest state, with leases and sessions (0.5 MiB at most) and headers. Appends
+/// are up to one transaction beyond 256 KiB.
+pub const FRAME_BYTES_MAX: usize = super::STATE_BYTES_MAX + (2 << 20);
+
 /// How to start a node's store.
 #[derive(Clone, Debug)]
 pub struct RaftConfig {

@@ -207,8 +207,8 @@ impl Replica {
         let index = self.applied.saturating_sub(keep).max(log.compacted.0);
         let term =
             |index| log.term_at(index).with_context(|| format!("entry {index} is missing from the log"));
-        let mut snapshot = RaftSnapshot::default();
-        snapshot.data = serde_json::to_vec(&self.state).context("encode the state")?.into();
+        let data = serde_json::to_vec(&self.state).context("encode the state")?;
+        let mut snapshot = RaftSnapshot { data: data.into(), ..RaftSnapshot::default() };
         let metadata = snapshot.mut_metadata();
         metadata.index = self.applied;
         metadata.term = term(self.applied)?;
@@ -243,41 +243,21 @@ impl Replica {
 
     fn propose_again(&mut self) {
         let standing = self.core.standing();
-        let due: Vec<u64> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| match waiting.proposed {
-                None => true,
-                Some((to, at)) => to != standing || self.now >= at + PROPOSE_AGAIN,
-            })
-            .map(|(sequence, _)| *sequence)
-            .collect();
-        for sequence in due {
+        let sequences: Vec<u64> = self.waiting.keys().copied().collect();
+        for sequence in sequences {
             let Some(waiting) = self.waiting.get(&sequence) else { continue };
-            if waiting.proposed.is_none() && self.now >= waiting.leaderless_until {
-                let alone = format!("no leader for {:?}; is a majority of the voters up?", self.patience);
-                self.finish(sequence, Err(StoreError::Unavailable(alone)));
-            } else if self.now >= waiting.deadline {
-                let late = format!("a majority did not confirm it within {DEADLINE:?}");
-                self.finish(sequence, Err(StoreError::Unknown(late)));
-            } else {
-                self.propose(sequence);
+            match waiting.proposed {
+                None if self.now >= waiting.leaderless_until => {
+                    let alone = format!("no leader for {:?}; is a majority of the voters up?", self.patience);
+                    self.finish(sequence, Err(StoreError::Unavailable(alone)));
+                }
+                _ if self.now >= waiting.deadline => {
+                    let late = format!("a majority did not confirm it within {DEADLINE:?}");
+                    self.finish(sequence, Err(StoreError::Unknown(late)));
+                }
+                Some((to, at)) if to == standing && self.now < at + PROPOSE_AGAIN => {}
+                _ => self.propose(sequence),
             }
-        }
-        self.give_up();
-    }
-
-    /// Those that were proposed just now are not due again, but their deadline may have come.
-    fn give_up(&mut self) {
-        let late: Vec<u64> = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| self.now >= waiting.deadline)
-            .map(|(sequence, _)| *sequence)
-            .collect();
-        for sequence in late {
-            let late = format!("a majority did not confirm it within {DEADLINE:?}");
-            self.finish(sequence, Err(StoreError::Unknown(late)));
         }
     }
 

@@ -189,3 +189,49 @@ async fn a_node_that_lost_its_directory_stops() {
     assert!(matches!(empty.commit(put("k", 2)).await, Err(StoreError::Unavailable(_))));
     commit(net.get(&leader).as_ref(), put("k", 3)).await.unwrap();
 }
+
+/// Frames vanish, come twice and come late, and leaders are cut off in turn: no increment that was answered is lost, and
+/// none counts twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bad_network_neither_loses_nor_repeats() {
+    let mut net = Net::new(3);
+    net.snapshot_entries = 30;
+    let stores = net.start_all();
+    net.leader().await;
+    commit(stores[0].as_ref(), put("n", 0)).await.unwrap();
+    net.bad.store(8, Ordering::SeqCst);
+    let mut racers = Vec::new();
+    for store in stores.clone() {
+        racers.push(tokio::spawn(async move {
+            let (mut sure, mut unsure) = (0_u64, 0_u64);
+            while sure < 40 {
+                let entry = read(store.as_ref(), "n").await.unwrap();
+                let next = entry.value.as_u64().unwrap() + 1;
+                match store.commit(put("n", next).require("n", entry.version)).await {
+                    Ok(_) => sure += 1,
+                    Err(StoreError::Unknown(_)) => unsure += 1,
+                    Err(StoreError::Conflict { .. } | StoreError::Unavailable(_)) => {}
+                    Err(other) => panic!("{other}"),
+                }
+            }
+            (sure, unsure)
+        }));
+    }
+    for _ in 0..2 {
+        let leader = net.leader().await;
+        net.isolate(&leader, true);
+        seen(net.get(&leader).as_ref(), |snapshot| snapshot.leader.is_none()).await;
+        net.isolate(&leader, false);
+    }
+    let (mut sure, mut unsure) = (0, 0);
+    for racer in racers {
+        let counted = racer.await.unwrap();
+        sure += counted.0;
+        unsure += counted.1;
+    }
+    net.bad.store(0, Ordering::SeqCst);
+    let total = read(stores[1].as_ref(), "n").await.unwrap().value.as_u64().unwrap();
+    assert!(total >= sure && total <= sure + unsure, "{sure} sure, {unsure} unsure, but {total} counted");
+    assert!(stores.iter().all(|store| store.failure().is_none()));
+    all_see(&stores, |snapshot| snapshot.get("n").is_some_and(|entry| entry.value == total)).await;
+}

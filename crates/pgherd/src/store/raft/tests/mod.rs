@@ -4,8 +4,9 @@ mod cluster;
 mod crash;
 mod damage;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -27,6 +28,8 @@ pub struct Net {
     dir: tempfile::TempDir,
     voters: BTreeSet<String>,
     snapshot_entries: u64,
+    /// Of 100 frames so many vanish, and as many come twice, the second time late.
+    bad: Arc<AtomicU32>,
 }
 
 impl Net {
@@ -36,6 +39,7 @@ impl Net {
             dir: tempfile::tempdir().unwrap(),
             voters: (1..=nodes).map(|node| format!("n{node}")).collect(),
             snapshot_entries: 1000,
+            bad: Arc::default(),
         }
     }
 
@@ -60,16 +64,33 @@ impl Net {
         self.links.lock().unwrap().stores.insert(name.to_owned(), store.clone());
         let links = self.links.clone();
         let from = name.to_owned();
+        let bad = self.bad.clone();
         // Ends when the node's thread drops its end.
         tokio::spawn(async move {
+            let mut late: VecDeque<(String, Vec<u8>)> = VecDeque::new();
+            let mut dice: u32 = 1;
             while let Some((to, frame)) = frames.recv().await {
-                let target = {
-                    let links = links.lock().unwrap();
-                    let open = !links.cut.contains(&(from.clone(), to.clone()));
-                    links.stores.get(&to).filter(|_| open).cloned()
-                };
-                if let Some(target) = target {
-                    target.receive(&from, &frame);
+                dice = dice.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                let (drawn, bad) = ((dice >> 16) % 100, bad.load(Ordering::SeqCst));
+                if drawn < bad {
+                    continue;
+                }
+                let mut deliver = vec![(to.clone(), frame.clone())];
+                if drawn < 2 * bad {
+                    late.push_back((to, frame));
+                }
+                if late.len() > 8 {
+                    deliver.extend(late.pop_front());
+                }
+                for (to, frame) in deliver {
+                    let target = {
+                        let links = links.lock().unwrap();
+                        let open = !links.cut.contains(&(from.clone(), to.clone()));
+                        links.stores.get(&to).filter(|_| open).cloned()
+                    };
+                    if let Some(target) = target {
+                        target.receive(&from, &frame);
+                    }
                 }
             }
         });
@@ -100,7 +121,7 @@ impl Net {
         }
     }
 
-    /// The leader that a majority of the running nodes agrees on.
+    /// The leader that itself runs and knows it, and on which a majority agrees.
     async fn leader(&self) -> String {
         let found = tokio::time::timeout(PATIENCE, async {
             loop {
@@ -109,6 +130,12 @@ impl Net {
                 for leader in stores.iter().filter_map(|store| store.watch().borrow().leader.clone()) {
                     *votes.entry(leader).or_default() += 1;
                 }
+                votes.retain(|leader, _| {
+                    let links = self.links.lock().unwrap();
+                    let own =
+                        links.stores.get(leader).and_then(|store| store.watch().borrow().leader.clone());
+                    own.as_ref() == Some(leader)
+                });
                 if let Some((leader, _)) = votes.into_iter().find(|(_, votes)| *votes > self.voters.len() / 2)
                 {
                     return leader;
