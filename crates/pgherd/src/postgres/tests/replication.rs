@@ -121,3 +121,29 @@ async fn a_restarted_standby_answers_with_all_it_has_flushed() {
     assert!(asked.receive_lsn.unwrap() < lsn, "{asked:?}");
     assert_eq!(asked.position, Some(position));
 }
+
+/// A standby refuses to start with less than its primary had; the control file knows how much that was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_with_smaller_limits_of_its_own_starts() {
+    let one = node_with("n1", [("max_connections", "120"), ("max_locks_per_transaction", "99")]).await;
+    open_primary(&one).await;
+    let two = node_with("n2", [("max_connections", "40")]).await;
+    follow_as_clone(&two, &one).await;
+}
+
+/// From no sync set to one: an agent that died half way leaves the proof to the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_asynchronous_mode_is_proved_by_a_checkpoint() {
+    let one = primary("n1").await;
+    let before = one.usable_control().unwrap().checkpoint;
+    let half_way = one.write_settings(|dynamic| {
+        dynamic.synchronous_standby_names = standby_names(&["n2".into()], 1).unwrap();
+        dynamic.sync_unproven = true;
+    });
+    half_way.await.unwrap();
+    one.apply_sync(&["n2".into()], 1).await.unwrap();
+    let after = one.usable_control().unwrap().checkpoint;
+    assert!(after > before);
+    one.apply_sync(&["n2".into(), "n3".into()], 1).await.unwrap();
+    assert_eq!(one.usable_control().unwrap().checkpoint, after, "not needed from set to set");
+}
