@@ -65,10 +65,13 @@ pub(super) struct Dynamic {
     pub primary_conninfo: String,
     pub primary_slot_name: String,
     pub synchronous_standby_names: String,
+    /// The sync set was empty before and no checkpoint has proved yet that backends wait for the new one.
+    pub sync_unproven: bool,
 }
 
 pub(super) const GENERATION: &str = "pgherd.generation";
-pub(super) const ADMISSION: &str = "pgherd.admission";
+const ADMISSION: &str = "pgherd.admission";
+const SYNC_UNPROVEN: &str = "pgherd.sync_unproven";
 
 impl Dynamic {
     /// How every server starts: following nobody, acknowledging nothing, admitting nobody.
@@ -79,16 +82,18 @@ impl Dynamic {
             primary_conninfo: String::new(),
             primary_slot_name: String::new(),
             synchronous_standby_names: NOBODY.to_owned(),
+            sync_unproven: false,
         }
     }
 
-    pub fn pairs(&self) -> [(&'static str, String); 5] {
+    pub fn pairs(&self) -> [(&'static str, String); 6] {
         [
             (GENERATION, self.generation.to_string()),
             (ADMISSION, self.admission.word().to_owned()),
             ("primary_conninfo", self.primary_conninfo.clone()),
             ("primary_slot_name", self.primary_slot_name.clone()),
             ("synchronous_standby_names", self.synchronous_standby_names.clone()),
+            (SYNC_UNPROVEN, self.sync_unproven.to_string()),
         ]
     }
 
@@ -110,6 +115,7 @@ impl Dynamic {
             primary_conninfo: values.remove("primary_conninfo")?,
             primary_slot_name: values.remove("primary_slot_name")?,
             synchronous_standby_names: values.remove("synchronous_standby_names")?,
+            sync_unproven: values.remove(SYNC_UNPROVEN)?.parse().ok()?,
         })
     }
 }
@@ -145,6 +151,12 @@ impl Static<'_> {
             // The proxy recognises PostgreSQL's words for a cancelled wait.
             ("lc_messages", "C".into()),
             ("recovery_target_timeline", "latest".into()),
+            // A target left over in some file would end or pause the replay of a standby.
+            ("recovery_target", String::new()),
+            ("recovery_target_lsn", String::new()),
+            ("recovery_target_name", String::new()),
+            ("recovery_target_time", String::new()),
+            ("recovery_target_xid", String::new()),
             ("wal_retrieve_retry_interval", "100ms".into()),
             ("update_process_title", "on".into()),
             ("cluster_name", self.node.to_owned()),
@@ -282,6 +294,7 @@ mod tests {
             primary_conninfo: r"host='a\'b' passfile='C:\\x'".into(),
             primary_slot_name: "n2_7f3a".into(),
             synchronous_standby_names: r#"ANY 1 ("n2", "n""3")"#.into(),
+            sync_unproven: true,
         };
         let text = render(&fixed, &dynamic);
         assert_eq!(Dynamic::parse(&text), Some(dynamic));

@@ -13,7 +13,7 @@ use super::error::{Error, Result};
 use super::layout::Layout;
 use super::server::Server;
 use super::session::{CONNECT_DEADLINE, Kept, QUERY_DEADLINE, Session, identifier};
-use super::settings::NOBODY;
+use super::settings::{Dynamic, NOBODY};
 
 /// A healthy walsender sends a new record at once; one that has not by then is stuck or stopped, and is ended.
 const LAGGARD_AFTER: Duration = Duration::from_millis(200);
@@ -52,15 +52,21 @@ impl Server {
     pub async fn apply_sync(&self, names: &[String], k: u32) -> Result<Applied> {
         let wanted = standby_names(names, k)?;
         let mut dynamic = self.dynamic();
-        let was_empty = dynamic.synchronous_standby_names.is_empty();
-        if dynamic.synchronous_standby_names != wanted {
-            dynamic =
-                self.write_settings(|dynamic| dynamic.synchronous_standby_names = wanted.clone()).await?;
+        // On disk, so that an agent which dies before the checkpoint leaves the duty to the next one.
+        let from_empty = dynamic.synchronous_standby_names.is_empty() || dynamic.sync_unproven;
+        let unproven = from_empty && !wanted.is_empty();
+        if dynamic.synchronous_standby_names != wanted || dynamic.sync_unproven != unproven {
+            let edit = |dynamic: &mut Dynamic| {
+                dynamic.synchronous_standby_names = wanted.clone();
+                dynamic.sync_unproven = unproven;
+            };
+            dynamic = self.write_settings(edit).await?;
         }
         self.reload_and_confirm(&dynamic).await?;
-        if was_empty && !wanted.is_empty() {
+        if unproven {
             // Backends wait only once the checkpointer has copied a flag, which it does before a checkpoint.
             self.checkpoint().await?;
+            self.write_settings(|dynamic| dynamic.sync_unproven = false).await?;
         }
         let mut admin = self.admin.lock().await;
         let session = admin.session(&self.layout, self.config.port).await?;

@@ -3,7 +3,7 @@
 //! PostgreSQL promotes to one more than the newest id whose history file it finds, looking upwards from its own
 //! without a gap. Empty files for skipped ids make it take a later one. They **stay** after the promotion: a standby that
 //! follows asks the primary for every history file between its own timeline and the primary's and fails for ever when
-//! one is missing; and a primary that crashes before its first checkpoint finds its own timeline only over that ladder.
+//! one is missing. (The new primary itself does not need them: its control file names the new timeline at once.)
 //! An empty file above which there is no real one belongs to a promotion that never happened; it would keep the server
 //! from fetching the real file of that id later, so it is removed before each start and each following.
 

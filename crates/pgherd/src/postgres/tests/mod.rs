@@ -86,8 +86,14 @@ fn config_in(dir: &TempDir, node: &str) -> ServerConfig {
 }
 
 async fn node(name: &str) -> Node {
+    node_with(name, []).await
+}
+
+async fn node_with<const N: usize>(name: &str, parameters: [(&str, &str); N]) -> Node {
     let dir = tempfile::Builder::new().prefix("pgherd-").tempdir_in("/tmp").unwrap();
-    let server = Server::new(config_in(&dir, name), installation().await).await.unwrap();
+    let mut config = config_in(&dir, name);
+    config.parameters.extend(parameters.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let server = Server::new(config, installation().await).await.unwrap();
     Node { server, _dir: dir }
 }
 
@@ -98,26 +104,34 @@ fn passwords() -> Passwords {
 /// A primary on timeline 2, open, with roles; synchronous replication off.
 async fn primary(name: &str) -> Node {
     let node = node(name).await;
+    open_primary(&node).await;
+    node
+}
+
+async fn open_primary(node: &Node) {
     node.initdb().await.unwrap();
     node.start_detached(DEADLINE).await.unwrap();
-    await_complete(&node).await;
+    await_complete(node).await;
     let promoted = node.promote(Timeline(2), "", DEADLINE).await.unwrap();
     assert_eq!(promoted.timeline, Timeline(2));
     node.ensure_roles(&passwords()).await.unwrap();
     node.admit().await.unwrap();
-    node
 }
 
 /// A standby cloned from `from`, following it.
 async fn standby(name: &str, from: &Node) -> Node {
     let node = node(name).await;
+    follow_as_clone(&node, from).await;
+    node
+}
+
+async fn follow_as_clone(node: &Node, from: &Node) {
     let (progress, seen) = tokio::sync::watch::channel(Progress::default());
     node.basebackup(&replication_source(from), None, progress, DEADLINE).await.unwrap();
     assert!(seen.borrow().total_bytes > 0, "progress was reported");
     node.start_detached(DEADLINE).await.unwrap();
-    node.follow(&upstream(from, name)).await.unwrap();
-    await_streaming(&node).await;
-    node
+    node.follow(&upstream(from, &node.config.node)).await.unwrap();
+    await_streaming(node).await;
 }
 
 fn replication_source(from: &Node) -> Source {

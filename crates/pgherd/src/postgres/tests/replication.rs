@@ -121,3 +121,55 @@ async fn a_restarted_standby_answers_with_all_it_has_flushed() {
     assert!(asked.receive_lsn.unwrap() < lsn, "{asked:?}");
     assert_eq!(asked.position, Some(position));
 }
+
+/// A standby refuses to start with less than its primary had; the control file knows how much that was.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clone_with_smaller_limits_of_its_own_starts() {
+    let one = node_with("n1", [("max_connections", "120"), ("max_locks_per_transaction", "99")]).await;
+    open_primary(&one).await;
+    let two = node_with("n2", [("max_connections", "40")]).await;
+    follow_as_clone(&two, &one).await;
+}
+
+/// From no sync set to one: an agent that died half way leaves the proof to the next.
+#[tokio::test(flavor = "multi_thread")]
+async fn leaving_asynchronous_mode_is_proved_by_a_checkpoint() {
+    let one = primary("n1").await;
+    let before = one.usable_control().unwrap().checkpoint;
+    let half_way = one.write_settings(|dynamic| {
+        dynamic.synchronous_standby_names = standby_names(&["n2".into()], 1).unwrap();
+        dynamic.sync_unproven = true;
+    });
+    half_way.await.unwrap();
+    one.apply_sync(&["n2".into()], 1).await.unwrap();
+    let after = one.usable_control().unwrap().checkpoint;
+    assert!(after > before);
+    one.apply_sync(&["n2".into(), "n3".into()], 1).await.unwrap();
+    assert_eq!(one.usable_control().unwrap().checkpoint, after, "not needed from set to set");
+}
+
+/// What lies unread in pg_wal may hold acknowledged commits: until it is read the answer is *not yet*.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_standby_that_has_not_read_its_wal_is_not_complete() {
+    let one = primary("n1").await;
+    let two = node_with("n2", [("recovery_min_apply_delay", "1h")]).await;
+    follow_as_clone(&two, &one).await;
+    write(&one, "CREATE TABLE t AS SELECT 1 AS i").await;
+    let lsn = one.probe_write(DEADLINE).await.unwrap();
+    await_walsender(&one, "n2", lsn).await;
+    let seen = see_standby(&two).await.unwrap();
+    assert!(seen.complete && seen.position.unwrap().lsn >= lsn, "received, though not replayed: {seen:?}");
+    let pid = two.adopt().unwrap().unwrap().pid;
+    process::signal(&two.layout.data, pid, rustix::process::Signal::KILL);
+    two.exit_watch().await.unwrap();
+    two.start_detached(DEADLINE).await.unwrap();
+    let delayed = "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'RecoveryApplyDelay'";
+    eventually("replay waits at the first commit", async || {
+        let mut admin = two.admin.lock().await;
+        let session = admin.session(&two.layout, two.config.port).await.unwrap();
+        session.value("look at replay", delayed, DEADLINE).await.unwrap()
+    })
+    .await;
+    let seen = see_standby(&two).await.unwrap();
+    assert!(!seen.complete && seen.replay_lsn < Some(lsn), "{seen:?}");
+}

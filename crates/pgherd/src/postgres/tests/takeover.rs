@@ -23,6 +23,10 @@ async fn a_promotion_takes_the_recorded_timeline_and_others_follow_across_the_ga
 
     let error = two.promote(Timeline(2), "", DEADLINE).await.unwrap_err();
     assert!(matches!(error, Error::Timeline { .. }), "{error}");
+    // No checkpoint gets done, so the control file goes on naming timeline 2.
+    let children = process::children(two.adopt().unwrap().unwrap().pid);
+    let (checkpointer, _) = children.into_iter().find(|(_, title)| title.contains("checkpointer")).unwrap();
+    process::signal(&two.layout.data, checkpointer, rustix::process::Signal::STOP);
     let promoted = two.promote(Timeline(5), "ANY 1 (\"n3_t5\")", DEADLINE).await.unwrap();
     assert_eq!(promoted.timeline, Timeline(5));
     assert!(survivor.0.simple_query("SELECT 1").await.is_err(), "sessions do not survive a promotion");
@@ -39,10 +43,11 @@ async fn a_promotion_takes_the_recorded_timeline_and_others_follow_across_the_ga
     assert_eq!(position.timeline, Timeline(5));
     assert_eq!(see_standby(&three).await.unwrap().history, Some(history));
 
-    // The new primary crashes at once: its control file may still name timeline 2.
+    // The new primary crashes before its first checkpoint, and finds its timeline all the same.
     let pid = two.adopt().unwrap().unwrap().pid;
     process::signal(&two.layout.data, pid, rustix::process::Signal::KILL);
     two.exit_watch().await.unwrap();
+    assert_eq!(control::read(&two.layout.data).unwrap().checkpoint_timeline, Timeline(2));
     two.start_detached(DEADLINE).await.unwrap();
     let position = await_complete(&two).await.position.unwrap();
     assert_eq!(position.timeline, Timeline(5));
