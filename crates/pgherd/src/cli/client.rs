@@ -47,11 +47,10 @@ impl Client {
         Client { agent: config.max_idle_connections(0).build().into(), addresses }
     }
 
-    /// The answer of the first address that has one. The nodes are asked at the same time: one that is frozen costs
-    /// its deadline once.
+    /// The answer of the first address that has one.
     pub fn ask<T: DeserializeOwned + Send>(&self, path: &str) -> Result<T, Failure> {
         let mut silent = Vec::new();
-        for (address, answer) in self.addresses.iter().zip(self.ask_all(path)) {
+        for (address, answer) in self.addresses.iter().zip(self.ask_all(|_| path.to_owned())) {
             match answer {
                 Ok(answer) => return Ok(answer),
                 Err(NoAnswer::Refused(reason)) => return Err(Failure::new(Exit::General, reason)),
@@ -61,11 +60,34 @@ impl Client {
         Err(unreachable(&silent))
     }
 
+    /// What each address answers to the path that `path_of` gives for its index; `None` from those that are silent.
+    /// An error only when nobody answers.
+    pub fn ask_each<T: DeserializeOwned + Send>(
+        &self,
+        path_of: impl Fn(usize) -> String + Sync,
+    ) -> Result<Vec<Option<T>>, Failure> {
+        let mut answers = Vec::new();
+        let mut silent = Vec::new();
+        for (address, answer) in self.addresses.iter().zip(self.ask_all(path_of)) {
+            if let Err(NoAnswer::Silent(reason) | NoAnswer::Refused(reason)) = &answer {
+                silent.push(format!("{}: {reason}", address.url));
+            }
+            answers.push(answer.ok());
+        }
+        if silent.len() == self.addresses.len() { Err(unreachable(&silent)) } else { Ok(answers) }
+    }
+
+    pub fn address_count(&self) -> usize {
+        self.addresses.len()
+    }
+
     /// The view of the node that knows the highest term, and who did not answer.
     pub fn status(&self) -> Result<Answered, Failure> {
         let mut best: Option<StatusReport> = None;
         let mut silent = Vec::new();
-        for (address, answer) in self.addresses.iter().zip(self.ask_all::<StatusReport>("/api/v1/status")) {
+        for (address, answer) in
+            self.addresses.iter().zip(self.ask_all::<StatusReport>(|_| "/api/v1/status".to_owned()))
+        {
             match answer {
                 Ok(report) if best.as_ref().is_none_or(|best| rank(&report) > rank(best)) => {
                     best = Some(report)
@@ -80,13 +102,15 @@ impl Client {
         Ok(Answered { report, silent })
     }
 
-    fn ask_all<T: DeserializeOwned + Send>(&self, path: &str) -> Vec<Result<T, NoAnswer>> {
+    /// All addresses at the same time: one that is frozen costs its deadline once.
+    fn ask_all<T: DeserializeOwned + Send>(
+        &self,
+        path_of: impl Fn(usize) -> String + Sync,
+    ) -> Vec<Result<T, NoAnswer>> {
+        let path_of = &path_of;
         std::thread::scope(|scope| {
-            let asking: Vec<_> = self
-                .addresses
-                .iter()
-                .map(|address| scope.spawn(move || self.ask_one(address, path)))
-                .collect();
+            let ask = |(index, address)| scope.spawn(move || self.ask_one(address, &path_of(index)));
+            let asking: Vec<_> = self.addresses.iter().enumerate().map(ask).collect();
             let lost = |_| Err(NoAnswer::Silent("the question panicked".to_owned()));
             asking.into_iter().map(|thread| thread.join().unwrap_or_else(lost)).collect()
         })

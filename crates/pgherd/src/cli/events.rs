@@ -1,5 +1,6 @@
 //! `pgherd events`: what pgherd did, and why.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use clap::Args;
@@ -9,7 +10,7 @@ use super::failure::Failure;
 use super::interrupt::Interrupt;
 use super::target::TargetArgs;
 use super::{OutputArgs, print, print_json};
-use crate::api::EventRecord;
+use crate::api::{EVENTS_PER_ANSWER_MAX, EventRecord};
 
 /// How often `--follow` asks: soon enough for a person, nothing for a node.
 const FOLLOW_INTERVAL: Duration = Duration::from_millis(500);
@@ -30,7 +31,9 @@ pub struct EventsArgs {
 
 pub fn events(args: &EventsArgs) -> Result<(), Failure> {
     let client = Client::new(&args.target)?;
-    let mut page = latest(&client, usize::from(args.limit))?;
+    let mut reader = Reader::new(&client);
+    let mut page = reader.next()?;
+    page.drain(..page.len().saturating_sub(usize::from(args.limit)));
     if args.output.is_json() && !args.follow {
         return print_json(&page);
     }
@@ -38,33 +41,57 @@ pub fn events(args: &EventsArgs) -> Result<(), Failure> {
         return print("no events yet\n");
     }
     let interrupt = if args.follow { Some(Interrupt::listen()?) } else { None };
-    let mut seen = 0;
     loop {
         for event in &page {
-            seen = seen.max(event.id);
             print(&line(event, args.output.is_json()))?;
         }
         match &interrupt {
             Some(interrupt) if !interrupt.wait(FOLLOW_INTERVAL) => {}
             _ => return Ok(()),
         }
-        page = client.ask(&format!("/api/v1/events?after={seen}"))?;
+        // A cluster that is away for a moment is what one follows events for.
+        page = reader.next().unwrap_or_default();
     }
 }
 
-/// The route pages forward from an id, so the latest are found by walking; a node keeps a bounded number of events.
-fn latest(client: &Client, limit: usize) -> Result<Vec<EventRecord>, Failure> {
-    let mut kept: Vec<EventRecord> = Vec::new();
-    loop {
-        let after = kept.last().map_or(0, |event| event.id);
-        let page: Vec<EventRecord> = client
-            .ask(&format!("/api/v1/events?after={after}&limit={}", crate::api::EVENTS_PER_ANSWER_MAX))?;
-        let is_last = page.len() < crate::api::EVENTS_PER_ANSWER_MAX;
-        kept.extend(page);
-        kept.drain(..kept.len().saturating_sub(limit));
-        if is_last {
-            return Ok(kept);
+/// Reads on from where it was at each node, and puts together what they tell: a node tells what it did itself, and
+/// may tell what others did, so the same event may come more than once.
+struct Reader<'a> {
+    client: &'a Client,
+    /// The last id seen at each address.
+    seen: Vec<u64>,
+    /// What was shown already: time, node and what.
+    known: BTreeSet<(String, String, String)>,
+}
+
+impl Reader<'_> {
+    fn new(client: &Client) -> Reader<'_> {
+        Reader { client, seen: vec![0; client.address_count()], known: BTreeSet::new() }
+    }
+
+    /// Events that are new since the last call, oldest first.
+    fn next(&mut self) -> Result<Vec<EventRecord>, Failure> {
+        let mut fresh = Vec::new();
+        loop {
+            let pages = self.client.ask_each::<Vec<EventRecord>>(|index| {
+                format!("/api/v1/events?after={}&limit={EVENTS_PER_ANSWER_MAX}", self.seen[index])
+            })?;
+            let mut more = false;
+            for (seen, page) in self.seen.iter_mut().zip(pages.into_iter().map(Option::unwrap_or_default)) {
+                more |= page.len() == EVENTS_PER_ANSWER_MAX;
+                for event in page {
+                    *seen = event.id.max(*seen);
+                    if self.known.insert((event.at.clone(), event.node.clone(), event.what.clone())) {
+                        fresh.push(event);
+                    }
+                }
+            }
+            if !more {
+                break;
+            }
         }
+        fresh.sort_by(|left, right| (&left.at, left.id).cmp(&(&right.at, right.id)));
+        Ok(fresh)
     }
 }
 
@@ -85,7 +112,11 @@ pub fn human_line(event: &EventRecord) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::api::{self, ClusterView, Explanation, StatusReport};
+    use crate::cli::target::Address;
 
     #[test]
     fn a_line_says_when_who_what_why_and_by_which_rule() {
@@ -103,5 +134,56 @@ mod tests {
             line,
             "2026-01-02T03:04:05.123Z  n2    term 3  promoted (n1 is silent for 2 s) [takeover]\n"
         );
+    }
+
+    /// A node that tells these events.
+    struct Tells(Vec<EventRecord>);
+
+    impl ClusterView for Tells {
+        fn status(&self) -> StatusReport {
+            unreachable!("nobody asks for it here")
+        }
+
+        fn events(&self, after: u64, limit: usize) -> Vec<EventRecord> {
+            self.0.iter().filter(|event| event.id > after).take(limit).cloned().collect()
+        }
+
+        fn explain(&self, _: Option<&str>) -> Vec<Explanation> {
+            Vec::new()
+        }
+    }
+
+    fn event(id: u64, second: u64, node: &str) -> EventRecord {
+        EventRecord {
+            id,
+            at: format!("2026-01-02T03:04:{second:02}Z"),
+            node: node.into(),
+            term: 1,
+            rule: String::new(),
+            what: format!("at {second}"),
+            why: String::new(),
+        }
+    }
+
+    #[test]
+    fn what_several_nodes_tell_is_put_in_order_once() {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let serve = |events: Vec<EventRecord>| {
+            let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
+            let url = format!("http://{}", listener.local_addr().unwrap());
+            runtime.spawn(api::serve(listener, Arc::new(Tells(events)), std::future::pending()));
+            Address { node: None, url }
+        };
+        let addresses = vec![
+            serve(vec![event(1, 10, "n1"), event(2, 30, "n1")]),
+            serve(vec![event(7, 20, "n2"), event(9, 30, "n1")]),
+            Address { node: None, url: "http://127.0.0.1:1".into() },
+        ];
+        let client = Client::of(addresses);
+        let mut reader = Reader::new(&client);
+        let told: Vec<String> = reader.next().unwrap().into_iter().map(|event| event.what).collect();
+        assert_eq!(told, ["at 10", "at 20", "at 30"]);
+        assert!(reader.next().unwrap().is_empty(), "nothing is new");
     }
 }
