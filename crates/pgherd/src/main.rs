@@ -26,7 +26,6 @@ fn daemon(config: &Path, own_session: bool) -> Result<(), Failure> {
         // A process that leads a group already cannot, and needs none: it has left the terminal's group.
         let _ = rustix::process::setsid();
     }
-<<<<<<< HEAD
     let config = pgherd::config::load(config).map_err(|error| {
         Failure::new(Exit::Configuration, error.to_string()).next("mend the file, then start the node again")
     })?;
@@ -35,14 +34,4 @@ fn daemon(config: &Path, own_session: bool) -> Result<(), Failure> {
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     runtime.block_on(pgherd::node::run(config)).map_err(Failure::from)
-=======
-    // SEAM (integrator): the body from here is
-    //   let config = pgherd::config::load(config)
-    //       .map_err(|error| Failure::new(Exit::Configuration, error.to_string()))?;
-    //   pgherd::telemetry::init().map_err(|error| Failure::new(Exit::Usage, error.to_string()))?;
-    //   let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    //   runtime.block_on(pgherd::node::run(config)).map_err(Failure::from)
-    Err(Failure::new(Exit::Configuration, format!("{} cannot be run", config.display()))
-        .why("this build has no node yet"))
->>>>>>> tasks
 }

@@ -18,7 +18,7 @@ use super::Channel;
 /// Spoken by both or not at all; a later version will have to speak the one before it too.
 pub(super) const VERSION: u16 = 1;
 /// Largest payload of a frame. A Raft snapshot is the largest thing sent, and the store keeps it far below this.
-pub const PAYLOAD_BYTES_MAX: usize = 4 * 1024 * 1024;
+pub const PAYLOAD_BYTES_MAX: usize = 10 * 1024 * 1024;
 /// Before a peer has said who it is: magic, version and two names of at most 255 bytes.
 pub(super) const HELLO_BYTES_MAX: usize = 6 + 2 + 2 * 256;
 
