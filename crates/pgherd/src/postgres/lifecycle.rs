@@ -91,7 +91,7 @@ impl Server {
     }
 
     async fn prepare_start(&self) -> Result<()> {
-        files::remove(&self.layout.credential())?;
+        self.remove_credentials()?;
         self.write_settings(|dynamic| *dynamic = Dynamic::closed(dynamic.generation)).await?;
         self.include_settings()?;
         self.take_out_overrides()?;

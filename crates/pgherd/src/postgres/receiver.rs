@@ -6,6 +6,7 @@
 //! one that starts later finds no credential: a receiver shows in `pg_stat_activity` before it reads the passfile, so
 //! none that has read it can be missed.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -52,7 +53,7 @@ impl Server {
             before.primary_conninfo.is_empty() && before.primary_slot_name.is_empty()
         };
         let dynamic = if emptied { self.dynamic() } else { self.write_settings(closed).await? };
-        files::remove(&self.layout.credential())?;
+        self.remove_credentials()?;
         // Not running: nothing to stop, and the next start closes everything again.
         if process::find(&self.layout.data)?.is_none() {
             return Ok(());
@@ -81,14 +82,18 @@ impl Server {
         }
     }
 
-    /// Follows `upstream` from now on, by reload. The caller has made its promise durable before.
+    /// Follows `upstream` from now on, by reload. The caller has made its promise durable before, and has seen that
+    /// this server's position is part of the upstream's history (PostgreSQL compares only what it has replayed).
     ///
     /// Returns when the server has taken the setting; whether it streams is seen by `observe`.
     pub async fn follow(&self, upstream: &Upstream) -> Result<()> {
-        let conninfo = self.conninfo(upstream);
         let slot = upstream.slot_name.clone().unwrap_or_default();
         let before = self.dynamic();
-        let unchanged = before.primary_conninfo == conninfo && before.primary_slot_name == slot;
+        let present = conninfo_value(&before.primary_conninfo, "passfile").map(PathBuf::from);
+        let unchanged = before.primary_slot_name == slot
+            && present
+                .as_deref()
+                .is_some_and(|passfile| before.primary_conninfo == conninfo_of(upstream, passfile));
         if !unchanged && !before.primary_conninfo.is_empty() {
             // A receiver of the former upstream would go on while replay is stuck.
             self.detach().await?;
@@ -96,8 +101,11 @@ impl Server {
         if !unchanged {
             self.drop_orphaned_timelines()?;
         }
+        let passfile =
+            present.filter(|_| unchanged).unwrap_or_else(|| self.layout.credential(rand::random()));
+        let conninfo = conninfo_of(upstream, &passfile);
         let line = pgpass_line(REPLICATION_ROLE, &upstream.password);
-        files::write_if_changed(&self.layout.credential(), line.as_bytes(), &self.account)?;
+        files::write_if_changed(&passfile, line.as_bytes(), &self.account)?;
         let dynamic = match unchanged {
             true => before,
             false => {
@@ -112,26 +120,28 @@ impl Server {
         self.reload_and_confirm(&dynamic).await
     }
 
-    fn conninfo(&self, upstream: &Upstream) -> String {
-        let Upstream { host, port, application_name, .. } = upstream;
-        let passfile = self.layout.credential();
-        let pairs = [
-            ("host", host.clone()),
-            ("port", port.to_string()),
-            ("user", REPLICATION_ROLE.to_owned()),
-            ("application_name", application_name.clone()),
-            ("passfile", passfile.to_string_lossy().into_owned()),
-            // libpq takes no less than 2. A host that answers nothing must not hold the receiver for minutes.
-            ("connect_timeout", "2".to_owned()),
-            ("keepalives_idle", "2".to_owned()),
-            ("keepalives_interval", "1".to_owned()),
-            ("keepalives_count", "3".to_owned()),
-            ("tcp_user_timeout", "5000".to_owned()),
-            ("sslmode", "prefer".to_owned()),
-            ("gssencmode", "disable".to_owned()),
-        ];
-        conninfo(&pairs)
+    pub(super) fn remove_credentials(&self) -> Result<()> {
+        self.layout.credentials()?.iter().try_for_each(|path| files::remove(path))
     }
+}
+
+fn conninfo_of(upstream: &Upstream, passfile: &Path) -> String {
+    let Upstream { host, port, application_name, .. } = upstream;
+    conninfo(&[
+        ("host", host.clone()),
+        ("port", port.to_string()),
+        ("user", REPLICATION_ROLE.to_owned()),
+        ("application_name", application_name.clone()),
+        ("passfile", passfile.to_string_lossy().into_owned()),
+        // libpq takes no less than 2. A host that answers nothing must not hold the receiver for minutes.
+        ("connect_timeout", "2".to_owned()),
+        ("keepalives_idle", "2".to_owned()),
+        ("keepalives_interval", "1".to_owned()),
+        ("keepalives_count", "3".to_owned()),
+        ("tcp_user_timeout", "5000".to_owned()),
+        ("sslmode", "prefer".to_owned()),
+        ("gssencmode", "disable".to_owned()),
+    ])
 }
 
 /// A libpq connection string; values are quoted as `PQconninfoParse` reads them.
