@@ -18,10 +18,13 @@ use super::hba::REPLICATION_ROLE;
 use super::process;
 use super::server::Server;
 use super::session::QUERY_DEADLINE;
+use super::settings::Dynamic;
 
 /// The receiver exits at its next look at signals: milliseconds, unless its disk hangs.
 const DETACH_DEADLINE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
+/// SQLSTATE cannot_connect_now: starting, or not consistent yet.
+const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// Where a standby gets its WAL from.
 #[derive(Clone, PartialEq, Eq)]
@@ -44,7 +47,7 @@ impl std::fmt::Debug for Upstream {
 impl Server {
     /// Stops following, whatever replay is doing; returns when no receiver is left.
     pub async fn detach(&self) -> Result<()> {
-        let closed = |dynamic: &mut super::settings::Dynamic| {
+        let closed = |dynamic: &mut Dynamic| {
             dynamic.primary_conninfo.clear();
             dynamic.primary_slot_name.clear();
         };
@@ -58,8 +61,35 @@ impl Server {
         if process::find(&self.layout.data)?.is_none() {
             return Ok(());
         }
-        self.reload_and_confirm(&dynamic).await?;
-        self.end_receiver().await
+        match self.reload_and_confirm(&dynamic).await {
+            Ok(()) => self.end_receiver().await,
+            Err(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW) => self.end_receiver_process().await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same for a server that accepts no connection yet: the receiver by its process title.
+    ///
+    /// A child that has not set its title yet may be one. A later one finds no credential.
+    async fn end_receiver_process(&self) -> Result<()> {
+        let begun = Instant::now();
+        let Some(postmaster) = process::find(&self.layout.data)? else { return Ok(()) };
+        loop {
+            let may_be = |title: &str| title.contains("walreceiver") || !title.starts_with("postgres: ");
+            let left = process::children(postmaster.pid).into_iter().filter(|(_, title)| may_be(title));
+            let left: Vec<(i32, String)> = left.collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > DETACH_DEADLINE {
+                let what = format!("the end of the WAL receiver ({left:?})");
+                return Err(Error::Deadline { what, deadline: DETACH_DEADLINE });
+            }
+            for (pid, _) in left.iter().filter(|(_, title)| title.contains("walreceiver")) {
+                process::signal(&self.layout.data, *pid, Signal::TERM);
+            }
+            sleep(POLL).await;
+        }
     }
 
     async fn end_receiver(&self) -> Result<()> {
@@ -101,23 +131,35 @@ impl Server {
         if !unchanged {
             self.drop_orphaned_timelines()?;
         }
-        let passfile =
-            present.filter(|_| unchanged).unwrap_or_else(|| self.layout.credential(rand::random()));
-        let conninfo = conninfo_of(upstream, &passfile);
-        let line = pgpass_line(REPLICATION_ROLE, &upstream.password);
-        files::write_if_changed(&passfile, line.as_bytes(), &self.account)?;
-        let dynamic = match unchanged {
-            true => before,
-            false => {
-                self.write_settings(|dynamic| {
-                    dynamic.primary_conninfo = conninfo;
-                    dynamic.primary_slot_name = slot;
-                    dynamic.synchronous_standby_names = super::NOBODY.to_owned();
-                })
-                .await?
+        let dynamic = match present.filter(|_| unchanged) {
+            Some(passfile) => {
+                self.write_credential(upstream, &passfile)?;
+                before
             }
+            None => self.point_at(upstream).await?,
         };
-        self.reload_and_confirm(&dynamic).await
+        match self.reload_and_confirm(&dynamic).await {
+            // It may need this very upstream to become consistent and accept connections.
+            Err(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Puts a new credential and the settings for following `upstream` on disk.
+    pub(super) async fn point_at(&self, upstream: &Upstream) -> Result<Dynamic> {
+        let passfile = self.layout.credential(rand::random());
+        self.write_credential(upstream, &passfile)?;
+        self.write_settings(|dynamic| {
+            dynamic.primary_conninfo = conninfo_of(upstream, &passfile);
+            dynamic.primary_slot_name = upstream.slot_name.clone().unwrap_or_default();
+            dynamic.synchronous_standby_names = super::NOBODY.to_owned();
+        })
+        .await
+    }
+
+    fn write_credential(&self, upstream: &Upstream, passfile: &Path) -> Result<()> {
+        let line = pgpass_line(REPLICATION_ROLE, &upstream.password);
+        files::write_if_changed(passfile, line.as_bytes(), &self.account)
     }
 
     pub(super) fn remove_credentials(&self) -> Result<()> {
