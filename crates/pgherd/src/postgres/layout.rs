@@ -12,6 +12,9 @@ use super::files;
 /// `sockaddr_un.sun_path` holds 108 bytes with the terminating zero.
 const SOCKET_PATH_BYTES_MAX: usize = 107;
 
+/// How credential files begin.
+const CREDENTIAL: &str = "replication-";
+
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Layout {
     pub dir: PathBuf,
@@ -76,9 +79,22 @@ impl Layout {
         self.conf.join("pg_ident.conf")
     }
 
-    /// The upstream's credential. Only the agent writes it; without it no WAL receiver gets in.
-    pub fn credential(&self) -> PathBuf {
-        self.conf.join("replication.pgpass")
+    /// The credential for one following. Only the agent writes it; without it no WAL receiver gets in. Each following has a
+    /// file of its own, so that a receiver which starts late, for a former upstream, finds none.
+    pub(super) fn credential(&self, id: u64) -> PathBuf {
+        self.conf.join(format!("{CREDENTIAL}{id:016x}.pgpass"))
+    }
+
+    /// Every credential that is there.
+    pub(super) fn credentials(&self) -> Result<Vec<PathBuf>> {
+        let entries = match std::fs::read_dir(&self.conf) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(Error::at("list", &self.conf)(error)),
+        };
+        // Half-written ones too: a temporary file keeps the stem.
+        let ours = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with(CREDENTIAL);
+        Ok(entries.flatten().filter(ours).map(|entry| entry.path()).collect())
     }
 
     pub fn server_log(&self) -> PathBuf {

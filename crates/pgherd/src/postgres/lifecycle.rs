@@ -14,6 +14,7 @@ use super::account::{tail, watch};
 use super::error::{Error, Result};
 use super::files;
 use super::process::{self, Postmaster};
+use super::receiver::Upstream;
 use super::server::{DataState, Server};
 use super::session::{CONNECT_DEADLINE, Session};
 use super::settings::{self, Dynamic};
@@ -79,6 +80,18 @@ impl Server {
     /// Resolves when it accepts our connection. Recovery of a crashed server may take long: `observe` shows its
     /// progress meanwhile. On [`Error::Deadline`] the server goes on starting.
     pub async fn start_detached(&self, deadline: Duration) -> Result<Postmaster> {
+        self.start(None, deadline).await
+    }
+
+    /// Starts PostgreSQL as a standby of `upstream`; the caller has made its promise durable before.
+    ///
+    /// For a server that has just been rewound: it is consistent, and accepts connections, only once it has what the
+    /// source wrote during the rewind. Everything else starts detached.
+    pub async fn start_following(&self, upstream: &Upstream, deadline: Duration) -> Result<Postmaster> {
+        self.start(Some(upstream), deadline).await
+    }
+
+    async fn start(&self, upstream: Option<&Upstream>, deadline: Duration) -> Result<Postmaster> {
         self.refuse_running()?;
         self.usable_control()?;
         self.close_sessions().await;
@@ -86,12 +99,15 @@ impl Server {
         process::end_tools_at(&self.layout.data, TOOLS_DEADLINE).await?;
         process::await_leftovers(&self.layout.data, LEFTOVER_DEADLINE).await?;
         self.prepare_start().await?;
+        if let Some(upstream) = upstream {
+            self.point_at(upstream).await?;
+        }
         let log_begin = fs::metadata(self.layout.server_log()).map_or(0, |metadata| metadata.len());
         self.spawn(deadline, log_begin).await
     }
 
     async fn prepare_start(&self) -> Result<()> {
-        files::remove(&self.layout.credential())?;
+        self.remove_credentials()?;
         self.write_settings(|dynamic| *dynamic = Dynamic::closed(dynamic.generation)).await?;
         self.include_settings()?;
         self.take_out_overrides()?;
@@ -132,8 +148,10 @@ impl Server {
                     return Err(self.start_failed(log_begin, &error));
                 }
             }
-            let postmaster = process::find(&self.layout.data)?;
-            if let Some(postmaster) = postmaster
+            // Its own word comes first: each attempt before that would be a FATAL line in the log.
+            let ready = process::postmaster_status(&self.layout.data).as_deref() == Some("ready");
+            if let Some(postmaster) = process::find(&self.layout.data)?
+                && ready
                 && Session::open(&self.layout, self.config.port, CONNECT_DEADLINE).await.is_ok()
             {
                 return Ok(postmaster);

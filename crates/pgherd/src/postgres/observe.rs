@@ -166,6 +166,9 @@ impl Server {
             *self.observer.lock().await = Observer::default();
             return Ok(Observation::Down);
         };
+        if process::postmaster_status(&self.layout.data).as_deref() == Some("starting") {
+            return Ok(Observation::Starting { progress: startup_title(postmaster.pid) });
+        }
         let look = tokio::time::timeout(OBSERVE_DEADLINE, self.look()).await;
         let reason = match look {
             Ok(Ok(observation)) => return Ok(observation),

@@ -6,6 +6,7 @@
 //! one that starts later finds no credential: a receiver shows in `pg_stat_activity` before it reads the passfile, so
 //! none that has read it can be missed.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -17,10 +18,13 @@ use super::hba::REPLICATION_ROLE;
 use super::process;
 use super::server::Server;
 use super::session::QUERY_DEADLINE;
+use super::settings::Dynamic;
 
 /// The receiver exits at its next look at signals: milliseconds, unless its disk hangs.
 const DETACH_DEADLINE: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(5);
+/// SQLSTATE cannot_connect_now: starting, or not consistent yet.
+const CANNOT_CONNECT_NOW: &str = "57P03";
 
 /// Where a standby gets its WAL from.
 #[derive(Clone, PartialEq, Eq)]
@@ -43,7 +47,7 @@ impl std::fmt::Debug for Upstream {
 impl Server {
     /// Stops following, whatever replay is doing; returns when no receiver is left.
     pub async fn detach(&self) -> Result<()> {
-        let closed = |dynamic: &mut super::settings::Dynamic| {
+        let closed = |dynamic: &mut Dynamic| {
             dynamic.primary_conninfo.clear();
             dynamic.primary_slot_name.clear();
         };
@@ -52,13 +56,40 @@ impl Server {
             before.primary_conninfo.is_empty() && before.primary_slot_name.is_empty()
         };
         let dynamic = if emptied { self.dynamic() } else { self.write_settings(closed).await? };
-        files::remove(&self.layout.credential())?;
+        self.remove_credentials()?;
         // Not running: nothing to stop, and the next start closes everything again.
         if process::find(&self.layout.data)?.is_none() {
             return Ok(());
         }
-        self.reload_and_confirm(&dynamic).await?;
-        self.end_receiver().await
+        match self.reload_and_confirm(&dynamic).await {
+            Ok(()) => self.end_receiver().await,
+            Err(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW) => self.end_receiver_process().await,
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The same for a server that accepts no connection yet: the receiver by its process title.
+    ///
+    /// A child that has not set its title yet may be one. A later one finds no credential.
+    async fn end_receiver_process(&self) -> Result<()> {
+        let begun = Instant::now();
+        let Some(postmaster) = process::find(&self.layout.data)? else { return Ok(()) };
+        loop {
+            let may_be = |title: &str| title.contains("walreceiver") || !title.starts_with("postgres: ");
+            let left = process::children(postmaster.pid).into_iter().filter(|(_, title)| may_be(title));
+            let left: Vec<(i32, String)> = left.collect();
+            if left.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > DETACH_DEADLINE {
+                let what = format!("the end of the WAL receiver ({left:?})");
+                return Err(Error::Deadline { what, deadline: DETACH_DEADLINE });
+            }
+            for (pid, _) in left.iter().filter(|(_, title)| title.contains("walreceiver")) {
+                process::signal(&self.layout.data, *pid, Signal::TERM);
+            }
+            sleep(POLL).await;
+        }
     }
 
     async fn end_receiver(&self) -> Result<()> {
@@ -81,14 +112,18 @@ impl Server {
         }
     }
 
-    /// Follows `upstream` from now on, by reload. The caller has made its promise durable before.
+    /// Follows `upstream` from now on, by reload. The caller has made its promise durable before, and has seen that
+    /// this server's position is part of the upstream's history (PostgreSQL compares only what it has replayed).
     ///
     /// Returns when the server has taken the setting; whether it streams is seen by `observe`.
     pub async fn follow(&self, upstream: &Upstream) -> Result<()> {
-        let conninfo = self.conninfo(upstream);
         let slot = upstream.slot_name.clone().unwrap_or_default();
         let before = self.dynamic();
-        let unchanged = before.primary_conninfo == conninfo && before.primary_slot_name == slot;
+        let present = conninfo_value(&before.primary_conninfo, "passfile").map(PathBuf::from);
+        let unchanged = before.primary_slot_name == slot
+            && present
+                .as_deref()
+                .is_some_and(|passfile| before.primary_conninfo == conninfo_of(upstream, passfile));
         if !unchanged && !before.primary_conninfo.is_empty() {
             // A receiver of the former upstream would go on while replay is stuck.
             self.detach().await?;
@@ -96,42 +131,59 @@ impl Server {
         if !unchanged {
             self.drop_orphaned_timelines()?;
         }
-        let line = pgpass_line(REPLICATION_ROLE, &upstream.password);
-        files::write_if_changed(&self.layout.credential(), line.as_bytes(), &self.account)?;
-        let dynamic = match unchanged {
-            true => before,
-            false => {
-                self.write_settings(|dynamic| {
-                    dynamic.primary_conninfo = conninfo;
-                    dynamic.primary_slot_name = slot;
-                    dynamic.synchronous_standby_names = super::NOBODY.to_owned();
-                })
-                .await?
+        let dynamic = match present.filter(|_| unchanged) {
+            Some(passfile) => {
+                self.write_credential(upstream, &passfile)?;
+                before
             }
+            None => self.point_at(upstream).await?,
         };
-        self.reload_and_confirm(&dynamic).await
+        match self.reload_and_confirm(&dynamic).await {
+            // It may need this very upstream to become consistent and accept connections.
+            Err(error) if error.sqlstate() == Some(CANNOT_CONNECT_NOW) => Ok(()),
+            result => result,
+        }
     }
 
-    fn conninfo(&self, upstream: &Upstream) -> String {
-        let Upstream { host, port, application_name, .. } = upstream;
-        let passfile = self.layout.credential();
-        let pairs = [
-            ("host", host.clone()),
-            ("port", port.to_string()),
-            ("user", REPLICATION_ROLE.to_owned()),
-            ("application_name", application_name.clone()),
-            ("passfile", passfile.to_string_lossy().into_owned()),
-            // libpq takes no less than 2. A host that answers nothing must not hold the receiver for minutes.
-            ("connect_timeout", "2".to_owned()),
-            ("keepalives_idle", "2".to_owned()),
-            ("keepalives_interval", "1".to_owned()),
-            ("keepalives_count", "3".to_owned()),
-            ("tcp_user_timeout", "5000".to_owned()),
-            ("sslmode", "prefer".to_owned()),
-            ("gssencmode", "disable".to_owned()),
-        ];
-        conninfo(&pairs)
+    /// Puts a new credential and the settings for following `upstream` on disk.
+    pub(super) async fn point_at(&self, upstream: &Upstream) -> Result<Dynamic> {
+        let passfile = self.layout.credential(rand::random());
+        self.write_credential(upstream, &passfile)?;
+        self.write_settings(|dynamic| {
+            dynamic.primary_conninfo = conninfo_of(upstream, &passfile);
+            dynamic.primary_slot_name = upstream.slot_name.clone().unwrap_or_default();
+            dynamic.synchronous_standby_names = super::NOBODY.to_owned();
+        })
+        .await
     }
+
+    fn write_credential(&self, upstream: &Upstream, passfile: &Path) -> Result<()> {
+        let line = pgpass_line(REPLICATION_ROLE, &upstream.password);
+        files::write_if_changed(passfile, line.as_bytes(), &self.account)
+    }
+
+    pub(super) fn remove_credentials(&self) -> Result<()> {
+        self.layout.credentials()?.iter().try_for_each(|path| files::remove(path))
+    }
+}
+
+fn conninfo_of(upstream: &Upstream, passfile: &Path) -> String {
+    let Upstream { host, port, application_name, .. } = upstream;
+    conninfo(&[
+        ("host", host.clone()),
+        ("port", port.to_string()),
+        ("user", REPLICATION_ROLE.to_owned()),
+        ("application_name", application_name.clone()),
+        ("passfile", passfile.to_string_lossy().into_owned()),
+        // libpq takes no less than 2. A host that answers nothing must not hold the receiver for minutes.
+        ("connect_timeout", "2".to_owned()),
+        ("keepalives_idle", "2".to_owned()),
+        ("keepalives_interval", "1".to_owned()),
+        ("keepalives_count", "3".to_owned()),
+        ("tcp_user_timeout", "5000".to_owned()),
+        ("sslmode", "prefer".to_owned()),
+        ("gssencmode", "disable".to_owned()),
+    ])
 }
 
 /// A libpq connection string; values are quoted as `PQconninfoParse` reads them.

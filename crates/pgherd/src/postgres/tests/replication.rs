@@ -10,7 +10,12 @@ async fn a_clone_follows_and_the_sync_set_comes_into_force() {
     let wanted = BTreeSet::from(["n2_slot".to_owned(), "n3_slot".to_owned()]);
     one.ensure_slots(&wanted, |_| true).await.unwrap();
     let two = standby("n2_t2", &one).await;
-    two.follow(&Upstream { slot_name: Some("n2_slot".into()), ..upstream(&one, "n2_t2") }).await.unwrap();
+    let by_slot = Upstream { slot_name: Some("n2_slot".into()), ..upstream(&one, "n2_t2") };
+    two.follow(&by_slot).await.unwrap();
+    let credential = two.layout.credentials().unwrap();
+    assert_eq!(credential.len(), 1, "one for the present following, none for the former");
+    two.follow(&by_slot).await.unwrap();
+    assert_eq!(two.layout.credentials().unwrap(), credential, "the same again changes nothing");
     let seen = eventually("the slot is used", async || {
         see_primary(&one).await?.slots.into_iter().find(|slot| slot.active)
     })
@@ -83,7 +88,7 @@ async fn detaching_stops_acknowledgements_while_replay_is_stuck() {
     let lost = write(&one, "CREATE TABLE v AS SELECT 1").await;
     let again = see_standby(&two).await.unwrap();
     assert!(!again.receiver_present && again.position.unwrap().lsn < lost);
-    assert!(!two.layout.credential().exists());
+    assert_eq!(two.layout.credentials().unwrap(), Vec::<std::path::PathBuf>::new());
     reader.0.batch_execute("COMMIT").await.unwrap();
     let end = answer.position.unwrap().lsn;
     eventually("replay goes on to the end", async || {

@@ -128,11 +128,43 @@ async fn a_diverged_primary_is_rewound_and_follows() {
     let conf = std::fs::read_to_string(one.layout.data.join("postgresql.conf")).unwrap();
     assert!(conf.contains("/n1/conf/pgherd.conf") && !conf.contains("/n2/"), "{conf}");
 
-    one.start_detached(DEADLINE).await.unwrap();
-    one.follow(&upstream(&two, "n1_t3")).await.unwrap();
+    // Without an upstream it may never be consistent: what the source wrote during the rewind is missing.
+    one.start_following(&upstream(&two, "n1_t3"), DEADLINE).await.unwrap();
     two.admit().await.unwrap();
     let lsn = write(&two, "CREATE TABLE after AS SELECT 1").await;
     assert_eq!(await_position(&one, lsn).await.timeline, Timeline(3));
     one.stop(StopMode::Fast, DEADLINE).await.unwrap();
     assert_eq!(one.rewind(&source, DEADLINE).await.unwrap(), RewindOutcome::NotRequired);
+}
+
+/// A rewound server lacks what its source had written but not flushed, so it accepts no connection until it streams;
+/// it can be pointed and detached all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_not_consistent_yet_can_be_pointed_and_detached() {
+    let one = primary("n1").await;
+    let two = node_with("n2", [("wal_writer_delay", "5s"), ("wal_writer_flush_after", "0")]).await;
+    follow_as_clone(&two, &one).await;
+    two.detach().await.unwrap();
+    write(&one, "CREATE TABLE lost AS SELECT i FROM generate_series(1, 1000) AS i").await;
+    one.stop(StopMode::Fast, DEADLINE).await.unwrap();
+    two.promote(Timeline(3), "", DEADLINE).await.unwrap();
+    two.checkpoint().await.unwrap();
+    two.admit().await.unwrap();
+    let unflushed =
+        "SET synchronous_commit = off; SELECT pg_logical_emit_message(false, 'x', repeat('x', 20000))";
+    client(&two).await.unwrap().0.batch_execute(unflushed).await.unwrap();
+    let outcome = one.rewind(&rewind_source(&two), DEADLINE).await.unwrap();
+    assert!(matches!(outcome, RewindOutcome::Done { .. }), "{outcome:?}");
+
+    let soon = Duration::from_secs(2);
+    let waits = one.start_detached(soon).await;
+    assert!(matches!(waits, Err(Error::Deadline { .. })), "{waits:?}");
+    let seen = one.observe().await.unwrap();
+    assert!(matches!(&seen, Observation::Starting { progress } if progress.contains("startup")), "{seen:?}");
+    let nowhere = Upstream { port: free_port(), ..upstream(&two, "n1_t3") };
+    one.follow(&nowhere).await.unwrap();
+    one.detach().await.unwrap();
+    assert!(one.layout.credentials().unwrap().is_empty());
+    one.follow(&upstream(&two, "n1_t3")).await.unwrap();
+    await_streaming(&one).await;
 }
