@@ -34,6 +34,9 @@ pub struct Durable {
     pub promise: Term,
     /// The last term for which a promotion was begun here: a recorded timeline is entered once.
     pub promoted: Term,
+    /// A rewind has begun, and the server has not accepted a connection since: it may lack WAL that only its source
+    /// has, so it is not started without one.
+    pub rewound: bool,
     /// A rewind failed or cannot help: the data directory has to be cloned anew.
     pub needs_clone: bool,
 }

@@ -16,11 +16,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::{Agent, EventLog, Panel, Parts, WordsFile, Worker};
+use crate::agent::{Agent, EventLog, Panel, Parts, Words, WordsFile, Worker};
 use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
-use crate::postgres::{DataState, Server, ServerConfig, binaries};
+use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
 use crate::proxy::{Proxy, ProxyConfig, topology::Topology};
 use crate::store::{RaftConfig, RaftStore, Store};
 
@@ -39,13 +39,24 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A client that has not said who it is by then is not coming.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// initdb writes some 40 MB and the first WAL segments; less than this cannot hold a cluster.
+const NEW_DATA_BYTES_MIN: u64 = 128 << 20;
+
+/// The machine is not as the node needs it; nothing has been touched. The text says what to do.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Precondition(String);
+
 /// Runs a node until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<()> {
     let _pid_file = PidFile::take(&config.node.dir)?;
     let addresses: BTreeMap<String, String> =
         config.peers.iter().filter_map(|(name, peer)| Some((name.clone(), peer.postgres.clone()?))).collect();
+    let words = WordsFile::open(&config.node.dir, &config.cluster, &config.node.name)?;
     let worker = match config.node.kind {
-        NodeKind::Full => Some(Arc::new(Worker::new(server(&config).await?, addresses.clone()))),
+        NodeKind::Full => {
+            Some(Arc::new(Worker::new(server(&config, words.words()).await?, addresses.clone())))
+        }
         NodeKind::Witness => None,
     };
     let http = listen(&config.http.listen, config.http.port, "[http] port").await?;
@@ -66,7 +77,6 @@ pub async fn run(config: Config) -> Result<()> {
 
     let events = Arc::new(EventLog::open(&config.node.dir, &config.node.name).context("open the event log")?);
     let panel = Arc::new(Panel::new(events.clone()));
-    let words = WordsFile::open(&config.node.dir, &config.cluster, &config.node.name)?;
     let parts = Parts {
         settings: settings(&config),
         me: NodeName(config.node.name.clone()),
@@ -144,7 +154,7 @@ async fn carry_in(
 }
 
 /// Finds the binaries and looks at the data directory before anything is started.
-async fn server(config: &Config) -> Result<Server> {
+async fn server(config: &Config, words: &Words) -> Result<Server> {
     let postgres = &config.postgres;
     let installations = binaries::discover(postgres.bin_dir.as_deref()).await?;
     let present = std::fs::read_to_string(config.data_dir().join("PG_VERSION")).ok();
@@ -163,14 +173,50 @@ async fn server(config: &Config) -> Result<Server> {
         hba: postgres.hba.clone(),
     };
     let server = Server::new(server_config, installation.clone()).await?;
-    if let DataState::Unusable { reason } = server.data_state() {
-        bail!("the data directory {} cannot be used: {reason}", server.layout.data.display());
-    }
+    check_data(&server, words).map_err(Precondition)?;
     if server.adopt()?.is_none() {
         // Free now is all that can be said; PostgreSQL itself reports what happens later.
         listen(first_host(&postgres.listen), postgres.port, "[postgres] port").await?;
     }
     Ok(server)
+}
+
+/// The data directory is this node's own, or there is none and room for one.
+fn check_data(server: &Server, words: &Words) -> Result<(), String> {
+    let data = server.layout.data.display();
+    if let Some(closed) = Layout::closed_on_the_way(&server.layout.dir, server.account.uid) {
+        let (closed, user) = (closed.display(), &server.account.name);
+        return Err(format!(
+            "{closed} is closed to the user {user} (permission denied), as whom PostgreSQL runs; type: chmod o+x {closed}"
+        ));
+    }
+    match server.data_state() {
+        DataState::Unusable { reason } => Err(format!("the data directory {data} cannot be used: {reason}")),
+        DataState::Ours(_) if words.durable.member.is_none() => Err(format!(
+            "the data directory {data} holds a PostgreSQL of a cluster that pgherd did not make; move it away, or give this node another [node] dir"
+        )),
+        DataState::Ours(control) => match words.system_id {
+            Some(own) if own != control.system_id => Err(format!(
+                "the data directory {data} has system identifier {}, this cluster has {own}: it belongs to another cluster; move it away and this node copies its own anew",
+                control.system_id
+            )),
+            _ => Ok(()),
+        },
+        DataState::Absent | DataState::Empty => {
+            let free = rustix::fs::statvfs(&server.layout.dir)
+                .map(|fs| fs.f_bavail * fs.f_frsize)
+                .unwrap_or(u64::MAX);
+            if free >= NEW_DATA_BYTES_MIN {
+                return Ok(());
+            }
+            Err(format!(
+                "no space left for a data directory in {}: {} MB are free, at least {} MB are needed; make room, or give this node another [node] dir",
+                server.layout.dir.display(),
+                free >> 20,
+                NEW_DATA_BYTES_MIN >> 20
+            ))
+        }
+    }
 }
 
 /// The first of `listen_addresses`, for a check of the port.

@@ -78,6 +78,7 @@ pub const RULES: &[Rule] = rules! {
     "takeover.revoke" "The primary is suspect: its members are asked to promise a higher term." takeover::revoke;
 
     "rejoin.clone" "There is no data directory, or it cannot be repaired: copy the primary's." rejoin::clone;
+    "rejoin.again" "A rewind that was interrupted is done again." rejoin::rewind_again;
     "rejoin.wait" "The primary is not ready to be followed." rejoin::wait_for_primary;
     "rejoin.promise" "Following a primary of a term is a promise of that term, made durable first." rejoin::promise;
     "rejoin.unread" "The end of the own WAL must be known before it is compared." rejoin::unread;

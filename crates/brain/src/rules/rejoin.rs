@@ -8,8 +8,8 @@ use crate::{Action, Postgres, Primary, PrimaryRecord, Standby, Status, View, Wal
 const STALLED_MS_MAX: u64 = 30_000;
 
 pub(super) fn start(view: &View) -> Option<Want> {
-    let ours =
-        view.postgres == Postgres::Stopped && view.durable.member.is_some() && !view.durable.needs_clone;
+    let whole = view.durable.member.is_some() && !view.durable.needs_clone && !view.durable.rewound;
+    let ours = view.postgres == Postgres::Stopped && whole;
     ours.then(|| act(Action::StartDetached, "PostgreSQL is stopped"))?
 }
 
@@ -62,6 +62,13 @@ pub(super) fn clone(view: &View) -> Option<Want> {
     }
     let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)
+}
+
+pub(super) fn rewind_again(view: &View) -> Option<Want> {
+    let (record, ..) = upstream(view).ok()?;
+    let begun = view.durable.rewound && !view.durable.needs_clone && view.postgres == Postgres::Stopped;
+    let action = Action::Rewind { term: record.term, node: record.node.clone() };
+    begun.then(|| act(action, "a rewind was begun and its end has not been seen"))?
 }
 
 pub(super) fn wait_for_primary(view: &View) -> Option<Want> {

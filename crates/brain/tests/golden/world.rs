@@ -328,9 +328,12 @@ impl World {
                 let source = source.unwrap();
                 node.server = Some(Server::new(source.history, source.end, now));
             }
-            Action::Rewind { .. } => {
+            Action::Rewind { term, node: upstream } => {
                 let source = source.unwrap();
-                node.server = Some(Server { running: true, ..Server::new(source.history, source.end, now) });
+                durable.promise = durable.promise.max(term);
+                let upstream = Some(Upstream { node: upstream, term });
+                node.server =
+                    Some(Server { running: true, upstream, ..Server::new(source.history, source.end, now) });
             }
             on_server => apply(node.server.as_mut().unwrap(), durable, on_server, now),
         }

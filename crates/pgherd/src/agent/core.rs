@@ -151,12 +151,15 @@ impl Agent {
         let snapshot = self.snapshots.borrow_and_update().clone();
         let loaded = self.view.store.loaded || snapshot.connected;
         self.view.store = records::store_view(&snapshot, loaded)?;
+        let system_id = self.view.store.cluster.as_ref().and_then(|cluster| cluster.value.system_id);
+        if system_id.is_some() {
+            self.change_words(|words| words.system_id = system_id)?;
+        }
         // Deciding again before one's own change is seen would be deciding on the past.
         self.committing = self.committing.filter(|revision| *revision == 0 || *revision > snapshot.revision);
         if let Some(worker) = &self.parts.worker {
             worker.set_credentials(records::credentials(&snapshot)?);
-            worker
-                .set_system_id(self.view.store.cluster.as_ref().and_then(|cluster| cluster.value.system_id));
+            worker.set_system_id(system_id);
         }
         Ok(())
     }
@@ -190,7 +193,7 @@ impl Agent {
 
     fn on_note(&mut self, note: Note) -> Result<()> {
         match note {
-            Note::Observed(observed) => self.on_observed(observed),
+            Note::Observed(observed) => self.on_observed(observed)?,
             Note::Done(done) => self.on_done(*done)?,
             Note::Committed(result) => {
                 match result {
@@ -206,13 +209,18 @@ impl Agent {
         Ok(())
     }
 
-    fn on_observed(&mut self, observed: Observed) {
+    fn on_observed(&mut self, observed: Observed) -> Result<()> {
         let current =
             self.parts.worker.as_ref().is_some_and(|worker| worker.generation() == observed.generation);
         // An observation that began before the last piece of work ended shows what is no more.
         if current && self.view.busy.is_none() {
             self.view.postgres = observed.postgres;
         }
+        if self.view.durable.rewound && self.view.busy.is_none() && self.view.postgres.standby().is_some() {
+            // It accepts connections, so it has all the WAL that it needs.
+            self.change_words(|words| words.durable.rewound = false)?;
+        }
+        Ok(())
     }
 
     fn on_done(&mut self, done: Done) -> Result<()> {
@@ -221,9 +229,12 @@ impl Agent {
         let failed = done.result.is_err();
         self.retry = failed.then(|| (done.operation, Instant::now() + RETRY_AFTER));
         if done.operation == Operation::Clone && !failed {
-            self.change_words(|words| words.durable.needs_clone = false)?;
+            self.change_words(|words| (words.durable.needs_clone, words.durable.rewound) = (false, false))?;
         }
         if done.operation == Operation::Rewind {
+            if !failed {
+                self.change_words(|words| words.durable.rewound = false)?;
+            }
             self.rewinds_failed = if failed { self.rewinds_failed + 1 } else { 0 };
             if self.rewinds_failed >= REWINDS_MAX {
                 self.rewinds_failed = 0;
@@ -317,7 +328,7 @@ impl Agent {
             Action::Stop => self.start(Operation::Stop, Work::Stop),
             Action::Detach { .. } => self.start(Operation::Detach, Work::Detach),
             Action::Follow { term, node } => self.follow(term, node),
-            Action::Rewind { node, .. } => self.start(Operation::Rewind, Work::Rewind { from: node }),
+            Action::Rewind { term, node } => self.rewind(term, node),
             Action::Promote { term, timeline, set } => {
                 if self.refused(Operation::Promote) || self.view.durable.promise > term {
                     return Ok(false);
@@ -381,6 +392,21 @@ impl Agent {
             words.upstream = Some(upstream.clone());
         })?;
         self.start(Operation::Follow, Work::Follow { upstream, member })
+    }
+
+    /// A rewound server is started following its source, so to rewind is to follow.
+    fn rewind(&mut self, term: Term, node: NodeName) -> Result<bool> {
+        let Some(member) = self.view.durable.member.clone() else { return Ok(false) };
+        if self.refused(Operation::Rewind) || self.view.durable.promise > term {
+            return Ok(false);
+        }
+        let upstream = Upstream { node, term };
+        self.change_words(|words| {
+            words.durable.promise = words.durable.promise.max(term);
+            words.durable.rewound = true;
+            words.upstream = Some(upstream.clone());
+        })?;
+        self.start(Operation::Rewind, Work::Rewind { upstream, member })
     }
 
     fn commit(&mut self, commit: &Commit, rule: &str) -> Result<()> {

@@ -18,6 +18,8 @@ pub struct Words {
     pub cluster: String,
     pub node: String,
     pub durable: Durable,
+    /// The cluster's, once it has been seen: a data directory with another is somebody else's.
+    pub system_id: Option<u64>,
     /// Whom the server's files point at; written before they are.
     pub upstream: Option<Upstream>,
 }

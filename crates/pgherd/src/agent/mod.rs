@@ -23,7 +23,7 @@ mod records;
 mod work;
 
 pub use core::{Agent, Parts};
-pub use durable::WordsFile;
+pub use durable::{Words, WordsFile};
 pub use events::{Event, EventLog};
 pub use message::Message;
 pub use panel::Panel;

@@ -31,6 +31,9 @@ const PROMOTE_DEADLINE: Duration = Duration::from_secs(60);
 /// Copies of large databases take hours; a copy that is stuck is seen by its progress.
 const CLONE_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
 
+/// From the last common checkpoint to the source's end; what takes longer is told apart by its progress.
+const START_FOLLOWING_DEADLINE: Duration = Duration::from_secs(600);
+
 const REWIND_DEADLINE: Duration = Duration::from_secs(6 * 3600);
 
 /// What to do, with all that the brain knew.
@@ -41,7 +44,7 @@ pub enum Work {
     Detach,
     Follow { upstream: Upstream, member: MemberId },
     Clone { from: NodeName },
-    Rewind { from: NodeName },
+    Rewind { upstream: Upstream, member: MemberId },
     Promote { term: Term, timeline: Timeline, set: SyncSet },
     Prepare { store: Arc<dyn Store> },
     ApplySync { term: Term, set: SyncSet },
@@ -140,7 +143,7 @@ impl Worker {
             Work::Detach => server.detach().await?,
             Work::Follow { upstream, member } => self.follow(&upstream, &member).await?,
             Work::Clone { from } => self.clone_from(&from).await?,
-            Work::Rewind { from } => self.rewind_to(&from).await?,
+            Work::Rewind { upstream, member } => self.rewind_to(&upstream, &member).await?,
             Work::Promote { term, timeline, set } => self.promote(term, timeline, set).await?,
             Work::Prepare { store } => self.prepare(store.as_ref()).await?,
             Work::ApplySync { term, set } => self.apply_sync(term, set).await?,
@@ -176,19 +179,22 @@ impl Worker {
     }
 
     async fn follow(&self, upstream: &Upstream, member: &MemberId) -> Result<()> {
-        let source = self.source(&upstream.node, |credentials| credentials.replication.clone())?;
         // Slots of a former primaryship would hold WAL for ever.
         self.server.ensure_slots(&BTreeSet::new(), is_ours).await?;
+        self.server.follow(&self.pointer(upstream, member)?).await?;
         self.known().stalled_since = Some(Instant::now());
-        let pointer = Pointer {
+        Ok(())
+    }
+
+    fn pointer(&self, upstream: &Upstream, member: &MemberId) -> Result<Pointer> {
+        let source = self.source(&upstream.node, |credentials| credentials.replication.clone())?;
+        Ok(Pointer {
             host: source.host,
             port: source.port,
             password: source.password,
             application_name: member.standby_name(upstream.term),
             slot_name: Some(member.slot_name()),
-        };
-        self.server.follow(&pointer).await?;
-        Ok(())
+        })
     }
 
     async fn clone_from(&self, node: &NodeName) -> Result<()> {
@@ -198,17 +204,21 @@ impl Worker {
         Ok(())
     }
 
-    async fn rewind_to(&self, node: &NodeName) -> Result<()> {
-        let source = self.source(node, |credentials| credentials.rewind.clone())?;
+    /// A rewound server is started following: it may need its source's WAL before it accepts a connection.
+    async fn rewind_to(&self, upstream: &Upstream, member: &MemberId) -> Result<()> {
+        let source = self.source(&upstream.node, |credentials| credentials.rewind.clone())?;
+        let pointer = self.pointer(upstream, member)?;
         self.stop().await?;
         match self.server.rewind(&source, REWIND_DEADLINE).await? {
             RewindOutcome::Done { fork, kept } => {
                 tracing::info!(%fork, kept = %kept.display(), "rewound; the WAL from the fork on is kept");
-                Ok(())
             }
-            RewindOutcome::NotRequired => Ok(()),
+            RewindOutcome::NotRequired => {}
             RewindOutcome::Failed { reason } => bail!("pg_rewind failed: {reason}"),
         }
+        self.forget_run();
+        self.server.start_following(&pointer, START_FOLLOWING_DEADLINE).await?;
+        Ok(())
     }
 
     async fn promote(&self, term: Term, timeline: Timeline, set: SyncSet) -> Result<()> {

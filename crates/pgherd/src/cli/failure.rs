@@ -5,6 +5,10 @@
 use std::fmt;
 use std::io;
 
+use crate::node::Precondition;
+use crate::postgres::{self, binaries};
+use crate::proxy::ProxyError;
+
 /// What a shell sees; 0 only on success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Exit {
@@ -84,13 +88,22 @@ impl From<anyhow::Error> for Failure {
             Ok(failure) => return failure,
             Err(error) => error,
         };
-        let exit = error
-            .chain()
-            .find_map(|cause| cause.downcast_ref::<io::Error>().map(exit_of_io))
-            .unwrap_or(Exit::General);
+        let exit = error.chain().find_map(exit_of).unwrap_or(Exit::General);
         let causes: Vec<String> = error.chain().skip(1).map(ToString::to_string).collect();
         let failure = Failure::new(exit, error.to_string());
         if causes.is_empty() { failure } else { failure.why(causes.join(": ")) }
+    }
+}
+
+/// What the daemon found amiss before it touched anything has types of its own.
+fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
+    if cause.is::<Precondition>() || cause.is::<binaries::NotFound>() || cause.is::<ProxyError>() {
+        return Some(Exit::Precondition);
+    }
+    match cause.downcast_ref::<postgres::Error>() {
+        Some(postgres::Error::Unusable { .. }) => Some(Exit::Precondition),
+        Some(postgres::Error::Parameter { .. }) => Some(Exit::Configuration),
+        _ => cause.downcast_ref::<io::Error>().map(exit_of_io),
     }
 }
 

@@ -3,6 +3,7 @@
 //! Invariant: everything that must survive a base backup or a rewind (configuration, credentials, the mark of an
 //! unfinished rewind) lies beside the data directory, never in it: both tools copy what is inside from another node.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::account::Account;
@@ -65,6 +66,16 @@ impl Layout {
             });
         }
         Ok(())
+    }
+
+    /// The first directory on the way to `dir` that the user `uid` cannot pass; what does not exist yet is no hindrance.
+    pub fn closed_on_the_way(dir: &Path, uid: u32) -> Option<PathBuf> {
+        let passable = |metadata: std::fs::Metadata| {
+            let own = metadata.uid() == uid && metadata.mode() & 0o100 != 0;
+            own || metadata.mode() & 0o001 != 0
+        };
+        let closed = |dir: &&Path| std::fs::metadata(dir).is_ok_and(|metadata| !passable(metadata));
+        dir.ancestors().find(closed).map(Path::to_owned)
     }
 
     pub fn pgherd_conf(&self) -> PathBuf {

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use crate::cli::failure::{Exit, Failure};
@@ -162,10 +162,8 @@ impl Layout {
         if own != 0 {
             return Ok(());
         }
-        let closed = self
-            .dir
-            .ancestors()
-            .find(|dir| fs::metadata(dir).is_ok_and(|metadata| metadata.permissions().mode() & 0o001 == 0));
+        // No file of the demo is there yet, so nobody's user id but "everybody" is asked for.
+        let closed = crate::postgres::Layout::closed_on_the_way(&self.dir, u32::MAX);
         match closed {
             None => Ok(()),
             Some(closed) => {
@@ -271,6 +269,8 @@ port = {peer}
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
