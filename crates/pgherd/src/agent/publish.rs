@@ -19,7 +19,9 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
     });
     let primary = own_open.or_else(|| peer_open.map(|status| status.node.0.clone()));
     let follows = |postgres: &Postgres| {
-        postgres.standby().is_some_and(|standby| standby.streaming && standby.follows(record))
+        postgres
+            .standby()
+            .is_some_and(|standby| standby.streaming && !standby.quarantined && standby.follows(record))
     };
     let own = follows(&view.postgres).then(|| view.me.0.clone());
     let peers =

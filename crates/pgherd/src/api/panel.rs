@@ -110,7 +110,7 @@ impl NodeView {
         let postgres = part.map_or(&Postgres::Unknown, |part| part.postgres);
         let (timeline, lsn) = position(postgres);
         let is_primary = matches!(postgres, Postgres::Primary(_));
-        let streaming = postgres.standby().is_some_and(|standby| standby.streaming);
+        let streaming = postgres.standby().is_some_and(|standby| standby.streaming && !standby.quarantined);
         let fresh =
             part.is_some_and(|part| part.contact_ms.is_none_or(|ms| ms <= view.settings.failure_timeout_ms));
         let sync = view

@@ -149,7 +149,9 @@ impl Server {
         }
         let mode = metadata.mode() & 0o777;
         if mode & 0o027 != 0 {
-            return Err(format!("its mode is {mode:o}, which lets others in; type: chmod 700 {data}"));
+            return Err(format!(
+                "its permissions are {mode:o}, which lets others in; type: chmod 700 {data}"
+            ));
         }
         if self.layout.rewind_mark().exists() {
             return Err("a rewind of it has not finished; it must be cloned again".into());

@@ -254,6 +254,9 @@ port = {http}
 [peer]
 listen = "127.0.0.1"
 port = {peer}
+
+[sync]
+standbys = {standbys}
 {peers}"#,
         name = node.name,
         config = node.config().display(),
@@ -264,6 +267,8 @@ port = {peer}
         auto = ports.auto,
         http = ports.http,
         peer = ports.peer,
+        // A node that is alone has nobody to confirm its commits.
+        standbys = usize::from(layout.nodes.len() > 1),
     )
 }
 
