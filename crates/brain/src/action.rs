@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{ClusterRecord, MemberId, NodeName, PrimaryRecord, SyncRecord, SyncSet, Term, TimelineRecord};
 use std::collections::BTreeSet;
+use std::fmt;
 use wire::Timeline;
 
 /// The name of a rule, stable for ever: events carry it.
@@ -80,6 +81,37 @@ impl Action {
     }
 }
 
+impl fmt::Display for Action {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Action::Commit(commit) => {
+                let keys: Vec<&str> = commit.puts.iter().map(|put| put.key().path()).collect();
+                write!(f, "write {} to the store", keys.join(", "))
+            }
+            Action::Promise { term } => write!(f, "promise term {term}"),
+            Action::Revoke { term } => write!(f, "ask for promises of term {term}"),
+            Action::Initdb => write!(f, "create the first data directory"),
+            Action::StartDetached => write!(f, "start PostgreSQL as a standby of nobody"),
+            Action::Stop => write!(f, "stop PostgreSQL"),
+            Action::Detach { .. } => write!(f, "take no more WAL from the upstream"),
+            Action::Follow { term, node } => write!(f, "follow {node}, term {term}"),
+            Action::Clone { node, .. } => write!(f, "copy the data directory of {node}"),
+            Action::Rewind { node, .. } => write!(f, "rewind to {node}"),
+            Action::Promote { term, timeline, .. } => {
+                write!(f, "promote as term {term} onto timeline {timeline}")
+            }
+            Action::Prepare { .. } => write!(f, "create the roles for replication and rewind"),
+            Action::ApplySync { set, .. } => write!(f, "bring {set} in force"),
+            Action::Quarantine { .. } => write!(f, "admit no clients"),
+            Action::Admit { .. } => write!(f, "admit clients"),
+            Action::Slots { members, .. } => {
+                let members: Vec<&str> = members.iter().map(|member| member.0.as_str()).collect();
+                write!(f, "have slots for {}", members.join(", "))
+            }
+        }
+    }
+}
+
 /// A record's place in the store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Key {
@@ -107,6 +139,17 @@ pub enum Put {
     Primary(PrimaryRecord),
     Sync(SyncRecord),
     Timelines(Vec<TimelineRecord>),
+}
+
+impl Put {
+    pub fn key(&self) -> Key {
+        match self {
+            Put::Cluster(_) => Key::Cluster,
+            Put::Primary(_) => Key::Primary,
+            Put::Sync(_) => Key::Sync,
+            Put::Timelines(_) => Key::Timelines,
+        }
+    }
 }
 
 /// One transaction: every key in `conditions` must have exactly that version (0: be absent), then `puts` apply.

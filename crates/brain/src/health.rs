@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Status, View};
+use crate::{Operation, Status, View};
 
 /// A promotion may take this long before others take over from it: end-of-recovery on a caught-up standby takes
 /// tens of milliseconds, opening takes one follower's reconnect; thirty times that is surely stuck.
@@ -43,7 +43,8 @@ pub fn own(view: &View) -> Health {
             (false, false) => Health::Down,
         };
     }
-    let promotable = view.durable.promoted < record.term && view.durable.promise <= record.term;
+    let promotable = (view.durable.promoted < record.term || view.busy == Some(Operation::Promote))
+        && view.durable.promise <= record.term;
     match view.postgres {
         crate::Postgres::Unknown => Health::Unknown,
         _ if promotable && settling => Health::Fine,

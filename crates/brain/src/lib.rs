@@ -9,6 +9,7 @@
 
 mod action;
 mod election;
+mod explain;
 mod health;
 mod memory;
 mod names;
@@ -21,7 +22,8 @@ mod view;
 
 pub use action::{Action, Commit, Decision, Key, Put, RuleId};
 pub use election::{Answer, Outcome, Tally};
-pub use health::Health;
+pub use explain::{Explanation, explain};
+pub use health::{Health, open as is_open, own as health_of};
 pub use memory::{Grant, Heard, Memory, Status};
 pub use names::{MemberId, Millis, NodeName, Term};
 pub use postgres::{Applied, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender};

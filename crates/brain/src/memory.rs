@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
+use wire::Lsn;
 
 use crate::{
     Durable, Health, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet, Term, View, health,
@@ -63,6 +64,31 @@ impl Status {
             served: view.served,
             rule: rule.to_owned(),
         }
+    }
+}
+
+impl Status {
+    /// True when peers learn nothing new but progress: LSNs and ages. What differs in more is sent at once.
+    pub fn differs_in_progress_only(&self, other: &Status) -> bool {
+        self.outline() == other.outline()
+    }
+
+    fn outline(&self) -> Status {
+        let mut outline = Status { sequence: 0, ..self.clone() };
+        match &mut outline.postgres {
+            Postgres::Standby(standby) => {
+                standby.position.lsn = Lsn::ZERO;
+                standby.replay = Lsn::ZERO;
+                standby.stalled_ms = 0;
+            }
+            Postgres::Primary(primary) => {
+                primary.flush = Lsn::ZERO;
+                (primary.write_age_ms, primary.probe_age_ms) = (None, None);
+                primary.walsenders.iter_mut().for_each(|w| (w.flush, w.replay) = (Lsn::ZERO, Lsn::ZERO));
+            }
+            _ => {}
+        }
+        outline
     }
 }
 

@@ -18,7 +18,8 @@ pub(super) fn detach(view: &View) -> Option<Want> {
     let promise = view.durable.promise;
     if let Some(upstream) = &standby.upstream {
         let why = format!("promised {promise}, the upstream {} has term {}", upstream.node, upstream.term);
-        return (upstream.term < promise).then(|| act(Action::Detach { term: promise }, why))?;
+        let other = view.record().is_some_and(|r| r.term == upstream.term && r.node != upstream.node);
+        return (upstream.term < promise || other).then(|| act(Action::Detach { term: promise }, why))?;
     }
     standby.receiver.then(|| act(Action::Detach { term: promise }, "a receiver runs without an upstream"))?
 }
@@ -106,13 +107,12 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
     })?
 }
 
-/// The takeover that chose the primary no longer needs this data directory: the primary has opened, so k others
-/// have its end of recovery, or this was never a member.
+/// The takeover that chose the primary does not need this data directory: the primary has opened, so k others have
+/// its end of recovery, or this is no member of the set that counts (the old primary never is).
 fn expendable(view: &View, record: &PrimaryRecord) -> bool {
     let Some(sync) = view.sync() else { return false };
     let member = view.durable.member.as_ref();
-    sync.term == record.term
-        || !member.is_some_and(|member| sync.set.members.contains(member) || sync.primary == *member)
+    sync.term == record.term || !member.is_some_and(|member| sync.set.members.contains(member))
 }
 
 fn diverged(primary: &Primary, standby: &Standby) -> bool {

@@ -1,0 +1,116 @@
+//! What would happen if a node died now, and what holds it back.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{MemberId, NodeName, Position, Postgres, SyncRecord, SyncSet, View, health, sync_set};
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Explanation {
+    pub node: NodeName,
+    /// Who would become primary; `None` when nobody would, or when `node` is not the primary.
+    pub takes_over: Option<NodeName>,
+    /// The rule that would decide.
+    pub rule: String,
+    pub why: Vec<String>,
+    /// What stands in the way of writes going on.
+    pub blockers: Vec<String>,
+}
+
+/// As seen from `view`'s node now.
+pub fn explain(view: &View, node: &NodeName) -> Explanation {
+    let mut explanation = Explanation {
+        node: node.clone(),
+        takes_over: None,
+        rule: String::new(),
+        why: Vec::new(),
+        blockers: Vec::new(),
+    };
+    store_majority(view, &mut explanation);
+    match (view.record(), view.sync()) {
+        (Some(record), Some(sync)) if record.node == *node => primary_dies(view, sync, &mut explanation),
+        (Some(_), Some(sync)) => replica_dies(view, sync, &mut explanation),
+        _ => explanation.blockers.push("the cluster has no primary yet".to_owned()),
+    }
+    explanation
+}
+
+fn store_majority(view: &View, explanation: &mut Explanation) {
+    let heard = view.fresh_peers().map(|status| &status.node).chain([&view.me]);
+    let left = heard.filter(|name| **name != explanation.node && view.settings.voters.contains(name)).count();
+    let majority = view.settings.voters.len() / 2 + 1;
+    if left < majority {
+        let voters = view.settings.voters.len();
+        explanation
+            .blockers
+            .push(format!("{left} of {voters} voters would be left, the store needs {majority}"));
+    }
+}
+
+/// Members alive besides `lost`, and where their WAL ends.
+fn survivors(view: &View, lost: &NodeName) -> Vec<(NodeName, MemberId, Position)> {
+    let own = view.durable.member.clone().map(|member| (view.me.clone(), member, &view.postgres));
+    let peers = view.fresh_peers().filter_map(|s| Some((s.node.clone(), s.member.clone()?, &s.postgres)));
+    let standby = |(node, member, postgres): (NodeName, MemberId, &Postgres)| {
+        Some((node, member, postgres.standby()?.position))
+    };
+    own.into_iter().chain(peers).filter(|(node, ..)| node != lost).filter_map(standby).collect()
+}
+
+fn primary_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {
+    explanation.rule = "takeover.record".to_owned();
+    let survivors = survivors(view, &explanation.node);
+    let answering: Vec<_> =
+        survivors.iter().filter(|(_, member, _)| sync.set.members.contains(member)).collect();
+    let needed = sync.set.answers_needed();
+    let counted = format!("{} of {} would answer, {needed} are needed", answering.len(), sync.set);
+    if sync.set.k == 0 {
+        explanation
+            .blockers
+            .push("k = 0: no standby holds what was acknowledged, nobody may take over".to_owned());
+        return;
+    }
+    if !sync.set.may_choose(answering.len()) {
+        explanation.blockers.push(counted);
+        return;
+    }
+    explanation.why.push(counted);
+    let best = answering.iter().max_by(|a, b| a.2.cmp(&b.2).then_with(|| b.0.cmp(&a.0)));
+    if let Some((winner, _, position)) = best {
+        explanation.takes_over = Some(winner.clone());
+        explanation.why.push(format!("{winner} has the most WAL, to {}", position.lsn));
+    }
+    let timeout_ms = view.settings.failure_timeout_ms;
+    explanation.why.push(format!(
+        "PostgreSQL's death is announced at once; a silent node is given {timeout_ms} ms; no acknowledged commit is at risk"
+    ));
+    let others = survivors.len().saturating_sub(1);
+    if others < view.k_wanted() {
+        explanation
+            .blockers
+            .push(format!("{others} standby would be left, {} must confirm each commit", view.k_wanted()));
+    }
+}
+
+fn replica_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {
+    explanation.rule = "sync.change".to_owned();
+    let survivors = survivors(view, &explanation.node);
+    let left: Vec<_> =
+        survivors.iter().filter(|(_, m, _)| sync.set.members.contains(m)).map(|s| s.1.clone()).collect();
+    let is_member = sync.set.members.iter().any(|member| member.node() == explanation.node);
+    if !is_member {
+        explanation.why.push("it is not in the sync set: writes go on".to_owned());
+    } else if left.len() >= sync.set.k {
+        let missing_ms = sync_set::MISSING_MS_MAX;
+        let rest = SyncSet::new(left, sync.set.k);
+        explanation.why.push(format!("writes go on with {rest}; it leaves the set after {missing_ms} ms"));
+    } else {
+        explanation.blockers.push(format!(
+            "{} standby left for k = {}: writes wait until one is back",
+            left.len(),
+            sync.set.k
+        ));
+    }
+    if !health::sees_fine(view) {
+        explanation.blockers.push("the primary is not fine now".to_owned());
+    }
+}

@@ -1,0 +1,452 @@
+//! An ideal cluster: every action succeeds at once, every message arrives at once. Only decisions are of interest;
+//! what goes wrong in between is the simulator's part.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+
+use brain::{
+    Action, Applied, Durable, Key, MemberId, Memory, Millis, NodeName, Position, Postgres, Primary, Put,
+    Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide,
+};
+use wire::{Branch, History, Lsn, Timeline};
+
+const STEP_MS: u64 = 10;
+
+#[derive(Clone)]
+struct Server {
+    running: bool,
+    writable: bool,
+    upstream: Option<Upstream>,
+    history: History,
+    end: Lsn,
+    end_of_recovery: Lsn,
+    quarantined: bool,
+    prepared: bool,
+    applied: Option<Applied>,
+    slots: BTreeSet<String>,
+    stalled_since: Millis,
+    streaming: bool,
+}
+
+struct Node {
+    alive: bool,
+    boot: u64,
+    sequence: u64,
+    view: View,
+    server: Option<Server>,
+    incarnation: u32,
+    revoking: Option<Term>,
+    last_sent: Millis,
+    last_status: Option<Status>,
+    last_line: String,
+}
+
+#[derive(Default)]
+pub struct World {
+    now: Millis,
+    nodes: BTreeMap<NodeName, Node>,
+    store: StoreView,
+    cuts: BTreeSet<(NodeName, NodeName)>,
+    pub trace: String,
+    pub quiet: bool,
+}
+
+impl World {
+    /// `cluster n1 n2 n3 k=1 witness=n3`
+    pub fn new(words: &[&str]) -> World {
+        let names: BTreeSet<NodeName> =
+            words.iter().filter(|w| !w.contains('=')).map(|w| (*w).into()).collect();
+        let setting = |key: &str| words.iter().find_map(|w| w.strip_prefix(key)?.strip_prefix('='));
+        let witness: BTreeSet<NodeName> = setting("witness").into_iter().map(NodeName::from).collect();
+        let settings = Settings {
+            cluster: "golden".into(),
+            full: names.difference(&witness).cloned().collect(),
+            voters: names.clone(),
+            heartbeat_ms: 250,
+            failure_timeout_ms: 2000,
+            drift_percent: 5,
+            standbys: setting("k").map_or(1, |k| k.parse().unwrap()),
+        };
+        let mut world = World { now: Millis(1_000_000), ..World::default() };
+        for name in names {
+            let view = View {
+                now: world.now,
+                me: name.clone(),
+                settings: settings.clone(),
+                durable: Durable::default(),
+                postgres: Postgres::Empty,
+                busy: None,
+                store: StoreView::default(),
+                memory: Memory::new(world.now),
+                served: None,
+            };
+            let node = Node {
+                alive: true,
+                boot: 1,
+                sequence: 0,
+                view,
+                server: None,
+                incarnation: 0,
+                revoking: None,
+                last_sent: Millis(0),
+                last_status: None,
+                last_line: String::new(),
+            };
+            world.nodes.insert(name, node);
+        }
+        world.store.loaded = true;
+        world
+    }
+
+    pub fn run(&mut self, milliseconds: u64) {
+        for _ in 0..milliseconds / STEP_MS {
+            self.now = self.now.plus(STEP_MS);
+            self.stream();
+            let names: Vec<NodeName> = self.nodes.keys().cloned().collect();
+            for name in &names {
+                self.turn(name);
+            }
+        }
+    }
+
+    pub fn kill_postgres(&mut self, node: &str) {
+        self.note(&format!("kill postgres {node}"));
+        if let Some(server) = &mut self.node(node).server {
+            server.running = false;
+        }
+    }
+
+    pub fn kill_agent(&mut self, node: &str) {
+        self.note(&format!("kill agent {node}"));
+        self.node(node).alive = false;
+    }
+
+    pub fn kill_node(&mut self, node: &str) {
+        self.kill_agent(node);
+        self.kill_postgres(node);
+    }
+
+    pub fn start_agent(&mut self, node: &str) {
+        self.note(&format!("start node {node}"));
+        let now = self.now;
+        let node = self.node(node);
+        node.alive = true;
+        node.boot += 1;
+        node.sequence = 0;
+        node.view.memory = Memory::new(now);
+        node.view.served = None;
+        if let Some(server) = &mut node.server {
+            server.applied = None;
+        }
+    }
+
+    pub fn cut(&mut self, from: &str, to: &str) {
+        self.note(&format!("cut {from} {to}"));
+        self.cuts.insert((from.into(), to.into()));
+    }
+
+    pub fn heal(&mut self) {
+        self.note("heal");
+        self.cuts.clear();
+    }
+
+    /// WAL that nobody has received yet.
+    pub fn write(&mut self, node: &str, bytes: u64) {
+        self.note(&format!("write {node} {bytes}"));
+        let server = self.node(node).server.as_mut().unwrap();
+        server.end = Lsn(server.end.0 + bytes);
+    }
+
+    pub fn show(&mut self) {
+        let record = self
+            .store
+            .primary
+            .as_ref()
+            .map(|p| format!("term {} {} timeline {}", p.value.term, p.value.node, p.value.timeline));
+        let sync = self.store.sync.as_ref().map(|s| format!("term {} {}", s.value.term, s.value.set));
+        let mut lines =
+            format!("  /primary {}\n  /sync {}\n", record.unwrap_or_default(), sync.unwrap_or_default());
+        for (name, node) in &self.nodes {
+            let postgres = if node.alive { node.view.postgres.word() } else { "no agent" };
+            let _ = writeln!(lines, "  {name} {postgres}, promised {}", node.view.durable.promise);
+        }
+        self.trace.push_str(&lines);
+    }
+
+    fn node(&mut self, name: &str) -> &mut Node {
+        self.nodes.get_mut(&NodeName::from(name)).unwrap()
+    }
+
+    fn note(&mut self, text: &str) {
+        let _ = writeln!(self.trace, "> {text}");
+    }
+
+    fn linked(&self, from: &NodeName, to: &NodeName) -> bool {
+        !self.cuts.contains(&(from.clone(), to.clone()))
+    }
+
+    /// A node uses the store while it reaches a majority both ways.
+    fn in_majority(&self, name: &NodeName) -> bool {
+        let reached = self.nodes.iter().filter(|(peer, node)| {
+            node.alive && (*peer == name || self.linked(name, peer) && self.linked(peer, name))
+        });
+        reached.count() > self.nodes.len() / 2
+    }
+
+    /// Attached standbys take what their upstream has.
+    fn stream(&mut self) {
+        let snapshot: BTreeMap<NodeName, Server> =
+            self.nodes.iter().filter_map(|(name, n)| Some((name.clone(), n.server.clone()?))).collect();
+        let now = self.now;
+        for (name, node) in &mut self.nodes {
+            let Some(server) = node.server.as_mut().filter(|s| s.running && !s.writable) else { continue };
+            let both = |peer: &NodeName| {
+                !self.cuts.contains(&(name.clone(), peer.clone()))
+                    && !self.cuts.contains(&(peer.clone(), name.clone()))
+            };
+            let source =
+                server.upstream.as_ref().filter(|u| both(&u.node)).and_then(|u| snapshot.get(&u.node));
+            let source = source.filter(|s| s.running && s.writable);
+            server.streaming = source.is_some();
+            if let Some(source) = source {
+                server.end = source.end;
+                server.history = source.history.clone();
+                server.stalled_since = now;
+            }
+        }
+    }
+
+    fn observe(&self, name: &NodeName) -> Postgres {
+        let Some(server) = &self.nodes[name].server else { return Postgres::Empty };
+        if !server.running {
+            return Postgres::Stopped;
+        }
+        if !server.writable {
+            let timeline = server.history.timeline_at(server.end);
+            return Postgres::Standby(Standby {
+                system_id: 7,
+                upstream: server.upstream.clone(),
+                receiver: server.upstream.is_some(),
+                streaming: server.streaming,
+                position: Position { timeline, lsn: server.end },
+                replay: server.end,
+                complete: true,
+                stalled_ms: if server.streaming { 0 } else { self.now.since(server.stalled_since) },
+            });
+        }
+        let followers = self.nodes.values().filter_map(|peer| {
+            let standby = peer.server.as_ref().filter(|s| s.running && s.streaming)?;
+            let upstream = standby.upstream.as_ref().filter(|u| u.node == *name)?;
+            let member = peer.view.durable.member.clone()?;
+            let term = upstream.term;
+            Some(Walsender { member, term, streaming: true, flush: standby.end, replay: standby.end })
+        });
+        let walsenders: Vec<Walsender> = followers.collect();
+        let mut primary = Primary {
+            system_id: 7,
+            history: server.history.clone(),
+            flush: server.end,
+            quarantined: server.quarantined,
+            prepared: server.prepared,
+            end_of_recovery: server.end_of_recovery,
+            applied: server.applied.clone(),
+            walsenders,
+            slots: server.slots.clone(),
+            write_age_ms: Some(0),
+            probe_age_ms: None,
+        };
+        let flushed = server.applied.as_ref().is_some_and(|a| {
+            primary.flushed(&a.set, a.term, server.end) >= a.set.k && a.set.members.len() >= a.set.k
+        });
+        primary.probe_age_ms = Some(if flushed { 0 } else { 10_000 });
+        Postgres::Primary(primary)
+    }
+
+    fn turn(&mut self, name: &NodeName) {
+        if !self.nodes[name].alive {
+            return;
+        }
+        let (now, postgres, connected) = (self.now, self.observe(name), self.in_majority(name));
+        let store = self.store.clone();
+        let node = self.nodes.get_mut(name).unwrap();
+        node.view.postgres = postgres;
+        if connected {
+            node.view.store = store;
+        }
+        node.view.tick(now);
+        let decision = decide(&node.view);
+        node.revoking = decision.actions.iter().find_map(|action| match action {
+            Action::Revoke { term } => Some(*term),
+            _ => None,
+        });
+        let names: Vec<&str> = decision.actions.iter().map(Action::name).collect();
+        let line = format!("{name} {} [{}]", decision.rule, names.join(" "));
+        if line != node.last_line {
+            if !self.quiet {
+                let _ = writeln!(self.trace, "{line}");
+            }
+            node.last_line = line;
+        }
+        for action in decision.actions {
+            self.execute(name, action, connected);
+        }
+        let observed = self.observe(name);
+        self.nodes.get_mut(name).unwrap().view.postgres = observed;
+        self.send(name, decision.rule);
+    }
+
+    fn execute(&mut self, name: &NodeName, action: Action, connected: bool) {
+        let now = self.now;
+        if let Action::Commit(commit) = action {
+            if connected {
+                self.commit(&commit);
+            }
+            return;
+        }
+        let source = match &action {
+            Action::Clone { node, .. } | Action::Rewind { node, .. } => self.nodes[node].server.clone(),
+            _ => None,
+        };
+        let node = self.nodes.get_mut(name).unwrap();
+        let durable = &mut node.view.durable;
+        let mut fresh_id = |durable: &mut Durable| {
+            node.incarnation += 1;
+            durable.member = Some(MemberId::new(name, &format!("{:x}", node.incarnation)));
+        };
+        match action {
+            Action::Promise { term } => durable.promise = durable.promise.max(term),
+            Action::Revoke { .. } | Action::Commit(_) => {}
+            Action::Initdb => {
+                fresh_id(durable);
+                node.server = Some(Server::new(History::root(Timeline(1)), Lsn(0x1000), now));
+            }
+            Action::Clone { term, .. } => {
+                fresh_id(durable);
+                durable.promise = durable.promise.max(term);
+                durable.needs_clone = false;
+                let source = source.unwrap();
+                node.server = Some(Server::new(source.history, source.end, now));
+            }
+            Action::Rewind { .. } => {
+                let source = source.unwrap();
+                node.server = Some(Server { running: true, ..Server::new(source.history, source.end, now) });
+            }
+            on_server => apply(node.server.as_mut().unwrap(), durable, on_server, now),
+        }
+    }
+
+    fn commit(&mut self, commit: &brain::Commit) {
+        let store = &mut self.store;
+        let version = |key: Key| match key {
+            Key::Cluster => store.cluster.as_ref().map_or(0, |v| v.version),
+            Key::Primary => store.primary.as_ref().map_or(0, |v| v.version),
+            Key::Sync => store.sync.as_ref().map_or(0, |v| v.version),
+            Key::Timelines => store.timelines.as_ref().map_or(0, |v| v.version),
+        };
+        if commit.conditions.iter().any(|(key, expected)| version(*key) != *expected) {
+            return;
+        }
+        fn next<T>(slot: &mut Option<Versioned<T>>, value: T) {
+            let version = slot.as_ref().map_or(0, |v| v.version) + 1;
+            *slot = Some(Versioned { value, version });
+        }
+        for put in commit.puts.clone() {
+            match put {
+                Put::Cluster(value) => next(&mut store.cluster, value),
+                Put::Primary(value) => next(&mut store.primary, value),
+                Put::Sync(value) => next(&mut store.sync, value),
+                Put::Timelines(value) => next(&mut store.timelines, value),
+            }
+        }
+    }
+
+    /// Heartbeats go out on time and on every change.
+    fn send(&mut self, name: &NodeName, rule: &str) {
+        let now = self.now;
+        let node = self.nodes.get_mut(name).unwrap();
+        let status = Status::of(&node.view, node.boot, node.sequence + 1, node.revoking, rule);
+        let due = now.since(node.last_sent) >= node.view.settings.heartbeat_ms;
+        if !due && node.last_status.as_ref().is_some_and(|old| status.differs_in_progress_only(old)) {
+            return;
+        }
+        node.sequence += 1;
+        node.last_sent = now;
+        node.view.memory.on_sent(now, &status);
+        node.last_status = Some(status.clone());
+        let boot = node.boot;
+        let peers: Vec<NodeName> = self.nodes.keys().filter(|peer| *peer != name).cloned().collect();
+        for peer in peers {
+            if !self.nodes[&peer].alive || !self.linked(name, &peer) {
+                continue;
+            }
+            let answered = self.linked(&peer, name);
+            let other = self.nodes.get_mut(&peer).unwrap();
+            let View { durable, settings, memory, .. } = &mut other.view;
+            let grant = memory.on_status(now, status.clone(), durable, settings);
+            if let Some(grant) = grant.filter(|_| answered) {
+                let asker = self.nodes.get_mut(name).unwrap();
+                let term = asker.view.record().map(|record| record.term);
+                asker.view.memory.on_grant(boot, term, grant);
+            }
+        }
+    }
+}
+
+impl Server {
+    fn new(history: History, end: Lsn, now: Millis) -> Server {
+        Server {
+            running: false,
+            writable: false,
+            upstream: None,
+            history,
+            end,
+            end_of_recovery: Lsn::ZERO,
+            quarantined: true,
+            prepared: false,
+            applied: None,
+            slots: BTreeSet::new(),
+            stalled_since: now,
+            streaming: false,
+        }
+    }
+}
+
+/// The actions on an existing server.
+fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis) {
+    let in_force = |server: &mut Server, term: Term, set: SyncSet| {
+        server.applied = Some(Applied { term, set, lsn: server.end });
+    };
+    match action {
+        Action::StartDetached => {
+            (server.running, server.writable, server.upstream) = (true, false, None);
+            (server.quarantined, server.applied, server.streaming) = (true, None, false);
+        }
+        Action::Stop => server.running = false,
+        Action::Detach { .. } => (server.upstream, server.streaming) = (None, false),
+        Action::Follow { term, node } => {
+            assert!(durable.promise <= term);
+            durable.promise = term;
+            server.upstream = Some(Upstream { node, term });
+            server.stalled_since = now;
+        }
+        Action::Promote { term, timeline, set } => {
+            durable.promoted = term;
+            let left = Branch { timeline: server.history.timeline_at(server.end), end: server.end };
+            server.history.ancestors.retain(|branch| branch.timeline < left.timeline);
+            server.history.ancestors.push(left);
+            server.history.current = timeline;
+            (server.writable, server.quarantined) = (true, true);
+            server.prepared = durable.promoted > Term(1);
+            server.end = Lsn(server.end.0 + 0x100);
+            server.end_of_recovery = server.end;
+            in_force(server, term, set);
+        }
+        Action::Prepare { .. } => server.prepared = true,
+        Action::ApplySync { term, set } => in_force(server, term, set),
+        Action::Quarantine { .. } => server.quarantined = true,
+        Action::Admit { .. } => server.quarantined = false,
+        Action::Slots { members, .. } => server.slots = members.iter().map(MemberId::slot_name).collect(),
+        Action::Commit(_) | Action::Promise { .. } | Action::Revoke { .. } | Action::Initdb => unreachable!(),
+        Action::Clone { .. } | Action::Rewind { .. } => unreachable!(),
+    }
+}
