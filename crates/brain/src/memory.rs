@@ -254,6 +254,8 @@ impl Memory {
             self.fine_heard = None;
             self.sent.clear();
             self.held.clear();
+            self.missing.clear();
+            self.streaming.clear();
         }
     }
 
@@ -266,7 +268,7 @@ impl Memory {
     }
 
     /// Starts the clock of a member that has never been seen to stream.
-    pub fn note_wanted(&mut self, now: Millis, member: &MemberId) {
+    pub(crate) fn note_wanted(&mut self, now: Millis, member: &MemberId) {
         if !self.streaming.contains(member) {
             self.missing.entry(member.clone()).or_insert(now);
         }

@@ -104,6 +104,9 @@ impl View {
             let streaming = primary.streaming(term);
             let opened = self.opened() && !primary.quarantined;
             self.memory.note_streaming(now, streaming);
+            for member in self.store.sync.iter().flat_map(|sync| &sync.value.set.members) {
+                self.memory.note_wanted(now, member);
+            }
             if opened {
                 self.served = self.served.max(Some(term));
             }
