@@ -1,11 +1,15 @@
 //! Everybody but the primary: start, detach, follow, rewind, clone.
 
 use super::{Want, act, wait};
-use crate::{Action, Postgres, Primary, PrimaryRecord, Standby, Status, View};
+use crate::{Action, Operation, Postgres, Primary, PrimaryRecord, Standby, Status, SyncRecord, View};
 
 /// A standby that has not streamed for this long from a primary that is fine has lost the WAL it needs: reconnects
 /// are retried every 100 ms, so this is some three hundred of them.
 const STALLED_MS_MAX: u64 = 30_000;
+
+/// How long the order by name stands among members that wait to be rewound: a rewind takes some 2 s; one that has not
+/// begun by then is held up by something else.
+const TURN_MS_MAX: u64 = 3_000;
 
 pub(super) fn start(view: &View) -> Option<Want> {
     let ours =
@@ -108,11 +112,28 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
 }
 
 /// The takeover that chose the primary does not need this data directory: the primary has opened, so k others have
-/// its end of recovery, or this is no member of the set that counts (the old primary never is).
+/// its end of recovery; or this is no member of the set that counts (the old primary never is); or it is this
+/// member's turn.
 fn expendable(view: &View, record: &PrimaryRecord) -> bool {
     let Some(sync) = view.sync() else { return false };
-    let member = view.durable.member.as_ref();
-    sync.term == record.term || !member.is_some_and(|member| sync.set.members.contains(member))
+    let counted = view.durable.member.as_ref().is_some_and(|member| sync.set.members.contains(member));
+    sync.term == record.term || !counted || turn_to_rewind(view, sync, record)
+}
+
+/// The new primary was chosen to hold all that was acknowledged and every other member still holds its share, so one
+/// member at a time may be rewound before the opening, which may need it to stream. First come the first by name.
+fn turn_to_rewind(view: &View, sync: &SyncRecord, record: &PrimaryRecord) -> bool {
+    let counts = |status: &&Status| {
+        let member = status.member.as_ref().filter(|member| **member != record.member);
+        member.is_some_and(|member| sync.set.members.contains(member))
+    };
+    let at_it = |status: &Status| matches!(status.busy, Some(Operation::Rewind | Operation::Clone));
+    let in_order = view.memory.record_age_ms(view.now) < TURN_MS_MAX;
+    let first = |status: &Status| {
+        let waits = status.postgres.standby().is_some_and(|standby| !standby.follows(record));
+        in_order && waits && status.node < view.me
+    };
+    !view.fresh_peers().filter(counts).any(|status| at_it(status) || first(status))
 }
 
 fn diverged(primary: &Primary, standby: &Standby) -> bool {
