@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use brain::{Applied, Decision, Durable, Grant, Memory, Millis, Postgres, Status, Term, View, decide};
 
-use crate::event::Event;
+use crate::event::{Event, Recipient};
 use crate::exec::Op;
 use crate::sabotage::Sabotage;
 use crate::server::{Process, Server};
@@ -102,7 +102,8 @@ impl World {
     pub fn kill_agent(&mut self, node: usize) {
         if self.nodes[node].agent.take().is_some() {
             self.nodes[node].agent_frozen = false;
-            self.nodes[node].deferred.clear();
+            // What the kernel holds for its server is not lost with it.
+            self.nodes[node].deferred.retain(|event| matches!(event.recipient(), Recipient::Server(..)));
             let synced = self.nodes[node].promise_synced;
             if self.sabotage == Some(Sabotage::PromiseVolatile) {
                 self.nodes[node].durable.promise = synced;

@@ -24,7 +24,6 @@ pub struct Acknowledged {
     pub index: usize,
     /// The promotion under which it was written.
     pub born: Term,
-    pub node: usize,
 }
 
 /// A server became primary; what its log held at that moment.
@@ -57,7 +56,7 @@ impl World {
     /// A walsender released a client's commit.
     pub fn acknowledge(&mut self, node: usize, waiting: &Waiting) {
         let born = self.nodes[node].server.born;
-        let commit = Acknowledged { id: waiting.id, index: waiting.end - 1, born, node };
+        let commit = Acknowledged { id: waiting.id, index: waiting.end - 1, born };
         if let Some((invariant, what)) = one_writer::on_acknowledged(&self.checkers.promotions, &commit) {
             self.violate(invariant, node, what);
         }
