@@ -147,7 +147,7 @@ impl World {
 
     pub fn observe(&mut self, node: usize) {
         let jitter = self.dice.within(0..15_000);
-        let delay = if self.dice.percent(4) { self.dice.millis(10..80) } else { self.dice.within(200..8_000) };
+        let delay = if self.dice.percent(4) { self.dice.millis(10..80) } else { self.dice.within(200..self.plan.look_us) };
         let Some(agent) = self.agent(node) else { return };
         let boot = agent.boot;
         self.after(OBSERVE_US + jitter, Event::Observe { node, boot });
@@ -229,9 +229,11 @@ impl World {
         let boot = agent.boot;
         let term = agent.view.record().map(|record| record.term);
         if false_clock {
-            let status = Status::of(&agent.view, boot, grant.sequence, None, "");
+            // A question that was never sent, asked at the moment of the answer.
+            let sequence = grant.sequence + 1_000_000_000;
+            let status = Status::of(&agent.view, boot, sequence, None, "");
             agent.view.memory.on_sent(now, &status);
-            let last = Grant { boot, sequence: status.sequence, ..grant.clone() };
+            let last = Grant { sequence, ..grant.clone() };
             agent.view.memory.on_grant(boot, term, last);
         }
         agent.view.memory.on_grant(boot, term, grant);
@@ -336,7 +338,7 @@ impl World {
         if self.sabotage == Some(Sabotage::SyncUnchecked) && takeover && commit.puts.len() == 2 {
             commit.conditions.retain(|(key, _)| *key != brain::Key::Sync);
         }
-        let late = self.dice.percent(2);
+        let late = self.dice.percent(8);
         let delay = if late { self.dice.millis(100..2_500) } else { self.dice.millis(1..12) };
         let Some(agent) = self.agent(node) else { return };
         if agent.committing.is_some() {

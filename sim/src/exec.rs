@@ -273,7 +273,8 @@ impl World {
             let server = &mut self.nodes[node].server;
             server.files.upstream = Some(Upstream { node: upstream, term });
             server.pointed_us = now;
-            return Next::Step(2, self.dice.within(500..5_000));
+            let slow = self.dice.percent(15);
+            return Next::Step(2, if slow { self.dice.millis(5..300) } else { self.dice.within(500..5_000) });
         }
         let epoch = self.nodes[node].server.epoch;
         self.after(1_000, Event::Reload { node, epoch });

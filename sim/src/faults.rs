@@ -26,12 +26,15 @@ impl World {
         if self.checkers.healed_us.is_some() || self.checkers.storm_us.is_none_or(|at| at > self.now_us) {
             return;
         }
+        let count = self.nodes.len();
         for index in 0..self.plan.faults.len() {
             let fault = &mut self.plan.faults[index];
             if fault.trigger == Some(rule) && !fault.struck {
                 fault.trigger = None;
-                if fault.target == Target::Trigger {
-                    fault.target = Target::Node(node);
+                match fault.target {
+                    Target::Trigger => fault.target = Target::Node(node),
+                    Target::Peer(order) => fault.target = Target::Node((node + 1 + order % (count - 1)) % count),
+                    _ => {}
                 }
                 let at_us = fault.at_us;
                 self.after(at_us, Event::Fault { index });
@@ -54,7 +57,7 @@ impl World {
                 others.get(order % others.len().max(1)).copied().unwrap_or(0)
             }
             Target::Node(node) => node,
-            Target::Trigger => 0,
+            Target::Trigger | Target::Peer(_) => 0,
         }
     }
 
@@ -136,7 +139,7 @@ impl World {
 
     fn kill_postgres(&mut self, node: usize) {
         self.nodes[node].server.crash();
-        self.thaw_server(node);
+        self.thaw(node);
     }
 
     fn kill_node(&mut self, node: usize) {
@@ -162,12 +165,6 @@ impl World {
         if let Some(wal) = &mut server.wal {
             let keep = wal.len().saturating_sub(lost).max(fork.min(wal.len()));
             wal.truncate(keep);
-        }
-    }
-
-    fn thaw_server(&mut self, node: usize) {
-        if !self.nodes[node].agent_frozen {
-            self.thaw(node);
         }
     }
 

@@ -16,6 +16,8 @@ pub enum Target {
     Node(usize),
     /// The node whose decision set the fault off.
     Trigger,
+    /// Another node than that, the given one in order.
+    Peer(usize),
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -124,6 +126,10 @@ pub struct Plan {
     pub receiver_timeout_us: u64,
     /// An agent whose server hangs shows the last look, with growing ages; else it says that it does not answer.
     pub hung_is_stale: bool,
+    /// What replication to each node takes longer, microseconds: who lags is behind when it matters.
+    pub lag_us: Vec<u64>,
+    /// An agent may see its server as it was this long ago, microseconds.
+    pub look_us: u64,
 }
 
 impl Plan {
@@ -150,12 +156,18 @@ impl Plan {
             faults: Vec::new(),
             single,
             warm_us: dice.millis(200..2_500),
-            storm_us: if single { 14_000_000 } else { dice.millis(3_000..14_000) },
+            storm_us: if single { 14_000_000 } else { dice.millis(4_000..28_000) },
             sender_timeout_us: dice.millis(1_500..6_000),
             receiver_timeout_us: dice.millis(1_500..6_000),
             hung_is_stale: dice.percent(50),
+            lag_us: Vec::new(),
+            look_us: if dice.percent(70) { 8_000 } else { dice.millis(20..300) },
         };
-        let count = if single { 1 } else { 1 + dice.index(6) };
+        for _ in 0..plan.nodes.len() {
+            let lag = if dice.percent(55) { 0 } else { dice.millis(3..250) };
+            plan.lag_us.push(lag);
+        }
+        let count = if single { 1 } else { 1 + dice.index(14) };
         for _ in 0..count {
             let fault = plan.draw_fault(dice);
             plan.faults.push(fault);
@@ -178,16 +190,22 @@ impl Plan {
             };
             KINDS.iter().find(hit).map_or(Kind::KillNode, |(kind, _)| *kind)
         };
-        let trigger = (!self.single && dice.percent(40)).then(|| TRIGGERS[dice.index(TRIGGERS.len())]);
+        let trigger = (!self.single && dice.percent(55)).then(|| TRIGGERS[dice.index(TRIGGERS.len())]);
         let target = match dice.within(0..100) {
-            0..40 if trigger.is_some() => Target::Trigger,
+            0..35 if trigger.is_some() => Target::Trigger,
+            35..55 if trigger.is_some() => Target::Peer(dice.index(self.nodes.len())),
             0..60 => Target::Primary,
             60..85 => Target::Replica(dice.index(4)),
             _ => Target::Node(dice.index(self.nodes.len())),
         };
         let at_us = if trigger.is_some() { dice.within(0..40_000) } else { dice.within(0..self.storm_us) };
-        let long = dice.percent(40);
-        let lasts_us = if long { dice.millis(2_000..9_000) } else { dice.millis(20..2_000) };
+        // Around `failure_timeout` a fault ends just when others have begun to act on it.
+        let lasts_us = match dice.within(0..10) {
+            0..3 => dice.millis(10..300),
+            3..5 => dice.millis(300..1_900),
+            5..8 => dice.millis(1_900..3_500),
+            _ => dice.millis(3_500..10_000),
+        };
         let (at_us, lasts_us) = if self.single { (0, self.storm_us) } else { (at_us, lasts_us) };
         let peer = dice.index(self.nodes.len());
         Fault { kind, target, at_us, trigger, lasts_us, struck: false, active: None, peer }

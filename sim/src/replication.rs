@@ -202,7 +202,7 @@ impl World {
         let from = sender.sent;
         sender.sent = limit;
         sender.streaming = true;
-        sender.arrival_us = (now + delay).max(sender.arrival_us + 1);
+        sender.arrival_us = (now + delay + self.plan.lag_us[peer]).max(sender.arrival_us + 1);
         let at_us = sender.arrival_us;
         let Some(wal) = &server.wal else { return };
         let records = wal.range(from, limit);
@@ -314,6 +314,8 @@ impl World {
         let upstream = server.files.upstream.as_ref();
         if server.receiver.as_ref().is_some_and(|receiver| upstream != Some(&receiver.upstream)) {
             self.retire_receiver(node);
+        } else if server.receiver.is_none() && server.complete && upstream.is_some() && !server.primary {
+            self.start_receiver(node);
         }
     }
 

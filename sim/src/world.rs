@@ -246,7 +246,9 @@ impl World {
     /// A process goes on: what came for it meanwhile comes now, in order.
     pub fn thaw(&mut self, node: usize) {
         for event in std::mem::take(&mut self.nodes[node].deferred) {
-            self.after(1, event);
+            // The store's news take a way of their own; peers' messages lie in the socket.
+            let delay = if matches!(event, Event::StoreSeen { .. }) { self.dice.millis(1..800) } else { 1 };
+            self.after(delay, event);
         }
     }
 
