@@ -111,13 +111,12 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
     })?
 }
 
-/// The takeover that chose the primary does not need this data directory: the primary has opened, so k others have
-/// its end of recovery; or this is no member of the set that counts (the old primary never is); or it is this
-/// member's turn.
+/// No takeover needs this data directory: this is no member of the set that counts (the old primary never is), or
+/// the primary has not opened yet and it is this member's turn. A member of an open primary's set is removed first.
 fn expendable(view: &View, record: &PrimaryRecord) -> bool {
     let Some(sync) = view.sync() else { return false };
     let counted = view.durable.member.as_ref().is_some_and(|member| sync.set.members.contains(member));
-    sync.term == record.term || !counted || turn_to_rewind(view, sync, record)
+    !counted || sync.term != record.term && turn_to_rewind(view, sync, record)
 }
 
 /// The new primary was chosen to hold all that was acknowledged and every other member still holds its share, so one
