@@ -89,7 +89,9 @@ impl World {
         match kind {
             Kind::LoseDisk => {
                 let lost = self.plan.faults.iter().any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck);
-                let spare = if counts { sync.value.set.k > 1 } else { opened };
+                // A standby that streams may become a member at any moment: of those with k = 1, none.
+                let primary = member == Some(&record.value.member);
+                let spare = sync.value.set.k > 1 || opened && primary && !counts;
                 self.nodes[node].full && member.is_some() && !lost && spare
             }
             Kind::GoBack => {
