@@ -16,6 +16,9 @@ use crate::world::World;
 
 /// An operation gives up after this: the longest, a clone, takes some 2 s here.
 pub const OPERATION_US_MAX: u64 = 12_000_000;
+/// The step of a copy that has failed, and how long it takes.
+const PAUSE: u8 = 99;
+const PAUSE_US: u64 = 400_000;
 /// A walsender that has not come to a reload by then is terminated (DESIGN 5).
 const LAGGARD_US: u64 = 200_000;
 
@@ -116,7 +119,9 @@ impl World {
         let Some(mut op) = agent.op.take_if(|op| op.id == id) else { return };
         let boot = agent.boot;
         let late = now - op.started_us > OPERATION_US_MAX;
-        let next = if late { Next::Failed("its deadline has passed") } else { self.advance(node, &mut op) };
+        let next = if op.step == PAUSE {
+            Next::Failed("the source is not usable")
+        } else if late { Next::Failed("its deadline has passed") } else { self.advance(node, &mut op) };
         match next {
             Next::Step(step, delay) => {
                 op.step = step;
@@ -126,6 +131,14 @@ impl World {
                 self.after(delay, Event::OpStep { node, boot, id });
             }
             Next::Done => self.end_op(node, &op, "done"),
+            Next::Failed(_) if op.step != PAUSE && matches!(op.operation, Operation::Clone | Operation::Rewind) => {
+                // The source is asked again after a pause, not in a loop.
+                op.step = PAUSE;
+                if let Some(agent) = self.agent(node) {
+                    agent.op = Some(op);
+                }
+                self.after(PAUSE_US, Event::OpStep { node, boot, id });
+            }
             Next::Failed(reason) => self.end_op(node, &op, reason),
         }
     }

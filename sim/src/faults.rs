@@ -89,10 +89,12 @@ impl World {
         match kind {
             Kind::LoseDisk => {
                 let lost = self.plan.faults.iter().any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck);
-                // A standby that streams may become a member at any moment: of those with k = 1, none.
+                // A standby that streams may become a member at any moment: of those with k = 1, none. And none in
+                // the middle of a takeover, when a rewind may hold another member's data directory open.
                 let primary = member == Some(&record.value.member);
-                let spare = sync.value.set.k > 1 || opened && primary && !counts;
-                self.nodes[node].full && member.is_some() && !lost && spare
+                let spare = opened && (sync.value.set.k > 1 || primary && !counts);
+                let whole = self.nodes.iter().all(|node| !node.durable.needs_clone);
+                self.nodes[node].full && member.is_some() && !lost && spare && whole
             }
             Kind::GoBack => {
                 let lost = self.plan.faults.iter().any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck);
