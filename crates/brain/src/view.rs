@@ -99,6 +99,9 @@ impl View {
         let record =
             self.store.primary.as_ref().map(|versioned| (versioned.value.term, &versioned.value.node));
         self.memory.note_record(now, record);
+        if let Some(sync) = &self.store.sync {
+            self.memory.note_sync(sync.version);
+        }
         if let Some((record, primary)) = self.serving() {
             let term = record.value.term;
             let streaming = primary.streaming(term);

@@ -140,6 +140,9 @@ pub(super) fn choose_set(view: &View) -> Option<Want> {
         return None;
     }
     let why = format!("{wanted} can flush, what is in force cannot");
+    if let Some(settle) = view.store.sync.as_ref().and_then(|sync| sync_set::settle(view, record, sync)) {
+        return act(settle, format!("{why}; an earlier write of /sync may still arrive: settle it first"));
+    }
     act(Action::ApplySync { term, set: wanted }, why)
 }
 

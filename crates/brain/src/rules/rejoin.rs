@@ -7,6 +7,9 @@ use crate::{Action, Operation, Postgres, Primary, PrimaryRecord, Standby, Status
 /// are retried every 100 ms, so this is some three hundred of them.
 const STALLED_MS_MAX: u64 = 30_000;
 
+/// How long standbys that need no rewind are given to reach a new primary: a promotion and a reconnect, three times.
+const OTHERS_MS: u64 = 1_000;
+
 /// How long the order by name stands among members that wait to be rewound: a rewind takes some 2 s; one that has not
 /// begun by then is held up by something else.
 const TURN_MS_MAX: u64 = 3_000;
@@ -116,7 +119,14 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
 fn expendable(view: &View, record: &PrimaryRecord) -> bool {
     let Some(sync) = view.sync() else { return false };
     let counted = view.durable.member.as_ref().is_some_and(|member| sync.set.members.contains(member));
-    !counted || sync.term != record.term && turn_to_rewind(view, sync, record)
+    !counted || sync.term != record.term && needed(view, record) && turn_to_rewind(view, sync, record)
+}
+
+/// Without this member too few stream from the new primary for it to open, and others have had their time to.
+fn needed(view: &View, record: &PrimaryRecord) -> bool {
+    let Ok((_, _, primary)) = upstream(view) else { return false };
+    let late = view.memory.record_age_ms(view.now) > OTHERS_MS;
+    late && primary.streaming(record.term).len() < view.k_wanted()
 }
 
 /// The new primary was chosen to hold all that was acknowledged and every other member still holds its share, so one
