@@ -13,6 +13,7 @@ use crate::sabotage::Sabotage;
 use crate::server::{Process, Server};
 use crate::trace::Detail;
 use crate::wal::{Kind, lsn};
+use crate::words;
 use crate::world::{Node, World};
 
 /// The agent looks at its server this often, microseconds; `decide` runs after each look.
@@ -280,7 +281,8 @@ impl World {
 
     fn tell(&mut self, node: usize, decision: &Decision) {
         if self.trace.wants(Detail::Decisions) {
-            let actions: Vec<String> = decision.actions.iter().map(|action| format!(" {action:?}")).collect();
+            let actions: Vec<String> =
+                decision.actions.iter().map(|action| format!(" [{}]", words::action(action))).collect();
             let why = decision.why.join("; ");
             self.note(Detail::Decisions, node, format_args!("{}{} | {why}", decision.rule, actions.concat()));
         }
@@ -345,6 +347,7 @@ impl World {
             return;
         }
         agent.committing = Some(id);
+        agent.view.memory.on_commit(&commit);
         let boot = agent.boot;
         self.after(delay, Event::StoreArrive { node, boot, id, commit: Rc::new(commit) });
         self.after(STORE_TIMEOUT_US, Event::StoreAnswer { node, boot, id });
@@ -359,7 +362,7 @@ impl World {
         let who = self.nodes[node].name.clone();
         if self.trace.wants(Detail::Decisions) {
             let word = if applied { "applied" } else { "refused" };
-            self.trace.line(self.now_us, "store", format_args!("{word} {who}'s {:?}", commit.puts));
+            self.trace.line(self.now_us, "store", format_args!("{word} {who}'s{}", words::puts(commit)));
         }
         if applied {
             self.store_changed(node);

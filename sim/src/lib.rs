@@ -18,6 +18,7 @@ mod server;
 mod store;
 mod trace;
 mod wal;
+mod words;
 mod world;
 
 pub use sabotage::Sabotage;

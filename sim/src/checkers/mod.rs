@@ -11,6 +11,7 @@ use brain::Term;
 
 use crate::event::Event;
 use crate::server::Waiting;
+use crate::trace::Detail;
 use crate::world::World;
 
 /// The checkers look at the whole world this often, microseconds.
@@ -61,6 +62,8 @@ impl World {
             self.violate(invariant, node, what);
         }
         self.checkers.ledger.push(commit);
+        let (id, index) = (commit.id, commit.index);
+        self.note(Detail::Messages, node, format_args!("acknowledged #{id} at {}", crate::wal::lsn(index + 1)));
         let recorded = self.recorded_primary() == Some(node);
         self.checkers.writes.on_acknowledged(waiting.since_us, self.now_us, recorded);
         if self.checkers.storm_us.is_none() {
