@@ -115,11 +115,15 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
 }
 
 /// No takeover needs this data directory: this is no member of the set that counts (the old primary never is), or
-/// the primary has not opened yet and it is this member's turn. A member of an open primary's set is removed first.
+/// the primary has not opened yet and it is this member's turn. A member of an open primary's set is removed first,
+/// unless the set has nobody to spare: then the primary, which has all that it acknowledged, waits for this very member.
 fn expendable(view: &View, record: &PrimaryRecord) -> bool {
     let Some(sync) = view.sync() else { return false };
     let counted = view.durable.member.as_ref().is_some_and(|member| sync.set.members.contains(member));
-    !counted || sync.term != record.term && needed(view, record) && turn_to_rewind(view, sync, record)
+    if sync.term == record.term {
+        return !counted || sync.set.members.len() <= sync.set.k;
+    }
+    !counted || needed(view, record) && turn_to_rewind(view, sync, record)
 }
 
 /// Without this member too few stream from the new primary for it to open, and others have had their time to.
