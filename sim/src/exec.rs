@@ -413,6 +413,7 @@ impl World {
                 server.end_sessions();
                 server.files.quarantined = true;
                 server.files.names = names.clone();
+                server.promoting = true;
                 let epoch = server.epoch;
                 let known = server.wal.iter().flat_map(|wal| wal.timelines()).max();
                 let timeline = if local { known.unwrap_or(timeline).next() } else { timeline };

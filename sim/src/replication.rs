@@ -88,7 +88,8 @@ impl World {
 
     /// Startup asks for a receiver with the configuration that it has read.
     fn start_receiver(&mut self, node: usize) {
-        let Some(upstream) = self.nodes[node].server.files.upstream.clone() else { return };
+        let server = &self.nodes[node].server;
+        let Some(upstream) = server.files.upstream.clone().filter(|_| !server.promoting) else { return };
         let connection = self.next_id();
         let receiver = Receiver {
             connection,

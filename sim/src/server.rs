@@ -140,6 +140,8 @@ pub struct Server {
     pub stuck_until_us: u64,
     pub roles: bool,
     pub end_of_recovery: usize,
+    /// `pg_promote` was called: startup asks for no WAL any more.
+    pub promoting: bool,
     /// The term of the promotion that made it primary.
     pub born: Term,
     pub pointed_us: u64,
@@ -168,6 +170,7 @@ impl Server {
             stuck_until_us: 0,
             roles: false,
             end_of_recovery: 0,
+            promoting: false,
             born: Term(0),
             pointed_us: 0,
             fsync_us,
@@ -209,6 +212,7 @@ impl Server {
         self.waiting.clear();
         self.flushing = false;
         self.complete = false;
+        self.promoting = false;
         self.epoch += 1;
     }
 

@@ -313,6 +313,7 @@ impl World {
             return;
         }
         server.receiver = None;
+        server.promoting = false;
         server.primary = true;
         server.born = term;
         server.end_of_recovery = server.length();
