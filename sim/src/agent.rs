@@ -340,7 +340,7 @@ impl World {
         if self.sabotage == Some(Sabotage::SyncUnchecked) && takeover && commit.puts.len() == 2 {
             commit.conditions.retain(|(key, _)| *key != brain::Key::Sync);
         }
-        let late = self.dice.percent(8);
+        let late = self.dice.percent(self.plan.store_late_percent);
         let delay = if late { self.dice.millis(100..2_500) } else { self.dice.millis(1..12) };
         let Some(agent) = self.agent(node) else { return };
         if agent.committing.is_some() {

@@ -35,6 +35,8 @@ pub struct Report {
     /// Promotions in the run.
     pub promotions: usize,
     pub virtual_us: u64,
+    /// The data quorum was gone at the end, so I4 asks nothing.
+    pub excused: bool,
     /// Empty unless asked for.
     pub trace: String,
 }
@@ -49,6 +51,7 @@ pub fn run(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> Report {
         acknowledged: world.checkers.ledger.len(),
         promotions: world.checkers.promotions.len(),
         virtual_us: world.now_us,
+        excused: world.checkers.excused,
         trace: world.trace.into_text(),
     }
 }

@@ -112,7 +112,7 @@ fn many(options: &Options) -> ExitCode {
     let started = std::time::Instant::now();
     let next = AtomicU64::new(0);
     let stop = AtomicBool::new(false);
-    let (done, virtual_us) = (AtomicU64::new(0), AtomicU64::new(0));
+    let (done, virtual_us, excused) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
     let failed: Mutex<Vec<Report>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..options.threads {
@@ -125,6 +125,7 @@ fn many(options: &Options) -> ExitCode {
                     let report = run(options.from + number, Detail::Nothing, options.sabotage);
                     done.fetch_add(1, Ordering::Relaxed);
                     virtual_us.fetch_add(report.virtual_us, Ordering::Relaxed);
+                    excused.fetch_add(u64::from(report.excused), Ordering::Relaxed);
                     if report.violation.is_some() {
                         stop.fetch_or(!options.keep_going, Ordering::Relaxed);
                         // A poisoned lock means that another thread panicked; its panic ends the program.
@@ -144,8 +145,9 @@ fn many(options: &Options) -> ExitCode {
         print_failure(report, options.sabotage);
     }
     println!(
-        "{done} seeds, {} failed, {seconds:.1} s, {:.0} seeds/s, {:.0} virtual s per seed",
+        "{done} seeds, {} failed, {} without a data quorum at the end, {seconds:.1} s, {:.0} seeds/s, {:.0} virtual s per seed",
         failed.len(),
+        excused.into_inner(),
         done as f64 / seconds,
         virtual_us.into_inner() as f64 / 1e6 / done.max(1) as f64
     );

@@ -128,6 +128,8 @@ pub struct Plan {
     pub hung_is_stale: bool,
     /// What replication to each node takes longer, microseconds: who lags is behind when it matters.
     pub lag_us: Vec<u64>,
+    /// How many of a hundred store transactions are late, up to beyond their sender's patience.
+    pub store_late_percent: u64,
     /// An agent may see its server as it was this long ago, microseconds.
     pub look_us: u64,
 }
@@ -161,6 +163,7 @@ impl Plan {
             receiver_timeout_us: dice.millis(1_500..6_000),
             hung_is_stale: dice.percent(50),
             lag_us: Vec::new(),
+            store_late_percent: if dice.percent(75) { 5 } else { 50 },
             look_us: if dice.percent(70) { 8_000 } else { dice.millis(20..300) },
         };
         for _ in 0..plan.nodes.len() {

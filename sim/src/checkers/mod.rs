@@ -49,6 +49,8 @@ pub struct Checkers {
     /// When the first fault may strike: some time after the first open term.
     pub storm_us: Option<u64>,
     pub healed_us: Option<u64>,
+    /// Writes stay away because the data quorum is gone.
+    pub excused: bool,
     writes: writes_return::WritesReturn,
     ends: everything_ends::EverythingEnds,
 }
@@ -104,6 +106,10 @@ impl World {
             return self.violate("I1", node, what);
         }
         if let Some(what) = writes_return::late(self) {
+            if !writes_return::data_quorum(self) {
+                (self.checkers.excused, self.finished) = (true, true);
+                return;
+            }
             return self.violate("I4", self.recorded_primary().unwrap_or(0), what);
         }
         if let Some((node, what)) = everything_ends::late(self) {

@@ -25,6 +25,22 @@ impl WritesReturn {
     }
 }
 
+/// I4 asks for a data quorum: |S| - k + 1 members of `/sync` whose data directories are whole. A rewind that dies half
+/// way before an opening can take one away; nothing is lost then, but nobody can prove it without a person.
+pub fn data_quorum(world: &World) -> bool {
+    let Some(sync) = &world.store.newest().sync else { return true };
+    let set = &sync.value.set;
+    let whole = |node: &&crate::world::Node| {
+        let member = node.durable.member.as_ref().filter(|_| !node.durable.needs_clone);
+        member.is_some_and(|member| set.members.contains(member))
+    };
+    let serves = world.recorded_primary().is_some_and(|primary| {
+        let server = &world.nodes[primary].server;
+        server.writes() && !server.files.quarantined
+    });
+    serves || set.k == 0 || world.nodes.iter().filter(whole).count() >= set.answers_needed()
+}
+
 /// How long writes have been away, when that is too long.
 pub fn late(world: &World) -> Option<String> {
     let checkers = &world.checkers;
