@@ -62,7 +62,10 @@ pub fn step(
     sync: &Versioned<SyncRecord>,
 ) -> Option<(Option<Action>, String)> {
     if let Some(settle) = settle(view, record, sync) {
-        return Some((Some(settle), "an earlier write of /sync may still arrive: settle it first".to_owned()));
+        return Some((
+            Some(settle),
+            "an earlier write of /sync may still arrive: settle it first".to_owned(),
+        ));
     }
     let term = record.value.term;
     let stored = &sync.value.set;
