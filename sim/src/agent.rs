@@ -148,7 +148,11 @@ impl World {
 
     pub fn observe(&mut self, node: usize) {
         let jitter = self.dice.within(0..15_000);
-        let delay = if self.dice.percent(4) { self.dice.millis(10..80) } else { self.dice.within(200..self.plan.look_us) };
+        let delay = if self.dice.percent(4) {
+            self.dice.millis(10..80)
+        } else {
+            self.dice.within(200..self.plan.look_us)
+        };
         let Some(agent) = self.agent(node) else { return };
         let boot = agent.boot;
         self.after(OBSERVE_US + jitter, Event::Observe { node, boot });
@@ -261,7 +265,8 @@ impl World {
         agent.revoking = revoking;
         let new_rule = agent.rule != decision.rule;
         agent.rule = decision.rule;
-        let news = agent.decided.as_ref().is_none_or(|d| d.rule != decision.rule || d.actions != decision.actions);
+        let news =
+            agent.decided.as_ref().is_none_or(|d| d.rule != decision.rule || d.actions != decision.actions);
         if news {
             self.tell(node, &decision);
         }
@@ -424,8 +429,6 @@ impl World {
         }
     }
 }
-
-
 
 fn look_primary(server: &Server, agent: &Agent, now: Millis) -> brain::Primary {
     let history = server.wal.as_ref().map(crate::wal::Wal::history);

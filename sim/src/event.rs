@@ -10,37 +10,133 @@ use crate::wal::Record;
 #[derive(Debug)]
 pub enum Event {
     // To an agent.
-    Heartbeat { node: usize, boot: u64 },
+    Heartbeat {
+        node: usize,
+        boot: u64,
+    },
     /// The agent looks at its server.
-    Observe { node: usize, boot: u64 },
+    Observe {
+        node: usize,
+        boot: u64,
+    },
     /// What it saw arrives in its view.
-    Observed { node: usize, boot: u64, taken_us: u64, postgres: Box<Postgres> },
-    Probe { node: usize, boot: u64 },
-    Status { node: usize, status: Rc<Status> },
-    Grant { node: usize, grant: Grant },
-    OpStep { node: usize, boot: u64, id: u64 },
-    Promised { node: usize, boot: u64, term: Term },
-    StoreAnswer { node: usize, boot: u64, id: u64 },
-    StoreSeen { node: usize, boot: u64, revision: usize },
+    Observed {
+        node: usize,
+        boot: u64,
+        taken_us: u64,
+        postgres: Box<Postgres>,
+    },
+    Probe {
+        node: usize,
+        boot: u64,
+    },
+    Status {
+        node: usize,
+        status: Rc<Status>,
+    },
+    Grant {
+        node: usize,
+        grant: Grant,
+    },
+    OpStep {
+        node: usize,
+        boot: u64,
+        id: u64,
+    },
+    Promised {
+        node: usize,
+        boot: u64,
+        term: Term,
+    },
+    StoreAnswer {
+        node: usize,
+        boot: u64,
+        id: u64,
+    },
+    StoreSeen {
+        node: usize,
+        boot: u64,
+        revision: usize,
+    },
     // To a server.
-    Ready { node: usize, epoch: u64 },
-    Complete { node: usize, epoch: u64 },
-    Flush { node: usize, epoch: u64, upto: usize },
-    Connect { node: usize, epoch: u64, connection: u64 },
-    Pump { node: usize, epoch: u64, connection: u64 },
-    Arrive { node: usize, epoch: u64, connection: u64, from: usize, records: Vec<Record> },
-    Reply { node: usize, epoch: u64, connection: u64, flush: usize },
-    ReceiverDies { node: usize, epoch: u64, connection: u64 },
-    SenderDies { node: usize, epoch: u64, connection: u64 },
-    Reload { node: usize, epoch: u64 },
-    Promoted { node: usize, epoch: u64, term: Term, timeline: Timeline },
+    Ready {
+        node: usize,
+        epoch: u64,
+    },
+    Complete {
+        node: usize,
+        epoch: u64,
+    },
+    Flush {
+        node: usize,
+        epoch: u64,
+        upto: usize,
+    },
+    Connect {
+        node: usize,
+        epoch: u64,
+        connection: u64,
+    },
+    Pump {
+        node: usize,
+        epoch: u64,
+        connection: u64,
+    },
+    Arrive {
+        node: usize,
+        epoch: u64,
+        connection: u64,
+        from: usize,
+        records: Vec<Record>,
+    },
+    Reply {
+        node: usize,
+        epoch: u64,
+        connection: u64,
+        flush: usize,
+    },
+    ReceiverDies {
+        node: usize,
+        epoch: u64,
+        connection: u64,
+    },
+    SenderDies {
+        node: usize,
+        epoch: u64,
+        connection: u64,
+    },
+    Reload {
+        node: usize,
+        epoch: u64,
+    },
+    Promoted {
+        node: usize,
+        epoch: u64,
+        term: Term,
+        timeline: Timeline,
+    },
     // To nobody who can die.
-    House { node: usize },
-    Client { node: usize },
-    AgentStart { node: usize },
-    StoreArrive { node: usize, boot: u64, id: u64, commit: Rc<Commit> },
-    Fault { index: usize },
-    Heal { index: usize },
+    House {
+        node: usize,
+    },
+    Client {
+        node: usize,
+    },
+    AgentStart {
+        node: usize,
+    },
+    StoreArrive {
+        node: usize,
+        boot: u64,
+        id: u64,
+        commit: Rc<Commit>,
+    },
+    Fault {
+        index: usize,
+    },
+    Heal {
+        index: usize,
+    },
     HealAll,
     Check,
 }
@@ -76,8 +172,14 @@ impl Event {
             | SenderDies { node, epoch, .. }
             | Reload { node, epoch }
             | Promoted { node, epoch, .. } => Recipient::Server(*node, *epoch),
-            House { .. } | Client { .. } | AgentStart { .. } | StoreArrive { .. } | Fault { .. } | Heal { .. }
-            | HealAll | Check => Recipient::World,
+            House { .. }
+            | Client { .. }
+            | AgentStart { .. }
+            | StoreArrive { .. }
+            | Fault { .. }
+            | Heal { .. }
+            | HealAll
+            | Check => Recipient::World,
         }
     }
 }

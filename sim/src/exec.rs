@@ -121,7 +121,11 @@ impl World {
         let late = now - op.started_us > OPERATION_US_MAX;
         let next = if op.step == PAUSE {
             Next::Failed("the source is not usable")
-        } else if late { Next::Failed("its deadline has passed") } else { self.advance(node, &mut op) };
+        } else if late {
+            Next::Failed("its deadline has passed")
+        } else {
+            self.advance(node, &mut op)
+        };
         match next {
             Next::Step(step, delay) => {
                 op.step = step;
@@ -131,7 +135,9 @@ impl World {
                 self.after(delay, Event::OpStep { node, boot, id });
             }
             Next::Done => self.end_op(node, &op, "done"),
-            Next::Failed(_) if op.step != PAUSE && matches!(op.operation, Operation::Clone | Operation::Rewind) => {
+            Next::Failed(_)
+                if op.step != PAUSE && matches!(op.operation, Operation::Clone | Operation::Rewind) =>
+            {
                 // The source is asked again after a pause, not in a loop.
                 op.step = PAUSE;
                 if let Some(agent) = self.agent(node) {

@@ -33,7 +33,9 @@ impl World {
                 fault.trigger = None;
                 match fault.target {
                     Target::Trigger => fault.target = Target::Node(node),
-                    Target::Peer(order) => fault.target = Target::Node((node + 1 + order % (count - 1)) % count),
+                    Target::Peer(order) => {
+                        fault.target = Target::Node((node + 1 + order % (count - 1)) % count)
+                    }
                     _ => {}
                 }
                 let at_us = fault.at_us;
@@ -88,7 +90,11 @@ impl World {
         let opened = sync.value.term == record.value.term;
         match kind {
             Kind::LoseDisk => {
-                let lost = self.plan.faults.iter().any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck);
+                let lost = self
+                    .plan
+                    .faults
+                    .iter()
+                    .any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck);
                 // A standby that streams may become a member at any moment: of those with k = 1, none. And none in
                 // the middle of a takeover, when a rewind may hold another member's data directory open.
                 let primary = member == Some(&record.value.member);
@@ -97,7 +103,11 @@ impl World {
                 self.nodes[node].full && member.is_some() && !lost && spare && whole
             }
             Kind::GoBack => {
-                let lost = self.plan.faults.iter().any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck);
+                let lost = self
+                    .plan
+                    .faults
+                    .iter()
+                    .any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck);
                 opened && !counts && !lost && member == Some(&record.value.member)
             }
             _ => true,

@@ -42,8 +42,15 @@ fn main() -> ExitCode {
 
 fn parse(arguments: &[String]) -> Result<Options, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut options =
-        Options { seed: None, seeds: 0, from: 0, threads, sabotage: None, messages: false, keep_going: false };
+    let mut options = Options {
+        seed: None,
+        seeds: 0,
+        from: 0,
+        threads,
+        sabotage: None,
+        messages: false,
+        keep_going: false,
+    };
     let mut rest = arguments.iter();
     while let Some(name) = rest.next() {
         match name.as_str() {
@@ -52,11 +59,13 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
             "--sabotage" => {
                 let given = rest.next().map(String::as_str).unwrap_or_default();
                 let known = Sabotage::parse(given);
-                options.sabotage = Some(known.ok_or(format!("no sabotage is called \"{given}\"; see --list"))?);
+                options.sabotage =
+                    Some(known.ok_or(format!("no sabotage is called \"{given}\"; see --list"))?);
             }
             "--seed" | "--seeds" | "--from" | "--threads" => {
                 let given = rest.next().map(String::as_str).unwrap_or_default();
-                let value: u64 = given.parse().map_err(|_| format!("{name} wants a number, not \"{given}\""))?;
+                let value: u64 =
+                    given.parse().map_err(|_| format!("{name} wants a number, not \"{given}\""))?;
                 match name.as_str() {
                     "--seed" => options.seed = Some(value),
                     "--seeds" => options.seeds = value,

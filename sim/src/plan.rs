@@ -137,8 +137,18 @@ pub struct Plan {
 impl Plan {
     pub fn draw(dice: &mut Dice) -> Plan {
         // Full nodes, witnesses, k; three nodes with k = 1 are what most people run.
-        let shapes =
-            [(3, 0, 1), (3, 0, 1), (3, 0, 1), (3, 0, 1), (3, 0, 2), (2, 1, 1), (4, 0, 1), (4, 0, 2), (5, 0, 1), (5, 0, 2)];
+        let shapes = [
+            (3, 0, 1),
+            (3, 0, 1),
+            (3, 0, 1),
+            (3, 0, 1),
+            (3, 0, 2),
+            (2, 1, 1),
+            (4, 0, 1),
+            (4, 0, 2),
+            (5, 0, 1),
+            (5, 0, 2),
+        ];
         let (full, witnesses, k) = shapes[dice.index(shapes.len())];
         let name = |index: usize| NodeName(format!("n{}", index + 1));
         let nodes: Vec<(NodeName, bool)> = (0..full + witnesses).map(|i| (name(i), i < full)).collect();
@@ -230,6 +240,10 @@ impl Plan {
             .collect();
         let witnesses = self.nodes.len() - full;
         let single = if self.single { ", a single fault" } else { "" };
-        format!("{full} full, {witnesses} witness, k={}{single}: {}", self.settings.standbys, faults.join(", "))
+        format!(
+            "{full} full, {witnesses} witness, k={}{single}: {}",
+            self.settings.standbys,
+            faults.join(", ")
+        )
     }
 }

@@ -191,7 +191,8 @@ impl World {
             return;
         };
         sender.reach_reload(now);
-        let stopped = sender.frozen_until_us > now || sender.pending.as_ref().is_some_and(|p| p.reading_replies);
+        let stopped =
+            sender.frozen_until_us > now || sender.pending.as_ref().is_some_and(|p| p.reading_replies);
         let peer = sender.node;
         if stopped || !self.net.stream(node, peer) {
             return;

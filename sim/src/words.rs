@@ -27,7 +27,11 @@ pub fn puts(commit: &Commit) -> String {
         let _ = match put {
             Put::Cluster(cluster) => write!(text, " /cluster={}", cluster.claimed_by),
             Put::Primary(p) => {
-                write!(text, " /primary=(t{} {} timeline {} from {})", p.term, p.member, p.timeline, p.from.lsn)
+                write!(
+                    text,
+                    " /primary=(t{} {} timeline {} from {})",
+                    p.term, p.member, p.timeline, p.from.lsn
+                )
             }
             Put::Sync(sync) => write!(text, " /sync=(t{} {}, {})", sync.term, sync.primary, sync.set),
             Put::Timelines(timelines) => write!(text, " /timelines({})", timelines.len()),

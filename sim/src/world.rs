@@ -246,9 +246,13 @@ impl World {
     /// A process goes on: what came for it meanwhile comes now, in order.
     pub fn thaw(&mut self, node: usize) {
         for event in std::mem::take(&mut self.nodes[node].deferred) {
-            // The store's news take a way of their own; peers' messages lie in the socket.
-            let delay = if matches!(event, Event::StoreSeen { .. }) { self.dice.millis(1..800) } else { 1 };
-            self.after(delay, event);
+            // The store's news take a way of their own; peers' messages lie in the socket, before all that comes later.
+            if matches!(event, Event::StoreSeen { .. }) {
+                let delay = self.dice.millis(1..800);
+                self.after(delay, event);
+            } else {
+                self.deliver(event);
+            }
         }
     }
 
@@ -334,9 +338,8 @@ impl World {
 
     fn sender_dies(&mut self, node: usize, connection: u64) {
         let now = self.now_us;
-        let dies = |sender: &crate::server::Sender| {
-            sender.connection == connection && sender.frozen_until_us <= now
-        };
+        let dies =
+            |sender: &crate::server::Sender| sender.connection == connection && sender.frozen_until_us <= now;
         self.nodes[node].server.senders.retain(|sender| !dies(sender));
     }
 

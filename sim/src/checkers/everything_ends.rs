@@ -38,7 +38,10 @@ pub fn late(world: &World) -> Option<(usize, String)> {
     for (index, node) in world.nodes.iter().enumerate() {
         let Some(op) = node.agent.as_ref().and_then(|agent| agent.op.as_ref()) else { continue };
         let lasted_us = world.now_us.saturating_sub(op.started_us);
-        if !node.agent_frozen && lasted_us > OPERATION_US_MAX + OPERATION_SLACK_US && world.checkers.healed_us.is_some() {
+        if !node.agent_frozen
+            && lasted_us > OPERATION_US_MAX + OPERATION_SLACK_US
+            && world.checkers.healed_us.is_some()
+        {
             return Some((index, format!("{:?} lasts {:.1} s", op.operation, lasted_us as f64 / 1e6)));
         }
     }
@@ -48,7 +51,8 @@ pub fn late(world: &World) -> Option<(usize, String)> {
     }
     let away_us = world.now_us.saturating_sub(healed_us);
     let (node, why) = unrest(world)?;
-    (away_us > REST_US_MAX).then(|| (node, format!("no rest {} s after all faults: {why}", REST_US_MAX / 1_000_000)))
+    (away_us > REST_US_MAX)
+        .then(|| (node, format!("no rest {} s after all faults: {why}", REST_US_MAX / 1_000_000)))
 }
 
 /// The cluster has been at rest for long enough.
@@ -77,7 +81,10 @@ fn unrest(world: &World) -> Option<(usize, String)> {
     if sync.value.term != term {
         return unrest(format!("term {term} is not open"));
     }
-    if !server.writes() || server.files.quarantined || world.nodes[primary].durable.member.as_ref() != Some(member) {
+    if !server.writes()
+        || server.files.quarantined
+        || world.nodes[primary].durable.member.as_ref() != Some(member)
+    {
         return unrest("the recorded primary does not serve".to_owned());
     }
     let full = world.nodes.iter().filter(|node| node.full).count();
@@ -97,7 +104,8 @@ fn unrest(world: &World) -> Option<(usize, String)> {
         if !node.full || index == primary {
             continue;
         }
-        let streams = server.senders.iter().any(|s| s.streaming && s.term == term && s.node == index && s.candidate);
+        let streams =
+            server.senders.iter().any(|s| s.streaming && s.term == term && s.node == index && s.candidate);
         if !streams || node.server.primary {
             return Some((index, "does not stream from the primary".to_owned()));
         }

@@ -65,7 +65,11 @@ impl World {
         }
         self.checkers.ledger.push(commit);
         let (id, index) = (commit.id, commit.index);
-        self.note(Detail::Messages, node, format_args!("acknowledged #{id} at {}", crate::wal::lsn(index + 1)));
+        self.note(
+            Detail::Messages,
+            node,
+            format_args!("acknowledged #{id} at {}", crate::wal::lsn(index + 1)),
+        );
         let recorded = self.recorded_primary() == Some(node);
         self.checkers.writes.on_acknowledged(waiting.since_us, self.now_us, recorded);
         if self.checkers.storm_us.is_none() {

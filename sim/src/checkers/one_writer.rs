@@ -6,10 +6,7 @@ use crate::world::World;
 
 /// A commit of a lower term than one that has been promoted must be in that one's log. An unopened one counts too:
 /// it was chosen to hold all that is acknowledged (I2), and nothing more may be.
-pub fn on_acknowledged(
-    promotions: &[Promotion],
-    commit: &Acknowledged,
-) -> Option<(&'static str, String)> {
+pub fn on_acknowledged(promotions: &[Promotion], commit: &Acknowledged) -> Option<(&'static str, String)> {
     let missing = promotions.iter().find(|p| p.term > commit.born && !p.holds(commit))?;
     let invariant = if missing.opened { "I1" } else { "I2" };
     let state = if missing.opened { "open" } else { "promoted" };

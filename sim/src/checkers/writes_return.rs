@@ -54,6 +54,5 @@ pub fn late(world: &World) -> Option<String> {
         _ => return None,
     };
     let away_us = world.now_us.saturating_sub(since_us);
-    (away_us > most_us)
-        .then(|| format!("no write for {:.1} s, after {after}", away_us as f64 / 1e6))
+    (away_us > most_us).then(|| format!("no write for {:.1} s, after {after}", away_us as f64 / 1e6))
 }
