@@ -1,1 +1,59 @@
+//! A whole cluster from one seed: the real brain over modelled PostgreSQL, network, disk and clock.
+//!
+//! What it is: a discrete event simulation. A seed draws a cluster, its faults and every delay; the checkers look at
+//! what really happened. What it is not: PostgreSQL; `docs/concepts/simulation.md` lists what is modelled and what not.
+//! Invariant: one seed, one run, byte for byte.
 
+mod agent;
+mod checkers;
+mod dice;
+mod event;
+mod exec;
+mod faults;
+mod look;
+mod net;
+mod operations;
+mod plan;
+mod replication;
+mod sabotage;
+mod server;
+mod store;
+mod trace;
+mod wal;
+mod words;
+mod world;
+
+pub use sabotage::Sabotage;
+pub use trace::Detail;
+pub use world::Violation;
+
+/// How a run ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Report {
+    pub seed: u64,
+    pub violation: Option<Violation>,
+    /// Commits that clients were told are done.
+    pub acknowledged: usize,
+    /// Promotions in the run.
+    pub promotions: usize,
+    pub virtual_us: u64,
+    /// The data quorum was gone at the end, so I4 asks nothing.
+    pub excused: bool,
+    /// Empty unless asked for.
+    pub trace: String,
+}
+
+/// Runs one seed.
+pub fn run(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> Report {
+    let mut world = world::World::new(seed, detail, sabotage);
+    world.run();
+    Report {
+        seed,
+        violation: world.violation.take(),
+        acknowledged: world.checkers.ledger.len(),
+        promotions: world.checkers.promotions.len(),
+        virtual_us: world.now_us,
+        excused: world.checkers.excused,
+        trace: world.trace.into_text(),
+    }
+}

@@ -45,6 +45,9 @@ pub fn own(view: &View) -> Health {
     }
     let promotable = (view.durable.promoted < record.term || view.busy == Some(Operation::Promote))
         && view.durable.promise <= record.term;
+    // A renewed record keeps its timeline: who has been on it is not promoted again, whatever the term.
+    let entered = view.postgres.standby().is_some_and(|s| s.position.timeline >= record.timeline);
+    let promotable = promotable && !entered;
     match view.postgres {
         crate::Postgres::Unknown => Health::Unknown,
         _ if promotable && settling => Health::Fine,

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
 use crate::{
-    Durable, Health, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet, Term, View, health,
+    Commit, Durable, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet, Term,
+    View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -130,6 +131,11 @@ pub struct Memory {
     /// When the recorded primary was last heard to be fine, in its recorded term.
     fine_heard: Option<Millis>,
     pub suspect_since: Option<Millis>,
+    /// The version of `/sync` against which a write of this node may still be on its way: its answer has not come, or
+    /// an earlier run of this agent sent it. Nothing but a newer version settles it.
+    doubt: Option<u64>,
+    /// `/sync` has been read once by this process.
+    sync_read: bool,
     /// Members that do not stream, and since when.
     missing: BTreeMap<MemberId, Millis>,
     streaming: BTreeSet<MemberId>,
@@ -247,6 +253,24 @@ impl Memory {
         }
     }
 
+    /// Remembers that a transaction is sent to the store. It may be applied at any later time, whatever its answer.
+    pub fn on_commit(&mut self, commit: &Commit) {
+        let sync = commit.conditions.iter().find(|(key, _)| *key == Key::Sync).map(|(_, version)| *version);
+        self.doubt = self.doubt.max(sync);
+    }
+
+    /// A write against this version of `/sync` may still be on its way.
+    pub fn in_doubt(&self, version: u64) -> bool {
+        self.doubt.is_some_and(|doubt| version <= doubt)
+    }
+
+    pub(crate) fn note_sync(&mut self, version: u64) {
+        if !self.sync_read {
+            self.sync_read = true;
+            self.doubt = self.doubt.max(Some(version));
+        }
+    }
+
     pub(crate) fn note_record(&mut self, now: Millis, record: Option<(Term, &NodeName)>) {
         let known = self.record_seen.as_ref().map(|(term, node, _)| (*term, node));
         if known != record {
@@ -254,6 +278,8 @@ impl Memory {
             self.fine_heard = None;
             self.sent.clear();
             self.held.clear();
+            self.missing.clear();
+            self.streaming.clear();
         }
     }
 
@@ -266,7 +292,7 @@ impl Memory {
     }
 
     /// Starts the clock of a member that has never been seen to stream.
-    pub fn note_wanted(&mut self, now: Millis, member: &MemberId) {
+    pub(crate) fn note_wanted(&mut self, now: Millis, member: &MemberId) {
         if !self.streaming.contains(member) {
             self.missing.entry(member.clone()).or_insert(now);
         }

@@ -61,6 +61,12 @@ pub fn step(
     primary: &Primary,
     sync: &Versioned<SyncRecord>,
 ) -> Option<(Option<Action>, String)> {
+    if let Some(settle) = settle(view, record, sync) {
+        return Some((
+            Some(settle),
+            "an earlier write of /sync may still arrive: settle it first".to_owned(),
+        ));
+    }
     let term = record.value.term;
     let stored = &sync.value.set;
     let apply = |set: &SyncSet| Some(Action::ApplySync { term, set: set.clone() });
@@ -111,6 +117,21 @@ fn finish(
         );
     }
     (None, format!("{why}: waiting for {} of {target} to flush {}", target.k, applied.lsn))
+}
+
+/// While an earlier write of `/sync` may still be on its way, what is in force may not change: the write could be applied
+/// afterwards. Rewriting the record as it is gives it a new version, on which every earlier write fails.
+pub fn settle(
+    view: &View,
+    record: &Versioned<PrimaryRecord>,
+    sync: &Versioned<SyncRecord>,
+) -> Option<Action> {
+    view.memory.in_doubt(sync.version).then(|| {
+        Action::Commit(Commit {
+            conditions: vec![(Key::Primary, record.version), (Key::Sync, sync.version)],
+            puts: vec![Put::Sync(sync.value.clone())],
+        })
+    })
 }
 
 /// Writes the set on the condition that this node is still the recorded primary.

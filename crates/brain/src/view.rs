@@ -102,11 +102,17 @@ impl View {
         let record =
             self.store.primary.as_ref().map(|versioned| (versioned.value.term, &versioned.value.node));
         self.memory.note_record(now, record);
+        if let Some(sync) = &self.store.sync {
+            self.memory.note_sync(sync.version);
+        }
         if let Some((record, primary)) = self.serving() {
             let term = record.value.term;
             let streaming = primary.streaming(term);
             let opened = self.opened() && !primary.quarantined;
             self.memory.note_streaming(now, streaming);
+            for member in self.store.sync.iter().flat_map(|sync| &sync.value.set.members) {
+                self.memory.note_wanted(now, member);
+            }
             if opened {
                 self.served = self.served.max(Some(term));
             }

@@ -121,9 +121,10 @@ fn belongs_to(slot: &str, node: &str) -> bool {
     member.rsplit_once('_').is_some_and(|(owner, _)| owner == node.replace('-', "_"))
 }
 
-/// Standbys of `set` that stream under the record's term suffice for k.
+/// All of `set` stream under the record's term, and suffice for k. One that does not may be under a rewind or a clone:
+/// recorded as a member it might never answer.
 fn can_flush(primary: &Primary, record: &PrimaryRecord, set: &SyncSet) -> bool {
-    set.k <= set.members.len() && primary.streaming(record.term).intersection(&set.members).count() >= set.k
+    set.k <= set.members.len() && set.members.is_subset(&primary.streaming(record.term))
 }
 
 pub(super) fn choose_set(view: &View) -> Option<Want> {
@@ -139,6 +140,9 @@ pub(super) fn choose_set(view: &View) -> Option<Want> {
         return None;
     }
     let why = format!("{wanted} can flush, what is in force cannot");
+    if let Some(settle) = view.store.sync.as_ref().and_then(|sync| sync_set::settle(view, record, sync)) {
+        return act(settle, format!("{why}; an earlier write of /sync may still arrive: settle it first"));
+    }
     act(Action::ApplySync { term, set: wanted }, why)
 }
 
@@ -146,7 +150,7 @@ pub(super) fn open(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
     let sync = view.store.sync.as_ref()?;
     let applied = primary.applied.as_ref().filter(|applied| applied.term == record.value.term)?;
-    if view.opened() || applied.set.k != view.k_wanted() || applied.set.members.len() < applied.set.k {
+    if view.opened() || applied.set.k != view.k_wanted() || !can_flush(primary, &record.value, &applied.set) {
         return None;
     }
     let end = applied.lsn.max(primary.end_of_recovery);

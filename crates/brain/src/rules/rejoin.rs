@@ -1,11 +1,21 @@
 //! Everybody but the primary: start, detach, follow, rewind, clone.
 
 use super::{Want, act, wait};
-use crate::{Action, Postgres, Primary, PrimaryRecord, Standby, Status, View, Walsender};
+use crate::{
+    Action, MemberId, Operation, Postgres, Primary, PrimaryRecord, Standby, Status, SyncRecord, View,
+    Walsender,
+};
 
 /// A standby that has not streamed for this long from a primary that is fine has lost the WAL it needs: reconnects
 /// are retried every 100 ms, so this is some three hundred of them.
 const STALLED_MS_MAX: u64 = 30_000;
+
+/// How long standbys that need no rewind are given to reach a new primary: a promotion and a reconnect, three times.
+const OTHERS_MS: u64 = 1_000;
+
+/// How long the order by name stands among members that wait to be rewound: a rewind takes some 2 s; one that has not
+/// begun by then is held up by something else.
+const TURN_MS_MAX: u64 = 3_000;
 
 pub(super) fn start(view: &View) -> Option<Want> {
     let whole = view.durable.member.is_some() && !view.durable.needs_clone && !view.durable.rewound;
@@ -114,16 +124,50 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
     })?
 }
 
-/// The takeover that chose the primary does not need this data directory: the primary has opened, or this is no
-/// member of the set that counts, or k others have all that was acknowledged: the primary, which was chosen for it,
-/// and who has flushed its end of recovery. A directory that is given up half way never answers again.
+/// No takeover needs this data directory: this is no member of the set that counts (the old primary never is), or
+/// the primary has not opened yet, k others have all that was acknowledged, and it is this member's turn. A member of
+/// an open primary's set is removed first, unless the set has nobody to spare: then the primary, which has all that it
+/// acknowledged, waits for this very member.
 fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
     let Some(sync) = view.sync() else { return false };
     let Some(own) = view.durable.member.as_ref() else { return true };
+    if !sync.set.members.contains(own) {
+        return true;
+    }
+    if sync.term == record.term {
+        return sync.set.members.len() <= sync.set.k;
+    }
+    holders(record, primary, own) >= sync.set.k
+        && needed(view, record, primary)
+        && turn_to_rewind(view, sync, record)
+}
+
+/// Who has all that was acknowledged: the primary, which was chosen for it, and who has flushed its end of recovery.
+fn holders(record: &PrimaryRecord, primary: &Primary, own: &MemberId) -> usize {
     let holds =
         |w: &&Walsender| w.term == record.term && w.flush >= primary.end_of_recovery && w.member != *own;
-    let holders = 1 + primary.walsenders.iter().filter(holds).count();
-    sync.term == record.term || !sync.set.members.contains(own) || holders >= sync.set.k
+    1 + primary.walsenders.iter().filter(holds).count()
+}
+
+/// Without this member too few stream from the new primary for it to open, and others have had their time to.
+fn needed(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
+    let late = view.memory.record_age_ms(view.now) > OTHERS_MS;
+    late && primary.streaming(record.term).len() < view.k_wanted()
+}
+
+/// One member at a time is rewound before the opening, which may need it to stream. First come the first by name.
+fn turn_to_rewind(view: &View, sync: &SyncRecord, record: &PrimaryRecord) -> bool {
+    let counts = |status: &&Status| {
+        let member = status.member.as_ref().filter(|member| **member != record.member);
+        member.is_some_and(|member| sync.set.members.contains(member))
+    };
+    let at_it = |status: &Status| matches!(status.busy, Some(Operation::Rewind | Operation::Clone));
+    let in_order = view.memory.record_age_ms(view.now) < TURN_MS_MAX;
+    let first = |status: &Status| {
+        let waits = status.postgres.standby().is_some_and(|standby| !standby.follows(record));
+        in_order && waits && status.node < view.me
+    };
+    !view.fresh_peers().filter(counts).any(|status| at_it(status) || first(status))
 }
 
 fn diverged(primary: &Primary, standby: &Standby) -> bool {

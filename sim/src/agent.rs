@@ -1,0 +1,432 @@
+//! One agent: the brain's view, what the executor remembers, heartbeats, the dialogue with the store.
+//!
+//! What it is not: a decider. It feeds `brain::View`, calls `brain::decide` and hands actions to `exec`.
+//! Invariant: an observation taken before an operation ended is never shown after that end.
+
+use std::rc::Rc;
+
+use brain::{Applied, Decision, Durable, Grant, Memory, Millis, Postgres, Status, Term, View, decide};
+
+use crate::event::{Event, Recipient};
+use crate::exec::Op;
+use crate::look::{look_primary, look_standby};
+use crate::sabotage::Sabotage;
+use crate::server::Process;
+use crate::trace::Detail;
+use crate::wal::Kind;
+use crate::words;
+use crate::world::{Node, World};
+
+/// The agent looks at its server this often, microseconds; `decide` runs after each look.
+const OBSERVE_US: u64 = 40_000;
+/// The write probe's period: ten fit into `failure_timeout`.
+const PROBE_US: u64 = 200_000;
+/// A store transaction without an answer is given up after this; it may still be applied.
+const STORE_TIMEOUT_US: u64 = 1_000_000;
+/// An agent that gets no answer from its server for this long says so.
+const HUNG_US: u64 = 1_000_000;
+
+pub struct Agent {
+    pub boot: u64,
+    pub view: View,
+    sequence: u64,
+    revoking: Option<Term>,
+    rule: &'static str,
+    decided: Option<Decision>,
+    pub op: Option<Op>,
+    pub promising: Option<Term>,
+    committing: Option<u64>,
+    store_asked: bool,
+    store_revision: usize,
+    pub applied: Option<Applied>,
+    pub write_ms: Option<Millis>,
+    pub probe_ms: Option<Millis>,
+    observed_us: u64,
+    /// The last word of a server that answers, and when.
+    answered_us: u64,
+    said: String,
+}
+
+impl World {
+    pub fn clock(&self, node: usize) -> Millis {
+        let clock = &self.nodes[node].clock;
+        Millis(clock.offset_ms + self.now_us * (10_000 + clock.rate) / 10_000_000)
+    }
+
+    pub fn agent(&mut self, node: usize) -> Option<&mut Agent> {
+        self.nodes[node].agent.as_mut()
+    }
+
+    pub fn start_agent(&mut self, node: usize) {
+        if self.nodes[node].agent.is_some() {
+            return;
+        }
+        let boot = self.dice.word();
+        let now = self.clock(node);
+        let view = View {
+            now,
+            me: self.nodes[node].name.clone(),
+            settings: self.plan.settings.clone(),
+            durable: self.nodes[node].durable.clone(),
+            postgres: Postgres::Unknown,
+            busy: None,
+            store: brain::StoreView::default(),
+            memory: Memory::new(now),
+            served: None,
+        };
+        self.nodes[node].agent_frozen = false;
+        self.nodes[node].agent = Some(Agent {
+            boot,
+            view,
+            sequence: 0,
+            revoking: None,
+            rule: "",
+            decided: None,
+            op: None,
+            promising: None,
+            committing: None,
+            store_asked: false,
+            store_revision: 0,
+            applied: None,
+            write_ms: None,
+            probe_ms: None,
+            observed_us: 0,
+            answered_us: self.now_us,
+            said: String::new(),
+        });
+        self.note(Detail::Decisions, node, format_args!("agent starts"));
+        let first = self.dice.millis(1..60);
+        self.after(first, Event::Observe { node, boot });
+        self.after(first + 20_000, Event::Probe { node, boot });
+        self.after(first + 5_000, Event::Heartbeat { node, boot });
+    }
+
+    pub fn kill_agent(&mut self, node: usize) {
+        if self.nodes[node].agent.take().is_some() {
+            self.nodes[node].agent_frozen = false;
+            // What the kernel holds for its server is not lost with it.
+            self.nodes[node].deferred.retain(|event| matches!(event.recipient(), Recipient::Server(..)));
+            let synced = self.nodes[node].promise_synced;
+            if self.sabotage == Some(Sabotage::PromiseVolatile) {
+                self.nodes[node].durable.promise = synced;
+            }
+        }
+    }
+
+    pub fn heartbeat(&mut self, node: usize) {
+        let Some(agent) = self.agent(node) else { return };
+        let boot = agent.boot;
+        let period_us = self.plan.settings.heartbeat_ms * 1000;
+        self.after(period_us, Event::Heartbeat { node, boot });
+        self.ask_store(node);
+        self.turn(node);
+        self.send_status(node);
+    }
+
+    /// A read of the store that is due: the watch missed something, or this agent is new.
+    fn ask_store(&mut self, node: usize) {
+        let newest = self.store.revision();
+        let reachable = self.store_reachable(node);
+        let delay = self.dice.millis(2..30);
+        let Some(agent) = self.agent(node) else { return };
+        let boot = agent.boot;
+        if reachable && !agent.store_asked && (agent.store_revision < newest || !agent.view.store.loaded) {
+            agent.store_asked = true;
+            self.after(delay, Event::StoreSeen { node, boot, revision: newest });
+        }
+    }
+
+    pub fn store_seen(&mut self, node: usize, revision: usize) {
+        let value = self.store.at(revision).clone();
+        let Some(agent) = self.agent(node) else { return };
+        agent.store_asked = false;
+        if revision >= agent.store_revision {
+            agent.store_revision = revision;
+            agent.view.store = brain::StoreView::clone(&value);
+            self.turn(node);
+        }
+    }
+
+    pub fn observe(&mut self, node: usize) {
+        let jitter = self.dice.within(0..15_000);
+        let delay = if self.dice.percent(4) {
+            self.dice.millis(10..80)
+        } else {
+            self.dice.within(200..self.plan.look_us)
+        };
+        let Some(agent) = self.agent(node) else { return };
+        let boot = agent.boot;
+        self.after(OBSERVE_US + jitter, Event::Observe { node, boot });
+        if let Some(postgres) = self.look(node) {
+            let (taken_us, postgres) = (self.now_us, Box::new(postgres));
+            self.after(delay, Event::Observed { node, boot, taken_us, postgres });
+        } else {
+            self.turn(node);
+        }
+    }
+
+    pub fn observed(&mut self, node: usize, taken_us: u64, postgres: Postgres) {
+        let Some(agent) = self.agent(node) else { return };
+        if taken_us >= agent.observed_us {
+            agent.observed_us = taken_us;
+            agent.view.postgres = postgres;
+        }
+        self.turn(node);
+    }
+
+    /// An operation has ended: what is seen from now on was seen after it.
+    pub fn refresh(&mut self, node: usize) {
+        let now = self.now_us;
+        let seen = self.look(node);
+        let Some(agent) = self.agent(node) else { return };
+        agent.observed_us = now;
+        if let Some(postgres) = seen {
+            agent.view.postgres = postgres;
+        }
+    }
+
+    /// What the agent sees of its server at this moment; `None` while it gets no answer and waits.
+    fn look(&mut self, node: usize) -> Option<Postgres> {
+        let (now, clock) = (self.now_us, self.clock(node));
+        let sabotage = self.sabotage;
+        let full = self.nodes[node].full;
+        let Node { server, agent, .. } = &mut self.nodes[node];
+        let agent = agent.as_mut()?;
+        if server.frozen {
+            let hung = now.saturating_sub(agent.answered_us) > HUNG_US;
+            if hung && !self.plan.hung_is_stale {
+                return Some(Postgres::Starting);
+            }
+            let mut primary = agent.view.postgres.primary()?.clone();
+            primary.write_age_ms = agent.write_ms.map(|at| clock.since(at));
+            primary.probe_age_ms = agent.probe_ms.map(|at| clock.since(at));
+            return Some(Postgres::Primary(primary));
+        }
+        agent.answered_us = now;
+        if !full || server.wal.is_none() {
+            return Some(Postgres::Empty);
+        }
+        Some(match server.process {
+            Process::Down => Postgres::Stopped,
+            Process::Starting => Postgres::Starting,
+            Process::Up if server.primary => Postgres::Primary(look_primary(server, agent, clock)),
+            Process::Up => Postgres::Standby(look_standby(server, now, sabotage)),
+        })
+    }
+
+    pub fn on_status(&mut self, node: usize, status: &Rc<Status>) {
+        let now = self.clock(node);
+        let Some(from) = self.index_of(&status.node) else { return };
+        let Some(agent) = self.agent(node) else { return };
+        let View { memory, durable, settings, .. } = &mut agent.view;
+        let grant = memory.on_status(now, Status::clone(status), durable, settings);
+        if let Some(grant) = grant
+            && let Some(at_us) = self.send(node, from)
+        {
+            self.at(at_us, Event::Grant { node: from, grant });
+        }
+        self.turn(node);
+    }
+
+    pub fn on_grant(&mut self, node: usize, grant: Grant) {
+        let now = self.clock(node);
+        let false_clock = self.sabotage == Some(Sabotage::LeaseFromAnswer);
+        let Some(agent) = self.agent(node) else { return };
+        let boot = agent.boot;
+        let term = agent.view.record().map(|record| record.term);
+        if false_clock {
+            // A question that was never sent, asked at the moment of the answer.
+            let sequence = grant.sequence + 1_000_000_000;
+            let status = Status::of(&agent.view, boot, sequence, None, "");
+            agent.view.memory.on_sent(now, &status);
+            let last = Grant { sequence, ..grant.clone() };
+            agent.view.memory.on_grant(boot, term, last);
+        }
+        agent.view.memory.on_grant(boot, term, grant);
+        self.turn(node);
+    }
+
+    /// Brings the view up to now, decides, acts, and tells peers when something changed.
+    pub fn turn(&mut self, node: usize) {
+        let now = self.clock(node);
+        let durable = &self.nodes[node].durable;
+        let changed = self.nodes[node].agent.as_ref().is_some_and(|agent| agent.view.durable != *durable);
+        let copy: Option<Durable> = changed.then(|| durable.clone());
+        let Some(agent) = self.agent(node) else { return };
+        if let Some(durable) = copy {
+            agent.view.durable = durable;
+        }
+        agent.view.busy = agent.op.as_ref().map(|op| op.operation);
+        agent.view.tick(now);
+        let decision = decide(&agent.view);
+        let revoking = decision.actions.iter().find_map(|action| match action {
+            brain::Action::Revoke { term } => Some(*term),
+            _ => None,
+        });
+        agent.revoking = revoking;
+        let new_rule = agent.rule != decision.rule;
+        agent.rule = decision.rule;
+        let news =
+            agent.decided.as_ref().is_none_or(|d| d.rule != decision.rule || d.actions != decision.actions);
+        if news {
+            self.tell(node, &decision);
+        }
+        if new_rule {
+            self.rule_entered(node, decision.rule);
+        }
+        for action in &decision.actions {
+            self.execute(node, action);
+        }
+        if let Some(agent) = self.agent(node) {
+            agent.decided = Some(decision);
+        }
+        if news || self.has_news(node) {
+            self.send_status(node);
+        }
+    }
+
+    fn tell(&mut self, node: usize, decision: &Decision) {
+        if self.trace.wants(Detail::Decisions) {
+            let actions: Vec<String> =
+                decision.actions.iter().map(|action| format!(" [{}]", words::action(action))).collect();
+            let why = decision.why.join("; ");
+            self.note(Detail::Decisions, node, format_args!("{}{} | {why}", decision.rule, actions.concat()));
+        }
+    }
+
+    /// Something that peers decide by has changed since the last heartbeat.
+    fn has_news(&mut self, node: usize) -> bool {
+        let Some(agent) = self.agent(node) else { return false };
+        let view = &agent.view;
+        let standby = view.postgres.standby().map(|s| (s.answers(), s.streaming, s.upstream.is_some()));
+        let key = format!("{:?}{:?}{}{standby:?}", view.durable.promise, view.busy, view.postgres.word());
+        let news = key != agent.said;
+        agent.said = key;
+        news
+    }
+
+    fn send_status(&mut self, node: usize) {
+        let now = self.clock(node);
+        let false_whole = self.sabotage == Some(Sabotage::FalseWhole);
+        let Some(agent) = self.agent(node) else { return };
+        agent.sequence += 1;
+        let mut status = Status::of(&agent.view, agent.boot, agent.sequence, agent.revoking, agent.rule);
+        if false_whole {
+            status.served = agent.view.sync().map(|sync| sync.term);
+        }
+        agent.view.memory.on_sent(now, &status);
+        let status = Rc::new(status);
+        for peer in 0..self.nodes.len() {
+            if peer != node
+                && let Some(at_us) = self.send(node, peer)
+            {
+                self.at(at_us, Event::Status { node: peer, status: status.clone() });
+            }
+        }
+    }
+
+    /// When a message sent now arrives; `None` when it is lost. One connection keeps its order.
+    fn send(&mut self, from: usize, to: usize) -> Option<u64> {
+        let lost = self.dice.percent(self.net.loss_percent);
+        let hop = self.hop();
+        let slow = if self.dice.percent(1) { self.dice.millis(10..120) } else { 0 };
+        if lost || !self.net.link(from, to) {
+            return None;
+        }
+        let last = &mut self.arrivals[from * self.nodes.len() + to];
+        *last = (self.now_us + hop + slow).max(*last + 1);
+        Some(*last)
+    }
+
+    /// Sends one transaction to the store, unless one is on its way.
+    pub fn send_commit(&mut self, node: usize, commit: &brain::Commit) {
+        let id = self.next_id();
+        let mut commit = commit.clone();
+        let takeover = commit.puts.iter().any(|put| matches!(put, brain::Put::Timelines(_)));
+        if self.sabotage == Some(Sabotage::SyncUnchecked) && takeover && commit.puts.len() == 2 {
+            commit.conditions.retain(|(key, _)| *key != brain::Key::Sync);
+        }
+        let late = self.dice.percent(self.plan.store_late_percent);
+        let delay = if late { self.dice.millis(100..2_500) } else { self.dice.millis(1..12) };
+        let Some(agent) = self.agent(node) else { return };
+        if agent.committing.is_some() {
+            return;
+        }
+        agent.committing = Some(id);
+        agent.view.memory.on_commit(&commit);
+        let boot = agent.boot;
+        self.after(delay, Event::StoreArrive { node, boot, id, commit: Rc::new(commit) });
+        self.after(STORE_TIMEOUT_US, Event::StoreAnswer { node, boot, id });
+    }
+
+    /// The transaction reaches the store.
+    pub fn store_arrive(&mut self, node: usize, boot: u64, id: u64, commit: &brain::Commit) {
+        if !self.store_reachable(node) {
+            return;
+        }
+        let applied = self.store.commit(commit);
+        let who = self.nodes[node].name.clone();
+        if self.trace.wants(Detail::Decisions) {
+            let word = if applied { "applied" } else { "refused" };
+            self.trace.line(self.now_us, "store", format_args!("{word} {who}'s{}", words::puts(commit)));
+        }
+        if applied {
+            self.store_changed(node);
+        }
+        if self.dice.percent(97) {
+            let delay = self.dice.millis(1..10);
+            self.after(delay, Event::StoreAnswer { node, boot, id });
+        }
+    }
+
+    pub fn store_answer(&mut self, node: usize, id: u64) {
+        let Some(agent) = self.agent(node) else { return };
+        if agent.committing == Some(id) {
+            agent.committing = None;
+            // An answer is followed by a read, so that the next decision does not ask for the same again.
+            self.ask_store(node);
+        }
+    }
+
+    /// Watches fire, each in its own time.
+    pub fn watch(&mut self) {
+        let revision = self.store.revision();
+        for node in 0..self.nodes.len() {
+            let slow = self.dice.percent(5);
+            let delay = if slow { self.dice.millis(50..900) } else { self.dice.millis(1..15) };
+            let reachable = self.store_reachable(node);
+            if let Some(boot) = self.agent(node).map(|agent| agent.boot).filter(|_| reachable) {
+                self.after(delay, Event::StoreSeen { node, boot, revision });
+            }
+        }
+    }
+
+    /// The agent writes through its server, as a client would.
+    pub fn probe(&mut self, node: usize) {
+        let Some(agent) = self.agent(node) else { return };
+        let boot = agent.boot;
+        self.after(PROBE_US, Event::Probe { node, boot });
+        if self.nodes[node].server.writes() && !self.nodes[node].server.frozen {
+            self.write(node, Kind::Probe);
+        }
+    }
+
+    /// A probe's record reached the local disk.
+    pub fn probe_written(&mut self, node: usize) {
+        let now = self.clock(node);
+        if let Some(agent) = self.agent(node) {
+            agent.write_ms = Some(now);
+        }
+    }
+
+    /// A probe was released by a walsender.
+    pub fn probe_flushed(&mut self, node: usize, since_us: u64) {
+        let now = self.clock(node);
+        let age_ms = (self.now_us - since_us) / 1000;
+        if let Some(agent) = self.agent(node) {
+            // A probe counts from the moment it was written: older ones tell nothing about now.
+            let at = Millis(now.0.saturating_sub(age_ms));
+            agent.probe_ms = agent.probe_ms.max(Some(at));
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The executors of `brain::Action`: each a list of steps that take time, and a crash may come between any two.
+//!
+//! What it is not: a decider. An executor refuses a term below the node's promise, finds done what is done, and gives
+//! up at its deadline. Invariant: one operation at a time works on a server.
+
+use std::rc::Rc;
+
+use brain::{Action, Operation, Term};
+
+use crate::event::Event;
+use crate::sabotage::Sabotage;
+use crate::server::Names;
+use crate::trace::Detail;
+use crate::world::World;
+
+/// An operation gives up after this: the longest, a clone, takes some 2 s here.
+pub const OPERATION_US_MAX: u64 = 12_000_000;
+/// The step of a copy that has failed, and how long it takes.
+const PAUSE: u8 = 99;
+const PAUSE_US: u64 = 400_000;
+
+#[derive(Debug)]
+pub struct Op {
+    id: u64,
+    pub operation: Operation,
+    action: Action,
+    pub(crate) step: u8,
+    pub started_us: u64,
+    /// An index into the log, an epoch or a moment: what a step left for the next.
+    pub(crate) mark: u64,
+    pub(crate) mark_us: u64,
+}
+
+pub(crate) enum Next {
+    /// Go on with this step after so many microseconds.
+    Step(u8, u64),
+    Done,
+    Failed(&'static str),
+}
+
+fn operation_of(action: &Action) -> Option<(Operation, Term)> {
+    Some(match action {
+        Action::Commit(_) | Action::Promise { .. } | Action::Revoke { .. } => return None,
+        Action::Initdb => (Operation::Initdb, Term(u64::MAX)),
+        Action::StartDetached => (Operation::Start, Term(u64::MAX)),
+        Action::Stop => (Operation::Stop, Term(u64::MAX)),
+        Action::Detach { term } => (Operation::Detach, *term),
+        Action::Follow { term, .. } => (Operation::Follow, *term),
+        Action::Clone { term, .. } => (Operation::Clone, *term),
+        Action::Rewind { term, .. } => (Operation::Rewind, *term),
+        Action::Promote { term, .. } => (Operation::Promote, *term),
+        Action::Prepare { term } => (Operation::Prepare, *term),
+        Action::ApplySync { term, .. } => (Operation::ApplySync, *term),
+        Action::Quarantine { .. } => (Operation::Gate, Term(u64::MAX)),
+        Action::Admit { term } => (Operation::Gate, *term),
+        Action::Slots { term, .. } => (Operation::Slots, *term),
+    })
+}
+
+impl World {
+    pub fn execute(&mut self, node: usize, action: &Action) {
+        match action {
+            Action::Commit(commit) => return self.send_commit(node, commit),
+            Action::Promise { term } => return self.start_promise(node, *term),
+            _ => {}
+        }
+        let Some((operation, term)) = operation_of(action) else { return };
+        let (id, started_us) = (self.next_id(), self.now_us);
+        let delay = self.dice.within(500..6_000);
+        if term < self.nodes[node].durable.promise {
+            return;
+        }
+        let Some(agent) = self.agent(node) else { return };
+        if agent.op.is_some() {
+            return;
+        }
+        let boot = agent.boot;
+        let action = action.clone();
+        agent.op = Some(Op { id, operation, action, step: 0, started_us, mark: 0, mark_us: 0 });
+        agent.view.busy = Some(operation);
+        self.after(delay, Event::OpStep { node, boot, id });
+    }
+
+    fn start_promise(&mut self, node: usize, term: Term) {
+        let Some(agent) = self.agent(node) else { return };
+        if agent.promising.is_some() {
+            return;
+        }
+        agent.promising = Some(term);
+        let boot = agent.boot;
+        let delay = self.fsync(node);
+        self.after(delay, Event::Promised { node, boot, term });
+    }
+
+    pub fn promised(&mut self, node: usize, term: Term) {
+        if let Some(agent) = self.agent(node) {
+            agent.promising = None;
+        }
+        let synced = self.sabotage != Some(Sabotage::PromiseVolatile);
+        self.promise(node, term, synced);
+        self.turn(node);
+    }
+
+    /// The promise is on disk; with a sabotaged executor it only looks so.
+    pub(crate) fn promise(&mut self, node: usize, term: Term, synced: bool) {
+        let node = &mut self.nodes[node];
+        node.durable.promise = node.durable.promise.max(term);
+        if synced {
+            node.promise_synced = node.durable.promise;
+        }
+    }
+
+    pub fn op_step(&mut self, node: usize, id: u64) {
+        let now = self.now_us;
+        let Some(agent) = self.agent(node) else { return };
+        let Some(mut op) = agent.op.take_if(|op| op.id == id) else { return };
+        let boot = agent.boot;
+        let late = now - op.started_us > OPERATION_US_MAX;
+        let next = if op.step == PAUSE {
+            Next::Failed("the source is not usable")
+        } else if late {
+            Next::Failed("its deadline has passed")
+        } else {
+            self.advance(node, &mut op)
+        };
+        match next {
+            Next::Step(step, delay) => {
+                op.step = step;
+                if let Some(agent) = self.agent(node) {
+                    agent.op = Some(op);
+                }
+                self.after(delay, Event::OpStep { node, boot, id });
+            }
+            Next::Done => self.end_op(node, &op, "done"),
+            Next::Failed(_)
+                if op.step != PAUSE && matches!(op.operation, Operation::Clone | Operation::Rewind) =>
+            {
+                // The source is asked again after a pause, not in a loop.
+                op.step = PAUSE;
+                if let Some(agent) = self.agent(node) {
+                    agent.op = Some(op);
+                }
+                self.after(PAUSE_US, Event::OpStep { node, boot, id });
+            }
+            Next::Failed(reason) => self.end_op(node, &op, reason),
+        }
+    }
+
+    fn end_op(&mut self, node: usize, op: &Op, how: &str) {
+        self.note(Detail::Decisions, node, format_args!("  {} {how}", op.action.name()));
+        self.refresh(node);
+        self.turn(node);
+    }
+
+    fn advance(&mut self, node: usize, op: &mut Op) -> Next {
+        match op.action.clone() {
+            Action::Initdb => self.do_initdb(node, op),
+            Action::StartDetached => self.do_start(node, op),
+            Action::Stop => self.do_stop(node, op),
+            Action::Detach { term } => self.do_detach(node, op, term),
+            Action::Follow { term, node: upstream } => self.do_follow(node, op, term, upstream),
+            Action::Clone { term, node: source } => self.do_clone(node, op, term, &source),
+            Action::Rewind { term, node: source } => self.do_rewind(node, op, term, &source),
+            Action::Promote { term, timeline, set } => {
+                self.do_promote(node, op, term, timeline, Rc::new(Names { term, set }))
+            }
+            Action::Prepare { .. } => self.do_prepare(node),
+            Action::ApplySync { term, set } => self.do_apply(node, op, Names { term, set }),
+            Action::Quarantine { .. } => self.do_gate(node, op, true),
+            Action::Admit { .. } => self.do_gate(node, op, false),
+            Action::Slots { members, .. } => {
+                self.nodes[node].server.slots = members;
+                Next::Done
+            }
+            Action::Commit(_) | Action::Promise { .. } | Action::Revoke { .. } => Next::Done,
+        }
+    }
+}

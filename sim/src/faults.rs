@@ -1,0 +1,260 @@
+//! Faults as they strike and end.
+//!
+//! Invariant: fewer than k members of the set that `/sync` names lose their disks, and only the open primary's disk
+//! goes back: what I2 is promised under.
+
+use crate::event::Event;
+use crate::plan::{Kind, Target};
+use crate::trace::Detail;
+use crate::world::World;
+
+impl World {
+    /// The cluster is open for the first time: the storm begins after a while.
+    pub fn schedule_faults(&mut self) {
+        let warm = self.plan.warm_us;
+        for index in 0..self.plan.faults.len() {
+            if self.plan.faults[index].trigger.is_none() {
+                let at_us = self.plan.faults[index].at_us;
+                self.after(warm + at_us, Event::Fault { index });
+            }
+        }
+        self.after(warm + self.plan.storm_us, Event::HealAll);
+    }
+
+    /// A node has come to another rule: faults that wait for it strike.
+    pub fn rule_entered(&mut self, node: usize, rule: &str) {
+        if self.checkers.healed_us.is_some() || self.checkers.storm_us.is_none_or(|at| at > self.now_us) {
+            return;
+        }
+        let count = self.nodes.len();
+        for index in 0..self.plan.faults.len() {
+            let fault = &mut self.plan.faults[index];
+            if fault.trigger == Some(rule) && !fault.struck {
+                fault.trigger = None;
+                match fault.target {
+                    Target::Trigger => fault.target = Target::Node(node),
+                    Target::Peer(order) => {
+                        fault.target = Target::Node((node + 1 + order % (count - 1)) % count)
+                    }
+                    _ => {}
+                }
+                let at_us = fault.at_us;
+                self.after(at_us, Event::Fault { index });
+            }
+        }
+    }
+
+    pub fn recorded_primary(&self) -> Option<usize> {
+        let record = self.store.newest().primary.as_ref()?;
+        self.index_of(&record.value.node)
+    }
+
+    fn resolve(&self, target: Target) -> usize {
+        let primary = self.recorded_primary();
+        match target {
+            Target::Primary => primary.unwrap_or(0),
+            Target::Replica(order) => {
+                let others: Vec<usize> =
+                    (0..self.nodes.len()).filter(|n| self.nodes[*n].full && Some(*n) != primary).collect();
+                others.get(order % others.len().max(1)).copied().unwrap_or(0)
+            }
+            Target::Node(node) => node,
+            Target::Trigger | Target::Peer(_) => 0,
+        }
+    }
+
+    pub fn strike(&mut self, index: usize) {
+        if self.checkers.healed_us.is_some() || self.plan.faults[index].struck {
+            return;
+        }
+        let fault = self.plan.faults[index].clone();
+        let node = self.resolve(fault.target);
+        if !self.permitted(fault.kind, node) {
+            return;
+        }
+        self.plan.faults[index].struck = true;
+        self.plan.faults[index].active = Some(node);
+        let seconds = fault.lasts_us as f64 / 1e6;
+        self.note(Detail::Decisions, node, format_args!("*** {:?} for {seconds:.2} s", fault.kind));
+        self.begin_fault(fault.kind, node, fault.peer, fault.lasts_us);
+        self.rebuild_net();
+        self.after(fault.lasts_us, Event::Heal { index });
+    }
+
+    /// Faults beyond what the invariants are promised under do not happen.
+    fn permitted(&self, kind: Kind, node: usize) -> bool {
+        let store = self.store.newest();
+        let (Some(record), Some(sync)) = (&store.primary, &store.sync) else { return true };
+        let member = self.nodes[node].durable.member.as_ref();
+        let counts = member.is_some_and(|member| sync.value.set.members.contains(member));
+        let opened = sync.value.term == record.value.term;
+        match kind {
+            Kind::LoseDisk => {
+                let lost = self
+                    .plan
+                    .faults
+                    .iter()
+                    .any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck);
+                // A standby that streams may become a member at any moment: of those with k = 1, none. And none in
+                // the middle of a takeover, when a rewind may hold another member's data directory open.
+                let primary = member == Some(&record.value.member);
+                let spare = opened && (sync.value.set.k > 1 || primary && !counts);
+                let whole = self.nodes.iter().all(|node| !node.durable.needs_clone);
+                self.nodes[node].full && member.is_some() && !lost && spare && whole
+            }
+            Kind::GoBack => {
+                let lost = self
+                    .plan
+                    .faults
+                    .iter()
+                    .any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck);
+                opened && !counts && !lost && member == Some(&record.value.member)
+            }
+            _ => true,
+        }
+    }
+
+    fn begin_fault(&mut self, kind: Kind, node: usize, peer: usize, lasts_us: u64) {
+        let until_us = self.now_us + lasts_us;
+        match kind {
+            Kind::KillPostgres => self.kill_postgres(node),
+            Kind::KillAgent => self.kill_agent(node),
+            Kind::KillNode => self.kill_node(node),
+            Kind::FreezeAgent => self.nodes[node].agent_frozen = self.nodes[node].agent.is_some(),
+            Kind::FreezePostgres => self.nodes[node].server.frozen = self.nodes[node].server.up(),
+            Kind::FreezeNode => {
+                self.nodes[node].agent_frozen = self.nodes[node].agent.is_some();
+                self.nodes[node].server.frozen = self.nodes[node].server.up();
+            }
+            Kind::FreezeSender => {
+                let count = self.nodes[node].server.senders.len();
+                let chosen = self.dice.index(count);
+                if let Some(sender) = self.nodes[node].server.senders.get_mut(chosen) {
+                    sender.frozen_until_us = until_us;
+                }
+            }
+            Kind::KillAll => (0..self.nodes.len()).for_each(|node| self.kill_node(node)),
+            Kind::LoseDisk => self.lose_disk(node),
+            Kind::GoBack => self.go_back(node),
+            Kind::SlowDisk => self.nodes[node].server.fsync_us *= 60,
+            Kind::StickReplay => self.nodes[node].server.stuck_until_us = until_us,
+            Kind::CutNode
+            | Kind::CutPair
+            | Kind::Mute
+            | Kind::Deaf
+            | Kind::OneWay
+            | Kind::CutPort
+            | Kind::Loss
+            | Kind::SlowNet => {
+                let _ = peer;
+            }
+        }
+    }
+
+    fn kill_postgres(&mut self, node: usize) {
+        self.nodes[node].server.crash();
+        self.thaw(node);
+    }
+
+    fn kill_node(&mut self, node: usize) {
+        self.kill_agent(node);
+        self.nodes[node].server.crash();
+        self.nodes[node].deferred.clear();
+    }
+
+    fn lose_disk(&mut self, node: usize) {
+        self.kill_node(node);
+        let host = &mut self.nodes[node];
+        host.server.wal = None;
+        host.server.slots.clear();
+        host.durable = brain::Durable::default();
+        host.promise_synced = brain::Term(0);
+    }
+
+    fn go_back(&mut self, node: usize) {
+        self.kill_node(node);
+        let lost = 1 + self.dice.index(12);
+        let server = &mut self.nodes[node].server;
+        let fork = server.end_of_recovery + 1;
+        if let Some(wal) = &mut server.wal {
+            let keep = wal.len().saturating_sub(lost).max(fork.min(wal.len()));
+            wal.truncate(keep);
+        }
+    }
+
+    /// The cuts that stand now, from the faults that are active.
+    fn rebuild_net(&mut self) {
+        self.net.heal();
+        let all = 0..self.nodes.len();
+        for fault in &self.plan.faults {
+            let Some(node) = fault.active else { continue };
+            let others = all.clone().filter(|other| *other != node);
+            match fault.kind {
+                Kind::CutNode => others.for_each(|other| {
+                    self.net.cut(node, other);
+                    self.net.cut(other, node);
+                }),
+                Kind::CutPair => {
+                    self.net.cut(node, fault.peer);
+                    self.net.cut(fault.peer, node);
+                }
+                Kind::Mute => others.for_each(|other| self.net.cut(node, other)),
+                Kind::Deaf => others.for_each(|other| self.net.cut(other, node)),
+                Kind::OneWay => self.net.cut(node, fault.peer),
+                Kind::CutPort => others.for_each(|other| {
+                    self.net.cut_port(node, other);
+                    self.net.cut_port(other, node);
+                }),
+                Kind::Loss => self.net.loss_percent = 30,
+                Kind::SlowNet => self.net.slowness = 40,
+                _ => {}
+            }
+        }
+    }
+
+    pub fn heal(&mut self, index: usize) {
+        let Some(node) = self.plan.faults[index].active.take() else { return };
+        let kind = self.plan.faults[index].kind;
+        self.note(Detail::Decisions, node, format_args!("*** {kind:?} ends"));
+        self.rebuild_net();
+        match kind {
+            Kind::KillAgent | Kind::KillNode | Kind::LoseDisk | Kind::GoBack => self.start_agent(node),
+            Kind::KillAll => {
+                for node in 0..self.nodes.len() {
+                    let start = self.dice.millis(0..3_000);
+                    self.after(start, Event::AgentStart { node });
+                }
+            }
+            Kind::FreezeAgent => self.nodes[node].agent_frozen = false,
+            Kind::FreezePostgres => self.nodes[node].server.frozen = false,
+            Kind::FreezeNode => {
+                self.nodes[node].agent_frozen = false;
+                self.nodes[node].server.frozen = false;
+            }
+            Kind::SlowDisk => self.nodes[node].server.fsync_us /= 60,
+            _ => {}
+        }
+        self.thaw(node);
+    }
+
+    /// No fault any more, from now on.
+    pub fn heal_all(&mut self) {
+        for index in 0..self.plan.faults.len() {
+            self.heal(index);
+        }
+        self.net.heal();
+        for node in 0..self.nodes.len() {
+            self.nodes[node].agent_frozen = false;
+            self.nodes[node].server.frozen = false;
+            self.nodes[node].server.stuck_until_us = 0;
+            let now = self.now_us;
+            for sender in &mut self.nodes[node].server.senders {
+                sender.frozen_until_us = sender.frozen_until_us.min(now);
+            }
+            self.thaw(node);
+            self.after(1_000, Event::AgentStart { node });
+        }
+        self.checkers.healed_us = Some(self.now_us);
+        self.trace.line(self.now_us, "faults", format_args!("*** all faults have ended"));
+    }
+}

@@ -1,0 +1,164 @@
+//! `sim --seed N` replays one seed and prints what happened; `sim --seeds N [--from A]` runs many.
+
+use std::process::ExitCode;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use sim::{Detail, Report, Sabotage, run};
+
+const USAGE: &str = "\
+sim --seed N [--messages] [--sabotage NAME]             replay one seed and print its trace
+sim --seeds N [--from A] [--threads T] [--sabotage NAME] run seeds A to A+N-1; stops at the first that fails
+sim --seeds N --keep-going                              as above, and list every seed that fails
+sim --list                                              the sabotages";
+
+struct Options {
+    seed: Option<u64>,
+    seeds: u64,
+    from: u64,
+    threads: usize,
+    sabotage: Option<Sabotage>,
+    messages: bool,
+    keep_going: bool,
+}
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--list") {
+        for sabotage in Sabotage::ALL {
+            println!("{:<20} {}", sabotage.name(), sabotage.what());
+        }
+        return ExitCode::SUCCESS;
+    }
+    match parse(&arguments) {
+        Ok(Options { seed: Some(seed), sabotage, messages, .. }) => replay(seed, sabotage, messages),
+        Ok(options) => many(&options),
+        Err(reason) => {
+            eprintln!("{reason}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parse(arguments: &[String]) -> Result<Options, String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let mut options = Options {
+        seed: None,
+        seeds: 0,
+        from: 0,
+        threads,
+        sabotage: None,
+        messages: false,
+        keep_going: false,
+    };
+    let mut rest = arguments.iter();
+    while let Some(name) = rest.next() {
+        match name.as_str() {
+            "--messages" => options.messages = true,
+            "--keep-going" => options.keep_going = true,
+            "--sabotage" => {
+                let given = rest.next().map(String::as_str).unwrap_or_default();
+                let known = Sabotage::parse(given);
+                options.sabotage =
+                    Some(known.ok_or(format!("no sabotage is called \"{given}\"; see --list"))?);
+            }
+            "--seed" | "--seeds" | "--from" | "--threads" => {
+                let given = rest.next().map(String::as_str).unwrap_or_default();
+                let value: u64 =
+                    given.parse().map_err(|_| format!("{name} wants a number, not \"{given}\""))?;
+                match name.as_str() {
+                    "--seed" => options.seed = Some(value),
+                    "--seeds" => options.seeds = value,
+                    "--from" => options.from = value,
+                    _ => options.threads = usize::try_from(value).unwrap_or(1).clamp(1, 64),
+                }
+            }
+            other => return Err(format!("\"{other}\" is no option")),
+        }
+    }
+    if options.seed.is_none() && options.seeds == 0 {
+        return Err("give --seed N or --seeds N".to_owned());
+    }
+    Ok(options)
+}
+
+fn replay(seed: u64, sabotage: Option<Sabotage>, messages: bool) -> ExitCode {
+    let detail = if messages { Detail::Messages } else { Detail::Decisions };
+    let report = run(seed, detail, sabotage);
+    print!("{}", report.trace);
+    println!(
+        "seed {seed}: {:.1} virtual s, {} promotions, {} acknowledged commits",
+        report.virtual_us as f64 / 1e6,
+        report.promotions,
+        report.acknowledged
+    );
+    verdict(report.violation.is_none(), || print_failure(&report, sabotage))
+}
+
+fn verdict(passed: bool, complain: impl FnOnce()) -> ExitCode {
+    if passed {
+        return ExitCode::SUCCESS;
+    }
+    complain();
+    ExitCode::FAILURE
+}
+
+fn print_failure(report: &Report, sabotage: Option<Sabotage>) {
+    let Some(violation) = &report.violation else { return };
+    let with = sabotage.map_or(String::new(), |sabotage| format!(" --sabotage {}", sabotage.name()));
+    println!(
+        "seed {} violates {} at {:.3} s: {}\n  replay: cargo xtask sim --seed {}{with}",
+        report.seed,
+        violation.invariant,
+        violation.at_us as f64 / 1e6,
+        violation.what,
+        report.seed
+    );
+}
+
+#[expect(clippy::disallowed_methods, reason = "the rate of seeds is real time; no seed sees it")]
+fn many(options: &Options) -> ExitCode {
+    let started = std::time::Instant::now();
+    let next = AtomicU64::new(0);
+    let stop = AtomicBool::new(false);
+    let (done, virtual_us, excused) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+    let failed: Mutex<Vec<Report>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..options.threads {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= options.seeds {
+                        return;
+                    }
+                    let report = run(options.from + number, Detail::Nothing, options.sabotage);
+                    done.fetch_add(1, Ordering::Relaxed);
+                    virtual_us.fetch_add(report.virtual_us, Ordering::Relaxed);
+                    excused.fetch_add(u64::from(report.excused), Ordering::Relaxed);
+                    if report.violation.is_some() {
+                        stop.fetch_or(!options.keep_going, Ordering::Relaxed);
+                        // A poisoned lock means that another thread panicked; its panic ends the program.
+                        if let Ok(mut failed) = failed.lock() {
+                            failed.push(report);
+                        }
+                    }
+                }
+            });
+        }
+    });
+    let seconds = started.elapsed().as_secs_f64();
+    let done = done.into_inner();
+    let mut failed = failed.into_inner().unwrap_or_default();
+    failed.sort_by_key(|report| report.seed);
+    for report in &failed {
+        print_failure(report, options.sabotage);
+    }
+    println!(
+        "{done} seeds, {} failed, {} without a data quorum at the end, {seconds:.1} s, {:.0} seeds/s, {:.0} virtual s per seed",
+        failed.len(),
+        excused.into_inner(),
+        done as f64 / seconds,
+        virtual_us.into_inner() as f64 / 1e6 / done.max(1) as f64
+    );
+    verdict(failed.is_empty(), || ())
+}

@@ -1,0 +1,384 @@
+//! The steps of each operation, one function per action.
+//!
+//! What they are not: atomic; between two steps anything may happen, so each looks again. Invariant: durable words are
+//! written before what they promise, and removed after.
+
+use std::rc::Rc;
+
+use brain::{Applied, MemberId, NodeName, Term, Upstream};
+
+use crate::event::Event;
+use crate::exec::{Next, Op};
+use crate::sabotage::Sabotage;
+use crate::server::{Names, Process};
+use crate::wal::{Kind, lsn};
+use crate::world::World;
+
+/// A walsender that has not come to a reload by then is terminated (DESIGN 5).
+const LAGGARD_US: u64 = 200_000;
+
+impl World {
+    pub(crate) fn do_initdb(&mut self, node: usize, op: &Op) -> Next {
+        if op.step == 0 {
+            return Next::Step(1, self.dice.millis(50..300));
+        }
+        let member = self.new_member(node);
+        let first = self.next_id();
+        let host = &mut self.nodes[node];
+        if host.server.wal.is_some() {
+            return Next::Failed("there is a data directory already");
+        }
+        host.durable.member = Some(member);
+        host.server.append_on(first, Kind::Filler, wire::Timeline::FIRST);
+        host.server.wal.iter_mut().for_each(|wal| wal.flushed = wal.len());
+        Next::Done
+    }
+
+    fn new_member(&mut self, node: usize) -> MemberId {
+        let incarnation = format!("{:06x}", self.dice.word() & 0xFF_FFFF);
+        MemberId::new(&self.nodes[node].name, &incarnation)
+    }
+
+    /// Starts a stopped server as a standby of nobody; step 1 waits for it. Clones and rewinds end here too.
+    pub(crate) fn do_start(&mut self, node: usize, op: &Op) -> Next {
+        let slow = self.dice.percent(5);
+        let ready = if slow { self.dice.millis(500..3_000) } else { self.dice.millis(20..250) };
+        let server = &mut self.nodes[node].server;
+        match server.process {
+            Process::Up => Next::Done,
+            Process::Starting => Next::Step(1, 20_000),
+            Process::Down if op.step > 0 => Next::Failed("it did not start"),
+            Process::Down if server.wal.is_none() => Next::Failed("there is no data directory"),
+            Process::Down => {
+                server.files.upstream = None;
+                server.files.names = Names::nobody();
+                server.files.quarantined = true;
+                server.process = Process::Starting;
+                server.epoch += 1;
+                let epoch = server.epoch;
+                self.after(ready, Event::Ready { node, epoch });
+                Next::Step(1, 20_000)
+            }
+        }
+    }
+
+    pub(crate) fn do_stop(&mut self, node: usize, op: &Op) -> Next {
+        let id = self.next_id();
+        let hangs = self.dice.percent(15);
+        let pause = self.dice.millis(5..150);
+        let server = &mut self.nodes[node].server;
+        match (server.process, op.step) {
+            (Process::Down, _) => Next::Done,
+            (Process::Up, 0) => {
+                server.end_sessions();
+                Next::Step(1, pause)
+            }
+            (Process::Up, 1) if server.frozen || hangs => Next::Step(2, 500_000),
+            (Process::Up, 1) => {
+                server.stop_clean(id);
+                Next::Done
+            }
+            _ => {
+                server.crash();
+                Next::Done
+            }
+        }
+    }
+
+    pub(crate) fn do_detach(&mut self, node: usize, op: &Op, term: Term) -> Next {
+        let quick = self.dice.within(500..40_000);
+        let promise = self.nodes[node].durable.promise;
+        let lie = self.sabotage == Some(Sabotage::ReceiverKept);
+        let server = &mut self.nodes[node].server;
+        if op.step == 0 {
+            if term < promise {
+                return Next::Failed("refused: the promise is higher");
+            }
+            server.files.upstream = None;
+            return Next::Step(1, 1_000 + quick / 10);
+        }
+        let epoch = server.epoch;
+        match server.receiver.as_mut() {
+            Some(receiver) if lie => {
+                // Startup ends it later, when it comes to the reload.
+                receiver.dying = true;
+                let connection = receiver.connection;
+                server.receiver_hidden = true;
+                self.after(3_500_000, Event::ReceiverDies { node, epoch, connection });
+                Next::Done
+            }
+            Some(receiver) => {
+                let connection = receiver.connection;
+                receiver.dying = true;
+                self.after(quick, Event::ReceiverDies { node, epoch, connection });
+                Next::Step(2, 15_000)
+            }
+            None => Next::Done,
+        }
+    }
+
+    pub(crate) fn do_follow(&mut self, node: usize, op: &Op, term: Term, upstream: NodeName) -> Next {
+        let promise = self.nodes[node].durable.promise;
+        if op.step == 0 {
+            return Next::Step(1, self.fsync(node));
+        }
+        if term < promise {
+            return Next::Failed("refused: the promise is higher");
+        }
+        if op.step == 1 {
+            self.promise(node, term, true);
+            let now = self.now_us;
+            let server = &mut self.nodes[node].server;
+            server.files.upstream = Some(Upstream { node: upstream, term });
+            server.pointed_us = now;
+            let slow = self.dice.percent(15);
+            return Next::Step(2, if slow { self.dice.millis(5..300) } else { self.dice.within(500..5_000) });
+        }
+        let epoch = self.nodes[node].server.epoch;
+        self.after(1_000, Event::Reload { node, epoch });
+        Next::Done
+    }
+
+    /// The source of a copy: up, reachable, and which run of it.
+    fn source(&self, node: usize, source: &NodeName) -> Option<(usize, u64)> {
+        let from = self.index_of(source)?;
+        let server = &self.nodes[from].server;
+        let reachable = self.net.stream(node, from) && self.net.stream(from, node);
+        (from != node && reachable && server.writes() && !server.frozen).then_some((from, server.epoch))
+    }
+
+    pub(crate) fn do_clone(&mut self, node: usize, op: &mut Op, term: Term, source: &NodeName) -> Next {
+        let keep = self.sabotage == Some(Sabotage::CloneKeepsMember);
+        match op.step {
+            0 => Next::Step(1, self.fsync(node)),
+            1 if term < self.nodes[node].durable.promise => Next::Failed("refused: the promise is higher"),
+            1 => {
+                self.promise(node, term, true);
+                let Some((_, epoch)) = self.source(node, source) else {
+                    return Next::Failed("the source is not reachable");
+                };
+                op.mark = epoch;
+                Next::Step(2, self.dice.millis(100..1_500))
+            }
+            2 => {
+                if self.source(node, source).is_none_or(|(_, epoch)| epoch != op.mark) {
+                    return Next::Failed("the source went away");
+                }
+                // The old server ends and the old id dies first: an id never outlives what it stood for.
+                let member = self.new_member(node);
+                let host = &mut self.nodes[node];
+                host.server.crash();
+                if !keep || host.durable.member.is_none() {
+                    host.durable.member = Some(member);
+                }
+                host.durable.needs_clone = true;
+                Next::Step(3, self.dice.within(1_000..20_000))
+            }
+            _ => {
+                let Some((from, _)) = self.source(node, source).filter(|(_, epoch)| *epoch == op.mark) else {
+                    return Next::Failed("the source went away");
+                };
+                self.copy(from, node);
+                Next::Done
+            }
+        }
+    }
+
+    /// The data directory becomes a copy of another.
+    fn copy(&mut self, from: usize, to: usize) {
+        let wal = self.nodes[from].server.wal.as_ref().map(crate::wal::Wal::copy_flushed);
+        let host = &mut self.nodes[to];
+        host.server.roles = wal.as_ref().is_some_and(crate::wal::Wal::has_roles);
+        host.server.wal = wal;
+        host.server.slots.clear();
+        host.durable.needs_clone = false;
+    }
+
+    pub(crate) fn do_rewind(&mut self, node: usize, op: &mut Op, term: Term, source: &NodeName) -> Next {
+        let id = self.next_id();
+        match op.step {
+            0 if term < self.nodes[node].durable.promise => Next::Failed("refused: the promise is higher"),
+            0 => {
+                self.nodes[node].server.stop_clean(id);
+                Next::Step(1, self.dice.millis(20..200))
+            }
+            1 => {
+                let Some((_, epoch)) = self.source(node, source) else {
+                    return Next::Failed("the source is not reachable");
+                };
+                op.mark = epoch;
+                self.nodes[node].durable.needs_clone = true;
+                Next::Step(2, self.dice.millis(50..600))
+            }
+            2 => {
+                let Some((from, _)) = self.source(node, source).filter(|(_, epoch)| *epoch == op.mark) else {
+                    return Next::Failed("the source went away");
+                };
+                if self.nodes[from].server.timeline() == self.nodes[node].server.timeline() {
+                    // "no rewind required": the same timeline id is taken for the same timeline.
+                    self.nodes[node].durable.needs_clone = false;
+                } else {
+                    self.copy(from, node);
+                }
+                op.step = 0;
+                match self.do_start(node, op) {
+                    Next::Step(_, delay) => Next::Step(3, delay),
+                    other => other,
+                }
+            }
+            _ => match self.do_start(node, op) {
+                Next::Step(_, delay) => Next::Step(3, delay),
+                other => other,
+            },
+        }
+    }
+
+    pub(crate) fn do_promote(
+        &mut self,
+        node: usize,
+        op: &Op,
+        term: Term,
+        timeline: wire::Timeline,
+        names: Rc<Names>,
+    ) -> Next {
+        let local = self.sabotage == Some(Sabotage::LocalTimeline);
+        let promise = self.nodes[node].durable.promise;
+        let server = &mut self.nodes[node].server;
+        let standby = server.up() && !server.primary && server.receiver.is_none();
+        match op.step {
+            0 if term < promise || !standby => Next::Failed("refused"),
+            0 => Next::Step(1, self.fsync(node)),
+            1 if !standby => Next::Failed("the standby has gone"),
+            1 => {
+                self.nodes[node].durable.promoted = term;
+                Next::Step(2, self.fsync(node))
+            }
+            2 if !standby => Next::Failed("the standby has gone"),
+            2 => {
+                server.end_sessions();
+                server.files.quarantined = true;
+                server.files.names = names.clone();
+                server.promoting = true;
+                let epoch = server.epoch;
+                let known = server.wal.iter().flat_map(|wal| wal.timelines()).max();
+                let timeline = if local { known.unwrap_or(timeline).next() } else { timeline };
+                self.after(0, Event::Reload { node, epoch });
+                let slow = self.dice.percent(5);
+                let taken = if slow { self.dice.millis(200..4_000) } else { self.dice.millis(10..150) };
+                let at_us = (self.now_us + taken).max(self.nodes[node].server.stuck_until_us);
+                self.at(at_us, Event::Promoted { node, epoch, term, timeline });
+                Next::Step(3, 10_000)
+            }
+            _ if server.writes() => {
+                let lsn = lsn(server.flushed());
+                if let Some(agent) = self.agent(node) {
+                    agent.applied = Some(Applied { term, set: names.set.clone(), lsn });
+                }
+                Next::Done
+            }
+            _ if !standby => Next::Failed("the standby has gone"),
+            _ => Next::Step(3, 10_000),
+        }
+    }
+
+    pub(crate) fn do_prepare(&mut self, node: usize) -> Next {
+        let id = self.next_id();
+        let server = &mut self.nodes[node].server;
+        if !server.writes() || server.frozen {
+            return Next::Failed("the server does not write");
+        }
+        if !server.roles {
+            server.append(id, Kind::Roles);
+            server.roles = true;
+            self.start_flush(node);
+        }
+        Next::Done
+    }
+
+    /// Brings a set in force: reload, wait until every walsender has come to it, only then measure.
+    pub(crate) fn do_apply(&mut self, node: usize, op: &mut Op, names: Names) -> Next {
+        let now = self.now_us;
+        let server = &mut self.nodes[node].server;
+        if !server.writes() || server.frozen && op.step == 0 {
+            return Next::Failed("the server does not write");
+        }
+        let epoch = server.epoch;
+        match op.step {
+            0 => {
+                server.files.names = Rc::new(names.clone());
+                op.mark = server.flushed() as u64;
+                if self.sabotage == Some(Sabotage::ReloadLost) {
+                    return self.in_force(node, names, op.mark as usize);
+                }
+                let delay = self.dice.within(300..8_000);
+                self.after(delay, Event::Reload { node, epoch });
+                if let Some(agent) = self.agent(node) {
+                    agent.applied = None;
+                }
+                Next::Step(1, delay)
+            }
+            1 if *server.names != names => Next::Step(1, 5_000),
+            1 => {
+                if self.sabotage == Some(Sabotage::SkipWalsenders) {
+                    let flushed = self.nodes[node].server.flushed();
+                    return self.in_force(node, names, flushed);
+                }
+                let early = self.sabotage == Some(Sabotage::MeasureEarly);
+                let id = self.next_id();
+                let end = self.nodes[node].server.append(id, Kind::Filler);
+                if !early {
+                    op.mark = end as u64;
+                }
+                op.mark_us = now;
+                self.start_flush(node);
+                Next::Step(2, 3_000)
+            }
+            _ => {
+                let late = now - op.mark_us > LAGGARD_US;
+                let reached = op.mark as usize;
+                let (mut laggards, mut wake) = (Vec::new(), Vec::new());
+                for sender in &server.senders {
+                    if sender.sent < reached && sender.candidate {
+                        laggards.push(sender.connection);
+                    }
+                    wake.push(sender.connection);
+                }
+                if laggards.is_empty() && server.flushed() >= reached {
+                    let early = self.sabotage == Some(Sabotage::MeasureEarly);
+                    let measured = if early { reached } else { server.flushed() };
+                    return self.in_force(node, names, measured);
+                }
+                for connection in laggards.into_iter().filter(|_| late) {
+                    let delay = self.dice.within(500..30_000);
+                    self.after(delay, Event::SenderDies { node, epoch, connection });
+                }
+                for connection in wake {
+                    self.after(500, Event::Pump { node, epoch, connection });
+                }
+                Next::Step(2, 8_000)
+            }
+        }
+    }
+
+    fn in_force(&mut self, node: usize, names: Names, measured: usize) -> Next {
+        if let Some(agent) = self.agent(node) {
+            agent.applied = Some(Applied { term: names.term, set: names.set, lsn: lsn(measured) });
+        }
+        Next::Done
+    }
+
+    pub(crate) fn do_gate(&mut self, node: usize, op: &Op, close: bool) -> Next {
+        if op.step == 0 {
+            return Next::Step(1, self.dice.within(500..15_000));
+        }
+        let server = &mut self.nodes[node].server;
+        if server.frozen {
+            return Next::Step(1, 50_000);
+        }
+        server.files.quarantined = close;
+        if server.files.quarantined {
+            server.end_sessions();
+        }
+        Next::Done
+    }
+}

@@ -1,0 +1,249 @@
+//! What a seed stands for: the cluster's shape, its temper, and the faults that will strike.
+
+use std::collections::BTreeSet;
+
+use brain::{NodeName, Settings};
+
+use crate::dice::Dice;
+
+/// Which node a fault means when it strikes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Target {
+    /// The recorded primary.
+    Primary,
+    /// A full node that is not the recorded primary, the given one in order.
+    Replica(usize),
+    Node(usize),
+    /// The node whose decision set the fault off.
+    Trigger,
+    /// Another node than that, the given one in order.
+    Peer(usize),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    KillPostgres,
+    KillAgent,
+    KillNode,
+    FreezeAgent,
+    FreezePostgres,
+    FreezeNode,
+    /// One walsender of the target's server is stopped.
+    FreezeSender,
+    CutNode,
+    CutPair,
+    /// The target is heard by nobody, and hears all.
+    Mute,
+    /// The target hears nobody, and is heard by all.
+    Deaf,
+    OneWay,
+    /// PostgreSQL's port to the target is closed, the peer link open (CHECKS B4).
+    CutPort,
+    KillAll,
+    /// The target loses its data directory and its durable words.
+    LoseDisk,
+    /// The primary's disk loses its last writes in a power cut (CHECKS A9).
+    GoBack,
+    Loss,
+    SlowNet,
+    SlowDisk,
+    /// Replay on the target is held up by a query (CHECKS B2).
+    StickReplay,
+}
+
+/// With a weight each: what happens often in the field happens often here.
+const KINDS: &[(Kind, u64)] = &[
+    (Kind::KillPostgres, 12),
+    (Kind::KillAgent, 10),
+    (Kind::KillNode, 14),
+    (Kind::FreezeAgent, 10),
+    (Kind::FreezePostgres, 8),
+    (Kind::FreezeNode, 8),
+    (Kind::FreezeSender, 6),
+    (Kind::CutNode, 12),
+    (Kind::CutPair, 8),
+    (Kind::Mute, 4),
+    (Kind::Deaf, 4),
+    (Kind::OneWay, 6),
+    (Kind::CutPort, 5),
+    (Kind::KillAll, 3),
+    (Kind::LoseDisk, 3),
+    (Kind::GoBack, 2),
+    (Kind::Loss, 4),
+    (Kind::SlowNet, 4),
+    (Kind::SlowDisk, 4),
+    (Kind::StickReplay, 5),
+];
+
+/// Decisions at which a fault may strike: the narrow moments of the protocol.
+const TRIGGERS: &[&str] = &[
+    "promise.requested",
+    "promote",
+    "promote.promise",
+    "promote.detach",
+    "open.sync",
+    "open.record",
+    "open.wait",
+    "renew",
+    "admit",
+    "sync.change",
+    "fence.deposed",
+    "takeover.revoke",
+    "takeover.record",
+    "rejoin.rewind",
+    "rejoin.clone",
+    "rejoin.promise",
+    "follow",
+    "detach",
+    "start",
+];
+
+#[derive(Clone, Debug)]
+pub struct Fault {
+    pub kind: Kind,
+    pub target: Target,
+    /// Strikes at this moment of the run, or, with a trigger, after the decision.
+    pub at_us: u64,
+    pub trigger: Option<&'static str>,
+    pub lasts_us: u64,
+    pub struck: bool,
+    /// What it holds at present: node, and the peers concerned.
+    pub active: Option<usize>,
+    pub peer: usize,
+}
+
+#[derive(Clone, Debug)]
+pub struct Plan {
+    pub nodes: Vec<(NodeName, bool)>,
+    pub settings: Settings,
+    pub faults: Vec<Fault>,
+    /// One fault that lasts, in a healthy cluster: writes must return although it does.
+    pub single: bool,
+    /// From the first open term to the first fault, and to the end of all faults.
+    pub warm_us: u64,
+    pub storm_us: u64,
+    pub sender_timeout_us: u64,
+    pub receiver_timeout_us: u64,
+    /// An agent whose server hangs shows the last look, with growing ages; else it says that it does not answer.
+    pub hung_is_stale: bool,
+    /// What replication to each node takes longer, microseconds: who lags is behind when it matters.
+    pub lag_us: Vec<u64>,
+    /// How many of a hundred store transactions are late, up to beyond their sender's patience.
+    pub store_late_percent: u64,
+    /// An agent may see its server as it was this long ago, microseconds.
+    pub look_us: u64,
+}
+
+impl Plan {
+    pub fn draw(dice: &mut Dice) -> Plan {
+        // Full nodes, witnesses, k; three nodes with k = 1 are what most people run.
+        let shapes = [
+            (3, 0, 1),
+            (3, 0, 1),
+            (3, 0, 1),
+            (3, 0, 1),
+            (3, 0, 2),
+            (2, 1, 1),
+            (4, 0, 1),
+            (4, 0, 2),
+            (5, 0, 1),
+            (5, 0, 2),
+        ];
+        let (full, witnesses, k) = shapes[dice.index(shapes.len())];
+        let name = |index: usize| NodeName(format!("n{}", index + 1));
+        let nodes: Vec<(NodeName, bool)> = (0..full + witnesses).map(|i| (name(i), i < full)).collect();
+        let settings = Settings {
+            cluster: "sim".to_owned(),
+            full: (0..full).map(name).collect(),
+            voters: nodes.iter().map(|(name, _)| name.clone()).collect::<BTreeSet<_>>(),
+            heartbeat_ms: 250,
+            failure_timeout_ms: 2_000,
+            drift_percent: 5,
+            standbys: k,
+        };
+        let single = dice.percent(15) && full > k + 1;
+        let mut plan = Plan {
+            nodes,
+            settings,
+            faults: Vec::new(),
+            single,
+            warm_us: dice.millis(200..2_500),
+            storm_us: if single { 14_000_000 } else { dice.millis(4_000..28_000) },
+            sender_timeout_us: dice.millis(1_500..6_000),
+            receiver_timeout_us: dice.millis(1_500..6_000),
+            hung_is_stale: dice.percent(50),
+            lag_us: Vec::new(),
+            store_late_percent: if dice.percent(75) { 5 } else { 50 },
+            look_us: if dice.percent(70) { 8_000 } else { dice.millis(20..300) },
+        };
+        for _ in 0..plan.nodes.len() {
+            let lag = if dice.percent(55) { 0 } else { dice.millis(3..250) };
+            plan.lag_us.push(lag);
+        }
+        let count = if single { 1 } else { 1 + dice.index(14) };
+        for _ in 0..count {
+            let fault = plan.draw_fault(dice);
+            plan.faults.push(fault);
+        }
+        plan
+    }
+
+    fn draw_fault(&self, dice: &mut Dice) -> Fault {
+        let kind = if self.single {
+            let kinds = [Kind::KillPostgres, Kind::KillAgent, Kind::KillNode, Kind::FreezeAgent];
+            let more = [Kind::FreezePostgres, Kind::FreezeNode, Kind::CutNode, Kind::KillNode];
+            [kinds, more].concat()[dice.index(8)]
+        } else {
+            let total = KINDS.iter().map(|(_, weight)| weight).sum();
+            let mut drawn = dice.within(0..total);
+            let hit = |(_, weight): &&(Kind, u64)| {
+                let found = drawn < *weight;
+                drawn = drawn.saturating_sub(*weight);
+                found
+            };
+            KINDS.iter().find(hit).map_or(Kind::KillNode, |(kind, _)| *kind)
+        };
+        let trigger = (!self.single && dice.percent(55)).then(|| TRIGGERS[dice.index(TRIGGERS.len())]);
+        let target = match dice.within(0..100) {
+            0..35 if trigger.is_some() => Target::Trigger,
+            35..55 if trigger.is_some() => Target::Peer(dice.index(self.nodes.len())),
+            0..60 => Target::Primary,
+            60..85 => Target::Replica(dice.index(4)),
+            _ => Target::Node(dice.index(self.nodes.len())),
+        };
+        let at_us = if trigger.is_some() { dice.within(0..40_000) } else { dice.within(0..self.storm_us) };
+        // Around `failure_timeout` a fault ends just when others have begun to act on it.
+        let lasts_us = match dice.within(0..10) {
+            0..3 => dice.millis(10..300),
+            3..5 => dice.millis(300..1_900),
+            5..8 => dice.millis(1_900..3_500),
+            _ => dice.millis(3_500..10_000),
+        };
+        let (at_us, lasts_us) = if self.single { (0, self.storm_us) } else { (at_us, lasts_us) };
+        let peer = dice.index(self.nodes.len());
+        Fault { kind, target, at_us, trigger, lasts_us, struck: false, active: None, peer }
+    }
+
+    /// One line for the head of a trace.
+    pub fn line(&self) -> String {
+        let full = self.nodes.iter().filter(|(_, full)| *full).count();
+        let faults: Vec<String> = self
+            .faults
+            .iter()
+            .map(|fault| {
+                let when = fault.trigger.map_or_else(
+                    || format!("+{:.1}s", fault.at_us as f64 / 1e6),
+                    |rule| format!("at {rule}"),
+                );
+                format!("{:?} {:?} {when} for {:.1}s", fault.kind, fault.target, fault.lasts_us as f64 / 1e6)
+            })
+            .collect();
+        let witnesses = self.nodes.len() - full;
+        let single = if self.single { ", a single fault" } else { "" };
+        format!(
+            "{full} full, {witnesses} witness, k={}{single}: {}",
+            self.settings.standbys,
+            faults.join(", ")
+        )
+    }
+}

@@ -1,0 +1,275 @@
+//! One PostgreSQL server: data directory, files, processes.
+//!
+//! What it is: state, and what PostgreSQL does within one server without taking time. `replication` moves WAL between
+//! servers. What it is not: fair; wherever PostgreSQL leaves an order open, a die decides.
+//! Invariant: what a crash leaves is `wal` up to its flushed end, `files` and `slots`.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::rc::Rc;
+
+use brain::{MemberId, SyncSet, Term, Upstream};
+use wire::Timeline;
+
+use crate::wal::{Kind, Record, Wal};
+
+/// `synchronous_standby_names`: members under the names of one term, and k.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Names {
+    pub term: Term,
+    pub set: SyncSet,
+}
+
+impl Names {
+    /// `ANY 1 (pgherd_nobody)`.
+    pub fn nobody() -> Rc<Names> {
+        Rc::new(Names { term: Term(0), set: SyncSet::new([], 1) })
+    }
+
+    pub fn lists(&self, member: &MemberId, term: Term) -> bool {
+        self.term == term && self.set.members.contains(member)
+    }
+}
+
+/// What lies in files of ours and is read at a reload or a start.
+#[derive(Clone, Debug)]
+pub struct Files {
+    /// `primary_conninfo` together with its credential.
+    pub upstream: Option<Upstream>,
+    pub names: Rc<Names>,
+    pub quarantined: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Process {
+    Down,
+    Starting,
+    Up,
+}
+
+/// A walsender that has been signalled a reload and has not come to it yet.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    pub names: Rc<Names>,
+    /// When its loop reads the configuration.
+    pub at_us: u64,
+    /// Where in its loop the signal met it: it may still read replies, or it may still send, but not both.
+    pub reading_replies: bool,
+}
+
+/// A walsender process, and the part of shared memory that is its own.
+#[derive(Clone, Debug)]
+pub struct Sender {
+    pub connection: u64,
+    pub node: usize,
+    pub member: MemberId,
+    pub term: Term,
+    /// Its own reading of `synchronous_standby_names`.
+    pub names: Rc<Names>,
+    pub pending: Option<Pending>,
+    /// `sync_standby_priority` > 0, written by this process alone.
+    pub candidate: bool,
+    pub sent: usize,
+    /// The standby's last word; `None` before the first reply.
+    pub flush: Option<usize>,
+    pub streaming: bool,
+    pub frozen_until_us: u64,
+    /// Until when messages of this connection are on their way: TCP keeps their order.
+    pub arrival_us: u64,
+    pub heard_us: u64,
+}
+
+impl Sender {
+    /// Comes to the top of the loop when it is time: reads the configuration.
+    pub fn reach_reload(&mut self, now_us: u64) {
+        if self.frozen_until_us > now_us {
+            return;
+        }
+        if let Some(pending) = self.pending.take_if(|pending| pending.at_us <= now_us) {
+            self.names = pending.names;
+            self.candidate = self.names.lists(&self.member, self.term);
+        }
+    }
+}
+
+/// A walreceiver process.
+#[derive(Clone, Debug)]
+pub struct Receiver {
+    pub connection: u64,
+    pub upstream: Upstream,
+    pub connected: bool,
+    /// Index of the next record it writes.
+    pub write: usize,
+    pub reply_us: u64,
+    pub heard_us: u64,
+    pub dying: bool,
+}
+
+/// A backend that waits for k flushes.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// Records up to and including its own.
+    pub end: usize,
+    pub id: u64,
+    pub kind: Kind,
+    pub since_us: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// The data directory; `None` while there is none.
+    pub wal: Option<Wal>,
+    pub files: Files,
+    pub slots: BTreeSet<MemberId>,
+    pub process: Process,
+    /// Which run of the server this is; events name it.
+    pub epoch: u64,
+    pub primary: bool,
+    pub frozen: bool,
+    /// What the postmaster hands to new processes.
+    pub names: Rc<Names>,
+    pub senders: Vec<Sender>,
+    pub receiver: Option<Receiver>,
+    /// A receiver that a false executor hides from its agent.
+    pub receiver_hidden: bool,
+    pub waiting: VecDeque<Waiting>,
+    pub flushing: bool,
+    /// Startup has read all of the WAL since the start; until then it has come to `replayed`.
+    pub complete: bool,
+    pub replayed: usize,
+    /// Until when a query conflict holds replay up, and with it startup's stop of the receiver.
+    pub stuck_until_us: u64,
+    pub roles: bool,
+    pub end_of_recovery: usize,
+    /// `pg_promote` was called: startup asks for no WAL any more.
+    pub promoting: bool,
+    /// The term of the promotion that made it primary.
+    pub born: Term,
+    pub pointed_us: u64,
+    /// How long one fsync takes at most, microseconds.
+    pub fsync_us: u64,
+}
+
+impl Server {
+    pub fn new(fsync_us: u64) -> Server {
+        Server {
+            wal: None,
+            files: Files { upstream: None, names: Names::nobody(), quarantined: true },
+            slots: BTreeSet::new(),
+            process: Process::Down,
+            epoch: 0,
+            primary: false,
+            frozen: false,
+            names: Names::nobody(),
+            senders: Vec::new(),
+            receiver: None,
+            receiver_hidden: false,
+            waiting: VecDeque::new(),
+            flushing: false,
+            complete: false,
+            replayed: 0,
+            stuck_until_us: 0,
+            roles: false,
+            end_of_recovery: 0,
+            promoting: false,
+            born: Term(0),
+            pointed_us: 0,
+            fsync_us,
+        }
+    }
+
+    pub fn up(&self) -> bool {
+        self.process == Process::Up
+    }
+
+    /// Up as a primary.
+    pub fn writes(&self) -> bool {
+        self.up() && self.primary
+    }
+
+    pub fn length(&self) -> usize {
+        self.wal.as_ref().map_or(0, Wal::len)
+    }
+
+    pub fn flushed(&self) -> usize {
+        self.wal.as_ref().map_or(0, |wal| wal.flushed)
+    }
+
+    pub fn timeline(&self) -> Timeline {
+        self.wal.as_ref().map_or(Timeline::FIRST, Wal::timeline)
+    }
+
+    /// Every process dies at once.
+    pub fn crash(&mut self) {
+        if let Some(wal) = &mut self.wal {
+            wal.truncate(wal.flushed);
+        }
+        self.process = Process::Down;
+        self.primary = false;
+        self.frozen = false;
+        self.senders.clear();
+        self.receiver = None;
+        self.receiver_hidden = false;
+        self.waiting.clear();
+        self.flushing = false;
+        self.complete = false;
+        self.promoting = false;
+        self.epoch += 1;
+    }
+
+    /// Writes the shutdown record, then ends.
+    pub fn stop_clean(&mut self, id: u64) {
+        if self.writes() {
+            self.append(id, Kind::Filler);
+        }
+        if let Some(wal) = &mut self.wal {
+            wal.flushed = wal.len();
+        }
+        self.crash();
+    }
+
+    /// Appends a record of its own on the present timeline; returns the log's new length.
+    pub fn append(&mut self, id: u64, kind: Kind) -> usize {
+        let timeline = self.timeline();
+        self.append_on(id, kind, timeline)
+    }
+
+    pub fn append_on(&mut self, id: u64, kind: Kind, timeline: Timeline) -> usize {
+        let wal = self.wal.get_or_insert_default();
+        wal.push(Record { id, timeline, kind });
+        wal.len()
+    }
+
+    /// How far a walsender of this server may read: what is flushed here.
+    pub fn sendable(&self) -> usize {
+        self.flushed()
+    }
+
+    /// `SyncRepReleaseWaiters` in the walsender of `connection`: by its own (S, k), over all whose own walsender
+    /// put a priority into shared memory. Returns up to where waiters are released.
+    pub fn releasable(&self, connection: u64, fewer: usize) -> Option<usize> {
+        let own = self.senders.iter().find(|sender| sender.connection == connection)?;
+        let k = own.names.set.k.saturating_sub(fewer);
+        if !own.candidate || !own.streaming {
+            return None;
+        }
+        if k == 0 {
+            return Some(self.flushed());
+        }
+        let candidates = self.senders.iter().filter(|sender| sender.candidate && sender.streaming);
+        let mut flushes: Vec<usize> = candidates.filter_map(|sender| sender.flush).collect();
+        flushes.sort_unstable_by(|a, b| b.cmp(a));
+        flushes.get(k - 1).copied()
+    }
+
+    /// Takes the waiters that are released up to `end`.
+    pub fn release(&mut self, end: usize) -> Vec<Waiting> {
+        let end = end.min(self.flushed());
+        let released = self.waiting.iter().take_while(|waiting| waiting.end <= end).count();
+        self.waiting.drain(..released).collect()
+    }
+
+    /// Ends every session that is not internal: their commits answer with an error.
+    pub fn end_sessions(&mut self) {
+        self.waiting.retain(|waiting| waiting.kind != Kind::Commit);
+    }
+}

@@ -1,0 +1,394 @@
+//! The world of one seed: nodes, network, store, clients, and the queue of what will happen.
+//!
+//! Invariant: everything that happens comes from the queue in the order of (time, number), and every choice from one
+//! die; so a seed is a run.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap};
+
+use brain::{Durable, NodeName, Term};
+use wire::Timeline;
+
+use crate::agent::Agent;
+use crate::checkers::Checkers;
+use crate::dice::Dice;
+use crate::event::{Event, Recipient};
+use crate::net::Net;
+use crate::plan::Plan;
+use crate::sabotage::Sabotage;
+use crate::server::{Process, Server, Waiting};
+use crate::store::Store;
+use crate::trace::{Detail, Trace};
+use crate::wal::Kind;
+
+/// The one cluster's system identifier.
+pub const SYSTEM_ID: u64 = 7_400_000_000_000_000_001;
+/// A run that has not ended by then is a run that does not end; the bounds of the checkers add up to less.
+const RUN_US_MAX: u64 = 240_000_000;
+
+pub struct Clock {
+    pub offset_ms: u64,
+    /// Parts of ten thousand by which it runs fast.
+    pub rate: u64,
+}
+
+pub struct Node {
+    pub name: NodeName,
+    pub full: bool,
+    pub clock: Clock,
+    pub agent: Option<Agent>,
+    pub agent_frozen: bool,
+    /// What came for a frozen process; it reads all of it when it goes on.
+    pub deferred: Vec<Event>,
+    /// On disk, beside the data directory.
+    pub durable: Durable,
+    pub promise_synced: Term,
+    pub server: Server,
+}
+
+/// A broken invariant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    pub invariant: &'static str,
+    pub what: String,
+    pub at_us: u64,
+}
+
+struct Queued {
+    at_us: u64,
+    number: u64,
+    event: Event,
+}
+
+impl PartialEq for Queued {
+    fn eq(&self, other: &Queued) -> bool {
+        (self.at_us, self.number) == (other.at_us, other.number)
+    }
+}
+impl Eq for Queued {}
+impl PartialOrd for Queued {
+    fn partial_cmp(&self, other: &Queued) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Queued {
+    fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
+        (self.at_us, self.number).cmp(&(other.at_us, other.number))
+    }
+}
+
+pub struct World {
+    pub now_us: u64,
+    pub dice: Dice,
+    pub plan: Plan,
+    pub nodes: Vec<Node>,
+    pub net: Net,
+    pub store: Store,
+    pub trace: Trace,
+    pub checkers: Checkers,
+    pub sabotage: Option<Sabotage>,
+    /// When the last message from one node to another arrives: order within a connection.
+    pub arrivals: Vec<u64>,
+    pub violation: Option<Violation>,
+    pub finished: bool,
+    names: BTreeMap<NodeName, usize>,
+    queue: BinaryHeap<Reverse<Queued>>,
+    number: u64,
+    id: u64,
+}
+
+impl World {
+    pub fn new(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> World {
+        let mut dice = Dice::new(seed);
+        let plan = Plan::draw(&mut dice);
+        let mut nodes = Vec::new();
+        for (name, full) in &plan.nodes {
+            nodes.push(Node {
+                name: name.clone(),
+                full: *full,
+                clock: Clock { offset_ms: dice.within(10_000..9_000_000), rate: dice.within(0..400) },
+                agent: None,
+                agent_frozen: false,
+                deferred: Vec::new(),
+                durable: Durable::default(),
+                promise_synced: Term(0),
+                server: Server::new(dice.within(600..4_000)),
+            });
+        }
+        let count = nodes.len();
+        let names = nodes.iter().enumerate().map(|(index, node)| (node.name.clone(), index)).collect();
+        let mut world = World {
+            now_us: 0,
+            dice,
+            plan,
+            nodes,
+            net: Net::new(count),
+            store: Store::default(),
+            trace: Trace::new(detail),
+            checkers: Checkers::default(),
+            sabotage,
+            arrivals: vec![0; count * count],
+            violation: None,
+            finished: false,
+            names,
+            queue: BinaryHeap::new(),
+            number: 0,
+            id: 0,
+        };
+        world.begin();
+        world
+    }
+
+    fn begin(&mut self) {
+        for node in 0..self.nodes.len() {
+            let start = self.dice.millis(0..200);
+            self.after(start, Event::AgentStart { node });
+            if self.nodes[node].full {
+                self.after(start, Event::House { node });
+                self.after(start, Event::Client { node });
+            }
+        }
+        self.after(100_000, Event::Check);
+        self.trace.line(0, "plan", format_args!("{}", self.plan.line()));
+    }
+
+    /// Runs to the end, or to the first violation.
+    pub fn run(&mut self) {
+        while self.violation.is_none() && !self.finished {
+            let Some(Reverse(queued)) = self.queue.pop() else { return };
+            self.now_us = queued.at_us;
+            if self.now_us > RUN_US_MAX {
+                self.violate("I5", 0, "the run does not end".to_owned());
+                return;
+            }
+            self.deliver(queued.event);
+        }
+    }
+
+    pub fn at(&mut self, at_us: u64, event: Event) {
+        self.number += 1;
+        self.queue.push(Reverse(Queued { at_us: at_us.max(self.now_us), number: self.number, event }));
+    }
+
+    pub fn after(&mut self, delay_us: u64, event: Event) {
+        self.at(self.now_us + delay_us, event);
+    }
+
+    pub fn next_id(&mut self) -> u64 {
+        self.id += 1;
+        self.id
+    }
+
+    pub fn index_of(&self, name: &NodeName) -> Option<usize> {
+        self.names.get(name).copied()
+    }
+
+    pub fn note(&mut self, detail: Detail, node: usize, what: std::fmt::Arguments<'_>) {
+        if self.trace.wants(detail) {
+            self.trace.line(self.now_us, &self.nodes[node].name.0, what);
+        }
+    }
+
+    pub fn violate(&mut self, invariant: &'static str, node: usize, what: String) {
+        if self.violation.is_none() {
+            let what = format!("{}: {what}", self.nodes[node].name);
+            self.trace.line(self.now_us, invariant, format_args!("VIOLATED: {what}"));
+            self.violation = Some(Violation { invariant, what, at_us: self.now_us });
+        }
+    }
+
+    /// One way over the network, microseconds.
+    pub fn hop(&mut self) -> u64 {
+        let hop = self.dice.within(80..1_500);
+        hop * self.net.slowness
+    }
+
+    /// One fsync on a node's disk, microseconds.
+    pub fn fsync(&mut self, node: usize) -> u64 {
+        let most = self.nodes[node].server.fsync_us;
+        self.dice.within(most / 8..most)
+    }
+
+    /// The store answers a node that is connected both ways with a majority of voters.
+    pub fn store_reachable(&self, node: usize) -> bool {
+        let lives = |peer: &usize| self.nodes[*peer].agent.is_some() && !self.nodes[*peer].agent_frozen;
+        let near = |peer: &usize| self.net.link(node, *peer) && self.net.link(*peer, node);
+        let reached = (0..self.nodes.len()).filter(lives).filter(near).count();
+        reached > self.nodes.len() / 2
+    }
+
+    fn deliver(&mut self, event: Event) {
+        match event.recipient() {
+            Recipient::Agent(node, boot) => {
+                let Some(agent) = &self.nodes[node].agent else { return };
+                if boot.is_some_and(|boot| boot != agent.boot) {
+                    return;
+                }
+                if self.nodes[node].agent_frozen {
+                    self.nodes[node].deferred.push(event);
+                    return;
+                }
+            }
+            Recipient::Server(node, epoch) => {
+                if self.nodes[node].server.epoch != epoch {
+                    return;
+                }
+                if self.nodes[node].server.frozen {
+                    self.nodes[node].deferred.push(event);
+                    return;
+                }
+            }
+            Recipient::World => {}
+        }
+        self.happen(event);
+    }
+
+    /// A process goes on: what came for it meanwhile comes now, in order.
+    pub fn thaw(&mut self, node: usize) {
+        for event in std::mem::take(&mut self.nodes[node].deferred) {
+            // The store's news take a way of their own; peers' messages lie in the socket, before all that comes later.
+            if matches!(event, Event::StoreSeen { .. }) {
+                let delay = self.dice.millis(1..800);
+                self.after(delay, event);
+            } else {
+                self.deliver(event);
+            }
+        }
+    }
+
+    fn happen(&mut self, event: Event) {
+        match event {
+            Event::Heartbeat { node, .. } => self.heartbeat(node),
+            Event::Observe { node, .. } => self.observe(node),
+            Event::Observed { node, taken_us, postgres, .. } => self.observed(node, taken_us, *postgres),
+            Event::Probe { node, .. } => self.probe(node),
+            Event::Status { node, status } => self.on_status(node, &status),
+            Event::Grant { node, grant } => self.on_grant(node, grant),
+            Event::OpStep { node, id, .. } => self.op_step(node, id),
+            Event::Promised { node, term, .. } => self.promised(node, term),
+            Event::StoreAnswer { node, id, .. } => self.store_answer(node, id),
+            Event::StoreSeen { node, revision, .. } => self.store_seen(node, revision),
+            Event::Ready { node, .. } => self.server_ready(node),
+            Event::Complete { node, .. } => self.nodes[node].server.complete = true,
+            Event::Flush { node, upto, .. } => self.flushed(node, upto),
+            Event::Connect { node, connection, .. } => self.connect(node, connection),
+            Event::Pump { node, connection, .. } => self.pump(node, connection),
+            Event::Arrive { node, connection, from, records, .. } => {
+                self.arrive(node, connection, from, records)
+            }
+            Event::Reply { node, connection, flush, .. } => self.on_reply(node, connection, flush),
+            Event::ReceiverDies { node, connection, .. } => self.receiver_dies(node, connection),
+            Event::SenderDies { node, connection, .. } => self.sender_dies(node, connection),
+            Event::Reload { node, .. } => self.reload(node),
+            Event::Promoted { node, term, timeline, .. } => self.server_promoted(node, term, timeline),
+            Event::House { node } => self.house(node),
+            Event::Client { node } => self.client(node),
+            Event::AgentStart { node } => self.start_agent(node),
+            Event::StoreArrive { node, boot, id, commit } => self.store_arrive(node, boot, id, &commit),
+            Event::Fault { index } => self.strike(index),
+            Event::Heal { index } => self.heal(index),
+            Event::HealAll => self.heal_all(),
+            Event::Check => self.check(),
+        }
+    }
+
+    fn server_ready(&mut self, node: usize) {
+        let slow = self.dice.percent(10);
+        let read = if slow { self.dice.millis(200..2_000) } else { self.dice.millis(1..150) };
+        let back = self.dice.index(crate::wal::SEGMENT_RECORDS * 2);
+        let server = &mut self.nodes[node].server;
+        if server.process != Process::Starting {
+            return;
+        }
+        server.process = Process::Up;
+        server.primary = false;
+        server.complete = false;
+        server.replayed = server.length().saturating_sub(back).max(1);
+        server.names = server.files.names.clone();
+        server.roles = server.wal.as_ref().is_some_and(crate::wal::Wal::has_roles);
+        let epoch = server.epoch;
+        self.after(read, Event::Complete { node, epoch });
+    }
+
+    fn server_promoted(&mut self, node: usize, term: Term, timeline: Timeline) {
+        let id = self.next_id();
+        let server = &mut self.nodes[node].server;
+        if !server.up() || server.primary {
+            return;
+        }
+        server.receiver = None;
+        server.promoting = false;
+        server.primary = true;
+        server.born = term;
+        server.end_of_recovery = server.length();
+        server.append_on(id, Kind::Filler, timeline);
+        server.wal.iter_mut().for_each(|wal| wal.flushed = wal.len());
+        server.files.quarantined = true;
+        self.note(Detail::Decisions, node, format_args!("promoted for term {term} on timeline {timeline}"));
+        self.check_promotion(node, term);
+    }
+
+    fn receiver_dies(&mut self, node: usize, connection: u64) {
+        let server = &mut self.nodes[node].server;
+        if server.receiver.as_ref().is_some_and(|receiver| receiver.connection == connection) {
+            server.receiver = None;
+            server.receiver_hidden = false;
+        }
+    }
+
+    fn sender_dies(&mut self, node: usize, connection: u64) {
+        let now = self.now_us;
+        let dies =
+            |sender: &crate::server::Sender| sender.connection == connection && sender.frozen_until_us <= now;
+        self.nodes[node].server.senders.retain(|sender| !dies(sender));
+    }
+
+    /// A backend writes a record and waits for k flushes.
+    pub fn write(&mut self, node: usize, kind: Kind) {
+        let (id, since_us) = (self.next_id(), self.now_us);
+        let server = &mut self.nodes[node].server;
+        let end = server.append(id, kind);
+        server.waiting.push_back(Waiting { end, id, kind, since_us });
+        self.start_flush(node);
+    }
+
+    /// The disk takes what was written so far; one fsync at a time.
+    pub fn start_flush(&mut self, node: usize) {
+        let delay = self.fsync(node);
+        let server = &mut self.nodes[node].server;
+        let upto = server.length();
+        if server.flushing || !server.writes() || upto <= server.flushed() {
+            return;
+        }
+        server.flushing = true;
+        let epoch = server.epoch;
+        self.after(delay, Event::Flush { node, epoch, upto });
+    }
+
+    fn flushed(&mut self, node: usize, upto: usize) {
+        let server = &mut self.nodes[node].server;
+        server.flushing = false;
+        if let Some(wal) = &mut server.wal {
+            wal.flushed = wal.flushed.max(upto.min(wal.len()));
+        }
+        if server.waiting.iter().any(|waiting| waiting.kind == Kind::Probe && waiting.end <= upto) {
+            self.probe_written(node);
+        }
+        let server = &self.nodes[node].server;
+        let connections: Vec<u64> = server.senders.iter().map(|sender| sender.connection).collect();
+        for connection in connections {
+            self.pump(node, connection);
+        }
+        self.start_flush(node);
+    }
+
+    /// Clients write to every server that admits them, whatever it is: a stale primary gets its chances.
+    fn client(&mut self, node: usize) {
+        let pause = self.dice.millis(15..60);
+        self.after(pause, Event::Client { node });
+        let server = &self.nodes[node].server;
+        if server.writes() && !server.frozen && !server.files.quarantined && server.waiting.len() < 64 {
+            self.write(node, Kind::Commit);
+        }
+    }
+}
