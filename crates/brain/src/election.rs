@@ -3,9 +3,11 @@
 //! Invariant: an answer's promise is at least the campaign's term and its server takes WAL from nobody, so nothing
 //! older can be acknowledged through it any more.
 
+use wire::Lsn;
+
 use crate::{
-    Action, Commit, Durable, Key, MemberId, NodeName, Position, Postgres, PrimaryRecord, Put, SyncRecord,
-    Term, TimelineRecord, View,
+    Action, Commit, Durable, Key, MemberId, NodeName, Operation, Position, Postgres, PrimaryRecord, Put,
+    SyncRecord, Term, TimelineRecord, View,
 };
 
 /// A member that promised, and the end of its WAL.
@@ -14,6 +16,8 @@ pub struct Answer {
     pub node: NodeName,
     pub member: MemberId,
     pub position: Position,
+    /// Replayed, so surely whole records: the end of `position` may be a piece of one.
+    pub replay: Lsn,
     /// This was the open primary of the term that `/sync` names, and its agent has lived ever since: it has all
     /// that it acknowledged.
     pub whole: bool,
@@ -39,6 +43,7 @@ struct Candidate<'a> {
     member: &'a MemberId,
     promise: Term,
     served: Option<Term>,
+    busy: Option<Operation>,
     postgres: &'a Postgres,
 }
 
@@ -68,6 +73,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
         member,
         promise: *promise,
         served: view.served,
+        busy: view.busy,
         postgres: &view.postgres,
     });
     let peers = view.fresh_peers().filter_map(|status| {
@@ -76,6 +82,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
             member: status.member.as_ref()?,
             promise: status.promise,
             served: status.served,
+            busy: status.busy,
             postgres: &status.postgres,
         })
     });
@@ -90,6 +97,11 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
     if candidate.promise < term {
         return Err(format!("has promised {} only", candidate.promise));
     }
+    if let Some(operation) = candidate.busy.filter(|operation| operation.moves_wal()) {
+        return Err(format!(
+            "{operation:?} is under way: where its WAL ends, and whose it takes, may change"
+        ));
+    }
     let Some(standby) = candidate.postgres.standby() else {
         return Err(format!("PostgreSQL is {}", candidate.postgres.word()));
     };
@@ -103,6 +115,7 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
         node: candidate.node.clone(),
         member: candidate.member.clone(),
         position: standby.position,
+        replay: standby.replay,
         whole: was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term)),
     })
 }
@@ -142,7 +155,7 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
         node: winner.node.clone(),
         member: winner.member.clone(),
         timeline,
-        from: winner.position,
+        from: Position { lsn: winner.position.lsn.min(winner.replay), ..winner.position },
     };
     let mut history = timelines.value.clone();
     history.push(TimelineRecord { timeline, term, member: winner.member.clone() });

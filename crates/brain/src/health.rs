@@ -108,11 +108,15 @@ pub fn vouched_for(view: &View) -> Option<String> {
         .then(|| format!("{} still see(s) {} fine", vouchers.join(", "), record.node))
 }
 
-/// This node serves, or is about to serve, by its peers' answers.
+/// This node serves, or is about to serve, by its peers' answers. What it was answered is given back only once it
+/// serves nobody: first the clients are cut, then it says so.
 pub fn wants_lease(view: &View) -> bool {
-    view.serving().is_some_and(|(record, _)| view.durable.promise <= record.value.term)
-        && view.opened()
-        && matches!(own(view), Health::Fine | Health::Unknown)
+    let Some((record, primary)) = view.serving() else { return false };
+    view.opened() && (view.durable.promise <= record.value.term) && (is_well(view) || !primary.quarantined)
+}
+
+fn is_well(view: &View) -> bool {
+    matches!(own(view), Health::Fine | Health::Unknown)
 }
 
 /// k members of the set promise nobody else; with k = 0 there is nobody else.
@@ -121,8 +125,12 @@ pub fn lease_held(view: &View) -> bool {
     view.memory.leases_held(view.now, &sync.set, &view.settings) >= sync.set.k
 }
 
-/// This node may serve clients as primary now.
+/// Clients may be served here as primary: opened, well, and the lease is held.
+pub fn may_serve(view: &View) -> bool {
+    wants_lease(view) && is_well(view) && lease_held(view)
+}
+
+/// This node serves clients as primary now.
 pub fn open(view: &View) -> bool {
-    let admits = view.serving().is_some_and(|(_, primary)| !primary.quarantined);
-    admits && view.opened() && wants_lease(view) && lease_held(view)
+    view.serving().is_some_and(|(_, primary)| !primary.quarantined) && may_serve(view)
 }

@@ -136,6 +136,8 @@ pub struct Memory {
     doubt: Option<u64>,
     /// `/sync` has been read once by this process.
     sync_read: bool,
+    /// When the server was last seen to be a primary, since it was seen to be anything else.
+    primary_seen: Option<Millis>,
     /// Members that do not stream, and since when.
     missing: BTreeMap<MemberId, Millis>,
     streaming: BTreeSet<MemberId>,
@@ -184,7 +186,8 @@ impl Memory {
         settings: &Settings,
     ) -> Option<Grant> {
         let member = durable.member.clone()?;
-        let grantable = recorded && status.wants_lease && durable.promise <= status.record_term;
+        let well = matches!(status.health, Health::Fine | Health::Unknown);
+        let grantable = recorded && well && status.wants_lease && durable.promise <= status.record_term;
         if !grantable {
             return None;
         }
@@ -295,6 +298,19 @@ impl Memory {
     pub(crate) fn note_wanted(&mut self, now: Millis, member: &MemberId) {
         if !self.streaming.contains(member) {
             self.missing.entry(member.clone()).or_insert(now);
+        }
+    }
+
+    /// Milliseconds for which a server that was a primary has given no answer; `None` when it was none.
+    pub fn unanswered_ms(&self, now: Millis) -> Option<u64> {
+        self.primary_seen.map(|at| now.since(at))
+    }
+
+    pub(crate) fn note_server(&mut self, now: Millis, postgres: &Postgres) {
+        match postgres {
+            Postgres::Primary(_) => self.primary_seen = Some(now),
+            Postgres::Unknown => {}
+            _ => self.primary_seen = None,
         }
     }
 

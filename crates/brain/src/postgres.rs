@@ -124,6 +124,17 @@ pub enum Operation {
     Slots,
 }
 
+impl Operation {
+    /// While it is under way the server may take WAL, lose WAL or change its role: no look tells where it stands.
+    pub fn moves_wal(self) -> bool {
+        match self {
+            Operation::Initdb | Operation::Start | Operation::Stop | Operation::Detach => true,
+            Operation::Follow | Operation::Clone | Operation::Rewind | Operation::Promote => true,
+            Operation::Prepare | Operation::ApplySync | Operation::Gate | Operation::Slots => false,
+        }
+    }
+}
+
 impl Primary {
     pub fn timeline(&self) -> Timeline {
         self.history.current

@@ -102,6 +102,7 @@ impl View {
         let record =
             self.store.primary.as_ref().map(|versioned| (versioned.value.term, &versioned.value.node));
         self.memory.note_record(now, record);
+        self.memory.note_server(now, &self.postgres);
         if let Some(sync) = &self.store.sync {
             self.memory.note_sync(sync.version);
         }

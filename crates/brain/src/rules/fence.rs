@@ -1,7 +1,7 @@
 //! What keeps the node safe, above everything else.
 
 use super::{Want, act, wait};
-use crate::{Action, Postgres, View};
+use crate::{Action, Postgres, View, health};
 
 pub(super) fn unread_store(view: &View) -> Option<Want> {
     (!view.store.loaded).then(|| wait("the store has not answered since the agent started"))?
@@ -60,6 +60,19 @@ pub(super) fn promised(view: &View) -> Option<Want> {
             ),
         )
     })?
+}
+
+/// A hung server may go on serving the sessions it has; stopping it needs no answer from it.
+pub(super) fn unanswering(view: &View) -> Option<Want> {
+    let silent_ms = view.memory.unanswered_ms(view.now).filter(|_| view.postgres == Postgres::Unknown)?;
+    let entitled = view.recorded_me().is_some() && health::lease_held(view);
+    if entitled || silent_ms <= view.settings.failure_timeout_ms || view.busy.is_some() {
+        return None;
+    }
+    act(
+        Action::Stop,
+        format!("this server was a primary, holds no lease, and has not answered for {silent_ms} ms"),
+    )
 }
 
 pub(super) fn busy(view: &View) -> Option<Want> {

@@ -48,6 +48,7 @@ pub const RULES: &[Rule] = rules! {
     "witness" "A witness has no PostgreSQL; it only votes." fence::witness;
     "fence.deposed" "A server that writes without being the recorded primary is stopped at once." fence::deposed;
     "fence.promised" "A primary that has promised a higher term serves no more." fence::promised;
+    "fence.unanswering" "A primary that gives its agent no answer and has no lease is stopped." fence::unanswering;
     "promise.requested" "A candidate asks for a promise that this node is free to give." takeover::promise;
     "busy" "Work on the server ends before the next begins." fence::busy;
     "start" "A stopped server starts as a standby of nobody, quarantined; only a takeover makes it writable." rejoin::start;
@@ -60,15 +61,17 @@ pub const RULES: &[Rule] = rules! {
     "promote.promise" "Being recorded for a term is a promise of it, made durable first." primary::promise_own;
     "promote.detach" "A winner takes WAL from nobody before it is promoted." primary::detach_first;
     "promote" "The recorded winner is promoted once, onto the recorded timeline, quarantined." primary::promote;
+    "fence.lease" "A primary that fewer than k members hold a lease for serves nobody." primary::fence_lease;
     "renew" "A promise above the term without a takeover: the primary renews under that term." primary::renew;
+    "admit" "Open, and the lease is held: clients are admitted." primary::admit;
     "open.prepare" "A new primary needs its roles for replication and rewind." primary::prepare;
-    "open.slots" "Each member has its slot, and nobody else has one." primary::slots;
+    "open.slots" "Each member has its slot." primary::missing_slots;
     "open.sync" "Before opening, the set in force is one that can flush." primary::choose_set;
     "open.record" "k of the new set have flushed the end of recovery: takeovers count by it from now on." primary::open;
     "open.wait" "A primary that is not open waits for its members." primary::wait_to_open;
-    "fence.lease" "A primary that fewer than k members hold a lease for serves nobody." primary::fence_lease;
-    "admit" "Open, and the lease is held: clients are admitted." primary::admit;
     "sync.change" "The sync set follows the members that stream, one safe step at a time." primary::change_set;
+    "primary.prepare" "A new agent makes sure of the roles." primary::prepare_again;
+    "primary.slots" "The slot of a copy that is no more is dropped." primary::superfluous_slots;
     "primary" "The primary serves." primary::steady;
 
     "detach" "A promise above the upstream's term ends replication from it." rejoin::detach;

@@ -84,35 +84,55 @@ pub(super) fn renew(view: &View) -> Option<Want> {
 pub(super) fn prepare(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
     let term = record.value.term;
-    (!primary.prepared).then(|| act(Action::Prepare { term }, "replicas cannot log in yet"))?
+    let due = !primary.prepared && !view.opened();
+    due.then(|| act(Action::Prepare { term }, "replicas cannot log in yet"))?
 }
 
-pub(super) fn slots(view: &View) -> Option<Want> {
+pub(super) fn prepare_again(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
+    let term = record.value.term;
+    (!primary.prepared).then(|| act(Action::Prepare { term }, "this agent has not seen the roles yet"))?
+}
+
+/// The members that may follow: those heard of, and those that the store counts on.
+fn followers(view: &View) -> BTreeSet<MemberId> {
     let own = view.durable.member.as_ref();
     let peers = view.fresh_peers().filter_map(|status| status.member.clone());
     let stored = view.sync().into_iter().flat_map(|sync| sync.set.members.iter().cloned());
-    let members: BTreeSet<MemberId> = peers.chain(stored).filter(|member| Some(member) != own).collect();
-    let wanted: BTreeSet<String> = members.iter().map(MemberId::slot_name).collect();
-    let missing: Vec<&str> = wanted.difference(&primary.slots).map(String::as_str).collect();
-    let live: BTreeSet<_> = members.iter().map(MemberId::node).collect();
-    let heard: BTreeSet<_> = view.fresh_peers().map(|status| status.node.clone()).collect();
-    // A slot is superfluous only once its node is heard again under another id: until then it may come back.
-    let superfluous: Vec<&str> = primary
-        .slots
-        .difference(&wanted)
-        .filter(|slot| heard.iter().filter(|node| live.contains(node)).any(|node| belongs_to(slot, &node.0)))
-        .map(String::as_str)
-        .collect();
-    if missing.is_empty() && superfluous.is_empty() {
-        return None;
-    }
-    let keep = primary.slots.iter().filter(|slot| !superfluous.contains(&slot.as_str()));
-    let kept = keep.filter_map(|slot| slot.strip_prefix("pgherd_")).map(|member| MemberId(member.to_owned()));
-    let members =
-        members.into_iter().chain(kept.filter(|kept| !wanted.contains(&kept.slot_name()))).collect();
-    let why = format!("missing [{}], superfluous [{}]", missing.join(", "), superfluous.join(", "));
-    act(Action::Slots { term: record.value.term, members }, why)
+    peers.chain(stored).filter(|member| Some(member) != own).collect()
+}
+
+/// The slots that are there, as members; the slot's name spells them with underscores only.
+fn slotted(primary: &Primary) -> BTreeSet<MemberId> {
+    let member = |slot: &String| slot.strip_prefix("pgherd_").map(|member| MemberId(member.to_owned()));
+    primary.slots.iter().filter_map(member).collect()
+}
+
+pub(super) fn missing_slots(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let missing: BTreeSet<MemberId> =
+        followers(view).into_iter().filter(|member| !primary.slots.contains(&member.slot_name())).collect();
+    let names: Vec<&str> = missing.iter().map(|member| member.0.as_str()).collect();
+    let why = format!("{} has none", names.join(", "));
+    let members = slotted(primary).into_iter().chain(missing.iter().cloned()).collect();
+    (!missing.is_empty()).then(|| act(Action::Slots { term: record.value.term, members }, why))?
+}
+
+/// A slot is superfluous once its node is heard under another id; until then its member may come back.
+pub(super) fn superfluous_slots(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let followers = followers(view);
+    let wanted: BTreeSet<String> = followers.iter().map(MemberId::slot_name).collect();
+    let heard: Vec<&str> =
+        view.fresh_peers().filter(|s| s.member.is_some()).map(|status| status.node.0.as_str()).collect();
+    let (kept, dropped): (BTreeSet<MemberId>, BTreeSet<MemberId>) =
+        slotted(primary).into_iter().partition(|member| {
+            let slot = member.slot_name();
+            wanted.contains(&slot) || !heard.iter().any(|node| belongs_to(&slot, node))
+        });
+    let names: Vec<&str> = dropped.iter().map(|member| member.0.as_str()).collect();
+    let why = format!("{} is no more", names.join(", "));
+    (!dropped.is_empty()).then(|| act(Action::Slots { term: record.value.term, members: kept }, why))?
 }
 
 /// The slot is one of `node`'s members'.
@@ -181,7 +201,7 @@ pub(super) fn fence_lease(view: &View) -> Option<Want> {
     let timeout_ms = view.settings.failure_timeout_ms;
     // A new agent, or a new term, has no answers yet; what its predecessor was answered still holds meanwhile.
     let grace = view.now.since(view.memory.started).min(view.memory.record_age_ms(view.now)) < timeout_ms;
-    if primary.quarantined || grace || health::wants_lease(view) && health::lease_held(view) {
+    if primary.quarantined || !view.opened() || grace || health::may_serve(view) {
         return None;
     }
     act(Action::Quarantine { term }, "fewer than k members of the sync set hold the lease: clients are cut")
@@ -189,7 +209,7 @@ pub(super) fn fence_lease(view: &View) -> Option<Want> {
 
 pub(super) fn admit(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
-    let may = primary.quarantined && health::wants_lease(view) && health::lease_held(view);
+    let may = primary.quarantined && health::may_serve(view);
     may.then(|| act(Action::Admit { term: record.value.term }, "open, and the lease is held"))?
 }
 

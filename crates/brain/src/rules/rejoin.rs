@@ -53,7 +53,7 @@ fn upstream(view: &View) -> Result<(&PrimaryRecord, &Status, &Primary), String> 
         && status.record_term == record.term
         && status.promise <= record.term
         && primary.timeline() == record.timeline
-        && primary.prepared;
+        && (primary.prepared || view.opened());
     if current {
         Ok((record, status, primary))
     } else {
@@ -76,7 +76,8 @@ pub(super) fn clone(view: &View) -> Option<Want> {
 
 pub(super) fn rewind_again(view: &View) -> Option<Want> {
     let (record, ..) = upstream(view).ok()?;
-    let begun = view.durable.rewound && !view.durable.needs_clone && view.postgres == Postgres::Stopped;
+    let waits = matches!(view.postgres, Postgres::Stopped | Postgres::Starting);
+    let begun = view.durable.rewound && !view.durable.needs_clone && waits;
     let action = Action::Rewind { term: record.term, node: record.node.clone() };
     begun.then(|| act(action, "a rewind was begun and its end has not been seen"))?
 }
@@ -104,9 +105,14 @@ pub(super) fn promise(view: &View) -> Option<Want> {
 }
 
 pub(super) fn unread(view: &View) -> Option<Want> {
-    let standby = view.postgres.standby()?;
-    let detached = standby.upstream.is_none();
-    (detached && !standby.answers()).then(|| wait("startup is still reading pg_wal"))?
+    let standby = view.postgres.standby().filter(|standby| standby.upstream.is_none())?;
+    if !standby.answers() {
+        return wait("startup is still reading pg_wal");
+    }
+    // The end may be a piece of a record that its writer never finished; replay tells.
+    let (_, primary, _) = branch(view)?;
+    let unsure = diverged(primary, standby) && standby.replay < standby.position.lsn;
+    unsure.then(|| wait("replay has not reached the end of the WAL yet"))?
 }
 
 /// Where this standby's WAL stands to the primary's; `None` while it already follows.
