@@ -108,7 +108,7 @@ pub struct Walsender {
 /// Work on the server that must end before another rule may touch it.
 ///
 /// It ends with a fresh observation: a view without `busy` shows the server as the work left it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Operation {
     Initdb,
     Start,

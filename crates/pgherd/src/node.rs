@@ -87,7 +87,7 @@ pub async fn run(config: Config) -> Result<()> {
         worker,
         events,
         panel: panel.clone(),
-        topology,
+        topology: Arc::new(topology),
         addresses: addresses.clone(),
     };
     let view = Arc::new(NodeView {
@@ -97,7 +97,7 @@ pub async fn run(config: Config) -> Result<()> {
         addresses,
     });
     let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
-    let agent = tokio::spawn(Agent::new(parts).run(stopped));
+    let agent = tokio::spawn(Agent::new(parts)?.run(stopped));
     tracing::info!(node = config.node.name, cluster = config.cluster, "pgherd runs");
 
     let result = tokio::select! {
@@ -202,6 +202,7 @@ fn check_data(server: &Server, words: &Words) -> Result<(), String> {
             )),
             _ => Ok(()),
         },
+        DataState::RewindUnfinished => Ok(()),
         DataState::Absent | DataState::Empty => {
             let free = rustix::fs::statvfs(&server.layout.dir)
                 .map(|fs| fs.f_bavail * fs.f_frsize)

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use brain::{
-    Action, Commit, Decision, Memory, Millis, NodeName, Operation, Postgres, Settings, Status, StoreView,
-    Term, Upstream, View, decide,
+    Action, Decision, Memory, Millis, NodeName, Operation, Postgres, Settings, Status, StoreView, Term, View,
+    decide,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -15,12 +15,13 @@ use tokio::time::Instant;
 use super::Worker;
 use super::durable::{Words, WordsFile};
 use super::events::EventLog;
+use super::guard::{Pulse, guard};
 use super::message::Message;
 use super::observer::{Observed, Observer};
 use super::panel::Panel;
 use super::publish;
 use super::records;
-use super::work::{Done, Work};
+use super::work::{Done, RewindImpossible};
 use crate::peer::{Channel, Link};
 use crate::proxy::topology::Topology;
 use crate::store::{Snapshot, Store};
@@ -34,8 +35,14 @@ const DECISIONS_MAX: usize = 8;
 /// A failed piece of work is not tried again at once.
 const RETRY_AFTER: Duration = Duration::from_millis(500);
 
+/// A finished one neither: what it did has been seen by then.
+const REPEAT_AFTER: Duration = Duration::from_millis(20);
+
 /// Rewinds that fail this often in a row will not succeed: the data directory is copied anew.
 const REWINDS_MAX: u32 = 3;
+
+/// A disk that stays full is told again after this.
+const UNWRITABLE_AGAIN: Duration = Duration::from_secs(10);
 
 /// What reaches the loop from its tasks.
 pub enum Note {
@@ -58,31 +65,37 @@ pub struct Parts {
     pub worker: Option<Arc<Worker>>,
     pub events: Arc<EventLog>,
     pub panel: Arc<Panel>,
-    pub topology: watch::Sender<Topology>,
+    pub topology: Arc<watch::Sender<Topology>>,
     /// Each node's PostgreSQL as `host:port`.
     pub addresses: BTreeMap<String, String>,
 }
 
 pub struct Agent {
-    parts: Parts,
-    view: View,
+    pub(super) parts: Parts,
+    pub(super) view: View,
     boot: u64,
     sequence: u64,
     snapshots: watch::Receiver<Arc<Snapshot>>,
     notes: mpsc::Receiver<Note>,
-    note: mpsc::Sender<Note>,
+    pub(super) note: mpsc::Sender<Note>,
     observer: Option<Observer>,
     revoking: Option<Term>,
+    pulse: Arc<Pulse>,
     sent: Option<(Millis, Status)>,
     /// A change is under way (0), or made at this revision and not seen in a snapshot yet.
-    committing: Option<u64>,
-    retry: Option<(Operation, Instant)>,
+    pub(super) committing: Option<u64>,
+    pub(super) retry: BTreeMap<Operation, Instant>,
     rewinds_failed: u32,
+    /// When it was last told that the words cannot be written.
+    unwritable: Option<Instant>,
     last_decision: (String, Vec<Action>),
 }
 
 impl Agent {
-    pub fn new(parts: Parts) -> Agent {
+    pub fn new(mut parts: Parts) -> Result<Agent> {
+        // Peers tell a late word of an earlier run by it.
+        parts.words.save(|words| words.boots += 1)?;
+        let boot = parts.words.words().boots;
         // Holds an observation, a result and a commit at a time, and some slack; senders wait when it is full.
         let (note, notes) = mpsc::channel(64);
         let now = Millis(crate::clock::boot_millis());
@@ -103,8 +116,7 @@ impl Agent {
             served: None,
         };
         let snapshots = parts.store.watch();
-        let boot = rand::random::<u64>() >> 1;
-        Agent {
+        Ok(Agent {
             parts,
             view,
             boot,
@@ -114,16 +126,22 @@ impl Agent {
             note,
             observer,
             revoking: None,
+            pulse: Arc::default(),
             sent: None,
             committing: None,
-            retry: None,
+            retry: BTreeMap::new(),
             rewinds_failed: 0,
+            unwritable: None,
             last_decision: (String::new(), Vec::new()),
-        }
+        })
     }
 
     /// Runs until `shutdown`; PostgreSQL goes on.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> Result<()> {
+        self.pulse.beat();
+        let settings = &self.view.settings;
+        let usable_ms = settings.failure_timeout_ms * (100 - settings.drift_percent.min(100)) / 100;
+        let guard = tokio::spawn(guard(self.pulse.clone(), self.parts.topology.clone(), usable_ms));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
         self.read_store()?;
@@ -138,8 +156,9 @@ impl Agent {
             while let Ok((from, payload)) = self.parts.incoming.try_recv() {
                 self.on_message(&from, &payload);
             }
-            self.step()?;
+            self.step();
         }
+        guard.abort();
         Ok(())
     }
 
@@ -153,13 +172,14 @@ impl Agent {
         self.view.store = records::store_view(&snapshot, loaded)?;
         let system_id = self.view.store.cluster.as_ref().and_then(|cluster| cluster.value.system_id);
         if system_id.is_some() {
-            self.change_words(|words| words.system_id = system_id)?;
+            self.save(|words| words.system_id = system_id);
         }
         // Deciding again before one's own change is seen would be deciding on the past.
         self.committing = self.committing.filter(|revision| *revision == 0 || *revision > snapshot.revision);
         if let Some(worker) = &self.parts.worker {
             worker.set_credentials(records::credentials(&snapshot)?);
             worker.set_system_id(system_id);
+            worker.set_recorded(self.view.record().map(|record| record.term).unwrap_or_default());
         }
         Ok(())
     }
@@ -193,8 +213,8 @@ impl Agent {
 
     fn on_note(&mut self, note: Note) -> Result<()> {
         match note {
-            Note::Observed(observed) => self.on_observed(observed)?,
-            Note::Done(done) => self.on_done(*done)?,
+            Note::Observed(observed) => self.on_observed(observed),
+            Note::Done(done) => self.on_done(*done),
             Note::Committed(result) => {
                 match result {
                     Ok(revision) => self.committing = Some(revision),
@@ -209,36 +229,58 @@ impl Agent {
         Ok(())
     }
 
-    fn on_observed(&mut self, observed: Observed) -> Result<()> {
+    fn on_observed(&mut self, observed: Observed) {
         let current =
             self.parts.worker.as_ref().is_some_and(|worker| worker.generation() == observed.generation);
-        // An observation that began before the last piece of work ended shows what is no more.
-        if current && self.view.busy.is_none() {
+        let moving = self.view.busy.is_some_and(Operation::moves_wal);
+        // A look that began before the present piece of work, or before the last one ended, shows what is no more.
+        if current && !moving {
+            self.tell_end(&observed.postgres);
             self.view.postgres = observed.postgres;
         }
         if self.view.durable.rewound && self.view.busy.is_none() && self.view.postgres.standby().is_some() {
             // It accepts connections, so it has all the WAL that it needs.
-            self.change_words(|words| words.durable.rewound = false)?;
+            self.save(|words| words.durable.rewound = false);
         }
-        Ok(())
     }
 
-    fn on_done(&mut self, done: Done) -> Result<()> {
+    /// A server that has ended by itself is an event.
+    fn tell_end(&self, seen: &Postgres) {
+        let ran =
+            matches!(self.view.postgres, Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting);
+        if ran && *seen == Postgres::Stopped && self.view.busy.is_none() {
+            let was = self.view.postgres.word();
+            self.parts.events.note(
+                self.term(),
+                "observed",
+                "PostgreSQL has ended",
+                vec![format!("it was {was}")],
+            );
+        }
+    }
+
+    fn on_done(&mut self, done: Done) {
         self.view.busy = None;
         self.view.postgres = done.postgres;
         let failed = done.result.is_err();
-        self.retry = failed.then(|| (done.operation, Instant::now() + RETRY_AFTER));
+        if failed {
+            self.retry.insert(done.operation, Instant::now() + RETRY_AFTER);
+        } else {
+            // Done is done, but a rule that wants the same again at once shall not spin.
+            self.retry.insert(done.operation, Instant::now() + REPEAT_AFTER);
+        }
         if done.operation == Operation::Clone && !failed {
-            self.change_words(|words| (words.durable.needs_clone, words.durable.rewound) = (false, false))?;
+            self.save(|words| (words.durable.needs_clone, words.durable.rewound) = (false, false));
         }
         if done.operation == Operation::Rewind {
             if !failed {
-                self.change_words(|words| words.durable.rewound = false)?;
+                self.save(|words| words.durable.rewound = false);
             }
-            self.rewinds_failed = if failed { self.rewinds_failed + 1 } else { 0 };
+            let impossible = done.result.as_ref().is_err_and(|error| error.is::<RewindImpossible>());
+            self.rewinds_failed = if impossible { self.rewinds_failed + 1 } else { 0 };
             if self.rewinds_failed >= REWINDS_MAX {
                 self.rewinds_failed = 0;
-                self.change_words(|words| words.durable.needs_clone = true)?;
+                self.save(|words| words.durable.needs_clone = true);
             }
         }
         match done.result {
@@ -253,25 +295,32 @@ impl Agent {
         if let Some(observer) = &self.observer {
             observer.wake();
         }
-        Ok(())
     }
 
     fn term(&self) -> u64 {
         self.view.record().map_or(0, |record| record.term.0)
     }
 
-    /// Changes the durable words on disk, then in the view.
-    fn change_words(&mut self, change: impl FnOnce(&mut Words)) -> Result<()> {
-        self.parts.words.save(change)?;
+    /// Changes the durable words on disk, then in the view. False: they could not be written, and nothing that rests
+    /// on them may be done; the decision will come again.
+    pub(super) fn save(&mut self, change: impl FnOnce(&mut Words)) -> bool {
+        if let Err(error) = self.parts.words.save(change) {
+            if self.unwritable.is_none_or(|at| at.elapsed() > UNWRITABLE_AGAIN) {
+                let what = "the durable words could not be written; this node promises and does nothing new";
+                self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
+                self.unwritable = Some(Instant::now());
+            }
+            return false;
+        }
         let Words { durable, upstream, .. } = self.parts.words.words();
         self.view.durable = durable.clone();
         if let Some(worker) = &self.parts.worker {
             worker.set_words(durable.member.clone(), upstream.clone());
         }
-        Ok(())
+        true
     }
 
-    fn step(&mut self) -> Result<()> {
+    fn step(&mut self) {
         for _ in 0..DECISIONS_MAX {
             let now = self.now();
             self.view.tick(now);
@@ -283,15 +332,15 @@ impl Agent {
             self.tell_change(&decision);
             let mut again = false;
             for action in &decision.actions {
-                again |= self.execute(action.clone(), decision.rule)?;
+                again |= self.execute(action.clone(), decision.rule);
             }
-            self.heartbeat(decision.rule);
+            // The own proxy stops serving before the peers are told that it does.
             self.publish(&decision);
+            self.heartbeat(decision.rule);
             if !again {
                 break;
             }
         }
-        Ok(())
     }
 
     /// A decision that differs from the last one is an event when it does something, a log line when it waits.
@@ -306,122 +355,6 @@ impl Agent {
         }
         let what: Vec<String> = decision.actions.iter().map(Action::to_string).collect();
         self.parts.events.note(self.term(), decision.rule, what.join(", "), decision.why.clone());
-    }
-
-    /// True when the view has changed by it, so that the next decision is due at once.
-    fn execute(&mut self, action: Action, rule: &str) -> Result<bool> {
-        match action {
-            Action::Promise { term } => {
-                self.change_words(|words| words.durable.promise = words.durable.promise.max(term))?;
-                Ok(true)
-            }
-            Action::Revoke { .. } => Ok(false),
-            Action::Commit(commit) => {
-                self.commit(&commit, rule)?;
-                Ok(false)
-            }
-            Action::Initdb => self.start_with_new_member(Operation::Initdb, Work::Initdb, Term(0)),
-            Action::Clone { term, node } => {
-                self.start_with_new_member(Operation::Clone, Work::Clone { from: node }, term)
-            }
-            Action::StartDetached => self.start(Operation::Start, Work::Start),
-            Action::Stop => self.start(Operation::Stop, Work::Stop),
-            Action::Detach { .. } => self.start(Operation::Detach, Work::Detach),
-            Action::Follow { term, node } => self.follow(term, node),
-            Action::Rewind { term, node } => self.rewind(term, node),
-            Action::Promote { term, timeline, set } => {
-                if self.refused(Operation::Promote) || self.view.durable.promise > term {
-                    return Ok(false);
-                }
-                self.change_words(|words| words.durable.promoted = term)?;
-                self.start(Operation::Promote, Work::Promote { term, timeline, set })
-            }
-            Action::Prepare { .. } => {
-                self.start(Operation::Prepare, Work::Prepare { store: self.parts.store.clone() })
-            }
-            Action::ApplySync { term, set } => {
-                self.start(Operation::ApplySync, Work::ApplySync { term, set })
-            }
-            Action::Quarantine { .. } => self.start(Operation::Gate, Work::Gate { open: false }),
-            Action::Admit { .. } => self.start(Operation::Gate, Work::Gate { open: true }),
-            Action::Slots { members, .. } => self.start(Operation::Slots, Work::Slots { members }),
-        }
-    }
-
-    /// Work is under way, or this kind of work has just failed.
-    fn refused(&self, operation: Operation) -> bool {
-        let early =
-            self.retry.as_ref().is_some_and(|(failed, at)| *failed == operation && Instant::now() < *at);
-        self.view.busy.is_some() || early
-    }
-
-    fn start(&mut self, operation: Operation, work: Work) -> Result<bool> {
-        let Some(worker) = self.parts.worker.clone() else { return Ok(false) };
-        if self.refused(operation) {
-            return Ok(false);
-        }
-        self.view.busy = Some(operation);
-        worker.start(operation, work, self.note.clone());
-        Ok(true)
-    }
-
-    /// A new data directory is a new member (and stays marked until the copy is whole). Its id is durable before the directory is there: an old directory
-    /// under a new id counts for nothing, a new one under an old id would count for what it does not hold.
-    fn start_with_new_member(&mut self, operation: Operation, work: Work, term: Term) -> Result<bool> {
-        if self.refused(operation) || self.view.durable.promise > term {
-            return Ok(false);
-        }
-        let incarnation = format!("{:04x}", rand::random::<u16>());
-        let member = brain::MemberId::new(&self.view.me, &incarnation);
-        self.change_words(|Words { durable, .. }| {
-            durable.member = Some(member);
-            durable.promise = durable.promise.max(term);
-            durable.needs_clone = operation == Operation::Clone;
-        })?;
-        self.start(operation, work)
-    }
-
-    fn follow(&mut self, term: Term, node: NodeName) -> Result<bool> {
-        let Some(member) = self.view.durable.member.clone() else { return Ok(false) };
-        if self.refused(Operation::Follow) || self.view.durable.promise > term {
-            return Ok(false);
-        }
-        let upstream = Upstream { node, term };
-        self.change_words(|words| {
-            words.durable.promise = words.durable.promise.max(term);
-            words.upstream = Some(upstream.clone());
-        })?;
-        self.start(Operation::Follow, Work::Follow { upstream, member })
-    }
-
-    /// A rewound server is started following its source, so to rewind is to follow.
-    fn rewind(&mut self, term: Term, node: NodeName) -> Result<bool> {
-        let Some(member) = self.view.durable.member.clone() else { return Ok(false) };
-        if self.refused(Operation::Rewind) || self.view.durable.promise > term {
-            return Ok(false);
-        }
-        let upstream = Upstream { node, term };
-        self.change_words(|words| {
-            words.durable.promise = words.durable.promise.max(term);
-            words.durable.rewound = true;
-            words.upstream = Some(upstream.clone());
-        })?;
-        self.start(Operation::Rewind, Work::Rewind { upstream, member })
-    }
-
-    fn commit(&mut self, commit: &Commit, rule: &str) -> Result<()> {
-        if self.committing.is_some() {
-            return Ok(());
-        }
-        self.committing = Some(0);
-        let transaction = records::transaction(commit)?;
-        let (store, note, rule) = (self.parts.store.clone(), self.note.clone(), rule.to_owned());
-        tokio::spawn(async move {
-            let result = store.commit(transaction).await.map_err(|error| format!("{rule}: {error}"));
-            // A closed channel means that the agent is stopping.
-            let _ = note.send(Note::Committed(result)).await;
-        });
-        Ok(())
     }
 
     /// On time, and at once when peers would learn more than progress.
@@ -444,6 +377,7 @@ impl Agent {
     }
 
     fn publish(&self, decision: &Decision) {
+        self.pulse.beat();
         let topology = publish::topology(&self.view, &self.parts.addresses);
         self.parts.topology.send_if_modified(|old| {
             let changed = *old != topology;

@@ -18,6 +18,9 @@ pub struct Words {
     pub cluster: String,
     pub node: String,
     pub durable: Durable,
+    /// How often an agent has started here.
+    #[serde(default)]
+    pub boots: u64,
     /// The cluster's, once it has been seen: a data directory with another is somebody else's.
     pub system_id: Option<u64>,
     /// Whom the server's files point at; written before they are.

@@ -62,6 +62,8 @@ impl Worker {
         let known = self.known();
         match self.server.data_state() {
             DataState::Absent | DataState::Empty => Postgres::Empty,
+            // The words say that it is being rewound: it is not started, and copied anew once rewinding fails.
+            DataState::RewindUnfinished => Postgres::Stopped,
             DataState::Unusable { reason } => Postgres::Unusable(reason),
             DataState::Ours(control) => {
                 let data = self.server.layout.data.display();
@@ -139,7 +141,7 @@ impl Worker {
         let mut round = 0u32;
         loop {
             tokio::time::sleep(PROBE_INTERVAL).await;
-            if self.known().applied.is_none() {
+            if !matches!(self.known().answer, Some((_, Postgres::Primary(_)))) {
                 continue;
             }
             round = round.wrapping_add(1);

@@ -11,9 +11,11 @@
 //! `Note`. It makes no choice of its own: what to do is in the crate `brain`.
 //! Invariant: while work on the server is under way the view says so (`busy`), and it ends with a fresh observation.
 
+mod act;
 mod core;
 mod durable;
 mod events;
+mod guard;
 mod look;
 mod message;
 mod observer;

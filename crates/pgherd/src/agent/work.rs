@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use brain::{Applied, MemberId, NodeName, Operation, Postgres, SyncSet, Term, Upstream};
 use tokio::sync::{mpsc, watch};
 use wire::{Lsn, Timeline};
@@ -34,7 +34,15 @@ const CLONE_DEADLINE: Duration = Duration::from_secs(7 * 24 * 3600);
 /// From the last common checkpoint to the source's end; what takes longer is told apart by its progress.
 const START_FOLLOWING_DEADLINE: Duration = Duration::from_secs(600);
 
+/// A restartpoint writes all of the shared buffers; minutes on a slow disk.
+const CLEAN_STOP_DEADLINE: Duration = Duration::from_secs(300);
+
 const REWIND_DEADLINE: Duration = Duration::from_secs(6 * 3600);
+
+/// The tool says that this data directory cannot be rewound to that source: it has to be copied anew.
+#[derive(Debug, thiserror::Error)]
+#[error("pg_rewind failed: {0}")]
+pub struct RewindImpossible(String);
 
 /// What to do, with all that the brain knew.
 pub enum Work {
@@ -89,12 +97,22 @@ pub struct Worker {
     known: Mutex<Known>,
     generation: AtomicU64,
     progress: watch::Sender<Progress>,
+    /// The term of `/primary`, for work that is pointless in the next one.
+    recorded: watch::Sender<Term>,
 }
 
 impl Worker {
     pub fn new(server: Server, addresses: BTreeMap<String, String>) -> Worker {
         let (progress, _) = watch::channel(Progress::default());
-        Worker { server, addresses, known: Mutex::default(), generation: AtomicU64::new(0), progress }
+        let (recorded, _) = watch::channel(Term(0));
+        Worker {
+            server,
+            addresses,
+            known: Mutex::default(),
+            generation: AtomicU64::new(0),
+            progress,
+            recorded,
+        }
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
@@ -108,6 +126,10 @@ impl Worker {
 
     pub(super) fn set_system_id(&self, system_id: Option<u64>) {
         self.known().system_id = system_id;
+    }
+
+    pub(super) fn set_recorded(&self, term: Term) {
+        self.recorded.send_if_modified(|old| std::mem::replace(old, term) != term);
     }
 
     pub(super) fn set_words(&self, member: Option<MemberId>, upstream: Option<Upstream>) {
@@ -125,7 +147,15 @@ impl Worker {
         let worker = self.clone();
         tokio::spawn(async move {
             let begun = Instant::now();
-            let result = worker.perform(work).await;
+            // What the server last answered says nothing of it once its files or its role are being changed.
+            worker.known().answer = None;
+            let performer = worker.clone();
+            // In a task of its own: one that panics ends as a failure, not as work for ever under way.
+            let result = match tokio::spawn(async move { performer.perform(work).await }).await {
+                Ok(result) => result,
+                Err(error) => Err(anyhow::anyhow!("the work ended by itself: {error}")),
+            };
+            worker.known().answer = None;
             worker.generation.fetch_add(1, Ordering::SeqCst);
             let postgres = worker.observe().await;
             let done = Done { operation, result, postgres, took: begun.elapsed() };
@@ -147,7 +177,13 @@ impl Worker {
             Work::Promote { term, timeline, set } => self.promote(term, timeline, set).await?,
             Work::Prepare { store } => self.prepare(store.as_ref()).await?,
             Work::ApplySync { term, set } => self.apply_sync(term, set).await?,
-            Work::Gate { open: true } => server.admit().await?,
+            Work::Gate { open: true } => {
+                server.admit().await?;
+                // The copy streams and admits readers: what it replaced is not needed any more.
+                for old in server.discard_old_copies().await? {
+                    tracing::info!(directory = %old.display(), "discarded the data directory that was replaced");
+                }
+            }
             Work::Gate { open: false } => server.quarantine().await?,
             Work::Slots { members } => {
                 let wanted = members.iter().map(MemberId::slot_name).collect();
@@ -208,17 +244,26 @@ impl Worker {
     async fn rewind_to(&self, upstream: &Upstream, member: &MemberId) -> Result<()> {
         let source = self.source(&upstream.node, |credentials| credentials.rewind.clone())?;
         let pointer = self.pointer(upstream, member)?;
-        self.stop().await?;
+        // pg_rewind wants a clean end: the shutdown's restartpoint is given its time.
+        self.server.stop(StopMode::Fast, CLEAN_STOP_DEADLINE).await?;
+        self.forget_run();
         match self.server.rewind(&source, REWIND_DEADLINE).await? {
             RewindOutcome::Done { fork, kept } => {
                 tracing::info!(%fork, kept = %kept.display(), "rewound; the WAL from the fork on is kept");
             }
             RewindOutcome::NotRequired => {}
-            RewindOutcome::Failed { reason } => bail!("pg_rewind failed: {reason}"),
+            RewindOutcome::Failed { reason } => return Err(RewindImpossible(reason).into()),
         }
-        self.forget_run();
-        self.server.start_following(&pointer, START_FOLLOWING_DEADLINE).await?;
-        Ok(())
+        let superseded = self.superseded(upstream.term);
+        let started = tokio::select! {
+            started = self.server.start_following(&pointer, START_FOLLOWING_DEADLINE) => started.map(drop).map_err(Into::into),
+            () = superseded => Err(anyhow::anyhow!("term {} has ended before the rewound server was whole", upstream.term)),
+        };
+        if started.is_err() {
+            // It would wait for WAL of a primary that is no more; stopped, it is rewound to the next one.
+            self.stop().await?;
+        }
+        started
     }
 
     async fn promote(&self, term: Term, timeline: Timeline, set: SyncSet) -> Result<()> {
@@ -249,11 +294,22 @@ impl Worker {
     }
 
     async fn apply_sync(&self, term: Term, set: SyncSet) -> Result<()> {
-        self.known().applied = None;
         let (names, k) = names_and_k(term, &set)?;
-        let applied = self.server.apply_sync(&names, k).await?;
-        self.known().applied = Some(Applied { term, set, lsn: applied.lsn });
-        Ok(())
+        let applied = self.server.apply_sync(&names, k).await;
+        // After a failure nobody knows what is in force.
+        self.known().applied = applied.as_ref().ok().map(|applied| Applied { term, set, lsn: applied.lsn });
+        Ok(applied.map(drop)?)
+    }
+
+    /// Resolves once a higher term than `term` is recorded.
+    fn superseded(&self, term: Term) -> impl Future<Output = ()> + use<> {
+        let mut recorded = self.recorded.subscribe();
+        async move {
+            if recorded.wait_for(|recorded| *recorded > term).await.is_err() {
+                // The worker itself is gone, and with it who waits here.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     fn source(&self, node: &NodeName, password: impl Fn(&Credentials) -> String) -> Result<Source> {

@@ -247,12 +247,18 @@ impl Server {
             complete,
             position,
             history,
-            following: conninfo_value(&seen.conninfo, "application_name"),
+            following: self.following(&seen.conninfo),
             synchronous_standby_names: seen.synchronous_standby_names,
             admission: admission(seen.admission.as_deref()),
             walsenders: seen.walsenders,
             slots: seen.slots,
         })
+    }
+
+    /// Whom the server follows or will follow at its next reload: a file that names an upstream may be read any moment.
+    fn following(&self, conninfo: &str) -> Option<String> {
+        let name = |conninfo: &str| conninfo_value(conninfo, "application_name");
+        name(conninfo).or_else(|| name(&self.dynamic().primary_conninfo))
     }
 
     /// Where the WAL on this disk ends.

@@ -58,6 +58,8 @@ pub enum DataState {
     /// An empty directory.
     Empty,
     Ours(Box<ControlFile>),
+    /// A rewind of it was begun and has not ended: to be copied anew, with nobody's hand.
+    RewindUnfinished,
     /// Something that must not be touched; the reason says what and what to do.
     Unusable {
         reason: String,
@@ -121,6 +123,9 @@ impl Server {
             Ok(false) => {}
             Err(error) => return unusable(format!("{} cannot be listed: {error}", data.display())),
         }
+        if self.layout.rewind_mark().exists() {
+            return DataState::RewindUnfinished;
+        }
         match self.check_whole(&metadata) {
             Ok(control) => DataState::Ours(Box::new(control)),
             Err(reason) => unusable(reason),
@@ -153,9 +158,6 @@ impl Server {
                 "its permissions are {mode:o}, which lets others in; type: chmod 700 {data}"
             ));
         }
-        if self.layout.rewind_mark().exists() {
-            return Err("a rewind of it has not finished; it must be cloned again".into());
-        }
         control::read(&self.layout.data).map_err(|error| error.to_string())
     }
 
@@ -164,6 +166,9 @@ impl Server {
             DataState::Ours(control) => return Ok(*control),
             DataState::Absent => "it does not exist".to_owned(),
             DataState::Empty => "it is empty".to_owned(),
+            DataState::RewindUnfinished => {
+                "a rewind of it has not finished; it must be cloned again".to_owned()
+            }
             DataState::Unusable { reason } => reason,
         };
         Err(Error::Unusable { data: self.layout.data.clone(), reason })

@@ -12,7 +12,7 @@ use wire::Lsn;
 use super::error::{Error, Result};
 use super::layout::Layout;
 use super::server::Server;
-use super::session::{CONNECT_DEADLINE, Kept, QUERY_DEADLINE, Session, identifier};
+use super::session::{CONNECT_DEADLINE, Kept, QUERY_DEADLINE, Session, identifier, literal};
 use super::settings::{Dynamic, NOBODY};
 
 /// A healthy walsender sends a new record at once; one that has not by then is stuck or stopped, and is ended.
@@ -71,26 +71,34 @@ impl Server {
         let mut admin = self.admin.lock().await;
         let session = admin.session(&self.layout, self.config.port).await?;
         let mark = write_mark(session, QUERY_DEADLINE).await?;
-        self.await_walsenders(&mut admin, mark).await?;
+        self.await_walsenders(&mut admin, names, mark).await?;
         let session = admin.session(&self.layout, self.config.port).await?;
         const FLUSHED: &str = "SELECT pg_current_wal_flush_lsn()";
         let lsn = session.value("read the flush LSN", FLUSHED, QUERY_DEADLINE).await?;
         Ok(Applied { lsn: parse_lsn(lsn)? })
     }
 
-    /// Waits until every walsender has sent `mark`, counts for nothing, or is gone.
-    async fn await_walsenders(&self, admin: &mut Kept, mark: Lsn) -> Result<()> {
+    /// Waits until every walsender of before has sent `mark`, counts for nothing, or is gone; one that is not among
+    /// `names` any more must count for nothing, because other walsenders count it by the priority it shows.
+    async fn await_walsenders(&self, admin: &mut Kept, names: &[String], mark: Lsn) -> Result<()> {
         let begun = Instant::now();
+        let names: Vec<String> = names.iter().map(|name| literal(name)).collect();
         let stale = format!(
             "SELECT pid FROM pg_stat_replication WHERE coalesce(sync_priority, 0) > 0 \
-             AND (sent_lsn IS NULL OR sent_lsn < '{mark}'::pg_lsn)"
+             AND (sent_lsn IS NULL OR sent_lsn < '{mark}'::pg_lsn \
+                  OR application_name <> ALL (ARRAY[{}]::text[]))",
+            names.join(",")
         );
+        // A walsender that is forked from now on has read the new configuration: it has nothing stale to forget.
+        let mut old: Option<Vec<i32>> = None;
         let mut ended = false;
         loop {
             let session = admin.session(&self.layout, self.config.port).await?;
             let rows = session.rows("look at the walsenders", &stale, QUERY_DEADLINE).await?;
-            let pids: Vec<i32> = rows.iter().filter_map(|row| row.get(0)?.parse().ok()).collect();
-            if rows.is_empty() {
+            let mut pids: Vec<i32> = rows.iter().filter_map(|row| row.get(0)?.parse().ok()).collect();
+            let old = old.get_or_insert_with(|| pids.clone());
+            pids.retain(|pid| old.contains(pid));
+            if pids.is_empty() {
                 return Ok(());
             }
             if begun.elapsed() > LAGGARD_AFTER + GONE_DEADLINE {

@@ -1,0 +1,131 @@
+//! Executing a decision: durable words and commits here, everything else by the worker.
+//!
+//! No choice is made. What rests on a durable word is begun only once that word is on disk; what is below the promise
+//! is refused.
+
+use brain::{Action, Commit, NodeName, Operation, Term, Upstream};
+use tokio::time::Instant;
+
+use super::core::{Agent, Note};
+use super::durable::Words;
+use super::records;
+use super::work::Work;
+
+impl Agent {
+    /// True when the view has changed by it, so that the next decision is due at once.
+    pub(super) fn execute(&mut self, action: Action, rule: &str) -> bool {
+        match action {
+            Action::Promise { term } => {
+                self.save(|words| words.durable.promise = words.durable.promise.max(term))
+            }
+            Action::Revoke { .. } => false,
+            Action::Commit(commit) => {
+                self.commit(&commit, rule);
+                false
+            }
+            Action::Initdb => self.start_with_new_member(Operation::Initdb, Work::Initdb, Term(0)),
+            Action::Clone { term, node } => {
+                self.start_with_new_member(Operation::Clone, Work::Clone { from: node }, term)
+            }
+            Action::StartDetached => self.start(Operation::Start, Work::Start),
+            Action::Stop => self.start(Operation::Stop, Work::Stop),
+            Action::Detach { .. } => self.start(Operation::Detach, Work::Detach),
+            Action::Follow { term, node } => self.follow(term, node),
+            Action::Rewind { term, node } => self.rewind(term, node),
+            Action::Promote { term, timeline, set } => {
+                if self.refused(Operation::Promote) || self.view.durable.promise > term {
+                    return false;
+                }
+                self.save(|words| words.durable.promoted = term)
+                    && self.start(Operation::Promote, Work::Promote { term, timeline, set })
+            }
+            Action::Prepare { .. } => {
+                self.start(Operation::Prepare, Work::Prepare { store: self.parts.store.clone() })
+            }
+            Action::ApplySync { term, set } => {
+                self.start(Operation::ApplySync, Work::ApplySync { term, set })
+            }
+            Action::Quarantine { .. } => self.start(Operation::Gate, Work::Gate { open: false }),
+            Action::Admit { .. } => self.start(Operation::Gate, Work::Gate { open: true }),
+            Action::Slots { members, .. } => self.start(Operation::Slots, Work::Slots { members }),
+        }
+    }
+
+    /// Work is under way, or this kind of work has just failed.
+    fn refused(&self, operation: Operation) -> bool {
+        let early = self.retry.get(&operation).is_some_and(|at| Instant::now() < *at);
+        self.view.busy.is_some() || early
+    }
+
+    fn start(&mut self, operation: Operation, work: Work) -> bool {
+        let Some(worker) = self.parts.worker.clone() else { return false };
+        if self.refused(operation) {
+            return false;
+        }
+        self.view.busy = Some(operation);
+        worker.start(operation, work, self.note.clone());
+        true
+    }
+
+    /// A new data directory is a new member (and stays marked until the copy is whole). Its id is durable before the directory is there: an old directory
+    /// under a new id counts for nothing, a new one under an old id would count for what it does not hold.
+    fn start_with_new_member(&mut self, operation: Operation, work: Work, term: Term) -> bool {
+        if self.refused(operation) || self.view.durable.promise > term {
+            return false;
+        }
+        let incarnation = format!("{:08x}", rand::random::<u32>());
+        let member = brain::MemberId::new(&self.view.me, &incarnation);
+        self.save(|Words { durable, .. }| {
+            durable.member = Some(member);
+            durable.promise = durable.promise.max(term);
+            durable.needs_clone = operation == Operation::Clone;
+        }) && self.start(operation, work)
+    }
+
+    fn follow(&mut self, term: Term, node: NodeName) -> bool {
+        let Some(member) = self.view.durable.member.clone() else { return false };
+        if self.refused(Operation::Follow) || self.view.durable.promise > term {
+            return false;
+        }
+        let upstream = Upstream { node, term };
+        self.save(|words| {
+            words.durable.promise = words.durable.promise.max(term);
+            words.upstream = Some(upstream.clone());
+        }) && self.start(Operation::Follow, Work::Follow { upstream, member })
+    }
+
+    /// A rewound server is started following its source, so to rewind is to follow.
+    fn rewind(&mut self, term: Term, node: NodeName) -> bool {
+        let Some(member) = self.view.durable.member.clone() else { return false };
+        if self.refused(Operation::Rewind) || self.view.durable.promise > term {
+            return false;
+        }
+        let upstream = Upstream { node, term };
+        self.save(|words| {
+            words.durable.promise = words.durable.promise.max(term);
+            words.durable.rewound = true;
+            words.upstream = Some(upstream.clone());
+        }) && self.start(Operation::Rewind, Work::Rewind { upstream, member })
+    }
+
+    fn commit(&mut self, commit: &Commit, rule: &str) {
+        if self.committing.is_some() {
+            return;
+        }
+        self.committing = Some(0);
+        self.view.memory.on_commit(commit);
+        let transaction = match records::transaction(commit) {
+            Ok(transaction) => transaction,
+            Err(error) => {
+                self.committing = None;
+                return tracing::error!(%error, "a change of the store could not be written down");
+            }
+        };
+        let (store, note, rule) = (self.parts.store.clone(), self.note.clone(), rule.to_owned());
+        tokio::spawn(async move {
+            let result = store.commit(transaction).await.map_err(|error| format!("{rule}: {error}"));
+            // A closed channel means that the agent is stopping.
+            let _ = note.send(Note::Committed(result)).await;
+        });
+    }
+}
