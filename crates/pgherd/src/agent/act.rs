@@ -11,18 +11,39 @@ use super::durable::Words;
 use super::records;
 use super::work::Work;
 
+/// What came of an action.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum Taken {
+    /// Something is under way, or it failed a moment ago: it will be decided again.
+    Refused,
+    Begun,
+    /// The view has changed by it: the next decision is due at once.
+    Changed,
+}
+
+impl Taken {
+    fn changed(done: bool) -> Taken {
+        if done { Taken::Changed } else { Taken::Refused }
+    }
+}
+
 impl Agent {
-    /// True when the view has changed by it, so that the next decision is due at once.
-    pub(super) fn execute(&mut self, action: Action, rule: &str) -> bool {
+    pub(super) fn execute(&mut self, action: Action, rule: &str) -> Taken {
+        match action {
+            Action::Revoke { .. } => Taken::Begun,
+            Action::Commit(commit) => self.commit(&commit, rule),
+            other => Taken::changed(self.execute_here(other)),
+        }
+    }
+
+    /// Durable words, and work for the worker.
+    fn execute_here(&mut self, action: Action) -> bool {
         match action {
             Action::Promise { term } => {
                 self.save(|words| words.durable.promise = words.durable.promise.max(term))
             }
-            Action::Revoke { .. } => false,
-            Action::Commit(commit) => {
-                self.commit(&commit, rule);
-                false
-            }
+            // Taken by `execute`.
+            Action::Revoke { .. } | Action::Commit(_) => false,
             Action::Initdb => self.start_with_new_member(Operation::Initdb, Work::Initdb, Term(0)),
             Action::Clone { term, node } => {
                 self.start_with_new_member(Operation::Clone, Work::Clone { from: node }, term)
@@ -67,8 +88,8 @@ impl Agent {
         true
     }
 
-    /// A new data directory is a new member (and stays marked until the copy is whole). Its id is durable before the directory is there: an old directory
-    /// under a new id counts for nothing, a new one under an old id would count for what it does not hold.
+    /// A new data directory is a new member, and stays marked until the copy is whole. Its id is durable before the
+    /// directory is there: an old directory under a new id counts for nothing, a new one under an old id would count for what it does not hold.
     fn start_with_new_member(&mut self, operation: Operation, work: Work, term: Term) -> bool {
         if self.refused(operation) || self.view.durable.promise > term {
             return false;
@@ -108,9 +129,9 @@ impl Agent {
         }) && self.start(Operation::Rewind, Work::Rewind { upstream, member })
     }
 
-    fn commit(&mut self, commit: &Commit, rule: &str) {
+    fn commit(&mut self, commit: &Commit, rule: &str) -> Taken {
         if self.committing.is_some() {
-            return;
+            return Taken::Refused;
         }
         self.committing = Some(0);
         self.view.memory.on_commit(commit);
@@ -118,7 +139,8 @@ impl Agent {
             Ok(transaction) => transaction,
             Err(error) => {
                 self.committing = None;
-                return tracing::error!(%error, "a change of the store could not be written down");
+                tracing::error!(%error, "a change of the store could not be written down");
+                return Taken::Refused;
             }
         };
         let (store, note, rule) = (self.parts.store.clone(), self.note.clone(), rule.to_owned());
@@ -127,5 +149,6 @@ impl Agent {
             // A closed channel means that the agent is stopping.
             let _ = note.send(Note::Committed(result)).await;
         });
+        Taken::Begun
     }
 }

@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::Worker;
+use super::act::Taken;
 use super::durable::{Words, WordsFile};
 use super::events::EventLog;
 use super::guard::{Pulse, guard};
@@ -88,7 +89,8 @@ pub struct Agent {
     rewinds_failed: u32,
     /// When it was last told that the words cannot be written.
     unwritable: Option<Instant>,
-    last_decision: (String, Vec<Action>),
+    /// The decision that was told last.
+    told: (String, Vec<Action>),
 }
 
 impl Agent {
@@ -132,7 +134,7 @@ impl Agent {
             retry: BTreeMap::new(),
             rewinds_failed: 0,
             unwritable: None,
-            last_decision: (String::new(), Vec::new()),
+            told: (String::new(), Vec::new()),
         })
     }
 
@@ -329,30 +331,26 @@ impl Agent {
                 Action::Revoke { term } => Some(*term),
                 _ => None,
             });
-            self.tell_change(&decision);
-            let mut again = false;
-            for action in &decision.actions {
-                again |= self.execute(action.clone(), decision.rule);
+            let taken = decision.actions.iter().map(|action| self.execute(action.clone(), decision.rule));
+            let taken = taken.max().unwrap_or(Taken::Refused);
+            if taken > Taken::Refused {
+                self.tell(&decision);
             }
             // The own proxy stops serving before the peers are told that it does.
             self.publish(&decision);
             self.heartbeat(decision.rule);
-            if !again {
+            if taken < Taken::Changed {
                 break;
             }
         }
     }
 
-    /// A decision that differs from the last one is an event when it does something, a log line when it waits.
-    fn tell_change(&mut self, decision: &Decision) {
-        if self.last_decision.0 == decision.rule && self.last_decision.1 == decision.actions {
+    /// What was begun is an event, once for as long as the same is decided again and again.
+    fn tell(&mut self, decision: &Decision) {
+        if self.told.0 == decision.rule && self.told.1 == decision.actions {
             return;
         }
-        self.last_decision = (decision.rule.to_owned(), decision.actions.clone());
-        if decision.actions.is_empty() {
-            tracing::debug!(rule = decision.rule, why = decision.why.join("; "), "waiting");
-            return;
-        }
+        self.told = (decision.rule.to_owned(), decision.actions.clone());
         let what: Vec<String> = decision.actions.iter().map(Action::to_string).collect();
         self.parts.events.note(self.term(), decision.rule, what.join(", "), decision.why.clone());
     }

@@ -273,7 +273,8 @@ impl Worker {
         known.end_of_recovery = Some(promoted.end_of_recovery);
         // In force without more ado: no walsender has run under another value since the server became writable.
         known.applied = Some(Applied { term, set, lsn: promoted.end_of_recovery });
-        known.prepared = false;
+        // The first primary made the roles before anybody could follow; its heirs have them.
+        known.prepared = term > Term(1);
         Ok(())
     }
 
