@@ -74,7 +74,7 @@ impl Agent {
 
     /// Work is under way, or this kind of work has just failed.
     fn refused(&self, operation: Operation) -> bool {
-        let early = self.retry.get(&operation).is_some_and(|at| Instant::now() < *at);
+        let early = self.retry.get(&operation).is_some_and(|retry| Instant::now() < retry.at);
         self.view.busy.is_some() || early
     }
 

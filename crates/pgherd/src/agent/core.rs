@@ -33,11 +33,31 @@ const TICK: Duration = Duration::from_millis(25);
 /// Decisions in a row without waiting in between: a promise is followed by what it allows. More would be a loop.
 const DECISIONS_MAX: usize = 8;
 
-/// A failed piece of work is not tried again at once.
-const RETRY_AFTER: Duration = Duration::from_millis(500);
+/// A failed piece of work is not tried again at once, and after each further failure twice as late.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
 
-/// A finished one neither: what it did has been seen by then.
+/// No later than this: the cause may be gone, and somebody waits.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
+
+/// What succeeded is not done again at once either: by then it has been seen.
 const REPEAT_AFTER: Duration = Duration::from_millis(20);
+
+/// When a kind of work may be done again.
+pub(super) struct Retry {
+    /// In a row.
+    failures: u32,
+    pub(super) at: Instant,
+}
+
+impl Retry {
+    fn after(failures: u32) -> Retry {
+        let pause = match failures {
+            0 => REPEAT_AFTER,
+            _ => RETRY_AFTER.saturating_mul(1 << failures.min(10) - 1).min(RETRY_AFTER_MAX),
+        };
+        Retry { failures, at: Instant::now() + pause }
+    }
+}
 
 /// Rewinds that fail this often in a row will not succeed: the data directory is copied anew.
 const REWINDS_MAX: u32 = 3;
@@ -85,7 +105,7 @@ pub struct Agent {
     sent: Option<(Millis, Status)>,
     /// A change is under way (0), or made at this revision and not seen in a snapshot yet.
     pub(super) committing: Option<u64>,
-    pub(super) retry: BTreeMap<Operation, Instant>,
+    pub(super) retry: BTreeMap<Operation, Retry>,
     rewinds_failed: u32,
     /// When it was last told that the words cannot be written.
     unwritable: Option<Instant>,
@@ -265,12 +285,9 @@ impl Agent {
         self.view.busy = None;
         self.view.postgres = done.postgres;
         let failed = done.result.is_err();
-        if failed {
-            self.retry.insert(done.operation, Instant::now() + RETRY_AFTER);
-        } else {
-            // Done is done, but a rule that wants the same again at once shall not spin.
-            self.retry.insert(done.operation, Instant::now() + REPEAT_AFTER);
-        }
+        let failures =
+            if failed { self.retry.get(&done.operation).map_or(0, |retry| retry.failures) + 1 } else { 0 };
+        self.retry.insert(done.operation, Retry::after(failures));
         if done.operation == Operation::Clone && !failed {
             self.save(|words| (words.durable.needs_clone, words.durable.rewound) = (false, false));
         }

@@ -94,9 +94,25 @@ impl Server {
         });
     }
 
-    /// Lets clients in.
+    /// Lets clients in. A line of the user's that PostgreSQL cannot read is an error, and nobody is let in: the server
+    /// would go on by the rules of before without a word to anybody but its log.
     pub async fn admit(&self) -> Result<()> {
-        self.set_admission(Admission::Open).await
+        self.set_admission(Admission::Open).await?;
+        let Some(broken) = self.broken_hba_line().await? else { return Ok(()) };
+        self.set_admission(Admission::Quarantined).await?;
+        Err(Error::Configuration {
+            reason: format!(
+                "{}, line {broken}; mend [postgres] hba in this node's configuration and start pgherd anew",
+                self.layout.hba().display()
+            ),
+        })
+    }
+
+    async fn broken_hba_line(&self) -> Result<Option<String>> {
+        const SQL: &str = "SELECT line_number || ': ' || error FROM pg_hba_file_rules WHERE error IS NOT NULL ORDER BY line_number";
+        let mut admin = self.admin.lock().await;
+        let session = admin.session(&self.layout, self.config.port).await?;
+        session.value("read the rules of pg_hba.conf", SQL, QUERY_DEADLINE).await
     }
 
     /// Shuts clients out: no new one gets in, present ones are ended.

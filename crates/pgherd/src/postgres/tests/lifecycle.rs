@@ -147,3 +147,18 @@ async fn alter_system_in_the_way_is_named() {
     assert_eq!(await_complete(&node).await.synchronous_standby_names, NOBODY);
     assert!(node.layout.kept.read_dir().unwrap().next().is_some(), "the file as it was is kept");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_line_of_pg_hba_that_cannot_be_read_lets_nobody_in_and_is_named() {
+    let dir = tempfile::Builder::new().prefix("pgherd-").tempdir_in("/tmp").unwrap();
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut config = config_in(&dir, "n1");
+    config.hba = vec!["host all postgres 127.0.0.1/32 trsut".into()];
+    let node = Node { server: Server::new(config, installation().await).await.unwrap(), _dir: dir };
+    node.initdb().await.unwrap();
+    node.start_detached(DEADLINE).await.unwrap();
+    let error = node.admit().await.unwrap_err().to_string();
+    assert!(error.contains("trsut") && error.contains("[postgres] hba"), "{error}");
+    let seen = await_complete(&node).await;
+    assert_ne!(seen.admission, Some(Admission::Open));
+}
