@@ -1,11 +1,11 @@
 //! The demo as its user meets it: detached and stopped, in the foreground and interrupted, resumed, refused.
 
 use std::fs::File;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tests::cluster::{WHOLE_TIMEOUT, folder, free_base, pgherd, program};
+use tests::cluster::{WHOLE_TIMEOUT, command, folder, free_base, pgherd};
 use tests::ledger::value_at;
 use tests::processes::{self, belonging_to};
 use tests::{wait::wait_at_most, wait_for};
@@ -74,9 +74,7 @@ fn an_interrupted_demo_leaves_nothing_behind() {
     let dir = folder.demo();
     let base = free_base(3).to_string();
     let said = folder.0.path().join("said");
-    let mut demo = Command::new(program())
-        .args(["demo", "--dir", &dir, "--base-port", &base])
-        .stdin(Stdio::null())
+    let mut demo = command(&["demo", "--dir", &dir, "--base-port", &base])
         .stdout(File::create(&said).unwrap())
         .spawn()
         .unwrap();
@@ -95,9 +93,7 @@ fn a_demo_interrupted_while_it_starts_leaves_nothing_behind_either() {
     let folder = Folder::new();
     let dir = folder.demo();
     let base = free_base(3).to_string();
-    let mut demo = Command::new(program())
-        .args(["demo", "--dir", &dir, "--base-port", &base])
-        .stdin(Stdio::null())
+    let mut demo = command(&["demo", "--dir", &dir, "--base-port", &base])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

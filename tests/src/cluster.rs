@@ -11,6 +11,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::machine;
 use crate::processes::{self, Process};
 use crate::status::{self, Status};
 use crate::wait::{wait_at_most, wait_for};
@@ -36,9 +37,17 @@ pub fn program() -> PathBuf {
 
 /// `pgherd` with these arguments, run to its end.
 pub fn pgherd(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("pgherd starts")
+}
+
+/// `pgherd` with these arguments. The nodes of a demo that it starts inherit the PostgreSQL under test.
+pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env_remove("PGHERD_URL").stdin(Stdio::null());
-    command.output().expect("pgherd starts")
+    if let Some(bin) = machine::bin_under_test() {
+        command.env("PGHERD_POSTGRES_BIN_DIR", bin);
+    }
+    command
 }
 
 /// One node's place and ports.
@@ -105,7 +114,10 @@ impl Prepared {
             "pgherd demo --prepare: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        let nodes = (0..nodes).map(|index| Node::new(&dir, index, base_port)).collect();
+        let nodes: Vec<Node> = (0..nodes).map(|index| Node::new(&dir, index, base_port)).collect();
+        if let Some(bin) = machine::bin_under_test() {
+            nodes.iter().for_each(|node| name_bin_dir(node, &bin));
+        }
         Prepared { nodes, base_port, folder }
     }
 
@@ -130,6 +142,16 @@ impl Drop for Prepared {
             self.nodes.iter().for_each(show_log);
         }
     }
+}
+
+/// Writes the directory of PostgreSQL's programs into the node's configuration.
+fn name_bin_dir(node: &Node, bin: &Path) {
+    let text = fs::read_to_string(node.config()).expect("its configuration");
+    let section = "\n[postgres]\n";
+    assert!(text.contains(section), "no section for PostgreSQL in\n{text}");
+    // A Rust string's escapes are TOML's for what a path of ours can hold.
+    let named = text.replacen(section, &format!("{section}bin_dir = {bin:?}\n"), 1);
+    fs::write(node.config(), named).expect("its configuration is writable");
 }
 
 /// A folder that the user postgres can enter, with a name short enough for sockets.
