@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tests::cluster::{pgherd, program};
 use tests::machine::{SmallDisk, bin_under_test, fingerprint, initdb, is_root, skipped};
-use tests::{Cluster, Node, Prepared, wait_for};
+use tests::{Cluster, Node, Ports, Prepared, wait_for};
 
 /// A refusal is a matter of moments; a full disk shows only while initdb writes.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -102,7 +102,8 @@ fn every_port_in_use_is_named() {
 #[test]
 fn a_demo_names_the_port_in_use_and_its_holder() {
     let folder = tests::cluster::folder();
-    let base = tests::cluster::free_base(3);
+    let ports = Ports::claim(3);
+    let base = ports.base;
     let _holder = TcpListener::bind(("127.0.0.1", base + 14)).unwrap();
     let dir = folder.path().join("demo");
     let output =
