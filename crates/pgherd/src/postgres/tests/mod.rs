@@ -225,6 +225,13 @@ async fn client(node: &Server) -> Result<Client, tokio_postgres::Error> {
     Ok(Client(client, tokio::spawn(async move { drop(connection.await) })))
 }
 
+/// Where the primary inserts WAL now; some of what is before it may be in memory only.
+async fn insert_lsn(node: &Node) -> String {
+    let client = client(node).await.unwrap();
+    let row = client.0.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
+    row.get(0)
+}
+
 /// Runs statements as a client; returns the primary's flush LSN afterwards.
 async fn write(node: &Node, sql: &str) -> Lsn {
     client(node).await.unwrap().0.batch_execute(sql).await.unwrap();
