@@ -143,3 +143,22 @@ fn remove(folder: &Path) -> Result<()> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_major_that_pgherd_does_not_run_is_refused_before_anything_is_fetched() {
+        let said = bin_dir(14).unwrap_err().to_string();
+        assert!(said.contains("15 to 18, not 14"), "{said}");
+    }
+
+    #[test]
+    fn a_broken_package_is_named_with_its_place() {
+        let nowhere = Path::new("/nonexistent/wheel");
+        assert!(format!("{:#}", only_file(nowhere, ".whl").unwrap_err()).contains("/nonexistent/wheel"));
+        let said = only_file(&shell::root().join("xtask/src"), ".whl").unwrap_err().to_string();
+        assert!(said.contains(PACKAGE) && said.contains("xtask/src"), "{said}");
+    }
+}
