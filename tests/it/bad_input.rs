@@ -8,8 +8,8 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use tests::cluster::{pgherd, program};
-use tests::machine::{SmallDisk, fingerprint, initdb, is_root};
-use tests::{Cluster, Node, Prepared, wait_for};
+use tests::machine::{SmallDisk, bin_under_test, fingerprint, initdb, is_root, skipped};
+use tests::{Cluster, Node, Ports, Prepared, wait_for};
 
 /// A refusal is a matter of moments; a full disk shows only while initdb writes.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -102,7 +102,8 @@ fn every_port_in_use_is_named() {
 #[test]
 fn a_demo_names_the_port_in_use_and_its_holder() {
     let folder = tests::cluster::folder();
-    let base = tests::cluster::free_base(3);
+    let ports = Ports::claim(3);
+    let base = ports.base;
     let _holder = TcpListener::bind(("127.0.0.1", base + 14)).unwrap();
     let dir = folder.path().join("demo");
     let output =
@@ -116,8 +117,12 @@ fn a_demo_names_the_port_in_use_and_its_holder() {
 
 #[test]
 fn without_postgresql_the_package_is_named() {
+    if let Some(bin) = bin_under_test() {
+        skipped(format_args!("no package is looked for when {} is named", bin.display()));
+        return;
+    }
     if !is_root() {
-        eprintln!("SKIPPED: hiding PostgreSQL from a process needs root");
+        skipped("hiding PostgreSQL from a process needs root");
         return;
     }
     let prepared = Prepared::new(1);
@@ -127,7 +132,7 @@ fn without_postgresql_the_package_is_named() {
     hidden.args(["--mount", "sh", "-c", script]).arg(program()).arg(node.config());
     let (code, said) = refused(&mut hidden);
     if said.contains("unshare failed") || said.contains("mount:") {
-        eprintln!("SKIPPED: no mount namespaces here: {said}");
+        skipped(format_args!("no mount namespaces here: {said}"));
         return;
     }
     assert_eq!(code, PRECONDITION, "{said}");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tests::cluster::pgherd;
 use tests::ledger::value_at;
+use tests::machine::version_under_test;
 use tests::{Cluster, Ledger, wait_for};
 
 /// A row that was acknowledged is replayed on a healthy replica within moments.
@@ -24,6 +25,12 @@ fn three_empty_nodes_become_a_cluster() {
         assert_eq!(node.timeline, status.nodes[0].timeline, "{node:?}");
     }
 
+    if let Some(version) = version_under_test() {
+        for node in cluster.nodes() {
+            // Without this a suite that is meant for one major could pass on another.
+            assert_eq!(value_at(node.postgres, "SHOW server_version").unwrap(), version, "{}", node.name);
+        }
+    }
     let ledger = Ledger::start(&cluster);
     for node in cluster.nodes() {
         let recovers = |port| value_at(port, "SELECT pg_is_in_recovery()").unwrap();

@@ -1,14 +1,14 @@
 //! The demo as its user meets it: detached and stopped, in the foreground and interrupted, resumed, refused.
 
 use std::fs::File;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use rustix::process::Signal;
-use tests::cluster::{WHOLE_TIMEOUT, folder, free_base, pgherd, program};
+use tests::cluster::{WHOLE_TIMEOUT, command, folder, pgherd};
 use tests::ledger::value_at;
 use tests::processes::{self, belonging_to};
-use tests::{wait::wait_at_most, wait_for};
+use tests::{Ports, wait::wait_at_most, wait_for};
 
 /// Agents, then the primary, then the replicas, each with its patience.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -42,10 +42,11 @@ impl Drop for Folder {
 
 #[test]
 fn a_detached_demo_serves_until_it_is_stopped_and_resumes_with_its_data() {
+    // Claimed before the folder, so released after everything in it has ended.
+    let ports = Ports::claim(3);
     let folder = Folder::new();
     let dir = folder.demo();
-    let base = free_base(3).to_string();
-    let read_write = base.parse::<u16>().unwrap() + 1;
+    let (base, read_write) = (ports.base.to_string(), ports.base + 1);
 
     let started = pgherd(&["demo", "--detach", "--dir", &dir, "--base-port", &base]);
     let said = String::from_utf8(started.stdout).unwrap();
@@ -70,13 +71,12 @@ fn a_detached_demo_serves_until_it_is_stopped_and_resumes_with_its_data() {
 
 #[test]
 fn an_interrupted_demo_leaves_nothing_behind() {
+    let ports = Ports::claim(3);
     let folder = Folder::new();
     let dir = folder.demo();
-    let base = free_base(3).to_string();
+    let base = ports.base.to_string();
     let said = folder.0.path().join("said");
-    let mut demo = Command::new(program())
-        .args(["demo", "--dir", &dir, "--base-port", &base])
-        .stdin(Stdio::null())
+    let mut demo = command(&["demo", "--dir", &dir, "--base-port", &base])
         .stdout(File::create(&said).unwrap())
         .spawn()
         .unwrap();
@@ -92,12 +92,11 @@ fn an_interrupted_demo_leaves_nothing_behind() {
 
 #[test]
 fn a_demo_interrupted_while_it_starts_leaves_nothing_behind_either() {
+    let ports = Ports::claim(3);
     let folder = Folder::new();
     let dir = folder.demo();
-    let base = free_base(3).to_string();
-    let mut demo = Command::new(program())
-        .args(["demo", "--dir", &dir, "--base-port", &base])
-        .stdin(Stdio::null())
+    let base = ports.base.to_string();
+    let mut demo = command(&["demo", "--dir", &dir, "--base-port", &base])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -1,16 +1,16 @@
 //! A cluster of real processes in a folder of its own, on ports of its own.
 
 use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use rustix::process::Signal;
 use tempfile::TempDir;
 
+use crate::machine;
+use crate::ports::Ports;
 use crate::processes::{self, Process};
 use crate::status::{self, Status};
 use crate::wait::{wait_at_most, wait_for};
@@ -20,9 +20,6 @@ pub const WHOLE_TIMEOUT: Duration = Duration::from_secs(90);
 /// A killed process goes as soon as the kernel runs it.
 const KILL_TIMEOUT: Duration = Duration::from_secs(10);
 const LOG_LINES_SHOWN: usize = 60;
-/// Below the range from which the kernel takes ports for outgoing connections (32768 and up).
-const PORTS: std::ops::Range<u16> = 20_000..32_000;
-const PORTS_PER_CLUSTER: u16 = 100;
 
 /// The `pgherd` that was built beside this test: target/PROFILE/pgherd.
 pub fn program() -> PathBuf {
@@ -36,9 +33,17 @@ pub fn program() -> PathBuf {
 
 /// `pgherd` with these arguments, run to its end.
 pub fn pgherd(arguments: &[&str]) -> Output {
+    command(arguments).output().expect("pgherd starts")
+}
+
+/// `pgherd` with these arguments. The nodes of a demo that it starts inherit the PostgreSQL under test.
+pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env_remove("PGHERD_URL").stdin(Stdio::null());
-    command.output().expect("pgherd starts")
+    if let Some(bin) = machine::bin_under_test() {
+        command.env("PGHERD_POSTGRES_BIN_DIR", bin);
+    }
+    command
 }
 
 /// One node's place and ports.
@@ -88,25 +93,29 @@ impl Node {
 /// The files of a cluster of which nothing runs yet. Dropped, it ends whatever runs in its folder.
 pub struct Prepared {
     pub nodes: Vec<Node>,
-    pub base_port: u16,
     folder: TempDir,
+    // Released last, when nothing of the cluster runs any more.
+    _ports: Ports,
 }
 
 impl Prepared {
     pub fn new(nodes: u16) -> Prepared {
         let folder = folder();
-        let base_port = free_base(nodes);
+        let ports = Ports::claim(nodes);
         let dir = folder.path().join("c");
         let arguments =
-            ["demo", "--prepare", "--nodes", &nodes.to_string(), "--base-port", &base_port.to_string()];
+            ["demo", "--prepare", "--nodes", &nodes.to_string(), "--base-port", &ports.base.to_string()];
         let output = pgherd(&[arguments.as_slice(), &["--dir", &dir.to_string_lossy()]].concat());
         assert!(
             output.status.success(),
             "pgherd demo --prepare: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        let nodes = (0..nodes).map(|index| Node::new(&dir, index, base_port)).collect();
-        Prepared { nodes, base_port, folder }
+        let nodes: Vec<Node> = (0..nodes).map(|index| Node::new(&dir, index, ports.base)).collect();
+        if let Some(bin) = machine::bin_under_test() {
+            nodes.iter().for_each(|node| name_bin_dir(node, &bin));
+        }
+        Prepared { nodes, folder, _ports: ports }
     }
 
     pub fn dir(&self) -> PathBuf {
@@ -132,27 +141,21 @@ impl Drop for Prepared {
     }
 }
 
+/// Writes the directory of PostgreSQL's programs into the node's configuration.
+fn name_bin_dir(node: &Node, bin: &Path) {
+    let text = fs::read_to_string(node.config()).expect("its configuration");
+    let section = "\n[postgres]\n";
+    assert!(text.contains(section), "no section for PostgreSQL in\n{text}");
+    // A Rust string's escapes are TOML's for what a path of ours can hold.
+    let named = text.replacen(section, &format!("{section}bin_dir = {bin:?}\n"), 1);
+    fs::write(node.config(), named).expect("its configuration is writable");
+}
+
 /// A folder that the user postgres can enter, with a name short enough for sockets.
 pub fn folder() -> TempDir {
     let folder = tempfile::Builder::new().prefix("pgherd-").tempdir_in("/tmp").expect("a folder in /tmp");
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("its mode");
     folder
-}
-
-/// A base from which the ports of so many nodes are free; no two clusters of this process get the same.
-pub fn free_base(nodes: u16) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let places = (PORTS.end - PORTS.start) / PORTS_PER_CLUSTER;
-    // Test processes that run side by side begin at different places.
-    let start = (std::process::id() % u32::from(places)) as u16;
-    (0..places)
-        .map(|_| PORTS.start + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % places * PORTS_PER_CLUSTER)
-        .find(|base| (*base..base + 10 * nodes).all(is_free))
-        .expect("a hundred free ports in a row")
-}
-
-fn is_free(port: u16) -> bool {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok()
 }
 
 fn show_log(node: &Node) {

@@ -7,10 +7,12 @@
 pub mod cluster;
 pub mod ledger;
 pub mod machine;
+pub mod ports;
 pub mod processes;
 pub mod status;
 pub mod wait;
 
 pub use cluster::{Cluster, Node, Prepared};
 pub use ledger::{Account, Ledger};
+pub use ports::Ports;
 pub use wait::wait_for;

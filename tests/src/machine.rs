@@ -1,8 +1,10 @@
 //! Parts of the machine that a test bends: the user postgres, mounts, files that must not change.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -35,9 +37,35 @@ pub fn fingerprint(dir: &Path) -> BTreeMap<PathBuf, u64> {
     files
 }
 
-/// `initdb` of the newest PostgreSQL here, into `data`, as the user that would run it.
+/// Says that a test proves nothing here. It passes, and the words of a test that passes are swallowed: these are not.
+pub fn skipped(why: impl Display) {
+    let test = std::thread::current().name().unwrap_or("a test").to_owned();
+    // The macros write where the test runner listens; the stream itself leads to whoever started it.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: {why}");
+}
+
+/// The directory of PostgreSQL's programs that `PGHERD_TEST_BIN` names; `None` tests what pgherd finds by itself.
+pub fn bin_under_test() -> Option<PathBuf> {
+    let named = PathBuf::from(std::env::var_os("PGHERD_TEST_BIN").filter(|named| !named.is_empty())?);
+    // Fail here, with the variable's name, not in every node.
+    assert!(
+        named.is_absolute() && named.join("postgres").is_file(),
+        "PGHERD_TEST_BIN is {}; it must be the absolute path of a directory with PostgreSQL's programs",
+        named.display()
+    );
+    Some(named)
+}
+
+/// What a server of the PostgreSQL under test calls itself, as `SHOW server_version` does; `None` when none is named.
+pub fn version_under_test() -> Option<String> {
+    let output = Command::new(bin_under_test()?.join("postgres")).arg("--version").output();
+    let said = String::from_utf8(output.expect("postgres starts").stdout).expect("a version in UTF-8");
+    Some(said.trim().trim_start_matches("postgres (PostgreSQL) ").to_owned())
+}
+
+/// `initdb` of the PostgreSQL under test, into `data`, as the user that would run it.
 pub fn initdb(data: &Path) {
-    let initdb = newest_bin().join("initdb");
+    let initdb = bin_under_test().unwrap_or_else(newest_bin).join("initdb");
     let data = data.to_str().expect("a path in UTF-8");
     if is_root() {
         run(Command::new("install").args(["-d", "-o", "postgres", "-g", "postgres", "-m", "700", data]));
@@ -74,7 +102,7 @@ fn run(command: &mut Command) {
 pub struct SmallDisk(PathBuf);
 
 impl SmallDisk {
-    /// `None` with the reason on standard error where mounting is not allowed.
+    /// `None`, and the test is reported as skipped, where mounting is not allowed.
     pub fn mount(at: &Path, size: &str) -> Option<SmallDisk> {
         let options = format!("size={size},mode=0755");
         let mut mount = Command::new("mount");
@@ -82,7 +110,7 @@ impl SmallDisk {
         match mount.output() {
             Ok(output) if output.status.success() => Some(SmallDisk(at.to_owned())),
             outcome => {
-                eprintln!("SKIPPED: a full disk needs root and mount: {outcome:?}");
+                skipped(format_args!("a full disk needs root and mount: {outcome:?}"));
                 None
             }
         }

@@ -10,6 +10,7 @@ use rustix::process::{Pid, Signal, kill_process};
 pub struct Process {
     pub pid: i32,
     pub command: Vec<String>,
+    state: char,
     directory: Option<PathBuf>,
 }
 
@@ -19,6 +20,11 @@ impl Process {
         let word = self.command.first().map_or("", String::as_str);
         let path = word.split([' ', ':']).next().unwrap_or_default();
         path.rsplit('/').next().unwrap_or_default()
+    }
+
+    /// True when a SIGSTOP had taken effect: sending it returns before that.
+    pub fn is_frozen(&self) -> bool {
+        self.state == 'T'
     }
 
     fn belongs_to(&self, dir: &Path) -> bool {
@@ -42,14 +48,14 @@ pub fn belonging_to(dir: &Path) -> Vec<Process> {
 /// The process when it is alive; one that only waits for its parent is not.
 pub fn process(pid: i32) -> Option<Process> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let state = stat.rsplit_once(") ")?.1;
-    if state.starts_with(['Z', 'X']) {
+    let state = stat.rsplit_once(") ")?.1.chars().next()?;
+    if matches!(state, 'Z' | 'X') {
         return None;
     }
     let command = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let words = command.split(|&byte| byte == 0).filter(|word| !word.is_empty());
     let command = words.map(|word| String::from_utf8_lossy(word).into_owned()).collect();
-    Some(Process { pid, command, directory: std::fs::read_link(format!("/proc/{pid}/cwd")).ok() })
+    Some(Process { pid, command, state, directory: std::fs::read_link(format!("/proc/{pid}/cwd")).ok() })
 }
 
 /// The number in a pid file when that process is alive and belongs to `dir`.

@@ -2,43 +2,99 @@
 
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
-use crate::{setup, shell, tidy};
+use crate::{majors, setup, shell, tidy};
 
 /// So many worlds pass before a change is good; some thousand a second, so well below a minute.
 const SEEDS: &str = "20000";
 /// Each test of real processes runs three servers: more at once only wait for each other on two cores.
 const CLUSTERS_AT_ONCE: &str = "2";
+/// Names the directory of PostgreSQL's programs to the tests of real servers.
+const TEST_BIN: &str = "PGHERD_TEST_BIN";
 
-/// `test [--no-setup] [filter]`: everything, or what the filter names; the simulator's seeds when nothing is filtered.
-pub fn test(arguments: &[String]) -> Result<()> {
-    let mut filter = None;
-    let mut with_setup = true;
-    for argument in arguments {
-        match argument.as_str() {
-            "--no-setup" => with_setup = false,
-            flag if flag.starts_with('-') => {
-                bail!("cargo xtask test knows no {flag}, only --no-setup and a filter")
+/// What `test` was asked for.
+#[derive(Default, PartialEq, Eq, Debug)]
+struct Wanted {
+    without_setup: bool,
+    major: Option<u32>,
+    filter: Option<String>,
+}
+
+impl Wanted {
+    fn parse(arguments: &[String]) -> Result<Wanted> {
+        let mut wanted = Wanted::default();
+        let mut arguments = arguments.iter();
+        while let Some(argument) = arguments.next() {
+            match argument.as_str() {
+                "--no-setup" => wanted.without_setup = true,
+                "--major" => wanted.major = Some(major(arguments.next())?),
+                flag if flag.starts_with("--major=") => {
+                    wanted.major = Some(major(flag.split_once('=').map(|(_, value)| value))?);
+                }
+                flag if flag.starts_with('-') => {
+                    bail!("cargo xtask test knows no {flag}, only --no-setup, --major and a filter")
+                }
+                name if wanted.filter.is_none() => wanted.filter = Some(name.to_owned()),
+                extra => bail!("one filter at a time, and \"{extra}\" is the second"),
             }
-            name if filter.is_none() => filter = Some(name),
-            extra => bail!("one filter at a time, and \"{extra}\" is the second"),
         }
+        if wanted.without_setup && wanted.major.is_some() {
+            bail!(
+                "--major fetches a server and --no-setup forbids that; with a server of your own, type: \
+                   PGHERD_TEST_BIN=DIR cargo test --package tests"
+            );
+        }
+        Ok(wanted)
     }
-    if with_setup {
+}
+
+fn major(value: Option<impl AsRef<str>>) -> Result<u32> {
+    let value = value.as_ref().map_or("", AsRef::as_ref);
+    value.parse().with_context(|| format!("--major wants a major version, 15 to 18, not \"{value}\""))
+}
+
+/// `test [--no-setup] [--major N] [filter]`: everything, or what the filter names; the simulator's seeds when nothing
+/// is filtered. With a major only the tests that start real servers: nothing else depends on it.
+pub fn test(arguments: &[String]) -> Result<()> {
+    let wanted = Wanted::parse(arguments)?;
+    let filter: Vec<&str> = wanted.filter.as_deref().into_iter().collect();
+    if let Some(major) = wanted.major {
+        return test_on(major, &filter);
+    }
+    if !wanted.without_setup {
         setup::postgres()?;
     }
     // The tests of real processes start this binary; cargo builds it for them only when told.
     shell::cargo(&["build", "--package", "pgherd"])?;
-    let filter: Vec<&str> = filter.into_iter().collect();
     let units = ["test", "--workspace", "--exclude", "tests"];
     shell::cargo(&[units.as_slice(), &filter].concat())?;
     if filter.is_empty() {
         sim(&["--seeds".to_owned(), SEEDS.to_owned()])?;
     }
-    let clusters = ["test", "--package", "tests", "--test", "it"];
-    let limits = ["--", "--test-threads", CLUSTERS_AT_ONCE];
-    shell::cargo(&[clusters.as_slice(), &filter, &limits].concat())
+    shell::run(&mut clusters(&filter))
+}
+
+/// The tests that start real servers, on servers of this major.
+fn test_on(major: u32, filter: &[&str]) -> Result<()> {
+    let bin = majors::bin_dir(major)?;
+    println!("PostgreSQL {major} is in {}", bin.display());
+    shell::cargo(&["build", "--package", "pgherd"])?;
+    let mut units = shell::cargo_command();
+    units.args(["test", "--package", "pgherd"]).args(if filter.is_empty() {
+        &["postgres::"]
+    } else {
+        filter
+    });
+    shell::run(units.env(TEST_BIN, &bin))?;
+    shell::run(clusters(filter).env(TEST_BIN, &bin))
+}
+
+fn clusters(filter: &[&str]) -> Command {
+    let mut cargo = shell::cargo_command();
+    cargo.args(["test", "--package", "tests", "--test", "it"]).args(filter);
+    cargo.args(["--", "--test-threads", CLUSTERS_AT_ONCE]);
+    cargo
 }
 
 /// The simulator's own arguments pass through. The dev profile optimises the pure crates and the simulator.
@@ -52,4 +108,25 @@ pub fn ci() -> Result<()> {
     tidy::tidy()?;
     shell::cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])?;
     test(&[])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Wanted> {
+        Wanted::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_arguments_of_test() {
+        assert_eq!(parse("").unwrap(), Wanted::default());
+        let wanted = Wanted { major: Some(18), filter: Some("bad_input".into()), without_setup: false };
+        for line in ["--major 18 bad_input", "bad_input --major=18"] {
+            assert_eq!(parse(line).unwrap(), wanted);
+        }
+        for wrong in ["--major", "--major new", "--mayor 18", "a b", "--no-setup --major 18"] {
+            parse(wrong).unwrap_err();
+        }
+    }
 }

@@ -7,6 +7,7 @@
 
 mod bench;
 mod check;
+mod majors;
 mod setup;
 mod shell;
 mod tidy;
@@ -18,6 +19,7 @@ use anyhow::{Context, Result, bail};
 const HELP: &str = "\
 cargo xtask demo [args…]                    set up, build and start a live cluster (args: pgherd demo --help)
 cargo xtask test [--no-setup] [filter]      set up, build and pass every test, simulator seeds included
+cargo xtask test --major 18 [filter]         fetch that PostgreSQL (15 to 18) and pass the tests of real servers on it
 cargo xtask sim [--seed N | --seeds N] …    the simulator, optimised
 cargo xtask bench failover [--runs 20]      how long writes stop, measured from a client
 cargo xtask tidy                            the style check

@@ -4,7 +4,7 @@
 //! Invariant: a machine that has a server is left as it is, without sudo and without the network.
 
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
@@ -62,14 +62,12 @@ fn install(package: &str) -> Result<()> {
 }
 
 fn installed_major() -> Option<u32> {
-    let majors = std::fs::read_dir(BINARIES).ok()?.filter_map(Result::ok);
-    majors
-        .filter(|entry| {
-            ["postgres", "initdb", "pg_basebackup", "pg_rewind"]
-                .iter()
-                .all(|program| entry.path().join("bin").join(program).is_file())
-        })
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|major| MAJORS.contains(major))
-        .max()
+    MAJORS.rev().find(|&major| installed_bin(major).is_some())
+}
+
+/// The directory of this major's programs when the machine has all of them that pgherd needs.
+pub fn installed_bin(major: u32) -> Option<PathBuf> {
+    let bin = Path::new(BINARIES).join(major.to_string()).join("bin");
+    let needed = ["postgres", "initdb", "pg_basebackup", "pg_rewind"];
+    needed.iter().all(|program| bin.join(program).is_file()).then_some(bin)
 }

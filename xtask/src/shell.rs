@@ -20,8 +20,12 @@ pub fn target_dir() -> PathBuf {
 
 /// Runs cargo in the workspace, its output going where ours goes.
 pub fn cargo<S: AsRef<OsStr>>(arguments: &[S]) -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    run(Command::new(cargo).args(arguments))
+    run(cargo_command().args(arguments))
+}
+
+/// The cargo that runs us.
+pub fn cargo_command() -> Command {
+    Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
 /// Runs a command to its end; anything but success is an error that names it.

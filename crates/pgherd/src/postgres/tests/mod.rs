@@ -8,9 +8,11 @@ mod takeover;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
+use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -57,16 +59,23 @@ async fn installation() -> Installation {
     all.iter().find(|installation| installation.major == 15).unwrap_or(&all[0]).clone()
 }
 
-/// Below the ephemeral range, so that no outgoing connection takes it.
+/// A port that stays ours while this process lives, although its server stops and starts: a name of the kernel's, which
+/// ends with its holder, keeps other test processes away. The range lies below the ephemeral ports and below those of
+/// the tests of whole clusters.
 fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    loop {
-        let step = NEXT.fetch_add(1, Ordering::Relaxed);
-        let port = 21000 + (std::process::id() as u16).wrapping_mul(37).wrapping_add(step) % 9000;
+    static CLAIMS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    let mut claims = CLAIMS.lock().unwrap();
+    let start = std::process::id() as u16;
+    for step in 0..6000 {
+        let port = 10_000 + start.wrapping_mul(37).wrapping_add(step) % 6000;
+        let name = SocketAddr::from_abstract_name(format!("pgherd-test-port-{port}")).unwrap();
+        let Ok(claim) = UnixListener::bind_addr(&name) else { continue };
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            claims.push(claim);
             return port;
         }
     }
+    panic!("no port from 10000 to 15999 is free");
 }
 
 fn config_in(dir: &TempDir, node: &str) -> ServerConfig {
@@ -214,6 +223,13 @@ async fn client(node: &Server) -> Result<Client, tokio_postgres::Error> {
     let address = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres connect_timeout=10");
     let (client, connection) = tokio_postgres::connect(&address, NoTls).await?;
     Ok(Client(client, tokio::spawn(async move { drop(connection.await) })))
+}
+
+/// Where the primary inserts WAL now; some of what is before it may be in memory only.
+async fn insert_lsn(node: &Node) -> String {
+    let client = client(node).await.unwrap();
+    let row = client.0.query_one("SELECT pg_current_wal_insert_lsn()::text", &[]).await.unwrap();
+    row.get(0)
 }
 
 /// Runs statements as a client; returns the primary's flush LSN afterwards.

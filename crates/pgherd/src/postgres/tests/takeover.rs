@@ -142,18 +142,25 @@ async fn a_diverged_primary_is_rewound_and_follows() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_not_consistent_yet_can_be_pointed_and_detached() {
     let one = primary("n1").await;
-    let two = node_with("n2", [("wal_writer_delay", "5s"), ("wal_writer_flush_after", "0")]).await;
-    follow_as_clone(&two, &one).await;
+    let two = standby("n2", &one).await;
     two.detach().await.unwrap();
     write(&one, "CREATE TABLE lost AS SELECT i FROM generate_series(1, 1000) AS i").await;
     one.stop(StopMode::Fast, DEADLINE).await.unwrap();
     two.promote(Timeline(3), "", DEADLINE).await.unwrap();
     two.checkpoint().await.unwrap();
     two.admit().await.unwrap();
-    let unflushed =
-        "SET synchronous_commit = off; SELECT pg_logical_emit_message(false, 'x', repeat('x', 20000))";
-    client(&two).await.unwrap().0.batch_execute(unflushed).await.unwrap();
+    // The source writes on while its WAL is copied: what pg_rewind asks for at its end is never all in the copy.
+    let writer = client(&two).await.unwrap();
+    let cancel = writer.0.cancel_token();
+    let endless =
+        "DO $$BEGIN LOOP PERFORM pg_logical_emit_message(false, 'x', 'x'), pg_sleep(0.0001); END LOOP; END$$";
+    let writes = tokio::spawn(async move { writer.0.batch_execute(endless).await });
+    let quiet = insert_lsn(&two).await;
+    eventually("the source writes", async || (insert_lsn(&two).await != quiet).then_some(())).await;
     let outcome = one.rewind(&rewind_source(&two), DEADLINE).await.unwrap();
+    cancel.cancel_query(NoTls).await.unwrap();
+    let ended = writes.await.unwrap().unwrap_err();
+    assert_eq!(ended.code(), Some(&tokio_postgres::error::SqlState::QUERY_CANCELED), "{ended}");
     assert!(matches!(outcome, RewindOutcome::Done { .. }), "{outcome:?}");
 
     let soon = Duration::from_secs(2);
