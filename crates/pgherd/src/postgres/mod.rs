@@ -39,7 +39,7 @@ mod timelines;
 mod wal;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use account::Account;
 pub use basebackup::Progress;

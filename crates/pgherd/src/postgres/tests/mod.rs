@@ -62,7 +62,7 @@ async fn installation() -> Installation {
 /// A port that stays ours while this process lives, although its server stops and starts: a name of the kernel's, which
 /// ends with its holder, keeps other test processes away. The range lies below the ephemeral ports and below those of
 /// the tests of whole clusters.
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     static CLAIMS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
     let mut claims = CLAIMS.lock().unwrap();
     let start = std::process::id() as u16;

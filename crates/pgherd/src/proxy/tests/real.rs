@@ -80,7 +80,7 @@ impl Postgres {
             .status()
             .unwrap();
         assert!(initdb.success());
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = crate::postgres::tests::free_port();
         let child = command("postgres")
             .arg("-D")
             .arg(&data)
