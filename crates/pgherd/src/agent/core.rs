@@ -22,6 +22,7 @@ use super::observer::{Observed, Observer};
 use super::panel::Panel;
 use super::publish;
 use super::records;
+use super::retry::Retry;
 use super::work::{Done, RewindImpossible};
 use crate::peer::{Channel, Link};
 use crate::proxy::topology::Topology;
@@ -32,32 +33,6 @@ const TICK: Duration = Duration::from_millis(25);
 
 /// Decisions in a row without waiting in between: a promise is followed by what it allows. More would be a loop.
 const DECISIONS_MAX: usize = 8;
-
-/// A failed piece of work is not tried again at once, and after each further failure twice as late.
-const RETRY_AFTER: Duration = Duration::from_millis(250);
-
-/// No later than this: the cause may be gone, and somebody waits.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(5);
-
-/// What succeeded is not done again at once either: by then it has been seen.
-const REPEAT_AFTER: Duration = Duration::from_millis(20);
-
-/// When a kind of work may be done again.
-pub(super) struct Retry {
-    /// In a row.
-    failures: u32,
-    pub(super) at: Instant,
-}
-
-impl Retry {
-    fn after(failures: u32) -> Retry {
-        let pause = match failures {
-            0 => REPEAT_AFTER,
-            _ => RETRY_AFTER.saturating_mul(1 << failures.min(10) - 1).min(RETRY_AFTER_MAX),
-        };
-        Retry { failures, at: Instant::now() + pause }
-    }
-}
 
 /// Rewinds that fail this often in a row will not succeed: the data directory is copied anew.
 const REWINDS_MAX: u32 = 3;

@@ -22,6 +22,7 @@ mod observer;
 mod panel;
 mod publish;
 mod records;
+mod retry;
 mod work;
 
 pub use core::{Agent, Parts};
