@@ -39,6 +39,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A client that has not said who it is by then is not coming.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// A failed store is told within this.
+const STORE_LOOK: Duration = Duration::from_secs(1);
+
 /// initdb writes some 40 MB and the first WAL segments; less than this cannot hold a cluster.
 const NEW_DATA_BYTES_MIN: u64 = 128 << 20;
 
@@ -77,6 +80,7 @@ pub async fn run(config: Config) -> Result<()> {
 
     let events = Arc::new(EventLog::open(&config.node.dir, &config.node.name).context("open the event log")?);
     let panel = Arc::new(Panel::new(events.clone()));
+    tokio::spawn(tell_store_failure(store.clone(), events.clone()));
     let parts = Parts {
         settings: settings(&config),
         me: NodeName(config.node.name.clone()),
@@ -149,6 +153,17 @@ async fn carry_in(
                     tracing::warn!("the agent does not keep up; a message was dropped");
                 }
             }
+        }
+    }
+}
+
+/// The store of a node whose disk failed stops for good; the other nodes' stores and this node's PostgreSQL go on.
+async fn tell_store_failure(store: Arc<RaftStore>, events: Arc<EventLog>) {
+    loop {
+        tokio::time::sleep(STORE_LOOK).await;
+        if let Some(reason) = store.failure() {
+            let next = "mend the cause, then start this pgherd anew".to_owned();
+            return events.note(0, "store", "the store of this node has stopped", vec![reason, next]);
         }
     }
 }
