@@ -9,5 +9,6 @@ mod bad_input;
 mod bootstrap_and_replicate;
 mod demo_detach_and_stop;
 mod old_primary_rejoins_by_rewind;
+mod primary_frozen;
 mod primary_node_killed;
 mod primary_postgres_killed;
