@@ -99,7 +99,7 @@ impl World {
                 // the middle of a takeover, when a rewind may hold another member's data directory open.
                 let primary = member == Some(&record.value.member);
                 let spare = opened && (sync.value.set.k > 1 || primary && !counts);
-                let whole = self.nodes.iter().all(|node| !node.durable.needs_clone);
+                let whole = self.nodes.iter().all(|node| !node.durable.needs_clone && !node.durable.rewound);
                 self.nodes[node].full && member.is_some() && !lost && spare && whole
             }
             Kind::GoBack => {

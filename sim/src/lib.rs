@@ -6,6 +6,7 @@
 
 mod agent;
 mod checkers;
+mod copies;
 mod dice;
 mod event;
 mod exec;
