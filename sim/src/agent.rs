@@ -32,7 +32,7 @@ pub struct Agent {
     pub view: View,
     sequence: u64,
     revoking: Option<Term>,
-    rule: &'static str,
+    pub rule: &'static str,
     decided: Option<Decision>,
     pub op: Option<Op>,
     pub promising: Option<Term>,
@@ -366,6 +366,7 @@ impl World {
         }
         let late = self.dice.percent(self.plan.store_late_percent);
         let delay = if late { self.dice.millis(100..2_500) } else { self.dice.millis(1..12) };
+        let delay = self.late.filter(|(who, _)| *who == node).map_or(delay, |(_, late_us)| late_us);
         let Some(agent) = self.agent(node) else { return };
         if agent.committing.is_some() {
             return;

@@ -17,6 +17,8 @@ mod operations;
 mod plan;
 mod replication;
 mod sabotage;
+#[cfg(test)]
+mod scenarios;
 mod server;
 mod store;
 mod trace;
