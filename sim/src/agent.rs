@@ -30,7 +30,7 @@ const HUNG_US: u64 = 1_000_000;
 pub struct Agent {
     pub boot: u64,
     pub view: View,
-    sequence: u64,
+    pub sequence: u64,
     revoking: Option<Term>,
     pub rule: &'static str,
     decided: Option<Decision>,

@@ -144,6 +144,7 @@ impl World {
             | Kind::Deaf
             | Kind::OneWay
             | Kind::CutPort
+            | Kind::CutPeers
             | Kind::Loss
             | Kind::SlowNet => {
                 let _ = peer;
@@ -204,6 +205,10 @@ impl World {
                 Kind::CutPort => others.for_each(|other| {
                     self.net.cut_port(node, other);
                     self.net.cut_port(other, node);
+                }),
+                Kind::CutPeers => others.for_each(|other| {
+                    self.net.cut_peers(node, other);
+                    self.net.cut_peers(other, node);
                 }),
                 Kind::Loss => self.net.loss_percent = 30,
                 Kind::SlowNet => self.net.slowness = 40,

@@ -39,6 +39,8 @@ pub enum Kind {
     OneWay,
     /// PostgreSQL's port to the target is closed, the peer link open (CHECKS B4).
     CutPort,
+    /// The agents' port to the target is closed, PostgreSQL's open; drawn by no seed, used by scenarios.
+    CutPeers,
     KillAll,
     /// The target loses its data directory and its durable words.
     LoseDisk,

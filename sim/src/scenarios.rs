@@ -2,9 +2,10 @@
 //!
 //! Each runs over a few seeds; true executors pass all of them, the false one is caught by some.
 
-use brain::{Operation, Term};
+use brain::{Grant, Operation, Term};
 
 use crate::dice::Dice;
+use crate::event::Event;
 use crate::plan::{Fault, Kind, Plan, Target};
 use crate::sabotage::Sabotage;
 use crate::trace::Detail;
@@ -202,4 +203,22 @@ fn who_is_being_pointed_does_not_answer() {
         Some(stage.outcome())
     }
     aim(scenario, Sabotage::BusyAnswers, 400);
+}
+
+/// An answer to a heartbeat is on its way for most of `failure_timeout`, while replication goes on beside it. Its age counts
+/// from the question: when it arrives, others may already promise (C5 of the protocol's checks).
+#[test]
+fn an_old_answer_is_no_lease() {
+    fn scenario(seed: u64, sabotage: Option<Sabotage>) -> Option<Option<&'static str>> {
+        let mut stage = Stage::set(seed, 3, 0, sabotage)?;
+        let (old, member) = (stage.primary, stage.others[1]);
+        let agent = stage.world.nodes[old].agent.as_ref()?;
+        let (boot, sequence) = (agent.boot, agent.sequence);
+        let answers = stage.world.nodes[member].durable.member.clone()?;
+        let grant = Grant { boot, sequence, term: Term(1), member: answers };
+        stage.world.after(SECOND * 17 / 10, Event::Grant { node: old, grant });
+        stage.strike(Kind::CutPeers, old, 0, LONG);
+        Some(stage.outcome())
+    }
+    aim(scenario, Sabotage::LeaseFromAnswer, 120);
 }
