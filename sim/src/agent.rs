@@ -1,7 +1,8 @@
 //! One agent: the brain's view, what the executor remembers, heartbeats, the dialogue with the store.
 //!
 //! What it is not: a decider. It feeds `brain::View`, calls `brain::decide` and hands actions to `exec`.
-//! Invariant: an observation taken before an operation ended is never shown after that end.
+//! Invariant: an observation taken before an operation ended is never shown after that end, and none is shown while work
+//! is under way that moves WAL.
 
 use std::rc::Rc;
 
@@ -29,9 +30,9 @@ const HUNG_US: u64 = 1_000_000;
 pub struct Agent {
     pub boot: u64,
     pub view: View,
-    sequence: u64,
+    pub sequence: u64,
     revoking: Option<Term>,
-    rule: &'static str,
+    pub rule: &'static str,
     decided: Option<Decision>,
     pub op: Option<Op>,
     pub promising: Option<Term>,
@@ -157,6 +158,10 @@ impl World {
         let Some(agent) = self.agent(node) else { return };
         let boot = agent.boot;
         self.after(OBSERVE_US + jitter, Event::Observe { node, boot });
+        if self.moves_wal(node) {
+            // What it shows changes under the look; the end of the work brings the next one.
+            return self.turn(node);
+        }
         if let Some(postgres) = self.look(node) {
             let (taken_us, postgres) = (self.now_us, Box::new(postgres));
             self.after(delay, Event::Observed { node, boot, taken_us, postgres });
@@ -166,12 +171,23 @@ impl World {
     }
 
     pub fn observed(&mut self, node: usize, taken_us: u64, postgres: Postgres) {
-        let Some(agent) = self.agent(node) else { return };
-        if taken_us >= agent.observed_us {
+        let moves_wal = self.moves_wal(node);
+        let Node { agent, durable, .. } = &mut self.nodes[node];
+        let Some(agent) = agent.as_mut() else { return };
+        if taken_us >= agent.observed_us && !moves_wal {
             agent.observed_us = taken_us;
             agent.view.postgres = postgres;
+            // It accepts connections, so it has all the WAL that it needs.
+            let whole = agent.op.is_none() && agent.view.postgres.standby().is_some();
+            durable.rewound &= !whole;
         }
         self.turn(node);
+    }
+
+    /// Work is under way whose end alone tells what the server has become; the agent shows it as it was before.
+    fn moves_wal(&self, node: usize) -> bool {
+        let op = self.nodes[node].agent.as_ref().and_then(|agent| agent.op.as_ref());
+        op.is_some_and(|op| op.operation.moves_wal())
     }
 
     /// An operation has ended: what is seen from now on was seen after it.
@@ -308,12 +324,14 @@ impl World {
     fn send_status(&mut self, node: usize) {
         let now = self.clock(node);
         let false_whole = self.sabotage == Some(Sabotage::FalseWhole);
+        let idle = self.sabotage == Some(Sabotage::BusyAnswers);
         let Some(agent) = self.agent(node) else { return };
         agent.sequence += 1;
         let mut status = Status::of(&agent.view, agent.boot, agent.sequence, agent.revoking, agent.rule);
         if false_whole {
             status.served = agent.view.sync().map(|sync| sync.term);
         }
+        status.busy = status.busy.filter(|_| !idle);
         agent.view.memory.on_sent(now, &status);
         let status = Rc::new(status);
         for peer in 0..self.nodes.len() {
@@ -348,6 +366,7 @@ impl World {
         }
         let late = self.dice.percent(self.plan.store_late_percent);
         let delay = if late { self.dice.millis(100..2_500) } else { self.dice.millis(1..12) };
+        let delay = self.late.filter(|(who, _)| *who == node).map_or(delay, |(_, late_us)| late_us);
         let Some(agent) = self.agent(node) else { return };
         if agent.committing.is_some() {
             return;

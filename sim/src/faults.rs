@@ -99,7 +99,7 @@ impl World {
                 // the middle of a takeover, when a rewind may hold another member's data directory open.
                 let primary = member == Some(&record.value.member);
                 let spare = opened && (sync.value.set.k > 1 || primary && !counts);
-                let whole = self.nodes.iter().all(|node| !node.durable.needs_clone);
+                let whole = self.nodes.iter().all(|node| !node.durable.needs_clone && !node.durable.rewound);
                 self.nodes[node].full && member.is_some() && !lost && spare && whole
             }
             Kind::GoBack => {
@@ -144,6 +144,7 @@ impl World {
             | Kind::Deaf
             | Kind::OneWay
             | Kind::CutPort
+            | Kind::CutPeers
             | Kind::Loss
             | Kind::SlowNet => {
                 let _ = peer;
@@ -204,6 +205,10 @@ impl World {
                 Kind::CutPort => others.for_each(|other| {
                     self.net.cut_port(node, other);
                     self.net.cut_port(other, node);
+                }),
+                Kind::CutPeers => others.for_each(|other| {
+                    self.net.cut_peers(node, other);
+                    self.net.cut_peers(other, node);
                 }),
                 Kind::Loss => self.net.loss_percent = 30,
                 Kind::SlowNet => self.net.slowness = 40,

@@ -6,6 +6,7 @@
 
 mod agent;
 mod checkers;
+mod copies;
 mod dice;
 mod event;
 mod exec;
@@ -16,6 +17,8 @@ mod operations;
 mod plan;
 mod replication;
 mod sabotage;
+#[cfg(test)]
+mod scenarios;
 mod server;
 mod store;
 mod trace;

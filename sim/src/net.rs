@@ -1,13 +1,14 @@
 //! Who can send to whom. Two networks over the same wires: the peer link, and PostgreSQL's port.
 //!
 //! What it is not: a queue; delays and losses are dice at the moment of sending. A cut of the wires closes both
-//! networks, a cut of PostgreSQL's port only one (CHECKS B4).
+//! networks, a cut of PostgreSQL's port or of the agents' only one (CHECKS B4).
 
 #[derive(Clone, Default)]
 pub struct Net {
     nodes: usize,
     wires: Vec<bool>,
     port: Vec<bool>,
+    peers: Vec<bool>,
     /// Chance that a message between agents is lost, percent.
     pub loss_percent: u64,
     /// A factor on every delay.
@@ -20,6 +21,7 @@ impl Net {
             nodes,
             wires: vec![true; nodes * nodes],
             port: vec![true; nodes * nodes],
+            peers: vec![true; nodes * nodes],
             loss_percent: 0,
             slowness: 1,
         }
@@ -37,13 +39,18 @@ impl Net {
         self.port[from * self.nodes + to] = false;
     }
 
+    pub fn cut_peers(&mut self, from: usize, to: usize) {
+        self.peers[from * self.nodes + to] = false;
+    }
+
     /// An agent's message gets through.
     pub fn link(&self, from: usize, to: usize) -> bool {
-        from == to || self.wires[from * self.nodes + to]
+        let pair = from * self.nodes + to;
+        from == to || self.wires[pair] && self.peers[pair]
     }
 
     /// A packet of replication gets through.
     pub fn stream(&self, from: usize, to: usize) -> bool {
-        self.link(from, to) && (from == to || self.port[from * self.nodes + to])
+        from == to || self.wires[from * self.nodes + to] && self.port[from * self.nodes + to]
     }
 }

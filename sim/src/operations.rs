@@ -34,23 +34,27 @@ impl World {
         Next::Done
     }
 
-    fn new_member(&mut self, node: usize) -> MemberId {
+    pub(crate) fn new_member(&mut self, node: usize) -> MemberId {
         let incarnation = format!("{:06x}", self.dice.word() & 0xFF_FFFF);
         MemberId::new(&self.nodes[node].name, &incarnation)
     }
 
-    /// Starts a stopped server as a standby of nobody; step 1 waits for it. Clones and rewinds end here too.
+    /// Starts a stopped server as a standby of nobody; step 1 waits for it.
     pub(crate) fn do_start(&mut self, node: usize, op: &Op) -> Next {
+        self.start_server(node, op.step > 0, None)
+    }
+
+    pub(crate) fn start_server(&mut self, node: usize, begun: bool, upstream: Option<Upstream>) -> Next {
         let slow = self.dice.percent(5);
         let ready = if slow { self.dice.millis(500..3_000) } else { self.dice.millis(20..250) };
         let server = &mut self.nodes[node].server;
         match server.process {
             Process::Up => Next::Done,
             Process::Starting => Next::Step(1, 20_000),
-            Process::Down if op.step > 0 => Next::Failed("it did not start"),
+            Process::Down if begun => Next::Failed("it did not start"),
             Process::Down if server.wal.is_none() => Next::Failed("there is no data directory"),
             Process::Down => {
-                server.files.upstream = None;
+                server.files.upstream = upstream;
                 server.files.names = Names::nobody();
                 server.files.quarantined = true;
                 server.process = Process::Starting;
@@ -122,115 +126,24 @@ impl World {
         if op.step == 0 {
             return Next::Step(1, self.fsync(node));
         }
+        if op.step > 1 {
+            return Next::Done;
+        }
         if term < promise {
             return Next::Failed("refused: the promise is higher");
         }
-        if op.step == 1 {
-            self.promise(node, term, true);
-            let now = self.now_us;
-            let server = &mut self.nodes[node].server;
-            server.files.upstream = Some(Upstream { node: upstream, term });
-            server.pointed_us = now;
-            let slow = self.dice.percent(15);
-            return Next::Step(2, if slow { self.dice.millis(5..300) } else { self.dice.within(500..5_000) });
-        }
-        let epoch = self.nodes[node].server.epoch;
-        self.after(1_000, Event::Reload { node, epoch });
-        Next::Done
-    }
-
-    /// The source of a copy: up, reachable, and which run of it.
-    fn source(&self, node: usize, source: &NodeName) -> Option<(usize, u64)> {
-        let from = self.index_of(source)?;
-        let server = &self.nodes[from].server;
-        let reachable = self.net.stream(node, from) && self.net.stream(from, node);
-        (from != node && reachable && server.writes() && !server.frozen).then_some((from, server.epoch))
-    }
-
-    pub(crate) fn do_clone(&mut self, node: usize, op: &mut Op, term: Term, source: &NodeName) -> Next {
-        let keep = self.sabotage == Some(Sabotage::CloneKeepsMember);
-        match op.step {
-            0 => Next::Step(1, self.fsync(node)),
-            1 if term < self.nodes[node].durable.promise => Next::Failed("refused: the promise is higher"),
-            1 => {
-                self.promise(node, term, true);
-                let Some((_, epoch)) = self.source(node, source) else {
-                    return Next::Failed("the source is not reachable");
-                };
-                op.mark = epoch;
-                Next::Step(2, self.dice.millis(100..1_500))
-            }
-            2 => {
-                if self.source(node, source).is_none_or(|(_, epoch)| epoch != op.mark) {
-                    return Next::Failed("the source went away");
-                }
-                // The old server ends and the old id dies first: an id never outlives what it stood for.
-                let member = self.new_member(node);
-                let host = &mut self.nodes[node];
-                host.server.crash();
-                if !keep || host.durable.member.is_none() {
-                    host.durable.member = Some(member);
-                }
-                host.durable.needs_clone = true;
-                Next::Step(3, self.dice.within(1_000..20_000))
-            }
-            _ => {
-                let Some((from, _)) = self.source(node, source).filter(|(_, epoch)| *epoch == op.mark) else {
-                    return Next::Failed("the source went away");
-                };
-                self.copy(from, node);
-                Next::Done
-            }
-        }
-    }
-
-    /// The data directory becomes a copy of another.
-    fn copy(&mut self, from: usize, to: usize) {
-        let wal = self.nodes[from].server.wal.as_ref().map(crate::wal::Wal::copy_flushed);
-        let host = &mut self.nodes[to];
-        host.server.roles = wal.as_ref().is_some_and(crate::wal::Wal::has_roles);
-        host.server.wal = wal;
-        host.server.slots.clear();
-        host.durable.needs_clone = false;
-    }
-
-    pub(crate) fn do_rewind(&mut self, node: usize, op: &mut Op, term: Term, source: &NodeName) -> Next {
-        let id = self.next_id();
-        match op.step {
-            0 if term < self.nodes[node].durable.promise => Next::Failed("refused: the promise is higher"),
-            0 => {
-                self.nodes[node].server.stop_clean(id);
-                Next::Step(1, self.dice.millis(20..200))
-            }
-            1 => {
-                let Some((_, epoch)) = self.source(node, source) else {
-                    return Next::Failed("the source is not reachable");
-                };
-                op.mark = epoch;
-                self.nodes[node].durable.needs_clone = true;
-                Next::Step(2, self.dice.millis(50..600))
-            }
-            2 => {
-                let Some((from, _)) = self.source(node, source).filter(|(_, epoch)| *epoch == op.mark) else {
-                    return Next::Failed("the source went away");
-                };
-                if self.nodes[from].server.timeline() == self.nodes[node].server.timeline() {
-                    // "no rewind required": the same timeline id is taken for the same timeline.
-                    self.nodes[node].durable.needs_clone = false;
-                } else {
-                    self.copy(from, node);
-                }
-                op.step = 0;
-                match self.do_start(node, op) {
-                    Next::Step(_, delay) => Next::Step(3, delay),
-                    other => other,
-                }
-            }
-            _ => match self.do_start(node, op) {
-                Next::Step(_, delay) => Next::Step(3, delay),
-                other => other,
-            },
-        }
+        self.promise(node, term, true);
+        let now = self.now_us;
+        let server = &mut self.nodes[node].server;
+        server.files.upstream = Some(Upstream { node: upstream, term });
+        server.pointed_us = now;
+        let epoch = server.epoch;
+        let slow = self.dice.percent(15);
+        let span = if slow { self.dice.millis(5..600) } else { self.dice.within(1_500..8_000) };
+        // From here to the end of the work the receiver may start at any moment, and the agent shows a detached server.
+        let moment = self.dice.within(0..span);
+        self.after(moment, Event::Reload { node, epoch });
+        Next::Step(2, span)
     }
 
     pub(crate) fn do_promote(

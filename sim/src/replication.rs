@@ -87,7 +87,7 @@ impl World {
     }
 
     /// Startup asks for a receiver with the configuration that it has read.
-    fn start_receiver(&mut self, node: usize) {
+    pub fn start_receiver(&mut self, node: usize) {
         let server = &self.nodes[node].server;
         let Some(upstream) = server.files.upstream.clone().filter(|_| !server.promoting) else { return };
         let connection = self.next_id();

@@ -34,6 +34,7 @@ sabotages! {
     FalseWhole "false-whole" "A returned primary claims to have all that it acknowledged.";
     PositionEarly "position-early" "A standby answers before startup has read all of its WAL.";
     SyncUnchecked "sync-unchecked" "A takeover is recorded although the sync set has changed since the count.";
+    BusyAnswers "busy-answers" "A heartbeat hides the work under way, so its old look counts as an answer.";
     LeaseFromAnswer "lease-from-answer" "The age of a lease counts from the answer, not from the question.";
 }
 

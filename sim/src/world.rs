@@ -91,6 +91,8 @@ pub struct World {
     pub arrivals: Vec<u64>,
     pub violation: Option<Violation>,
     pub finished: bool,
+    /// This node's store transactions arrive so many microseconds after they were sent.
+    pub late: Option<(usize, u64)>,
     names: BTreeMap<NodeName, usize>,
     queue: BinaryHeap<Reverse<Queued>>,
     number: u64,
@@ -101,6 +103,11 @@ impl World {
     pub fn new(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> World {
         let mut dice = Dice::new(seed);
         let plan = Plan::draw(&mut dice);
+        World::of(dice, plan, detail, sabotage)
+    }
+
+    /// The world of a plan; the die draws the rest.
+    pub fn of(mut dice: Dice, plan: Plan, detail: Detail, sabotage: Option<Sabotage>) -> World {
         let mut nodes = Vec::new();
         for (name, full) in &plan.nodes {
             nodes.push(Node {
@@ -130,6 +137,7 @@ impl World {
             arrivals: vec![0; count * count],
             violation: None,
             finished: false,
+            late: None,
             names,
             queue: BinaryHeap::new(),
             number: 0,
@@ -154,15 +162,22 @@ impl World {
 
     /// Runs to the end, or to the first violation.
     pub fn run(&mut self) {
-        while self.violation.is_none() && !self.finished {
-            let Some(Reverse(queued)) = self.queue.pop() else { return };
-            self.now_us = queued.at_us;
-            if self.now_us > RUN_US_MAX {
-                self.violate("I5", 0, "the run does not end".to_owned());
-                return;
-            }
-            self.deliver(queued.event);
+        while self.step() {}
+    }
+
+    /// The next thing happens; false when it was the last.
+    pub fn step(&mut self) -> bool {
+        if self.violation.is_some() || self.finished {
+            return false;
         }
+        let Some(Reverse(queued)) = self.queue.pop() else { return false };
+        self.now_us = queued.at_us;
+        if self.now_us > RUN_US_MAX {
+            self.violate("I5", 0, "the run does not end".to_owned());
+            return false;
+        }
+        self.deliver(queued.event);
+        true
     }
 
     pub fn at(&mut self, at_us: u64, event: Event) {

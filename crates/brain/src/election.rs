@@ -168,3 +168,124 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
         puts: vec![Put::Primary(record), Put::Timelines(history)],
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Health, Memory, Millis, Settings, Standby, Status, StoreView, SyncSet, Versioned};
+
+    const NOW: Millis = Millis(100_000);
+    const TERM: Term = Term(2);
+
+    fn member(name: &str) -> MemberId {
+        MemberId::new(&name.into(), "1")
+    }
+
+    fn standby(lsn: u64) -> Postgres {
+        let position = Position { timeline: wire::Timeline(1), lsn: Lsn(lsn) };
+        Postgres::Standby(Standby {
+            system_id: 7,
+            upstream: None,
+            receiver: false,
+            streaming: false,
+            position,
+            replay: position.lsn,
+            complete: true,
+            quarantined: true,
+            stalled_ms: 0,
+        })
+    }
+
+    fn promised(name: &str, busy: Option<Operation>) -> Status {
+        Status {
+            node: name.into(),
+            boot: 1,
+            sequence: 1,
+            member: Some(member(name)),
+            promise: TERM,
+            record_term: Term(1),
+            revoking: None,
+            sees_fine: false,
+            health: Health::NotPrimary,
+            wants_lease: false,
+            open: false,
+            postgres: standby(200),
+            busy,
+            served: None,
+            rule: String::new(),
+        }
+    }
+
+    /// n1 asks; it and n2 are the members of ANY 1, so both must answer, and both have promised and detached.
+    fn view(own: Option<Operation>, peer: Option<Operation>) -> View {
+        let names = ["n1", "n2", "n3"].map(NodeName::from);
+        let settings = Settings {
+            cluster: "election".to_owned(),
+            full: names.clone().into(),
+            voters: names.into(),
+            heartbeat_ms: 250,
+            failure_timeout_ms: 2_000,
+            drift_percent: 5,
+            standbys: 1,
+        };
+        let sync = SyncRecord {
+            term: Term(1),
+            primary: member("n3"),
+            set: SyncSet::new([member("n1"), member("n2")], 1),
+        };
+        let timelines =
+            vec![TimelineRecord { timeline: wire::Timeline(1), term: Term(1), member: member("n3") }];
+        let store = StoreView {
+            loaded: true,
+            sync: Some(Versioned { value: sync, version: 1 }),
+            timelines: Some(Versioned { value: timelines, version: 1 }),
+            ..StoreView::default()
+        };
+        let durable = Durable { member: Some(member("n1")), promise: TERM, ..Durable::default() };
+        let mut memory = Memory::new(Millis(0));
+        memory.on_status(NOW, promised("n2", peer), &durable, &settings);
+        View {
+            now: NOW,
+            me: "n1".into(),
+            settings,
+            durable,
+            postgres: standby(100),
+            busy: own,
+            store,
+            memory,
+            served: None,
+        }
+    }
+
+    fn outcome(view: &View) -> Outcome {
+        let sync = view.sync().unwrap();
+        tally(view, sync, TERM).outcome(sync)
+    }
+
+    fn chosen(own: Option<Operation>, peer: Option<Operation>) -> Option<NodeName> {
+        match outcome(&view(own, peer)) {
+            Outcome::Chosen(answer) => Some(answer.node),
+            Outcome::Missing(_) => None,
+        }
+    }
+
+    #[test]
+    fn the_longest_of_those_who_answer_wins() {
+        assert_eq!(chosen(None, None), Some("n2".into()));
+    }
+
+    /// A look taken before the work shows a detached standby; meanwhile the work may have pointed it at a primary, whose
+    /// commits it acknowledges.
+    #[test]
+    fn who_may_be_taking_wal_does_not_answer() {
+        for operation in [Operation::Follow, Operation::Rewind, Operation::Clone, Operation::Detach] {
+            assert_eq!(chosen(None, Some(operation)), None, "{operation:?} on the peer");
+            assert_eq!(chosen(Some(operation), None), None, "{operation:?} on this node");
+        }
+    }
+
+    #[test]
+    fn work_that_leaves_the_wal_alone_hinders_no_answer() {
+        assert_eq!(chosen(Some(Operation::Gate), Some(Operation::Slots)), Some("n2".into()));
+    }
+}

@@ -1,5 +1,7 @@
 //! I4: with a store majority and a data quorum alive and connected, writes are possible again within a bound.
 
+use brain::Durable;
+
 use crate::world::World;
 
 /// From nothing to the first acknowledged commit: initdb, two clones, an opening.
@@ -31,7 +33,8 @@ pub fn data_quorum(world: &World) -> bool {
     let Some(sync) = &world.store.newest().sync else { return true };
     let set = &sync.value.set;
     let whole = |node: &&crate::world::Node| {
-        let member = node.durable.member.as_ref().filter(|_| !node.durable.needs_clone);
+        let Durable { member, needs_clone, rewound, .. } = &node.durable;
+        let member = member.as_ref().filter(|_| !needs_clone && !rewound);
         member.is_some_and(|member| set.members.contains(member))
     };
     let serves = world.recorded_primary().is_some_and(|primary| {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use brain::{
-    Action, Applied, Durable, Key, MemberId, Memory, Millis, NodeName, Position, Postgres, Primary, Put,
-    Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide,
+    Action, Applied, Commit, Durable, Key, MemberId, Memory, Millis, NodeName, Position, Postgres, Primary,
+    Put, Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide,
 };
 use wire::{Branch, History, Lsn, Timeline};
 
@@ -41,12 +41,21 @@ struct Node {
     last_line: String,
 }
 
+/// A node whose transactions take their time.
+#[derive(Default)]
+struct SlowStore {
+    /// What is sent now is on its way until it is delivered; until then nothing else is sent.
+    holds: bool,
+    on_their_way: Vec<Commit>,
+}
+
 #[derive(Default)]
 pub struct World {
     now: Millis,
     nodes: BTreeMap<NodeName, Node>,
     store: StoreView,
     cuts: BTreeSet<(NodeName, NodeName)>,
+    slow: BTreeMap<NodeName, SlowStore>,
     pub trace: String,
     pub quiet: bool,
 }
@@ -148,6 +157,64 @@ impl World {
     pub fn heal(&mut self) {
         self.note("heal");
         self.cuts.clear();
+    }
+
+    /// The node's next transaction is sent, but does not arrive yet; it sends no other while it waits for the answer.
+    pub fn hold_commits(&mut self, node: &str) {
+        self.note(&format!("hold commits {node}"));
+        self.slow.entry(node.into()).or_default().holds = true;
+    }
+
+    /// The node has given up waiting: what it sends from now on arrives at once, what it sent before still may.
+    pub fn pass_commits(&mut self, node: &str) {
+        self.note(&format!("pass commits {node}"));
+        self.slow.entry(node.into()).or_default().holds = false;
+    }
+
+    /// What was on its way arrives.
+    pub fn deliver_commits(&mut self, node: &str) {
+        self.note(&format!("deliver commits {node}"));
+        let late =
+            self.slow.get_mut(&NodeName::from(node)).map(|slow| std::mem::take(&mut slow.on_their_way));
+        for commit in late.unwrap_or_default() {
+            let word = if self.commit(&commit) { "applied" } else { "refused" };
+            self.tell_commit(&node.into(), &commit, word);
+        }
+    }
+
+    /// The transactions of a node whose transactions are of interest are told in full.
+    fn tell_commit(&mut self, node: &NodeName, commit: &Commit, word: &str) {
+        for put in &commit.puts {
+            let what = match put {
+                Put::Sync(sync) => format!("term {} {}", sync.term, sync.set),
+                Put::Primary(record) => format!("term {} {}", record.term, record.node),
+                Put::Cluster(_) | Put::Timelines(_) => String::new(),
+            };
+            let _ = writeln!(self.trace, "  {node} writes {} {what}: {word}", put.key().path());
+        }
+    }
+
+    /// Sends a transaction; it is remembered from then on.
+    fn send_commit(&mut self, name: &NodeName, commit: &Commit) {
+        let slow = self.slow.get(name);
+        let (told, holds) = (slow.is_some(), slow.is_some_and(|slow| slow.holds));
+        if slow.is_some_and(|slow| slow.holds && !slow.on_their_way.is_empty()) {
+            return;
+        }
+        if let Some(node) = self.nodes.get_mut(name) {
+            node.view.memory.on_commit(commit);
+        }
+        let word = if holds {
+            self.slow.entry(name.clone()).or_default().on_their_way.push(commit.clone());
+            "on its way"
+        } else if self.commit(commit) {
+            "applied"
+        } else {
+            "refused"
+        };
+        if told {
+            self.tell_commit(name, commit, word);
+        }
     }
 
     /// WAL that nobody has received yet.
@@ -300,7 +367,7 @@ impl World {
         let now = self.now;
         if let Action::Commit(commit) = action {
             if connected {
-                self.commit(&commit);
+                self.send_commit(name, &commit);
             }
             return;
         }
@@ -339,7 +406,8 @@ impl World {
         }
     }
 
-    fn commit(&mut self, commit: &brain::Commit) {
+    /// True when its conditions hold, so that it is applied.
+    fn commit(&mut self, commit: &Commit) -> bool {
         let store = &mut self.store;
         let version = |key: Key| match key {
             Key::Cluster => store.cluster.as_ref().map_or(0, |v| v.version),
@@ -348,7 +416,7 @@ impl World {
             Key::Timelines => store.timelines.as_ref().map_or(0, |v| v.version),
         };
         if commit.conditions.iter().any(|(key, expected)| version(*key) != *expected) {
-            return;
+            return false;
         }
         fn next<T>(slot: &mut Option<Versioned<T>>, value: T) {
             let version = slot.as_ref().map_or(0, |v| v.version) + 1;
@@ -362,6 +430,7 @@ impl World {
                 Put::Timelines(value) => next(&mut store.timelines, value),
             }
         }
+        true
     }
 
     /// Heartbeats go out on time and on every change.

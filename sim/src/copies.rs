@@ -1,0 +1,130 @@
+//! Data directories made from others: clone and rewind, step by step.
+//!
+//! Invariant: an id never outlives what it stood for, and what is half made says so on disk until it is whole.
+
+use brain::{NodeName, Term, Upstream};
+
+use crate::exec::{Next, Op};
+use crate::sabotage::Sabotage;
+use crate::server::Process;
+use crate::world::World;
+
+/// A rewound server streams within this: its start takes 3 s at most here, its connection some 100 ms.
+const REWOUND_US_MAX: u64 = 5_000_000;
+
+impl World {
+    /// The source of a copy: up, reachable, and which run of it.
+    fn source(&self, node: usize, source: &NodeName) -> Option<(usize, u64)> {
+        let from = self.index_of(source)?;
+        let server = &self.nodes[from].server;
+        let reachable = self.net.stream(node, from) && self.net.stream(from, node);
+        (from != node && reachable && server.writes() && !server.frozen).then_some((from, server.epoch))
+    }
+
+    pub(crate) fn do_clone(&mut self, node: usize, op: &mut Op, term: Term, source: &NodeName) -> Next {
+        let keep = self.sabotage == Some(Sabotage::CloneKeepsMember);
+        match op.step {
+            0 => Next::Step(1, self.fsync(node)),
+            1 if term < self.nodes[node].durable.promise => Next::Failed("refused: the promise is higher"),
+            1 => {
+                self.promise(node, term, true);
+                let Some((_, epoch)) = self.source(node, source) else {
+                    return Next::Failed("the source is not reachable");
+                };
+                op.mark = epoch;
+                Next::Step(2, self.dice.millis(100..1_500))
+            }
+            2 => {
+                if self.source(node, source).is_none_or(|(_, epoch)| epoch != op.mark) {
+                    return Next::Failed("the source went away");
+                }
+                // The old server ends and the old id dies first: an id never outlives what it stood for.
+                let member = self.new_member(node);
+                let host = &mut self.nodes[node];
+                host.server.crash();
+                if !keep || host.durable.member.is_none() {
+                    host.durable.member = Some(member);
+                }
+                host.durable.needs_clone = true;
+                Next::Step(3, self.dice.within(1_000..20_000))
+            }
+            _ => {
+                let Some((from, _)) = self.source(node, source).filter(|(_, epoch)| *epoch == op.mark) else {
+                    return Next::Failed("the source went away");
+                };
+                self.copy(from, node);
+                let durable = &mut self.nodes[node].durable;
+                (durable.needs_clone, durable.rewound) = (false, false);
+                Next::Done
+            }
+        }
+    }
+
+    /// The data directory becomes a copy of another.
+    fn copy(&mut self, from: usize, to: usize) {
+        let wal = self.nodes[from].server.wal.as_ref().map(crate::wal::Wal::copy_flushed);
+        let host = &mut self.nodes[to];
+        host.server.roles = wal.as_ref().is_some_and(crate::wal::Wal::has_roles);
+        host.server.wal = wal;
+        host.server.slots.clear();
+    }
+
+    /// To rewind is to follow: the promise and the mark come first, and the server is started following its source.
+    pub(crate) fn do_rewind(&mut self, node: usize, op: &mut Op, term: Term, source: &NodeName) -> Next {
+        let (id, now) = (self.next_id(), self.now_us);
+        let refused = term < self.nodes[node].durable.promise;
+        match op.step {
+            0 | 1 if refused => Next::Failed("refused: the promise is higher"),
+            0 => Next::Step(1, self.fsync(node)),
+            1 => {
+                self.promise(node, term, true);
+                let host = &mut self.nodes[node];
+                host.durable.rewound = true;
+                host.server.stop_clean(id);
+                Next::Step(2, self.dice.millis(20..200))
+            }
+            2 => {
+                let Some((_, epoch)) = self.source(node, source) else {
+                    return Next::Failed("the source is not reachable");
+                };
+                op.mark = epoch;
+                Next::Step(3, self.dice.millis(50..600))
+            }
+            3 => {
+                let Some((from, _)) = self.source(node, source).filter(|(_, epoch)| *epoch == op.mark) else {
+                    return Next::Failed("the source went away");
+                };
+                // "no rewind required": the same timeline id is taken for the same timeline.
+                if self.nodes[from].server.timeline() != self.nodes[node].server.timeline() {
+                    self.copy(from, node);
+                }
+                op.mark_us = now;
+                self.nodes[node].server.pointed_us = now;
+                let upstream = Upstream { node: source.clone(), term };
+                match self.start_server(node, false, Some(upstream)) {
+                    Next::Step(_, delay) => Next::Step(4, delay),
+                    other => other,
+                }
+            }
+            _ => self.await_rewound(node, op, refused),
+        }
+    }
+
+    /// A rewound server is whole once it streams; one that cannot is stopped, to be rewound to the next primary.
+    fn await_rewound(&mut self, node: usize, op: &Op, refused: bool) -> Next {
+        let late = self.now_us - op.mark_us > REWOUND_US_MAX;
+        let server = &mut self.nodes[node].server;
+        if server.process == Process::Down {
+            return Next::Failed("it did not start");
+        }
+        if server.up() && server.receiver.as_ref().is_some_and(|receiver| receiver.connected) {
+            self.nodes[node].durable.rewound = false;
+            return Next::Done;
+        }
+        if refused || late {
+            server.crash();
+            return Next::Failed("its source did not let it stream");
+        }
+        Next::Step(4, 20_000)
+    }
+}
