@@ -6,8 +6,9 @@
 use brain::{Action, Commit, NodeName, Operation, Term, Upstream};
 use tokio::time::Instant;
 
-use super::core::{Agent, Note};
+use super::core::Agent;
 use super::durable::Words;
+use super::note::Note;
 use super::records;
 use super::work::Work;
 

@@ -18,12 +18,13 @@ use super::durable::{Words, WordsFile};
 use super::events::EventLog;
 use super::guard::{Pulse, guard};
 use super::message::Message;
-use super::observer::{Observed, Observer};
+use super::note::{Done, Note, Observed};
+use super::observer::Observer;
 use super::panel::Panel;
 use super::publish;
 use super::records;
 use super::retry::Retry;
-use super::work::{Done, RewindImpossible};
+use super::work::RewindImpossible;
 use crate::peer::{Channel, Link};
 use crate::proxy::topology::Topology;
 use crate::store::{Snapshot, Store};
@@ -39,14 +40,6 @@ const REWINDS_MAX: u32 = 3;
 
 /// A disk that stays full is told again after this.
 const UNWRITABLE_AGAIN: Duration = Duration::from_secs(10);
-
-/// What reaches the loop from its tasks.
-pub enum Note {
-    Observed(Observed),
-    Done(Box<Done>),
-    /// The revision that the change made.
-    Committed(Result<u64, String>),
-}
 
 /// What an agent is made of.
 pub struct Parts {

@@ -18,6 +18,7 @@ mod events;
 mod guard;
 mod look;
 mod message;
+mod note;
 mod observer;
 mod panel;
 mod publish;

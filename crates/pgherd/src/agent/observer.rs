@@ -7,7 +7,7 @@ use brain::Postgres;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::AbortHandle;
 
-use super::core::Note;
+use super::note::{Note, Observed};
 use super::work::Worker;
 
 /// A standby that gains a stream, a member that has flushed: seen within this time. The query takes about 1 ms.
@@ -18,12 +18,6 @@ const INTERVAL_BRISK: Duration = Duration::from_millis(15);
 
 /// How long the brisk pace is kept after something happened.
 const BRISK: Duration = Duration::from_secs(2);
-
-pub struct Observed {
-    /// The worker's generation before the look.
-    pub generation: u64,
-    pub postgres: Postgres,
-}
 
 pub struct Observer {
     wake: Arc<Notify>,

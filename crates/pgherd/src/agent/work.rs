@@ -12,7 +12,7 @@ use brain::{Applied, MemberId, NodeName, Operation, Postgres, SyncSet, Term, Ups
 use tokio::sync::{mpsc, watch};
 use wire::{Lsn, Timeline};
 
-use super::core::Note;
+use super::note::{Done, Note};
 use super::records::{self, Credentials};
 use crate::postgres::{
     NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Upstream as Pointer,
@@ -58,13 +58,6 @@ pub enum Work {
     ApplySync { term: Term, set: SyncSet },
     Gate { open: bool },
     Slots { members: BTreeSet<MemberId> },
-}
-
-pub struct Done {
-    pub operation: Operation,
-    pub result: Result<()>,
-    pub postgres: Postgres,
-    pub took: Duration,
 }
 
 /// What this process knows of its server beyond what the server says; lost with the process, and then asked anew.
