@@ -235,3 +235,25 @@ async fn a_bad_network_neither_loses_nor_repeats() {
     assert!(stores.iter().all(|store| store.failure().is_none()));
     all_see(&stores, |snapshot| snapshot.get("n").is_some_and(|entry| entry.value == total)).await;
 }
+
+/// Five voters bear the loss of any two, the leader among them; with three lost nothing is promised any more.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn five_voters_bear_the_loss_of_two() {
+    let net = Net::new(5);
+    net.start_all();
+    let leader = net.leader().await;
+    commit(net.get(&leader).as_ref(), put("before", 1)).await.unwrap();
+    let others: Vec<&String> = net.voters.iter().filter(|name| **name != leader).collect();
+    net.kill(&leader).await;
+    net.kill(others[0]).await;
+    let second = net.leader().await;
+    commit(net.get(&second).as_ref(), put("after", 2)).await.unwrap();
+    assert_eq!(read(net.get(others[1]).as_ref(), "before").await.unwrap().value, 1);
+
+    let third = others[1..].iter().find(|name| ***name != second).unwrap();
+    net.kill(third).await;
+    assert!(net.get(&second).commit(put("beyond", 3)).await.is_err(), "two of five are no majority");
+    let back = net.start(&leader);
+    commit(back.as_ref(), put("again", 4)).await.unwrap();
+    assert_eq!(read(back.as_ref(), "after").await.unwrap().value, 2);
+}
