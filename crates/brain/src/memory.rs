@@ -222,7 +222,7 @@ impl Memory {
 
     /// How many members of `set` hold nobody else possible at `now`, the drift margin taken off.
     pub fn leases_held(&self, now: Millis, set: &SyncSet, settings: &Settings) -> usize {
-        let usable_ms = settings.failure_timeout_ms * (100 - settings.drift_percent.min(100)) / 100;
+        let usable_ms = settings.lease_usable_ms();
         let held = |member: &&MemberId| self.held.get(*member).is_some_and(|at| now.since(*at) < usable_ms);
         set.members.iter().filter(held).count()
     }

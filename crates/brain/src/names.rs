@@ -54,6 +54,9 @@ impl fmt::Display for NodeName {
     }
 }
 
+/// Tells the cluster's slots from the user's.
+const SLOT_PREFIX: &str = "pgherd_";
+
 /// One data directory: node name, underscore, incarnation (new at each clone), as in `n2_7f3a`.
 ///
 /// The sync set counts data directories, not nodes: a node that was cloned anew has lost what it acknowledged.
@@ -86,7 +89,12 @@ impl MemberId {
     /// Its replication slot; a slot admits one walsender, so no member counts twice. Slot names admit
     /// only `[a-z0-9_]`.
     pub fn slot_name(&self) -> String {
-        format!("pgherd_{}", self.0.replace('-', "_"))
+        format!("{SLOT_PREFIX}{}", self.0.replace('-', "_"))
+    }
+
+    /// The member that a slot of ours is for, spelled with underscores only; `None` for a slot of the user's.
+    pub fn of_slot(slot: &str) -> Option<MemberId> {
+        slot.strip_prefix(SLOT_PREFIX).map(|member| MemberId(member.to_owned()))
     }
 }
 

@@ -25,6 +25,13 @@ pub struct Settings {
     pub standbys: usize,
 }
 
+impl Settings {
+    /// How long an answered lease may be used, from the moment the question was sent: the drift margin taken off.
+    pub fn lease_usable_ms(&self) -> u64 {
+        self.failure_timeout_ms * (100 - self.drift_percent.min(100)) / 100
+    }
+}
+
 /// The node's durable words; they lie beside the data directory, never in it.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Durable {

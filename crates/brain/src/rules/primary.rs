@@ -104,8 +104,7 @@ fn followers(view: &View) -> BTreeSet<MemberId> {
 
 /// The slots that are there, as members; the slot's name spells them with underscores only.
 fn slotted(primary: &Primary) -> BTreeSet<MemberId> {
-    let member = |slot: &String| slot.strip_prefix("pgherd_").map(|member| MemberId(member.to_owned()));
-    primary.slots.iter().filter_map(member).collect()
+    primary.slots.iter().filter_map(|slot| MemberId::of_slot(slot)).collect()
 }
 
 pub(super) fn missing_slots(view: &View) -> Option<Want> {
@@ -137,8 +136,8 @@ pub(super) fn superfluous_slots(view: &View) -> Option<Want> {
 
 /// The slot is one of `node`'s members'.
 fn belongs_to(slot: &str, node: &str) -> bool {
-    let member = slot.strip_prefix("pgherd_").unwrap_or(slot);
-    member.rsplit_once('_').is_some_and(|(owner, _)| owner == node.replace('-', "_"))
+    let member = MemberId::of_slot(slot).map(|member| member.0);
+    member.and_then(|member| Some(member.rsplit_once('_')?.0 == node.replace('-', "_"))).unwrap_or(false)
 }
 
 /// All of `set` stream under the record's term, and suffice for k. One that does not may be under a rewind or a clone:

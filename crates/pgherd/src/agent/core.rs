@@ -129,8 +129,7 @@ impl Agent {
     /// Runs until `shutdown`; PostgreSQL goes on.
     pub async fn run(mut self, mut shutdown: watch::Receiver<bool>) -> Result<()> {
         self.pulse.beat();
-        let settings = &self.view.settings;
-        let usable_ms = settings.failure_timeout_ms * (100 - settings.drift_percent.min(100)) / 100;
+        let usable_ms = self.view.settings.lease_usable_ms();
         let guard = tokio::spawn(guard(self.pulse.clone(), self.parts.topology.clone(), usable_ms));
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);

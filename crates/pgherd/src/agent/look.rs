@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use brain::{MemberId, Position, Postgres, Primary, Standby, Term, Upstream, Walsender};
 use wire::{History, Lsn, Timeline};
 
-use super::work::{Known, Worker};
+use super::work::{Known, Worker, is_ours};
 use crate::postgres::{self, Admission, DataState, Observation};
 
 /// A write probe a second would do for a `failure_timeout` of two; twice that shows trouble sooner.
@@ -129,7 +129,7 @@ impl Worker {
             write_age_ms: None,
             probe_age_ms: None,
         };
-        primary.slots.retain(|slot| slot.starts_with("pgherd_"));
+        primary.slots.retain(|slot| is_ours(slot));
         confirm_probes(&mut known, &primary);
         primary.write_age_ms = known.write.map(|(at, _)| age_ms(at));
         primary.probe_age_ms = known.confirmed.map(age_ms);

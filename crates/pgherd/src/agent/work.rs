@@ -319,8 +319,8 @@ impl Worker {
     }
 }
 
-fn is_ours(slot: &str) -> bool {
-    slot.starts_with("pgherd_")
+pub(super) fn is_ours(slot: &str) -> bool {
+    MemberId::of_slot(slot).is_some()
 }
 
 /// The standby names of `set` under `term`, and k. A set that cannot acknowledge names nobody.
