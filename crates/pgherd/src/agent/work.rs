@@ -37,6 +37,9 @@ const START_FOLLOWING_DEADLINE: Duration = Duration::from_secs(600);
 /// A restartpoint writes all of the shared buffers; minutes on a slow disk.
 const CLEAN_STOP_DEADLINE: Duration = Duration::from_secs(300);
 
+/// How often a copy under way is told in the log.
+const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
+
 const REWIND_DEADLINE: Duration = Duration::from_secs(6 * 3600);
 
 /// The tool says that this data directory cannot be rewound to that source: it has to be copied anew.
@@ -89,23 +92,14 @@ pub struct Worker {
     addresses: BTreeMap<String, String>,
     known: Mutex<Known>,
     generation: AtomicU64,
-    progress: watch::Sender<Progress>,
     /// The term of `/primary`, for work that is pointless in the next one.
     recorded: watch::Sender<Term>,
 }
 
 impl Worker {
     pub fn new(server: Server, addresses: BTreeMap<String, String>) -> Worker {
-        let (progress, _) = watch::channel(Progress::default());
         let (recorded, _) = watch::channel(Term(0));
-        Worker {
-            server,
-            addresses,
-            known: Mutex::default(),
-            generation: AtomicU64::new(0),
-            progress,
-            recorded,
-        }
+        Worker { server, addresses, known: Mutex::default(), generation: AtomicU64::new(0), recorded }
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
@@ -229,8 +223,19 @@ impl Worker {
     async fn clone_from(&self, node: &NodeName) -> Result<()> {
         self.stop().await?;
         let source = self.source(node, |credentials| credentials.replication.clone())?;
-        self.server.basebackup(&source, None, self.progress.clone(), CLONE_DEADLINE).await?;
-        Ok(())
+        let (progress, seen) = watch::channel(Progress::default());
+        let copy = self.server.basebackup(&source, None, progress, CLONE_DEADLINE);
+        tokio::pin!(copy);
+        let mut tell = tokio::time::interval(PROGRESS_INTERVAL);
+        loop {
+            tokio::select! {
+                result = &mut copy => return Ok(result?),
+                _ = tell.tick() => {
+                    let Progress { done_bytes, total_bytes } = *seen.borrow();
+                    tracing::info!(%node, done_mb = done_bytes >> 20, total_mb = total_bytes >> 20, "copying");
+                }
+            }
+        }
     }
 
     /// A rewound server is started following: it may need its source's WAL before it accepts a connection.
