@@ -18,3 +18,4 @@ mod primary_node_killed;
 mod primary_postgres_killed;
 mod restart_and_reinit;
 mod switchover;
+mod switchover_interrupted;
