@@ -35,6 +35,8 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         primary: primary.as_deref().and_then(backend),
         replicas: replicas.iter().filter_map(|node| backend(node)).collect(),
         reason,
+        timeline: record.timeline.0,
+        hold: None,
     }
 }
 
