@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::draft::Draft;
 use super::value::{Value, split_address};
+pub use crate::proxy::LoweredCommit;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -105,6 +106,7 @@ pub struct Sync {
     /// k: how many standbys must flush a commit.
     pub standbys: u32,
     pub on_last_standby_lost: LastStandbyLost,
+    pub lowered_commit: LoweredCommit,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -129,6 +131,24 @@ impl LastStandbyLost {
     pub fn as_str(self) -> &'static str {
         match self {
             LastStandbyLost::Block => "block",
+        }
+    }
+}
+
+impl LoweredCommit {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LoweredCommit::Allow => "allow",
+            LoweredCommit::Warn => "warn",
+            LoweredCommit::Forbid => "forbid",
+        }
+    }
+
+    fn of(text: &str) -> LoweredCommit {
+        match text {
+            "warn" => LoweredCommit::Warn,
+            "forbid" => LoweredCommit::Forbid,
+            _ => LoweredCommit::Allow,
         }
     }
 }
@@ -259,6 +279,7 @@ impl Config {
             sync: Sync {
                 standbys: take.number("sync.standbys")?,
                 on_last_standby_lost: LastStandbyLost::Block,
+                lowered_commit: LoweredCommit::of(&take.text("sync.lowered_commit")?),
             },
             node: Node { name, dir, kind: own.kind, advertise },
             peers,
@@ -302,6 +323,7 @@ impl Config {
             "failover.failure_timeout" => duration(self.failover.failure_timeout),
             "failover.drift_percent" => Some(self.failover.drift_percent.to_string()),
             "sync.standbys" => Some(self.sync.standbys.to_string()),
+            "sync.lowered_commit" => text(self.sync.lowered_commit.as_str()),
             "sync.on_last_standby_lost" => text(self.sync.on_last_standby_lost.as_str()),
             _ => None,
         }

@@ -271,6 +271,14 @@ pub const SETTINGS: &[Setting] = &[
         "What happens when too few standbys are left: `block` lets commits wait. `degrade` (go on without them) \
          is not supported yet.",
     ),
+    setting(
+        "sync.lowered_commit",
+        Kind::Choice(&["allow", "warn", "forbid"]),
+        Default::Value("allow"),
+        "\"warn\"",
+        "What happens when a client sets `synchronous_commit` below `on` through the proxy, whose commits a takeover \
+         may then lose: `allow` it, `warn` the client, or `forbid` it with an error.",
+    ),
 ];
 
 impl Setting {

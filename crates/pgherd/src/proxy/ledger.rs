@@ -128,11 +128,6 @@ impl Ledger {
         }
     }
 
-    /// The server that said so is gone, and another has taken its place.
-    pub fn forget_fatal(&mut self) {
-        self.server_was_fatal = false;
-    }
-
     pub fn logged_in(&self) -> bool {
         self.logged_in
     }

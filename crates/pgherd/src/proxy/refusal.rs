@@ -76,6 +76,11 @@ pub enum CutCause {
         node: String,
         reason: String,
     },
+    /// No primary came for a session that was to be moved.
+    Stranded {
+        waited: Duration,
+        reason: String,
+    },
     /// A statement of which the outcome is unknown is followed by one that wants data.
     Stuck,
     /// Nobody publishes the topology any more.
@@ -157,6 +162,7 @@ impl CutCause {
             | CutCause::ServerGarbled { .. }
             | CutCause::Bound { .. }
             | CutCause::NotTaken { .. }
+            | CutCause::Stranded { .. }
             | CutCause::Stuck
             | CutCause::AgentGone
             | CutCause::Shutdown => false,
@@ -184,6 +190,9 @@ impl CutCause {
             }
             CutCause::NotTaken { node, reason } => {
                 format!("the session could not be moved to node {node}: {reason}")
+            }
+            CutCause::Stranded { waited, reason } => {
+                format!("no primary took the session within {:.1} s ({reason})", waited.as_secs_f64())
             }
             CutCause::Stuck => {
                 "a wait for synchronous replication was cancelled, and a COPY follows in the same text"

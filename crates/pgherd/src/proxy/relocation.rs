@@ -61,7 +61,12 @@ pub async fn relocate(shared: &Shared, startup: &[u8], ties: &Ties) -> Result<Re
     let search = Search { port: Port::ReadWrite, startup, deadline, queues: false };
     let mut at_once = shared.topology.borrow().held_until().is_none();
     loop {
-        let found = find(shared, &search).await?;
+        let found = find(shared, &search).await.map_err(|refusal| match refusal {
+            Refusal::QueueTimeout { reason, .. } => {
+                Refusal::cut(CutCause::Stranded { waited: started.elapsed(), reason })
+            }
+            other => other,
+        })?;
         at_once &= found.at_once;
         let (choice, seat) = (found.choice, found.seat);
         let mut watched = shared.topology.clone();

@@ -129,11 +129,6 @@ impl Ties {
         }
     }
 
-    /// The parameters that the client was told.
-    pub fn parameters(&self) -> &[(Vec<u8>, Vec<u8>)] {
-        &self.parameters
-    }
-
     fn bind(&mut self, why: &'static str) {
         self.bound.get_or_insert(why);
         // It stays so for good, or until DISCARD ALL: nothing need be kept.

@@ -50,7 +50,7 @@ async fn encryption_is_declined_and_the_session_goes_on() {
         assert_eq!(soon(stream.read_u8()).await.unwrap(), b'N');
     }
     stream.write_all(&startup_packet(0, &[("user", "ann")])).await.unwrap();
-    let mut client = Client { stream, key: Default::default() };
+    let mut client = Client { stream, key: Default::default(), notices: Vec::new() };
     client.ready().await.unwrap();
     let mut insists = TcpStream::connect(stand.read_write()).await.unwrap();
     insists.write_all(&[ssl_request(); 3].concat()).await.unwrap();

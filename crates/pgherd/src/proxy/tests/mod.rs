@@ -6,6 +6,9 @@ mod fake;
 mod moves;
 mod queue;
 mod real;
+mod server;
+mod switchover;
+mod truth;
 
 use std::sync::Arc;
 use std::time::Duration;

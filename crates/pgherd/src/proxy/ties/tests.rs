@@ -164,7 +164,9 @@ fn what_is_kept_is_bounded() {
     assert!(script.ties.bound().unwrap().contains("more prepared statements"));
     assert_eq!((script.ties.kept_bytes, script.replayed().len()), (0, 0));
     let mut script = Script::new();
-    (0..=PENDING_MAX).for_each(|n| drop(script.parse(&n.to_string(), "SELECT 1")));
+    for n in 0..=PENDING_MAX {
+        script.parse(&n.to_string(), "SELECT 1");
+    }
     assert!(script.ties.bound().unwrap().contains("pipeline"));
     let mut script = Script::new();
     script.parse("", &format!("SELECT '{}'", "x".repeat(20_000)));
