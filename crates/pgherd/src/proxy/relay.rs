@@ -122,13 +122,14 @@ where
 
     /// Puts `server` in the place of the server, which is given back. What the old one had not said to its end is gone.
     pub fn replace_server<T>(self, server: T, address: Arc<str>) -> (Relay<C, T>, S) {
-        let mut down = self.down;
+        let (mut up, mut down) = (self.up, self.down);
+        up.broken = false;
         down.unread = Vec::new();
         let relay = Relay {
             client: self.client,
             server,
             books: self.books,
-            up: self.up,
+            up,
             down,
             gate: self.gate,
             commit: self.commit,
@@ -163,7 +164,8 @@ where
 
     /// The session can go on with another server, without the client's help and without losing anything.
     pub fn is_movable(&self) -> bool {
-        self.at_boundary() && self.client_at_boundary() && self.books.ties.bound().is_none()
+        let ended = self.books.ledger.end_is_explained();
+        self.at_boundary() && self.client_at_boundary() && !ended && self.books.ties.bound().is_none()
     }
 
     /// The server has said that this session ends by somebody's will, its own or another's.

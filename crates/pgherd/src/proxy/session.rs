@@ -147,7 +147,12 @@ async fn attend(
         drop(old);
         if !movable {
             let cause = match parted.books.ties.bound() {
-                Some(why) if choice.role == Role::Primary && cause.leaves_room() && parted.at_boundary() => {
+                Some(why)
+                    if choice.role == Role::Primary
+                        && cause.leaves_room()
+                        && parted.at_boundary()
+                        && parted.books.ledger.logged_in() =>
+                {
                     CutCause::Bound { cause: Box::new(cause), why }
                 }
                 _ => cause,

@@ -189,7 +189,7 @@ async fn a_hold_ends_by_itself_or_by_word() {
     let newcomer = tokio::spawn(Client::login(two.stand.read_write()));
     client.query("SELECT 1").await.unwrap();
     assert!(Instant::now() >= until, "not before");
-    soon(newcomer).await.unwrap();
+    let _newcomer = soon(newcomer).await.unwrap();
     two.hold();
     two.stand.until(|counts| counts.parked == 2).await;
     client.send("SELECT 2").await;
@@ -266,6 +266,22 @@ async fn a_session_that_somebody_ended_is_ended() {
     let told = client.last_words().await;
     assert_eq!((told.sqlstate.as_str(), told.text.trim()), ("57P01", "the server says no"));
     assert_eq!(two.stand.proxy.counts().moved, 0);
+}
+
+#[tokio::test]
+async fn a_session_that_has_said_good_bye_is_not_moved() {
+    let two = Two::new().await;
+    let mut client = Client::login(two.stand.read_write()).await;
+    let mut out = Vec::new();
+    wire::message::put_frame(&mut out, b'X', b"");
+    tokio::io::AsyncWriteExt::write_all(&mut client.stream, &out).await.unwrap();
+    two.stand.until(|counts| counts.sessions == 0).await;
+    // The same for one whose server has said why it ends: not by a shutdown.
+    let mut client = Client::login(two.stand.read_write()).await;
+    two.old.ends.send_replace(Some("57P05"));
+    assert_eq!(client.last_words().await.sqlstate, "57P05");
+    two.stand.until(|counts| counts.sessions == 0).await;
+    assert_eq!((two.old.logins(), two.stand.proxy.counts().moved), (2, 0));
 }
 
 #[tokio::test]

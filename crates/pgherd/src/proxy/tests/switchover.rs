@@ -10,13 +10,14 @@ use super::*;
 use crate::proxy::topology::Hold;
 
 const CLIENTS: usize = 4;
+/// Of each client: some seconds of work.
+const TRANSACTIONS: usize = 1500;
 
-/// TPC-B through the read-write port until it is told to stop, which it does after `seconds` at the latest.
-fn pgbench(address: SocketAddr, protocol: &str, arguments: &[&str]) -> tokio::task::JoinHandle<Output> {
+/// TPC-B through a read-write port, with whatever else is asked.
+fn pgbench(address: SocketAddr, arguments: &[&str]) -> tokio::task::JoinHandle<Output> {
     let mut command = command("pgbench");
     command
-        .args(["-h", "127.0.0.1", "-p", &address.port().to_string(), "-U", "postgres", "-M", protocol])
-        .args(["-n", "-c", &CLIENTS.to_string()])
+        .args(["-h", "127.0.0.1", "-p", &address.port().to_string(), "-U", "postgres"])
         .args(arguments)
         .arg("postgres")
         .stdout(Stdio::piped())
@@ -31,19 +32,19 @@ async fn transactions(postgres: &Postgres) -> i64 {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn pgbench_survives_a_switchover_without_an_error() {
-    let mut old = tokio::task::spawn_blocking(|| Postgres::start("trust", &[])).await.unwrap();
+    let old = tokio::task::spawn_blocking(|| Postgres::start("trust", &[])).await.unwrap();
     let admin = old.admin().await;
     let stands = [
         Stand::new(config(), topology(1, Some(&old.address), &[])).await,
         Stand::new(config(), topology(1, Some(&old.address), &[])).await,
     ];
-    let initialized = soon(pgbench(stands[0].read_write(), "simple", &["-i", "-q"])).await.unwrap();
+    let initialized = soon(pgbench(stands[0].read_write(), &["-i", "-q"])).await.unwrap();
     assert!(initialized.status.success(), "{initialized:?}");
     let (new, mut old) = tokio::task::spawn_blocking(move || (old.standby(), old)).await.unwrap();
-    let count = "1500";
     let runs = ["simple", "extended", "prepared"].map(|protocol| {
         let stand = &stands[usize::from(protocol == "extended")];
-        pgbench(stand.read_write(), protocol, &["-t", count])
+        let (clients, count) = (CLIENTS.to_string(), TRANSACTIONS.to_string());
+        pgbench(stand.read_write(), &["-n", "-M", protocol, "-c", &clients, "-t", &count])
     });
     // Under way.
     soon(async { while transactions(&old).await < 200 {} }).await;
@@ -54,7 +55,7 @@ async fn pgbench_survives_a_switchover_without_an_error() {
     stands[0].until(|counts| counts.parked == 2 * CLIENTS).await;
     stands[1].until(|counts| counts.parked == CLIENTS).await;
     let before = admin.query_one("SELECT count(*) FROM pgbench_history", &[]).await.unwrap().get::<_, i64>(0);
-    assert!(before < 3 * CLIENTS as i64 * 1500, "the switchover came too late");
+    assert!(before < (3 * CLIENTS * TRANSACTIONS) as i64, "the switchover came too late");
     drop(admin);
     let old = tokio::task::spawn_blocking(move || {
         old.stop();
@@ -80,7 +81,7 @@ async fn pgbench_survives_a_switchover_without_an_error() {
         assert!(output.status.success(), "{text}");
         assert!(text.contains("number of failed transactions: 0 "), "{text}");
     }
-    assert_eq!(transactions(&new).await, 3 * CLIENTS as i64 * 1500, "each ran once");
+    assert_eq!(transactions(&new).await, (3 * CLIENTS * TRANSACTIONS) as i64, "each ran once");
     let counts = stands.map(|stand| stand.proxy.counts());
     assert_eq!(counts.map(|counts| counts.moved), [2 * CLIENTS as u64, CLIENTS as u64]);
     assert_eq!(counts.map(|counts| counts.cuts), [0, 0]);

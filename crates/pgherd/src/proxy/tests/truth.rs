@@ -64,9 +64,11 @@ impl Waiting {
         match (by, session) {
             (By::Proxy, Some(session)) => session.cancel_token().cancel_query(NoTls).await.unwrap(),
             (By::Termination, _) => {
-                drop(self.admin.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap());
+                self.admin.execute("SELECT pg_terminate_backend($1)", &[&pid]).await.unwrap();
             }
-            _ => drop(self.admin.execute("SELECT pg_cancel_backend($1)", &[&pid]).await.unwrap()),
+            _ => {
+                self.admin.execute("SELECT pg_cancel_backend($1)", &[&pid]).await.unwrap();
+            }
         }
     }
 }
@@ -98,7 +100,8 @@ async fn a_commit_whose_wait_was_cancelled_is_told_as_unknown() {
     let mut told = 0;
     for user in ["postgres", "quiet"] {
         for by in [By::Sql, By::Proxy] {
-            for text in texts {
+            // The proxy passes no cancel while an explicit COMMIT is under way.
+            for text in texts.iter().filter(|text| by == By::Sql || !text.contains("COMMIT")) {
                 let session = waiting.session(user).await;
                 let (answer, ()) = soon(async {
                     tokio::join!(session.batch_execute(text), waiting.end(by, Some(&session)))
