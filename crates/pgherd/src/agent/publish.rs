@@ -14,8 +14,15 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         return Topology { reason: "The cluster has no primary yet.".to_owned(), ..Topology::default() };
     };
     let own_open = is_open(view).then(|| view.me.0.clone());
+    // Between the record of a renewal and the first status under it the primary is still the same: only a renewal
+    // keeps the timeline.
+    let renewed = |status: &Status| {
+        let same = matches!(&status.postgres, Postgres::Primary(p) if p.timeline() == record.timeline);
+        same && status.record_term < record.term
+    };
     let peer_open = view.fresh_peers().find(|status| {
-        status.node == record.node && status.record_term == record.term && status.open && view.opened()
+        let of_record = status.record_term == record.term || renewed(status);
+        status.node == record.node && of_record && status.open && view.opened()
     });
     let primary = own_open.or_else(|| peer_open.map(|status| status.node.0.clone()));
     let follows = |postgres: &Postgres| {
@@ -23,9 +30,9 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
             .standby()
             .is_some_and(|standby| standby.streaming && !standby.quarantined && standby.follows(record))
     };
-    let own = follows(&view.postgres).then(|| view.me.0.clone());
-    let peers =
-        view.fresh_peers().filter(|status| follows(&status.postgres)).map(|status| status.node.0.clone());
+    let own = (follows(&view.postgres) && !view.tags.noloadbalance).then(|| view.me.0.clone());
+    let balanced = |status: &&Status| follows(&status.postgres) && !status.tags.noloadbalance;
+    let peers = view.fresh_peers().filter(balanced).map(|status| status.node.0.clone());
     let mut replicas: Vec<String> = own.into_iter().chain(peers).collect();
     replicas.sort();
     let reason =

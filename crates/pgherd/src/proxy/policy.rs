@@ -17,6 +17,25 @@ pub enum LoweredCommit {
     Forbid,
 }
 
+impl LoweredCommit {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            LoweredCommit::Allow => "allow",
+            LoweredCommit::Warn => "warn",
+            LoweredCommit::Forbid => "forbid",
+        }
+    }
+
+    /// Of one of the words above, which the table of settings has checked.
+    pub fn of(text: &str) -> LoweredCommit {
+        match text {
+            "warn" => LoweredCommit::Warn,
+            "forbid" => LoweredCommit::Forbid,
+            _ => LoweredCommit::Allow,
+        }
+    }
+}
+
 /// The level that the server keeps when the client wants less.
 const LOWEST: &str = "warning";
 /// Before a message's body: its type byte and its length.

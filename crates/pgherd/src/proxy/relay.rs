@@ -8,6 +8,8 @@
 //!
 //! Written over `AsyncRead + AsyncWrite`, so that a TLS stream fits in either place.
 
+mod frames;
+
 use std::io;
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -15,17 +17,15 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use wire::message::{Frame, FrameError, Piece, backend};
+use wire::ErrorFields;
+use wire::message::{FrameError, Piece};
 use wire::startup::CancelKey;
-use wire::{Effects, ErrorFields};
 
 use super::Counters;
-use super::answers::Verdict;
 use super::books::{Books, Parking};
 use super::cancel::{CancelMap, Commit, Gate, Registered};
 use super::lane::{Cut, Lane};
 use super::ledger::{backend_wanted, frontend_wanted};
-use super::policy::{self, Change};
 
 /// One read. Linux hands out loopback data in pieces of up to 64 KiB, but four reads cost little beside the copying,
 /// and the stack of a worker thread stays small.
@@ -288,42 +288,6 @@ where
         Ok(())
     }
 
-    fn client_frame(&mut self, frame: &Frame<'_>, cut: &mut Cut<'_>) {
-        let books = &mut self.books;
-        let text = policy::sql(frame).filter(|_| books.ledger.logged_in());
-        let Some((start, sql, is_whole)) = text else {
-            books.ties.client_sent(frame, None, &books.ledger);
-            books.ledger.client_sent(frame);
-            self.up.drops_rest = false;
-            return cut.keep(frame.bytes.len());
-        };
-        let effects = Effects::read(sql, !is_whole);
-        books.answers.client_asks(&effects);
-        let (change, warns) = policy::change(books.policy, frame, start, &effects);
-        if warns {
-            Counters::add(&self.counters.lowered_commits);
-            if !books.answers.hides_warnings() {
-                books.news.extend_from_slice(&policy::warning().encode());
-            }
-        }
-        self.up.drops_rest = matches!(change, Change::Refused(_));
-        match change {
-            Change::None => {
-                books.ties.client_sent(frame, Some(&effects), &books.ledger);
-                cut.keep(frame.bytes.len());
-            }
-            Change::Edited(bytes) | Change::Refused(bytes) => {
-                // As it will be found in the books of the server.
-                let length = frame.length + bytes.len() as u32 - frame.bytes.len() as u32;
-                let as_sent = Frame { length, head: &bytes[5..], bytes: &bytes, ..*frame };
-                books.ties.client_sent(&as_sent, Some(&effects), &books.ledger);
-                cut.drop(frame.bytes.len());
-                cut.insert(&bytes);
-            }
-        }
-        books.ledger.client_sent(frame);
-    }
-
     fn take_from_server(&mut self, bytes: &[u8], cx: Option<&mut Context<'_>>) -> Result<(), End> {
         let mut held = std::mem::take(&mut self.down.unread);
         let mut cut = Cut::new(join(&mut held, bytes));
@@ -346,63 +310,12 @@ where
         Ok(())
     }
 
-    fn server_frame(&mut self, frame: &Frame<'_>, cut: &mut Cut<'_>) -> Result<(), End> {
-        if frame.tag == backend::KEY_DATA
-            && let Some(key) = CancelKey::parse(frame.head)
-        {
-            self.key = Some(self.cancels.register(key, &self.address, &self.gate));
-        }
-        if is_end_by_shutdown(frame) && self.at_boundary() && self.books.ties.bound().is_none() {
-            self.books.last_words = frame.bytes.to_vec();
-            cut.drop(frame.bytes.len());
-            return Ok(());
-        }
-        let books = &mut self.books;
-        let request = books.ledger.running();
-        books.ledger.server_sent(frame);
-        books.ties.server_sent(frame, request);
-        if !books.news.is_empty() && books.ledger.logged_in() {
-            cut.insert(&std::mem::take(&mut books.news));
-        }
-        let verdict = books.answers.server_sent(frame);
-        self.down.drops_rest = matches!(verdict, Verdict::Drop | Verdict::Unacknowledged(_));
-        match verdict {
-            Verdict::Pass => cut.keep(frame.bytes.len()),
-            Verdict::Drop => cut.drop(frame.bytes.len()),
-            Verdict::Unacknowledged(error) => {
-                Counters::add(&self.counters.unacknowledged);
-                tracing::warn!(
-                    address = %self.address,
-                    "a wait for synchronous replication was cancelled; the client is told that the outcome is unknown (08007)"
-                );
-                cut.drop(frame.bytes.len());
-                cut.insert(&error);
-            }
-            Verdict::Terminated => {
-                books.ledger.doubt();
-                cut.keep(frame.bytes.len());
-            }
-            Verdict::Stuck => return Err(End::Stuck),
-        }
-        Ok(())
-    }
-
     fn tell_gate(&mut self) {
         if self.commit != self.books.ledger.commit() {
             self.commit = self.books.ledger.commit();
             self.gate.set(self.commit);
         }
     }
-}
-
-/// What PostgreSQL says when it ends a session of its own accord: it shuts down, another process of it has crashed,
-/// or somebody has called `pg_terminate_backend`.
-fn is_end_by_shutdown(frame: &Frame<'_>) -> bool {
-    if frame.tag != backend::ERROR_RESPONSE || !frame.is_whole() {
-        return false;
-    }
-    let fields = ErrorFields::new(frame.head);
-    fields.is_fatal() && matches!(fields.sqlstate(), Some(b"57P01" | b"57P02" | b"57P03"))
 }
 
 /// `held` and what has come after it, as one.

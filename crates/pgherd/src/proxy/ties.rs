@@ -5,13 +5,16 @@
 //! unfit to be moved. What it is not: complete; state that a function makes inside, unseen in the text that calls it,
 //! is not known. Invariant: in doubt the session is bound.
 
+mod replay;
+
 use std::collections::{BTreeMap, VecDeque};
 
-use wire::message::{Frame, Status, backend, frontend, put_frame, split_text};
+use wire::message::{Frame, Status, backend, frontend, split_text};
 use wire::{Effects, OnSession};
 
 use super::ledger::Ledger;
 use super::policy;
+pub use replay::Replay;
 
 /// Bytes of settings and prepared statements that one session may have us keep. A driver's cache of 256 statements
 /// of 250 bytes fits; at 5,000 sessions that all use it up, 320 MB.
@@ -94,16 +97,6 @@ enum Effect {
         name: Vec<u8>,
         executed: bool,
     },
-}
-
-/// What makes a new server like the old one.
-#[derive(PartialEq, Eq, Debug)]
-pub struct Replay {
-    pub bytes: Vec<u8>,
-    /// ReadyForQuery messages that answer it.
-    pub answers: usize,
-    /// Of these, the last may come with an error: the unnamed statement need not be wanted any more.
-    pub last_may_fail: bool,
 }
 
 impl Ties {
@@ -405,41 +398,6 @@ impl Ties {
         self.kept_bytes += size(&setting);
         self.settings.push(setting);
         self.check_limit();
-    }
-
-    /// What to send to a new server, once it is ready.
-    pub fn replay(&self) -> Replay {
-        let mut bytes = Vec::new();
-        for (_, text) in &self.settings {
-            put_frame(&mut bytes, frontend::QUERY, &[text, &b"\0"[..]].concat());
-        }
-        let mut answers = self.settings.len();
-        if !self.statements.is_empty() {
-            self.statements.values().for_each(|message| bytes.extend_from_slice(message));
-            put_frame(&mut bytes, frontend::SYNC, &[]);
-            answers += 1;
-        }
-        let last_may_fail = !self.unnamed.is_empty();
-        if last_may_fail {
-            bytes.extend_from_slice(&self.unnamed);
-            put_frame(&mut bytes, frontend::SYNC, &[]);
-            answers += 1;
-        }
-        Replay { bytes, answers, last_may_fail }
-    }
-
-    /// The new server reports these; the messages that tell the client what is different.
-    pub fn adopt_parameters(&mut self, reported: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<u8> {
-        let mut news = Vec::new();
-        for (name, value) in reported {
-            if !self.parameters.contains(&(name.clone(), value.clone())) {
-                let body = [&name[..], b"\0", &value, b"\0"].concat();
-                put_frame(&mut news, backend::PARAMETER_STATUS, &body);
-                self.parameters.retain(|(known, _)| *known != name);
-                self.parameters.push((name, value));
-            }
-        }
-        news
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sessions, what they leave behind, and what a new server is given.
 
-use wire::message::{Framer, Piece};
+use wire::message::{Framer, Piece, put_frame};
 
 use super::super::ledger::{backend_wanted, frontend_wanted};
 use super::*;
