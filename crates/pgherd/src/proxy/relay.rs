@@ -255,7 +255,9 @@ where
 
     /// True while what the client sends has to wait.
     fn pauses(&self) -> bool {
-        self.hold && self.up.frames.at_boundary() && self.books.ledger.may_pause()
+        // A server that has said its last word would never answer.
+        let is_held = self.hold && self.books.ledger.may_pause();
+        (is_held || !self.books.last_words.is_empty()) && self.up.frames.at_boundary()
     }
 
     /// Bytes of the client that came while there was no server to send them to.
