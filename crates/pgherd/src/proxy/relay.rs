@@ -328,3 +328,6 @@ fn join<'a>(held: &'a mut Vec<u8>, bytes: &'a [u8]) -> &'a [u8] {
     held.extend_from_slice(bytes);
     held
 }
+
+#[cfg(test)]
+mod tests;

@@ -56,7 +56,7 @@ pub struct Ties {
     parameters: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[derive(Debug, Default)]
 struct Counts {
     parses: u32,
     closes: u32,
@@ -264,12 +264,8 @@ impl Ties {
     fn parameter(&mut self, frame: &Frame<'_>) {
         let pair = split_text(frame.head).and_then(|(name, rest)| Some((name, split_text(rest)?.0)));
         let Some((name, value)) = pair else { return self.bind("a parameter too long to be kept") };
-        let is = |what: &str| name == what.as_bytes();
-        if is("standard_conforming_strings") && value != b"on" {
-            self.bind("standard_conforming_strings is off");
-        }
-        if is("client_encoding") && UNSAFE_ENCODINGS.contains(&value) {
-            self.bind("an encoding whose texts cannot be looked at safely");
+        if let Some(why) = unsafe_parameter(name, value) {
+            self.bind(why);
         }
         if let Some((_, known)) = self.parameters.iter_mut().find(|(known, _)| known == name) {
             *known = value.to_owned();
@@ -344,6 +340,7 @@ impl Ties {
         }
     }
 
+    /// Its request has succeeded. Parse and Close have answers of their own, which did not come.
     fn done(&mut self, effect: Effect) {
         match effect {
             Effect::Sets { key, text, executed: true } => self.in_block.push((key, text)),
@@ -359,7 +356,8 @@ impl Ties {
                     ..Ties::default()
                 };
                 *self = fresh;
-                self.recheck_parameters();
+                let mut parameters = self.parameters.iter();
+                self.bound = parameters.find_map(|(name, value)| unsafe_parameter(name, value));
             }
             Effect::DeallocatesAll { executed: true } => {
                 let bytes: usize =
@@ -372,18 +370,7 @@ impl Ties {
             | Effect::Discards { .. }
             | Effect::DeallocatesAll { .. }
             | Effect::Deallocates { .. } => self.bind("a SET, DISCARD or DEALLOCATE parsed apart"),
-            // Their own answers did not come.
             Effect::Prepares { .. } | Effect::Closes { .. } => {}
-        }
-    }
-
-    fn recheck_parameters(&mut self) {
-        let off = |(name, value): &(Vec<u8>, Vec<u8>)| {
-            (name == b"standard_conforming_strings" && value != b"on")
-                || (name == b"client_encoding" && UNSAFE_ENCODINGS.contains(&&value[..]))
-        };
-        if self.parameters.iter().any(off) {
-            self.bind("texts that cannot be looked at safely");
         }
     }
 
@@ -398,6 +385,15 @@ impl Ties {
         self.kept_bytes += size(&setting);
         self.settings.push(setting);
         self.check_limit();
+    }
+}
+
+/// Why texts of such a session cannot be looked at safely.
+fn unsafe_parameter(name: &[u8], value: &[u8]) -> Option<&'static str> {
+    match name {
+        b"standard_conforming_strings" if value != b"on" => Some("standard_conforming_strings being off"),
+        b"client_encoding" if UNSAFE_ENCODINGS.contains(&value) => Some("its client_encoding"),
+        _ => None,
     }
 }
 
