@@ -50,7 +50,7 @@ pub struct Ties {
     rolled_back: bool,
     /// Parse and Close messages of the group that the client is sending.
     sent: Counts,
-    /// ParseComplete and CloseComplete in the answer that is coming.
+    /// Their answers, so far.
     answered: Counts,
     /// As the client has been told.
     parameters: Vec<(Vec<u8>, Vec<u8>)>,
@@ -335,7 +335,6 @@ impl Ties {
                 settings.into_iter().for_each(|(key, text)| self.keep_setting(key, text));
             }
         } else if (committed || rolled_back) && !self.in_block.is_empty() {
-            // AND CHAIN, or back to a savepoint: what became of them is no longer plain.
             self.bind("a SET in a transaction with savepoints or AND CHAIN");
         }
     }
