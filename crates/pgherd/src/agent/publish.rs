@@ -14,8 +14,15 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         return Topology { reason: "The cluster has no primary yet.".to_owned(), ..Topology::default() };
     };
     let own_open = is_open(view).then(|| view.me.0.clone());
+    // Between the record of a renewal and the first status under it the primary is still the same: only a renewal
+    // keeps the timeline.
+    let renewed = |status: &Status| {
+        let same = matches!(&status.postgres, Postgres::Primary(p) if p.timeline() == record.timeline);
+        same && status.record_term < record.term
+    };
     let peer_open = view.fresh_peers().find(|status| {
-        status.node == record.node && status.record_term == record.term && status.open && view.opened()
+        let of_record = status.record_term == record.term || renewed(status);
+        status.node == record.node && of_record && status.open && view.opened()
     });
     let primary = own_open.or_else(|| peer_open.map(|status| status.node.0.clone()));
     let follows = |postgres: &Postgres| {
@@ -35,6 +42,8 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         primary: primary.as_deref().and_then(backend),
         replicas: replicas.iter().filter_map(|node| backend(node)).collect(),
         reason,
+        timeline: record.timeline.0,
+        hold: None,
     }
 }
 
