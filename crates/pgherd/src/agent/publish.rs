@@ -2,8 +2,19 @@
 
 use brain::{Health, Postgres, Status, View, health_of, is_open};
 
-use crate::proxy::topology::{Backend, Topology};
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::proxy::topology::{Backend, Hold, Topology};
+
+/// The hold that the proxy is to keep: its end stays where it was when it was first published, so that it ends there.
+pub fn hold(view: &View, published: Option<Hold>) -> Option<Hold> {
+    let wanted = view.hold()?;
+    let until = Instant::now() + Duration::from_millis(wanted.left_ms);
+    published.filter(|hold| hold.id == wanted.request).or(Some(Hold { id: wanted.request, until }))
+}
 
 /// Where the proxy may send sessions. `addresses` gives each node's PostgreSQL as `host:port`.
 pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
