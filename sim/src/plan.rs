@@ -166,6 +166,7 @@ impl Plan {
             failure_timeout_ms: 2_000,
             drift_percent: 5,
             standbys: k,
+            slot_gate: brain::SlotGate::Warn,
         };
         let single = dice.percent(15) && full > k + 1;
         let mut plan = Plan {

@@ -21,6 +21,8 @@ pub struct Answer {
     /// This was the open primary of the term that `/sync` names, and its agent has lived ever since: it has all
     /// that it acknowledged.
     pub whole: bool,
+    /// A takeover to it keeps every slot; tells equals apart, nothing more.
+    pub slots_ready: bool,
 }
 
 /// The answers so far, and why others do not count.
@@ -45,6 +47,7 @@ struct Candidate<'a> {
     served: Option<Term>,
     busy: Option<Operation>,
     postgres: &'a Postgres,
+    slots_ready: bool,
 }
 
 /// The term that a campaign on this node asks for: above the record, and no promise is higher.
@@ -75,6 +78,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
         served: view.served,
         busy: view.busy,
         postgres: &view.postgres,
+        slots_ready: view.slots.ready(),
     });
     let peers = view.fresh_peers().filter_map(|status| {
         Some(Candidate {
@@ -84,6 +88,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
             served: status.served,
             busy: status.busy,
             postgres: &status.postgres,
+            slots_ready: status.slots.ready(),
         })
     });
     own.into_iter().chain(peers).collect()
@@ -117,21 +122,25 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
         position: standby.position,
         replay: standby.replay,
         whole: was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term)),
+        slots_ready: candidate.slots_ready,
     })
+}
+
+impl Answer {
+    /// Greater is better: the WAL decides, the rest only among equals.
+    fn rank(&self) -> (Position, bool, std::cmp::Reverse<&NodeName>) {
+        (self.position, self.slots_ready, std::cmp::Reverse(&self.node))
+    }
 }
 
 impl Tally {
     /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
-    /// The highest recorded term wins, then the highest LSN, then the name.
+    /// The highest recorded term wins, then the highest LSN, then ready slots, then the name.
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
         let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
         let whole = self.answers.iter().any(|answer| answer.whole);
         let eligible = |answer: &&Answer| answer.whole || sync.set.members.contains(&answer.member);
-        let best = self
-            .answers
-            .iter()
-            .filter(eligible)
-            .max_by(|a, b| a.position.cmp(&b.position).then_with(|| b.node.cmp(&a.node)));
+        let best = self.answers.iter().filter(eligible).max_by(|a, b| a.rank().cmp(&b.rank()));
         match best {
             Some(best) if whole || sync.set.may_choose(members) => Outcome::Chosen(best.clone()),
             _ => Outcome::Missing(format!(
@@ -172,7 +181,10 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Health, Memory, Millis, Settings, Standby, Status, StoreView, SyncSet, Versioned};
+    use crate::{
+        Health, Memory, Millis, Settings, SlotGate, SlotReport, Standby, Status, StoreView, SyncSet,
+        Versioned,
+    };
 
     const NOW: Millis = Millis(100_000);
     const TERM: Term = Term(2);
@@ -211,6 +223,7 @@ mod tests {
             open: false,
             postgres: standby(200),
             busy,
+            slots: SlotReport::default(),
             served: None,
             rule: String::new(),
         }
@@ -227,6 +240,7 @@ mod tests {
             failure_timeout_ms: 2_000,
             drift_percent: 5,
             standbys: 1,
+            slot_gate: SlotGate::Warn,
         };
         let sync = SyncRecord {
             term: Term(1),
@@ -253,6 +267,7 @@ mod tests {
             busy: own,
             store,
             memory,
+            slots: SlotReport::default(),
             served: None,
         }
     }
@@ -272,6 +287,44 @@ mod tests {
     #[test]
     fn the_longest_of_those_who_answer_wins() {
         assert_eq!(chosen(None, None), Some("n2".into()));
+    }
+
+    #[test]
+    fn ready_slots_decide_among_equals_and_never_over_wal() {
+        let unready = SlotReport { missing: vec!["app".into()], ..SlotReport::default() };
+        let mut equal = view(None, None);
+        equal.postgres = standby(200);
+        let winner = |view: &View| match outcome(view) {
+            Outcome::Chosen(answer) => answer.node,
+            Outcome::Missing(missing) => panic!("{missing}"),
+        };
+        assert_eq!(winner(&equal), "n1".into(), "by name");
+        equal.slots = unready.clone();
+        assert_eq!(winner(&equal), "n2".into(), "n2's slots are ready");
+        let mut ahead = equal.clone();
+        ahead.postgres = standby(201);
+        assert_eq!(winner(&ahead), "n1".into(), "one byte of WAL weighs more");
+    }
+
+    #[test]
+    fn a_takeover_waits_a_bounded_time_for_a_candidate_with_ready_slots() {
+        let mut view = view(None, None);
+        view.postgres = standby(200);
+        view.slots = SlotReport { missing: vec!["app".into()], ..SlotReport::default() };
+        view.memory.suspect_since = Some(Millis(NOW.0 - 100));
+        // n2 is ready and has as much WAL, but its answer has not come: n1 and the old primary suffice.
+        let mut sync = view.sync().unwrap().clone();
+        sync.set = SyncSet::new([member("n1"), member("n2")], 2);
+        let mut told = tally(&view, &sync, TERM);
+        assert_eq!(crate::slots::hold_back(&view, &sync, &told), None, "n2 has answered and wins");
+        told.answers.retain(|answer| answer.node == "n1".into());
+        assert!(crate::slots::hold_back(&view, &sync, &told).unwrap().contains("n2"));
+        view.memory.suspect_since = Some(Millis(NOW.0 - 600));
+        assert_eq!(crate::slots::hold_back(&view, &sync, &told), None, "long enough");
+        view.settings.slot_gate = SlotGate::Wait;
+        assert!(crate::slots::hold_back(&view, &sync, &told).is_some());
+        view.settings.slot_gate = SlotGate::Off;
+        assert_eq!(crate::slots::hold_back(&view, &sync, &told), None);
     }
 
     /// A look taken before the work shows a detached standby; meanwhile the work may have pointed it at a primary, whose

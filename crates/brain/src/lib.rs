@@ -17,6 +17,7 @@ mod postgres;
 pub mod quorum;
 mod record;
 mod rules;
+pub mod slots;
 mod sync_set;
 mod view;
 
@@ -30,4 +31,5 @@ pub use postgres::{Applied, Operation, Position, Postgres, Primary, Standby, Ups
 pub use quorum::SyncSet;
 pub use record::{ClusterRecord, PrimaryRecord, StoreView, SyncRecord, TimelineRecord, Versioned};
 pub use rules::{RULES, Rule, decide, dump_rules};
+pub use slots::{SlotGate, SlotReport, SlotState};
 pub use view::{Durable, Settings, View};

@@ -122,6 +122,7 @@ pub enum Operation {
     ApplySync,
     Gate,
     Slots,
+    TakeSlots,
 }
 
 impl Operation {
@@ -130,6 +131,7 @@ impl Operation {
         match self {
             Operation::Initdb | Operation::Start | Operation::Stop | Operation::Detach => true,
             Operation::Follow | Operation::Clone | Operation::Rewind | Operation::Promote => true,
+            Operation::TakeSlots => true,
             Operation::Prepare | Operation::ApplySync | Operation::Gate | Operation::Slots => false,
         }
     }

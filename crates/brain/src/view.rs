@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status, StoreView,
-    SyncRecord, Term, Versioned,
+    MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, SlotGate, SlotReport,
+    Status, StoreView, SyncRecord, Term, Versioned,
 };
 
 /// The cluster's settings, as far as decisions depend on them.
@@ -23,6 +23,9 @@ pub struct Settings {
     pub drift_percent: u64,
     /// k: how many standbys must flush a commit before it is acknowledged.
     pub standbys: usize,
+    /// How much the readiness of slots may delay a takeover.
+    #[serde(default)]
+    pub slot_gate: SlotGate,
 }
 
 impl Settings {
@@ -59,6 +62,8 @@ pub struct View {
     pub busy: Option<Operation>,
     pub store: StoreView,
     pub memory: Memory,
+    /// The slots of the local server, as last looked at.
+    pub slots: SlotReport,
     /// The highest term under which this process itself saw its server open; lost with the process.
     pub served: Option<Term>,
 }

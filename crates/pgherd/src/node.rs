@@ -16,11 +16,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::{Agent, EventLog, Panel, Parts, Words, WordsFile, Worker};
+use crate::agent::{Agent, EventLog, Panel, Parts, SlotPolicy, Words, WordsFile, Worker};
 use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
-use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
+use crate::postgres::{DataState, Layout, Server, ServerConfig, SlotSettings, binaries};
 use crate::proxy::{Proxy, ProxyConfig, topology::Topology};
 use crate::store::{RaftConfig, RaftStore, Store};
 
@@ -92,6 +92,7 @@ pub async fn run(config: Config) -> Result<()> {
         events,
         panel: panel.clone(),
         topology: Arc::new(topology),
+        slots: SlotPolicy { slots: config.slots.clone(), file: config.node.dir.join("slots.json") },
         addresses: addresses.clone(),
     };
     let view = Arc::new(NodeView {
@@ -186,6 +187,17 @@ async fn server(config: &Config, words: &Words) -> Result<Server> {
         port: postgres.port,
         parameters: postgres.parameters.clone(),
         hba: postgres.hba.clone(),
+        slots: SlotSettings {
+            declared: config.slots.declared.len(),
+            logical: config.slots.declared.values().any(|slot| slot.logical.is_some()),
+            budget_bytes_max: config
+                .slots
+                .declared
+                .values()
+                .filter_map(|slot| slot.wal_budget)
+                .max()
+                .unwrap_or(0),
+        },
     };
     let server = Server::new(server_config, installation.clone()).await?;
     check_data(&server, words).map_err(Precondition)?;
@@ -264,6 +276,7 @@ fn settings(config: &Config) -> Settings {
         failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
         drift_percent: config.failover.drift_percent.into(),
         standbys: config.sync.standbys as usize,
+        slot_gate: config.slots.gate,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Suspect, revoke, choose, record (DESIGN 4.1 to 4.5).
 
 use super::{Want, wait};
-use crate::{Action, Operation, Postgres, Status, Term, View, election, election::Outcome, health};
+use crate::{Action, Operation, Postgres, Status, Term, View, election, election::Outcome, health, slots};
 
 /// Each candidate gives the one before it this long before it stands itself: a campaign takes a promise (one fsync,
 /// a receiver's end) and two messages, some 100 ms.
@@ -77,6 +77,9 @@ pub(super) fn record(view: &View) -> Option<Want> {
     let term = election::campaign_term(view);
     let tally = election::tally(view, sync, term);
     let Outcome::Chosen(winner) = tally.outcome(sync) else { return None };
+    if slots::hold_back(view, sync, &tally).is_some() {
+        return None;
+    }
     let mut why = vec![format!("{} wins term {term} with WAL to {}", winner.node, winner.position.lsn)];
     why.extend(
         tally
@@ -84,6 +87,12 @@ pub(super) fn record(view: &View) -> Option<Want> {
             .iter()
             .map(|a| format!("{} answered {} on timeline {}", a.node, a.position.lsn, a.position.timeline)),
     );
+    if !winner.slots_ready {
+        why.push(format!(
+            "not every slot is ready on {}; no candidate with as much WAL has more",
+            winner.node
+        ));
+    }
     why.extend(tally.rejected.iter().cloned());
     Some(Want { actions: vec![election::record(view, &winner, term)?], why })
 }
@@ -97,6 +106,7 @@ pub(super) fn revoke(view: &View) -> Option<Want> {
     if let Outcome::Missing(missing) = tally.outcome(sync) {
         why.push(missing);
     }
+    why.extend(slots::hold_back(view, sync, &tally));
     why.extend(tally.rejected);
     let mut actions = vec![Action::Revoke { term }];
     let server = !matches!(view.postgres, Postgres::Unknown | Postgres::Empty | Postgres::Unusable(_));

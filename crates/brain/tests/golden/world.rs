@@ -6,7 +6,8 @@ use std::fmt::Write;
 
 use brain::{
     Action, Applied, Commit, Durable, Key, MemberId, Memory, Millis, NodeName, Position, Postgres, Primary,
-    Put, Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide,
+    Put, Settings, SlotGate, SlotReport, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned,
+    View, Walsender, decide,
 };
 use wire::{Branch, History, Lsn, Timeline};
 
@@ -75,6 +76,7 @@ impl World {
             failure_timeout_ms: 2000,
             drift_percent: 5,
             standbys: setting("k").map_or(1, |k| k.parse().unwrap()),
+            slot_gate: SlotGate::Warn,
         };
         let mut world = World { now: Millis(1_000_000), ..World::default() };
         for name in names {
@@ -87,6 +89,7 @@ impl World {
                 busy: None,
                 store: StoreView::default(),
                 memory: Memory::new(world.now),
+                slots: SlotReport::default(),
                 served: None,
             };
             let node = Node {
@@ -215,6 +218,14 @@ impl World {
         if told {
             self.tell_commit(name, commit, word);
         }
+    }
+
+    /// The node's slots are not ready, for this reason; with `restart`, a restart would mend it. Without a reason they
+    /// are ready.
+    pub fn slots(&mut self, node: &str, restart: bool, reason: &[&str]) {
+        let missing: Vec<String> = (!reason.is_empty()).then(|| reason.join(" ")).into_iter().collect();
+        self.note(&format!("slots {node}{} {}", if restart { " restart" } else { "" }, reason.join(" ")));
+        self.node(node).view.slots = SlotReport { looked: true, missing, restart, slots: Vec::new() };
     }
 
     /// WAL that nobody has received yet.
@@ -402,6 +413,10 @@ impl World {
                 node.server =
                     Some(Server { running: true, upstream, ..Server::new(source.history, source.end, now) });
             }
+            taken @ Action::TakeSlots { .. } => {
+                node.view.slots = SlotReport::default();
+                apply(node.server.as_mut().unwrap(), durable, taken, now);
+            }
             on_server => apply(node.server.as_mut().unwrap(), durable, on_server, now),
         }
     }
@@ -513,6 +528,10 @@ fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis
             server.end = Lsn(server.end.0 + 0x100);
             server.end_of_recovery = server.end;
             in_force(server, term, set);
+        }
+        // Back as it was stopped, with the slots in it.
+        Action::TakeSlots { .. } => {
+            (server.upstream, server.quarantined, server.streaming) = (None, true, false);
         }
         Action::Prepare { .. } => server.prepared = true,
         Action::ApplySync { term, set } => in_force(server, term, set),

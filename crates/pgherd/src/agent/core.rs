@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use brain::{
-    Action, Decision, Memory, Millis, NodeName, Operation, Postgres, Settings, Status, StoreView, Term, View,
-    decide,
+    Action, Decision, Memory, Millis, NodeName, Operation, Postgres, Settings, SlotReport, Status, StoreView,
+    Term, View, decide,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -24,6 +24,7 @@ use super::panel::Panel;
 use super::publish;
 use super::records;
 use super::retry::Retry;
+use super::slots::{self, KeeperTask, SlotPolicy};
 use super::work::RewindImpossible;
 use crate::peer::{Channel, Link};
 use crate::proxy::topology::Topology;
@@ -55,6 +56,7 @@ pub struct Parts {
     pub events: Arc<EventLog>,
     pub panel: Arc<Panel>,
     pub topology: Arc<watch::Sender<Topology>>,
+    pub slots: SlotPolicy,
     /// Each node's PostgreSQL as `host:port`.
     pub addresses: BTreeMap<String, String>,
 }
@@ -68,6 +70,8 @@ pub struct Agent {
     notes: mpsc::Receiver<Note>,
     pub(super) note: mpsc::Sender<Note>,
     observer: Option<Observer>,
+    /// Tends the slots for as long as the agent lives.
+    _keeper: Option<KeeperTask>,
     revoking: Option<Term>,
     pulse: Arc<Pulse>,
     sent: Option<(Millis, Status)>,
@@ -94,6 +98,13 @@ impl Agent {
             worker.set_words(durable.member.clone(), upstream.clone());
         }
         let observer = parts.worker.as_ref().map(|worker| Observer::start(worker.clone(), note.clone()));
+        let keeper = match &parts.worker {
+            Some(worker) => {
+                let (policy, events) = (parts.slots.clone(), parts.events.clone());
+                Some(slots::start(worker.clone(), policy, events, note.clone())?)
+            }
+            None => None,
+        };
         let view = View {
             now,
             me: parts.me.clone(),
@@ -103,6 +114,10 @@ impl Agent {
             busy: None,
             store: StoreView::default(),
             memory: Memory::new(now),
+            slots: SlotReport {
+                missing: keeper.iter().map(|_| "not looked at yet".to_owned()).collect(),
+                ..SlotReport::default()
+            },
             served: None,
         };
         let snapshots = parts.store.watch();
@@ -115,6 +130,7 @@ impl Agent {
             notes,
             note,
             observer,
+            _keeper: keeper,
             revoking: None,
             pulse: Arc::default(),
             sent: None,
@@ -177,6 +193,7 @@ impl Agent {
         let now = self.now();
         match Message::decode(payload) {
             Ok(Message::Status(status)) if status.node.0 == from => {
+                self.learn_slots(&status);
                 let View { memory, durable, settings, .. } = &mut self.view;
                 if let Some(grant) = memory.on_status(now, *status, durable, settings) {
                     self.send(from, &Message::Grant(grant));
@@ -204,6 +221,7 @@ impl Agent {
         match note {
             Note::Observed(observed) => self.on_observed(observed),
             Note::Done(done) => self.on_done(*done),
+            Note::Slots { generation, report } => self.on_slots(generation, *report),
             Note::Committed(result) => {
                 match result {
                     Ok(revision) => self.committing = Some(revision),
@@ -251,6 +269,8 @@ impl Agent {
     fn on_done(&mut self, done: Done) {
         self.view.busy = None;
         self.view.postgres = done.postgres;
+        // What was looked at before says nothing of what a restart would bring now.
+        self.view.slots.restart = false;
         let failed = done.result.is_err();
         let failures =
             if failed { self.retry.get(&done.operation).map_or(0, |retry| retry.failures) + 1 } else { 0 };

@@ -24,6 +24,7 @@ mod panel;
 mod publish;
 mod records;
 mod retry;
+mod slots;
 mod work;
 
 pub use core::{Agent, Parts};
@@ -32,4 +33,5 @@ pub use events::{Event, EventLog};
 pub use message::Message;
 pub use panel::Panel;
 pub use publish::topology;
+pub use slots::SlotPolicy;
 pub use work::Worker;

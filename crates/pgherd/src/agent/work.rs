@@ -14,6 +14,7 @@ use wire::{Lsn, Timeline};
 
 use super::note::{Done, Note};
 use super::records::{self, Credentials};
+use super::slots::SlotKnown;
 use crate::postgres::{
     NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Upstream as Pointer,
 };
@@ -61,6 +62,7 @@ pub enum Work {
     ApplySync { term: Term, set: SyncSet },
     Gate { open: bool },
     Slots { members: BTreeSet<MemberId> },
+    TakeSlots { from: NodeName },
 }
 
 /// What this process knows of its server beyond what the server says; lost with the process, and then asked anew.
@@ -84,6 +86,7 @@ pub(super) struct Known {
     pub stalled_since: Option<Instant>,
     /// The last look that the server answered.
     pub answer: Option<(Instant, Postgres)>,
+    pub slots: SlotKnown,
 }
 
 pub struct Worker {
@@ -172,6 +175,7 @@ impl Worker {
                 }
             }
             Work::Gate { open: false } => server.quarantine().await?,
+            Work::TakeSlots { from } => self.take_slots(&from).await?,
             Work::Slots { members } => {
                 let wanted = members.iter().map(MemberId::slot_name).collect();
                 server.ensure_slots(&wanted, is_ours).await?;
@@ -180,13 +184,13 @@ impl Worker {
         Ok(())
     }
 
-    async fn start_detached(&self) -> Result<()> {
+    pub(super) async fn start_detached(&self) -> Result<()> {
         self.forget_run();
         self.server.start_detached(START_DEADLINE).await?;
         Ok(())
     }
 
-    async fn stop(&self) -> Result<()> {
+    pub(super) async fn stop(&self) -> Result<()> {
         self.server.stop(StopMode::Fast, STOP_DEADLINE).await?;
         self.forget_run();
         Ok(())
@@ -229,7 +233,10 @@ impl Worker {
         let mut tell = tokio::time::interval(PROGRESS_INTERVAL);
         loop {
             tokio::select! {
-                result = &mut copy => return Ok(result?),
+                result = &mut copy => {
+                    result?;
+                    return Ok(self.bring_slots().await);
+                }
                 _ = tell.tick() => {
                     let Progress { done_bytes, total_bytes } = *seen.borrow();
                     tracing::info!(%node, done_mb = done_bytes >> 20, total_mb = total_bytes >> 20, "copying");
@@ -252,6 +259,7 @@ impl Worker {
             RewindOutcome::NotRequired => {}
             RewindOutcome::Failed { reason } => return Err(RewindImpossible(reason).into()),
         }
+        self.bring_slots().await;
         let superseded = self.superseded(upstream.term);
         let started = tokio::select! {
             started = self.server.start_following(&pointer, START_FOLLOWING_DEADLINE) => started.map(drop).map_err(Into::into),
@@ -266,7 +274,8 @@ impl Worker {
 
     async fn promote(&self, term: Term, timeline: Timeline, set: SyncSet) -> Result<()> {
         let names = standby_names(term, &set)?;
-        let promoted = self.server.promote(timeline, &names, PROMOTE_DEADLINE).await?;
+        self.drop_unready_slots().await;
+        let promoted = self.server.promote(timeline, &names, &slots_of(&set), PROMOTE_DEADLINE).await?;
         let mut known = self.known();
         known.end_of_recovery = Some(promoted.end_of_recovery);
         // In force without more ado: no walsender has run under another value since the server became writable.
@@ -294,10 +303,14 @@ impl Worker {
 
     async fn apply_sync(&self, term: Term, set: SyncSet) -> Result<()> {
         let (names, k) = names_and_k(term, &set)?;
-        let applied = self.server.apply_sync(&names, k).await;
+        let applied = self.server.apply_sync(&names, k, &slots_of(&set)).await;
         // After a failure nobody knows what is in force.
         self.known().applied = applied.as_ref().ok().map(|applied| Applied { term, set, lsn: applied.lsn });
         Ok(applied.map(drop)?)
+    }
+
+    pub(super) fn recorded_term(&self) -> Term {
+        *self.recorded.borrow()
     }
 
     /// Resolves once a higher term than `term` is recorded.
@@ -311,7 +324,11 @@ impl Worker {
         }
     }
 
-    fn source(&self, node: &NodeName, password: impl Fn(&Credentials) -> String) -> Result<Source> {
+    pub(super) fn source(
+        &self,
+        node: &NodeName,
+        password: impl Fn(&Credentials) -> String,
+    ) -> Result<Source> {
         let address =
             self.addresses.get(&node.0).with_context(|| format!("{node} has no PostgreSQL address"))?;
         let (host, port) = address.rsplit_once(':').with_context(|| format!("{address} is no host:port"))?;
@@ -326,6 +343,10 @@ impl Worker {
 
 pub(super) fn is_ours(slot: &str) -> bool {
     MemberId::of_slot(slot).is_some()
+}
+
+fn slots_of(set: &SyncSet) -> Vec<String> {
+    set.members.iter().map(MemberId::slot_name).collect()
 }
 
 /// The standby names of `set` under `term`, and k. A set that cannot acknowledge names nobody.

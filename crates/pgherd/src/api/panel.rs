@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use brain::{Operation, Postgres, View, is_open};
+use brain::{Operation, Postgres, SlotReport, SlotState, View, is_open};
 use wire::Lsn;
 
 use super::ClusterView;
-use super::report::{EventRecord, Explanation, NodeReport, Role, StatusReport, SyncMode, SyncReport};
+use super::report::{
+    EventRecord, Explanation, NodeReport, Role, SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport,
+};
 use crate::agent::{Panel, topology};
 
 /// Joins the panel with what the configuration knows of the nodes.
@@ -28,6 +30,7 @@ struct Part<'a> {
     contact_ms: Option<u64>,
     rule: &'a str,
     why: Vec<String>,
+    slots: &'a SlotReport,
 }
 
 impl ClusterView for NodeView {
@@ -139,6 +142,7 @@ impl NodeView {
             postgres: full.then(|| self.addresses.get(name).cloned()).flatten(),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
+            slots: part.filter(|_| full && fresh).map_or_else(SlotsReport::default, |part| slots(part.slots)),
         }
     }
 }
@@ -152,6 +156,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: None,
         rule,
         why: why.to_vec(),
+        slots: &view.slots,
     };
     let peers = view.memory.peers.values().map(|heard| Part {
         name: &heard.status.node.0,
@@ -161,8 +166,31 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: Some(view.now.since(heard.at)),
         rule: &heard.status.rule,
         why: Vec::new(),
+        slots: &heard.status.slots,
     });
     std::iter::once(own).chain(peers).collect()
+}
+
+fn slots(report: &SlotReport) -> SlotsReport {
+    let line = |slot: &SlotState| SlotLine {
+        name: slot.name.clone(),
+        kind: if slot.database.is_some() { "logical" } else { "physical" }.to_owned(),
+        database: slot.database.clone(),
+        kept: slot.kept,
+        active: slot.active,
+        restart_lsn: slot.restart,
+        confirmed_flush_lsn: slot.confirmed,
+        held_bytes: slot.held_bytes,
+        budget_bytes: slot.budget_bytes,
+        owner: slot.owner.clone(),
+        holds_back_vacuum: slot.holds_back_vacuum(),
+        lost: slot.lost.clone(),
+    };
+    SlotsReport {
+        ready: report.ready(),
+        missing: report.missing.clone(),
+        slots: report.slots.iter().map(line).collect(),
+    }
 }
 
 fn position(postgres: &Postgres) -> (Option<u32>, Option<Lsn>) {

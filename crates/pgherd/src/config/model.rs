@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::draft::Draft;
+use super::slots::Slots;
 use super::value::{Value, split_address};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -20,6 +21,7 @@ pub struct Config {
     pub peers: BTreeMap<String, Peer>,
     pub failover: Failover,
     pub sync: Sync,
+    pub slots: Slots,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -260,6 +262,7 @@ impl Config {
                 standbys: take.number("sync.standbys")?,
                 on_last_standby_lost: LastStandbyLost::Block,
             },
+            slots: Slots::from_draft(draft)?,
             node: Node { name, dir, kind: own.kind, advertise },
             peers,
         })
@@ -303,7 +306,7 @@ impl Config {
             "failover.drift_percent" => Some(self.failover.drift_percent.to_string()),
             "sync.standbys" => Some(self.sync.standbys.to_string()),
             "sync.on_last_standby_lost" => text(self.sync.on_last_standby_lost.as_str()),
-            _ => None,
+            key => self.slots.written(key),
         }
     }
 }

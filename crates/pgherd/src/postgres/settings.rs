@@ -19,22 +19,43 @@ pub const NOBODY: &str = "ANY 1 (pgherd_nobody)";
 /// What the user may change. Timeouts: a dead peer must be noticed within the bounds of a takeover.
 /// 16 WAL senders: eight standbys, each once more for a base backup. Ten reserved connections keep the agent's
 /// way in free when every client waits for a standby that died.
-const DEFAULTS: [(&str, &str); 14] = [
+const DEFAULTS: [(&str, &str); 10] = [
     ("max_connections", "100"),
     ("superuser_reserved_connections", "10"),
     ("max_wal_senders", "16"),
-    ("max_replication_slots", "16"),
-    ("wal_level", "replica"),
     ("wal_keep_size", "1GB"),
-    ("max_slot_wal_keep_size", "10GB"),
     ("wal_sender_timeout", "5s"),
     ("wal_receiver_timeout", "5s"),
     ("wal_receiver_status_interval", "1s"),
     ("synchronous_commit", "on"),
     ("password_encryption", "scram-sha-256"),
-    ("hot_standby_feedback", "off"),
     ("authentication_timeout", "10s"),
 ];
+
+/// Slots of eight standbys, and as many of the user's making; those that are declared come on top.
+const SLOTS: usize = 16;
+
+/// What a slot may hold at most, before PostgreSQL gives the slot up rather than the disk: a fifth of the file system,
+/// so that three forgotten ones and the data still fit, and no more than this.
+const SLOT_KEEP_BYTES_MAX: u64 = 10 << 30;
+const SLOT_KEEP_SHARE: u64 = 5;
+/// Four segments: less would lose a standby at every hiccup.
+const SLOT_KEEP_BYTES_MIN: u64 = 64 << 20;
+
+/// What the slots that are declared need of the server.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct SlotSettings {
+    pub declared: usize,
+    /// One of them is logical.
+    pub logical: bool,
+    /// The largest budget of one of them.
+    pub budget_bytes_max: u64,
+}
+
+/// The server writes WAL that logical slots can be read from.
+pub(super) fn is_logical(slots: &SlotSettings, parameters: &BTreeMap<String, String>) -> bool {
+    slots.logical || parameters.get("wal_level").is_some_and(|level| level == "logical")
+}
 
 /// What no user parameter may name, with the reason where it is not simply "pgherd sets it".
 const REFUSED: [(&str, &str); 7] = [
@@ -65,6 +86,8 @@ pub(super) struct Dynamic {
     pub primary_conninfo: String,
     pub primary_slot_name: String,
     pub synchronous_standby_names: String,
+    /// The members' slots that have to confirm before a logical consumer is sent a change; `None` before 17.
+    pub synchronized_standby_slots: Option<String>,
     /// The sync set was empty before and no checkpoint has proved yet that backends wait for the new one.
     pub sync_unproven: bool,
 }
@@ -82,19 +105,23 @@ impl Dynamic {
             primary_conninfo: String::new(),
             primary_slot_name: String::new(),
             synchronous_standby_names: NOBODY.to_owned(),
+            synchronized_standby_slots: Some(String::new()),
             sync_unproven: false,
         }
     }
 
-    pub fn pairs(&self) -> [(&'static str, String); 6] {
-        [
+    pub fn pairs(&self) -> Vec<(&'static str, String)> {
+        let slots =
+            self.synchronized_standby_slots.clone().map(|slots| ("synchronized_standby_slots", slots));
+        let pairs = [
             (GENERATION, self.generation.to_string()),
             (ADMISSION, self.admission.word().to_owned()),
             ("primary_conninfo", self.primary_conninfo.clone()),
             ("primary_slot_name", self.primary_slot_name.clone()),
             ("synchronous_standby_names", self.synchronous_standby_names.clone()),
             (SYNC_UNPROVEN, self.sync_unproven.to_string()),
-        ]
+        ];
+        pairs.into_iter().chain(slots).collect()
     }
 
     /// Reads back what [`render`] wrote; `None` when the text is not ours or not whole.
@@ -115,6 +142,7 @@ impl Dynamic {
             primary_conninfo: values.remove("primary_conninfo")?,
             primary_slot_name: values.remove("primary_slot_name")?,
             synchronous_standby_names: values.remove("synchronous_standby_names")?,
+            synchronized_standby_slots: values.remove("synchronized_standby_slots"),
             sync_unproven: values.remove(SYNC_UNPROVEN)?.parse().ok()?,
         })
     }
@@ -127,11 +155,36 @@ pub(super) struct Static<'a> {
     pub listen: &'a str,
     pub port: u16,
     pub parameters: &'a BTreeMap<String, String>,
+    pub slots: &'a SlotSettings,
+    /// The server brings logical slots from its primary by itself: 17 and newer.
+    pub synchronizes_slots: bool,
+    /// Of the file system that the data directory is on.
+    pub disk_bytes: Option<u64>,
     /// The control file of the data directory, for the lower bounds a standby has to keep.
     pub control: Option<&'a ControlFile>,
 }
 
 impl Static<'_> {
+    /// What the user may change, as far as it depends on the slots and the disk.
+    fn slot_defaults(&self) -> Vec<(String, String)> {
+        let logical = is_logical(self.slots, self.parameters);
+        let share = self.disk_bytes.map_or(SLOT_KEEP_BYTES_MAX, |bytes| bytes / SLOT_KEEP_SHARE);
+        let keep = share.clamp(SLOT_KEEP_BYTES_MIN, SLOT_KEEP_BYTES_MAX);
+        // A declared budget is warned about before PostgreSQL ends the slot.
+        let keep = keep.max(self.slots.budget_bytes_max / 4 * 5);
+        let mut pairs = vec![
+            ("max_replication_slots", (SLOTS + self.slots.declared).to_string()),
+            ("max_slot_wal_keep_size", format!("{}MB", keep >> 20)),
+            ("wal_level", if logical { "logical" } else { "replica" }.to_owned()),
+            // Without it the primary removes catalog rows that a copy of a logical slot needs.
+            ("hot_standby_feedback", if logical { "on" } else { "off" }.to_owned()),
+        ];
+        if self.synchronizes_slots {
+            pairs.push(("sync_replication_slots", "on".to_owned()));
+        }
+        pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+    }
+
     /// Fixed for the life of the server process: also given on the command line, which nothing overrides.
     pub fn fixed(&self) -> Vec<(&'static str, String)> {
         let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
@@ -216,7 +269,9 @@ pub(super) fn owned(name: &str) -> bool {
 
 /// Ours and changed by reload: what a line elsewhere would silently defeat.
 pub(super) fn dynamic(name: &str) -> bool {
-    ["primary_conninfo", "primary_slot_name", "synchronous_standby_names"].contains(&name)
+    const DYNAMIC: [&str; 4] =
+        ["primary_conninfo", "primary_slot_name", "synchronous_standby_names", "synchronized_standby_slots"];
+    DYNAMIC.contains(&name)
 }
 
 pub(super) fn render(fixed: &Static<'_>, dynamic: &Dynamic) -> String {
@@ -231,7 +286,7 @@ pub(super) fn render(fixed: &Static<'_>, dynamic: &Dynamic) -> String {
         }
     };
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    section("defaults", DEFAULTS.iter().map(own).collect());
+    section("defaults", DEFAULTS.iter().map(own).chain(fixed.slot_defaults()).collect());
     section(
         "the cluster's parameters",
         fixed.parameters.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
@@ -286,6 +341,9 @@ mod tests {
             listen: "*",
             port: 5432,
             parameters: &parameters,
+            slots: &SlotSettings::default(),
+            synchronizes_slots: false,
+            disk_bytes: None,
             control: None,
         };
         let dynamic = Dynamic {
@@ -294,12 +352,48 @@ mod tests {
             primary_conninfo: r"host='a\'b' passfile='C:\\x'".into(),
             primary_slot_name: "n2_7f3a".into(),
             synchronous_standby_names: r#"ANY 1 ("n2", "n""3")"#.into(),
+            synchronized_standby_slots: Some("pgherd_n2_7f3a, pgherd_n3_1".into()),
             sync_unproven: true,
         };
         let text = render(&fixed, &dynamic);
         assert_eq!(Dynamic::parse(&text), Some(dynamic));
         assert!(text.find("work_mem").unwrap() < text.find("restart_after_crash").unwrap());
         assert_eq!(Dynamic::parse("port = '5432'"), None);
+    }
+
+    #[test]
+    fn slots_get_what_they_need_and_no_disk_is_filled_by_them() {
+        let layout = Layout::new(std::path::Path::new("/srv/n1")).unwrap();
+        let defaults = |slots: SlotSettings, disk_bytes, synchronizes_slots| {
+            let parameters = BTreeMap::new();
+            let (node, listen, port) = ("n1", "*", 5432);
+            let fixed = Static {
+                layout: &layout,
+                node,
+                listen,
+                port,
+                parameters: &parameters,
+                slots: &slots,
+                synchronizes_slots,
+                disk_bytes,
+                control: None,
+            };
+            fixed.slot_defaults().into_iter().collect::<BTreeMap<String, String>>()
+        };
+        let plain = defaults(SlotSettings::default(), Some(1 << 40), false);
+        assert_eq!(plain["max_slot_wal_keep_size"], "10240MB");
+        assert_eq!((plain["wal_level"].as_str(), plain["hot_standby_feedback"].as_str()), ("replica", "off"));
+        assert!(!plain.contains_key("sync_replication_slots"), "15 and 16 do not know it");
+        let small = defaults(SlotSettings::default(), Some(10 << 30), false);
+        assert_eq!(small["max_slot_wal_keep_size"], "2048MB");
+        let slots = SlotSettings { declared: 3, logical: true, budget_bytes_max: 40 << 30 };
+        let declared = defaults(slots, Some(1 << 40), true);
+        assert_eq!(declared["max_slot_wal_keep_size"], "51200MB");
+        assert_eq!(
+            (declared["wal_level"].as_str(), declared["max_replication_slots"].as_str()),
+            ("logical", "19")
+        );
+        assert_eq!(declared["sync_replication_slots"], "on");
     }
 
     #[test]
