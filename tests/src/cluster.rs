@@ -177,7 +177,16 @@ pub struct Cluster {
 impl Cluster {
     /// `nodes` nodes, started and whole: an open primary and healthy replicas.
     pub fn start(nodes: u16) -> Cluster {
+        Cluster::start_with(nodes, "")
+    }
+
+    /// The same with more lines at the end of each node's configuration.
+    pub fn start_with(nodes: u16, more: &str) -> Cluster {
         let mut cluster = Cluster { agents: Vec::new(), prepared: Prepared::new(nodes) };
+        for node in cluster.nodes() {
+            let text = fs::read_to_string(node.config()).expect("its configuration");
+            fs::write(node.config(), text + more).expect("its configuration is writable");
+        }
         for name in cluster.names() {
             cluster.start_agent(&name);
         }

@@ -140,6 +140,8 @@ pub struct Memory {
     sync_read: bool,
     /// When the server was last seen to be a primary, since it was seen to be anything else.
     primary_seen: Option<Millis>,
+    /// Since when a restart would bring slots, and the peers are told so.
+    slots_wanted: Option<Millis>,
     /// Members that do not stream, and since when.
     missing: BTreeMap<MemberId, Millis>,
     streaming: BTreeSet<MemberId>,
@@ -314,6 +316,15 @@ impl Memory {
             Postgres::Unknown => {}
             _ => self.primary_seen = None,
         }
+    }
+
+    pub(crate) fn note_slots(&mut self, now: Millis, wanted: bool) {
+        self.slots_wanted = wanted.then(|| self.slots_wanted.unwrap_or(now));
+    }
+
+    /// Milliseconds for which a restart would have brought slots; 0 when it would not.
+    pub fn slots_wanted_ms(&self, now: Millis) -> u64 {
+        self.slots_wanted.map_or(0, |at| now.since(at))
     }
 
     pub(crate) fn note_suspicion(&mut self, now: Millis, suspect: bool) {

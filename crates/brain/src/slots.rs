@@ -122,8 +122,14 @@ pub fn advance_to(copy: &SlotState, original: &SlotState, replay: Lsn) -> Option
 /// Why the consumer of `original` would not find at `copy` what it needs; `None`: it would.
 ///
 /// `floor`: the oldest catalog rows that the primary has surely kept for this replica since it heard of its needs.
-/// Without one nothing is known of the rows that a logical copy needs.
-pub fn unready(copy: &SlotState, original: &SlotState, floor: Option<u32>) -> Option<String> {
+/// Without one nothing is known of the rows that a logical copy needs. WAL is kept in whole segments of
+/// `segment_bytes`.
+pub fn unready(
+    copy: &SlotState,
+    original: &SlotState,
+    floor: Option<u32>,
+    segment_bytes: u64,
+) -> Option<String> {
     if let Some(lost) = &copy.lost {
         return Some(format!("the copy is lost: {lost}"));
     }
@@ -135,7 +141,8 @@ pub fn unready(copy: &SlotState, original: &SlotState, floor: Option<u32>) -> Op
         _ => None,
     };
     if original.database.is_none() {
-        return ahead("begins at", copy.restart, original.restart);
+        let begin = |lsn: Option<Lsn>| lsn.map(|lsn| Lsn(lsn.0 - lsn.0 % segment_bytes.max(1)));
+        return ahead("begins at", begin(copy.restart), begin(original.restart));
     }
     if let Some(reason) = ahead("has confirmed", copy.confirmed, original.confirmed) {
         return Some(reason);
@@ -219,13 +226,15 @@ mod tests {
     #[test]
     fn a_copy_is_ready_only_with_what_its_consumer_needs() {
         let original = logical(300, 9);
+        let unready = |copy: &SlotState, original: &SlotState, floor| unready(copy, original, floor, 100);
         assert_eq!(unready(&logical(300, 9), &original, Some(9)), None);
         assert!(unready(&logical(301, 9), &original, Some(9)).unwrap().contains("has confirmed"));
         assert!(unready(&logical(300, 8), &original, Some(9)).unwrap().contains("catalog rows"));
         assert!(unready(&logical(300, 9), &original, None).is_some(), "no feedback, no promise");
         let physical = |lsn| SlotState { restart: Some(Lsn(lsn)), ..SlotState::default() };
         assert_eq!(unready(&physical(200), &physical(300), None), None);
-        assert!(unready(&physical(301), &physical(300), None).unwrap().contains("begins at"));
+        assert_eq!(unready(&physical(399), &physical(300), None), None, "the segment is kept as a whole");
+        assert!(unready(&physical(400), &physical(399), None).unwrap().contains("begins at"));
     }
 
     #[test]

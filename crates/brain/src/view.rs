@@ -130,6 +130,7 @@ impl View {
                 self.served = self.served.max(Some(term));
             }
         }
+        self.memory.note_slots(now, self.slots.restart);
         let suspect = crate::health::suspect(self).is_some();
         self.memory.note_suspicion(now, suspect);
     }

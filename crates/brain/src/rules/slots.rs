@@ -22,8 +22,10 @@ pub(super) fn take_in(view: &View) -> Option<Want> {
     let standby = view.postgres.standby()?;
     let sync = view.sync().filter(|sync| sync.term == record.term)?;
     let wanted = view.slots.restart && status.open && standby.streaming && standby.follows(record);
+    // Two that begin to want it at the same moment must have heard of each other: whoever is not fresh by then is gone.
+    let told = view.memory.slots_wanted_ms(view.now) >= view.settings.failure_timeout_ms;
     let others = view.fresh_peers().filter(|peer| peer.node != record.node);
-    if !wanted || others.into_iter().any(|peer| away(peer) || before(view, peer)) {
+    if !wanted || !told || others.into_iter().any(|peer| away(peer) || before(view, peer)) {
         return None;
     }
     let own = view.durable.member.as_ref();

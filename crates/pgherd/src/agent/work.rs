@@ -235,7 +235,8 @@ impl Worker {
             tokio::select! {
                 result = &mut copy => {
                     result?;
-                    return Ok(self.bring_slots().await);
+                    self.bring_slots().await;
+                    return Ok(());
                 }
                 _ = tell.tick() => {
                     let Progress { done_bytes, total_bytes } = *seen.borrow();

@@ -1,6 +1,6 @@
-//! Logical slots of PostgreSQL 15 and 16 on a replica: the slot's state file, taken from the primary.
+//! Slots of the primary on a replica: the slot's state file, taken from the primary.
 //!
-//! No command of these majors makes a logical slot on a standby that begins where another's stands. The file
+//! No command makes a slot on a standby that begins where another's stands, except for logical slots from 17 on. The file
 //! `pg_replslot/NAME/state` is all that a slot is; a server reads it once, when it starts. It is read with the rewind
 //! role, which may read files already, and is as the server wrote it: renamed into place, with a checksum of its own.
 //! Invariant: a copy is put only into a stopped data directory that has the WAL it needs, never over a slot that is there.
@@ -19,9 +19,10 @@ use super::session::literal;
 /// A connection by the network and some files of 200 bytes.
 const FETCH_DEADLINE: Duration = Duration::from_secs(10);
 
-/// `SLOT_MAGIC` and the places in `ReplicationSlotOnDisk` (slot.c), the same in 15 and 16.
+/// `SLOT_MAGIC` and the places in `ReplicationSlotOnDisk` (slot.c), the same in 15 to 18.
 const MAGIC: u32 = 0x0105_1CA1;
 const NAME: std::ops::Range<usize> = 16..80;
+const DATABASE: usize = 80;
 const PERSISTENCY: usize = 84;
 const RESTART_LSN: usize = 96;
 const CONFIRMED_FLUSH: usize = 112;
@@ -30,7 +31,7 @@ const BYTES_MIN: usize = 120;
 /// The last major whose standbys need copies: newer ones synchronize logical slots themselves.
 pub const COPIES_UNTIL: u32 = 16;
 
-/// A logical slot as it lies on the primary's disk.
+/// A slot as it lies on the primary's disk.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SlotCopy {
     pub name: String,
@@ -61,8 +62,9 @@ impl SlotCopy {
         if word(PERSISTENCY) != Some(0) {
             return Err("it is not whole yet".to_owned());
         }
+        let physical = word(DATABASE) == Some(0);
         match (lsn(RESTART_LSN), lsn(CONFIRMED_FLUSH)) {
-            (Some(restart), Some(confirmed)) if restart > Lsn::ZERO && confirmed >= restart => {
+            (Some(restart), Some(confirmed)) if restart > Lsn::ZERO && (physical || confirmed >= restart) => {
                 Ok(SlotCopy { name: name.to_owned(), restart, confirmed, state })
             }
             _ => Err("it holds no WAL".to_owned()),
@@ -95,12 +97,12 @@ impl Server {
         for row in rows {
             let SimpleQueryMessage::Row(row) = row else { continue };
             let (name, text) = (row.get(0).unwrap_or_default(), row.get(1).unwrap_or_default());
-            let wrong = |reason: String| Error::Io {
-                what: format!("read the state of the slot {name}"),
-                source: std::io::Error::other(reason),
-            };
-            let state = bytes_of_hex(text).ok_or_else(|| wrong("it is no hexadecimal".to_owned()))?;
-            copies.push(SlotCopy::parse(name, state).map_err(wrong)?);
+            let state = bytes_of_hex(text).ok_or_else(|| "it is no hexadecimal".to_owned());
+            match state.and_then(|state| SlotCopy::parse(name, state)) {
+                Ok(copy) => copies.push(copy),
+                // One that is being made, or holds nothing yet, is no reason to go without the others.
+                Err(reason) => tracing::warn!(name, reason, "the state of a slot was not taken"),
+            }
         }
         Ok(copies)
     }
@@ -144,6 +146,7 @@ mod tests {
         let mut state = vec![0u8; 200];
         state[..4].copy_from_slice(&MAGIC.to_ne_bytes());
         state[16..16 + name.len()].copy_from_slice(name.as_bytes());
+        state[DATABASE] = 5;
         state[PERSISTENCY..PERSISTENCY + 4].copy_from_slice(&persistency.to_ne_bytes());
         state[RESTART_LSN..RESTART_LSN + 8].copy_from_slice(&restart.to_ne_bytes());
         state[CONFIRMED_FLUSH..CONFIRMED_FLUSH + 8].copy_from_slice(&confirmed.to_ne_bytes());
@@ -157,6 +160,10 @@ mod tests {
         assert!(SlotCopy::parse("ap", state("app", 0, 100, 200)).is_err(), "another slot's");
         assert!(SlotCopy::parse("app", state("app", 1, 100, 200)).is_err(), "still being made");
         assert!(SlotCopy::parse("app", state("app", 0, 0, 200)).is_err(), "holds nothing");
+        let mut physical = state("app", 0, 100, 0);
+        assert!(SlotCopy::parse("app", physical.clone()).is_err(), "a logical one confirms");
+        physical[DATABASE] = 0;
+        assert_eq!(SlotCopy::parse("app", physical).unwrap().restart, Lsn(100));
         assert!(SlotCopy::parse("app", vec![0; 200]).is_err(), "no magic");
         assert!(SlotCopy::parse("app", state("app", 0, 100, 200)[..100].to_vec()).is_err(), "cut short");
         assert_eq!(bytes_of_hex("01fF"), Some(vec![1, 255]));

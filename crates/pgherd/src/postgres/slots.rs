@@ -87,6 +87,8 @@ pub struct SlotsSeen {
     pub lsn: Option<Lsn>,
     /// `max_slot_wal_keep_size`; `None` is without a limit.
     pub keep_bytes: Option<u64>,
+    /// Of a WAL segment.
+    pub segment_bytes: u64,
     pub slots: Vec<SlotRow>,
 }
 
@@ -95,6 +97,7 @@ const SQL: &str = "SELECT json_build_object(
     'lsn', CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_flush_lsn() END,
     'keep_bytes', (SELECT setting::int8 * 1048576 FROM pg_settings
                    WHERE name = 'max_slot_wal_keep_size' AND setting::int8 >= 0),
+    'segment_bytes', (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size'),
     'slots', (SELECT coalesce(json_agg(to_json(s) ORDER BY slot_name), '[]') FROM pg_replication_slots AS s))";
 
 /// Connections for slots, by database.
@@ -120,9 +123,9 @@ impl Server {
             .map_err(|error| Error::Io { what: "read the slots".into(), source: error.into() })
     }
 
-    /// Makes a physical slot that holds WAL from now on.
-    pub async fn create_physical_slot(&self, name: &str) -> Result<()> {
-        let sql = format!("SELECT pg_create_physical_replication_slot({}, true)", literal(name));
+    /// Makes a physical slot that holds WAL from now on, or, without `reserve`, from its receiver's first coming on.
+    pub async fn create_physical_slot(&self, name: &str, reserve: bool) -> Result<()> {
+        let sql = format!("SELECT pg_create_physical_replication_slot({}, {reserve})", literal(name));
         self.on_slots(HOME, "create a physical slot", &sql, QUERY_DEADLINE).await
     }
 

@@ -51,7 +51,8 @@ impl Keeper {
     async fn make(&mut self, name: &str, declared: &DeclaredSlot) -> Result<(), String> {
         let server = &self.worker.server;
         let made = match &declared.logical {
-            None => server.create_physical_slot(name).await,
+            // It holds nothing before its receiver has come: what nobody uses must not fill the disk.
+            None => server.create_physical_slot(name, false).await,
             Some(_) if self.words.noted().logical.contains(name) => {
                 return Err(format!(
                     "it was lost, and made anew its consumer would miss changes without a word; to begin anew, type: \

@@ -72,6 +72,11 @@ impl Keeper {
                 self.drop_copy(&slot.name, "the primary's is another").await;
                 Outcome::ready(Some("a slot of this name that was another was dropped".to_owned()))
             }
+            Some(row) if !logical && row.restart_lsn.is_some() != slot.restart.is_some() && !row.active => {
+                let why = "it began, or stopped, to hold WAL on the primary";
+                self.drop_copy(&slot.name, why).await;
+                Outcome::ready(Some("it is being made".to_owned()))
+            }
             Some(row) => match row.lost() {
                 Some(lost) => {
                     self.drop_copy(&slot.name, &lost).await;
@@ -81,7 +86,7 @@ impl Keeper {
             },
             None if logical => self.wanted(slot),
             None => {
-                let made = self.worker.server.create_physical_slot(&slot.name).await;
+                let made = self.worker.server.create_physical_slot(&slot.name, slot.restart.is_some()).await;
                 self.words.save(|noted| noted.copies.extend([slot.name.clone()]));
                 Outcome::ready(Some(
                     made.map_or_else(|error| error.to_string(), |()| "it is being made".to_owned()),
@@ -115,12 +120,10 @@ impl Keeper {
         {
             return Some(format!("the copy could not be advanced: {error}"));
         }
-        let reason = unready(&copy, slot, self.floors.get(&slot.name).copied());
-        let mut known = self.worker.known();
-        let _changed = match &reason {
-            Some(_) if slot.database.is_some() => known.slots.unready.insert(slot.name.clone()),
-            _ => known.slots.unready.remove(&slot.name),
-        };
+        let reason = unready(&copy, slot, self.floors.get(&slot.name).copied(), seen.segment_bytes);
+        let unready = &mut self.worker.known().slots.unready;
+        unready.remove(&slot.name);
+        unready.extend(reason.iter().filter(|_| slot.database.is_some()).map(|_| slot.name.clone()));
         reason
     }
 
@@ -173,8 +176,12 @@ impl Keeper {
             let known = row.catalog_xmin.is_some_and(|xmin| !brain::slots::xid_precedes(xmin, heard));
             let kept = original.slot(&row.slot_name).and_then(|slot| slot.catalog_xmin);
             match kept.filter(|_| known) {
-                Some(kept) => drop(self.floors.entry(row.slot_name.clone()).or_insert(kept)),
-                None => drop(self.floors.remove(&row.slot_name)),
+                Some(kept) => {
+                    self.floors.entry(row.slot_name.clone()).or_insert(kept);
+                }
+                None => {
+                    self.floors.remove(&row.slot_name);
+                }
             }
         }
         self.floors.retain(|name, _| seen.slots.iter().any(|row| row.slot_name == *name));

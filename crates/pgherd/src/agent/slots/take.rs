@@ -18,7 +18,9 @@ impl Worker {
         // Whatever came of the copies: the server runs again.
         self.start_detached().await?;
         let without = placed?;
-        anyhow::ensure!(without.is_empty(), "the WAL for {} is not here any more", without.join(", "));
+        if !without.is_empty() {
+            tracing::warn!(slots = without.join(", "), "the WAL that slots need is not here");
+        }
         Ok(())
     }
 
@@ -38,22 +40,21 @@ impl Worker {
         let Some(from) = from else { return };
         let brought = async {
             let copies = self.fetch_copies(&from).await?;
-            anyhow::Ok(self.server.place_slots(&copies)?)
+            anyhow::Ok(self.server.place_slots(&copies).map(drop)?)
         };
         if let Err(error) = brought.await {
-            tracing::warn!(error = format!("{error:#}"), "logical slots could not be brought from {from}");
+            tracing::warn!(error = format!("{error:#}"), "slots could not be brought from {from}");
         }
     }
 
-    /// The states of the primary's logical slots that a takeover keeps; none where PostgreSQL brings them by itself.
+    /// The states of the primary's slots that a takeover keeps, but for those that PostgreSQL brings by itself.
     async fn fetch_copies(&self, from: &NodeName) -> Result<Vec<SlotCopy>> {
-        if self.server.installation.major > COPIES_UNTIL {
-            return Ok(Vec::new());
-        }
+        let logical_too = self.server.installation.major <= COPIES_UNTIL;
         let names: Vec<String> = {
             let known = self.known();
             let slots = known.slots.original.iter().flat_map(|original| &original.report.slots);
-            let wanted = slots.filter(|slot| slot.kept && slot.database.is_some() && slot.lost.is_none());
+            let wanted =
+                slots.filter(|s| s.kept && s.lost.is_none() && (logical_too || s.database.is_none()));
             wanted.map(|slot| slot.name.clone()).collect()
         };
         if names.is_empty() {

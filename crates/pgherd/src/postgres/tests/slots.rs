@@ -64,8 +64,8 @@ async fn replayed(node: &Node, lsn: Lsn) {
 async fn a_physical_copy_follows_its_slot_and_an_advance_on_a_primary_does_nothing() {
     let one = primary("n1").await;
     let two = standby("n2", &one).await;
-    one.create_physical_slot("tape").await.unwrap();
-    two.create_physical_slot("tape").await.unwrap();
+    one.create_physical_slot("tape", true).await.unwrap();
+    two.create_physical_slot("tape", true).await.unwrap();
     let lsn = write(&one, "CREATE TABLE t AS SELECT i FROM generate_series(1, 10000) AS i").await;
     replayed(&two, lsn).await;
     two.advance_slot("tape", None, lsn).await.unwrap();
@@ -189,6 +189,15 @@ async fn a_promotion_does_not_wait_for_a_frozen_primary() {
     for pid in process::all_of(&one.layout.data) {
         process::signal(&one.layout.data, pid, rustix::process::Signal::STOP);
     }
+    if two.installation.major >= FAILOVER_SLOTS {
+        const WAITS: &str = "SELECT wait_event FROM pg_stat_activity WHERE backend_type = 'slotsync worker'";
+        eventually("the synchronization waits for the primary", async || {
+            let mut session = session::Session::open(&two.layout, two.config.port, DEADLINE).await.ok()?;
+            let event = session.value("look at the worker", WAITS, DEADLINE).await.ok()??;
+            event.starts_with("Libpqwalreceiver").then_some(())
+        })
+        .await;
+    }
     let begun = Instant::now();
     two.promote(Timeline(3), "", &[], DEADLINE).await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
@@ -197,8 +206,8 @@ async fn a_promotion_does_not_wait_for_a_frozen_primary() {
 #[tokio::test(flavor = "multi_thread")]
 async fn copies_that_are_not_ready_go_before_a_promotion_whatever_uses_them() {
     let (one, two) = pair().await;
-    two.create_physical_slot("a").await.unwrap();
-    two.create_physical_slot("b").await.unwrap();
+    two.create_physical_slot("a", false).await.unwrap();
+    two.create_physical_slot("b", true).await.unwrap();
     two.drop_slots_in_use(&["a".to_owned(), "c".to_owned()]).await.unwrap();
     assert!(row(&two, "a").await.is_none() && row(&two, "b").await.is_some());
     one.drop_slots_in_use(&["n2_slot".to_owned()]).await.unwrap();
