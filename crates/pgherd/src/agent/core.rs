@@ -114,10 +114,7 @@ impl Agent {
             busy: None,
             store: StoreView::default(),
             memory: Memory::new(now),
-            slots: SlotReport {
-                missing: keeper.iter().map(|_| "not looked at yet".to_owned()).collect(),
-                ..SlotReport::default()
-            },
+            slots: keeper.as_ref().map_or_else(SlotReport::default, |_| slots::unlooked()),
             served: None,
         };
         let snapshots = parts.store.watch();
@@ -269,8 +266,7 @@ impl Agent {
     fn on_done(&mut self, done: Done) {
         self.view.busy = None;
         self.view.postgres = done.postgres;
-        // What was looked at before says nothing of what a restart would bring now.
-        self.view.slots.restart = false;
+        self.forget_slots(done.operation);
         let failed = done.result.is_err();
         let failures =
             if failed { self.retry.get(&done.operation).map_or(0, |retry| retry.failures) + 1 } else { 0 };

@@ -203,6 +203,8 @@ impl Worker {
         (known.write, known.confirmed, known.stalled_since) = (None, None, None);
         known.answer = None;
         known.unconfirmed.clear();
+        // Told of anew within a heartbeat, when there is a primary.
+        known.slots.original = None;
     }
 
     async fn follow(&self, upstream: &Upstream, member: &MemberId) -> Result<()> {

@@ -220,6 +220,7 @@ fn state(full: bool, postgres: &Postgres, busy: Option<Operation>) -> String {
         Some(Operation::Clone) => "cloning",
         Some(Operation::Rewind) => "rewinding",
         Some(Operation::Promote) => "promoting",
+        Some(Operation::TakeSlots) => "restarting",
         _ => postgres.word(),
     };
     word.to_owned()

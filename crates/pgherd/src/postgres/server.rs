@@ -16,7 +16,8 @@ use super::hba;
 use super::layout::Layout;
 use super::observe::Observer;
 use super::session::Kept;
-use super::settings::{self, Dynamic, SlotSettings, Static};
+use super::settings::{self, Dynamic, Static};
+use super::slot_settings::{SlotSettings, is_logical};
 use super::slots::{FAILOVER_SLOTS, SlotSessions};
 
 /// What the composition root knows of this node's server.
@@ -231,8 +232,7 @@ impl Server {
 
     /// PostgreSQL itself brings logical slots from the primary to this server while it is a standby.
     pub(super) fn synchronizes_slots(&self) -> bool {
-        self.installation.major >= FAILOVER_SLOTS
-            && settings::is_logical(&self.config.slots, &self.config.parameters)
+        self.installation.major >= FAILOVER_SLOTS && is_logical(&self.config.slots, &self.config.parameters)
     }
 
     pub(super) fn running(&self) -> Result<super::Postmaster> {

@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use brain::{NodeName, Postgres, SlotReport, SlotState, Status, Term};
+use brain::{NodeName, Operation, Postgres, SlotReport, SlotState, Status, Term};
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
 use wire::Lsn;
@@ -89,12 +89,34 @@ impl Agent {
         }
     }
 
+    /// A server that has been started or copied anew has the slots that are found there, not those of before. What detached
+    /// or follows another is the same server: in a takeover its report counts.
+    pub(super) fn forget_slots(&mut self, done: Operation) {
+        match done {
+            Operation::Initdb | Operation::Start | Operation::Stop | Operation::Clone => {}
+            Operation::Rewind | Operation::Promote | Operation::TakeSlots => {}
+            Operation::Detach | Operation::Follow | Operation::Prepare => return,
+            Operation::ApplySync | Operation::Gate | Operation::Slots => return,
+        }
+        if self.parts.worker.is_some() {
+            self.view.slots = unlooked();
+        }
+    }
+
     /// A look from before the last piece of work says nothing of what a restart would bring.
     pub(super) fn on_slots(&mut self, generation: u64, mut report: SlotReport) {
         let current = self.parts.worker.as_ref().is_some_and(|worker| worker.generation() == generation);
+        if !current && !self.view.slots.looked {
+            return;
+        }
         report.restart &= current && self.view.busy.is_none();
         self.view.slots = report;
     }
+}
+
+/// Before the first look at a server: nothing is known to be kept.
+pub(super) fn unlooked() -> SlotReport {
+    SlotReport { missing: vec!["the slots have not been looked at yet".to_owned()], ..SlotReport::default() }
 }
 
 /// Ends the task when dropped.

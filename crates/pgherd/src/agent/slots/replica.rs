@@ -20,6 +20,9 @@ const DOUBLINGS_MAX: u32 = 6;
 /// Advancing decodes WAL: it takes no more than a tenth of the time.
 const REST: u32 = 9;
 
+/// The last major whose standbys nobody can read a logical slot from.
+const UNREADABLE_UNTIL: u32 = 15;
+
 /// What became of one copy at a look.
 struct Outcome {
     reason: Option<String>,
@@ -38,10 +41,7 @@ impl Keeper {
         let slots = self.states(seen);
         let original = self.worker.known().slots.original.clone();
         let Some(original) = original else {
-            let missing = match self.policy.declared.is_empty() {
-                true => Vec::new(),
-                false => vec!["the primary has not told of its slots yet".to_owned()],
-            };
+            let missing = vec!["the primary has not told of its slots yet".to_owned()];
             return SlotReport { looked: true, missing, restart: false, slots };
         };
         self.note_floors(&original, seen);
@@ -58,6 +58,7 @@ impl Keeper {
         }
         self.note_original(&original);
         self.drop_orphans(&original, seen).await;
+        self.drop_strays(&original, seen).await;
         SlotReport { looked: true, missing, restart, slots }
     }
 
@@ -209,6 +210,20 @@ impl Keeper {
                 None => {}
             }
             self.words.save(|noted| noted.copies.retain(|copy| *copy != name));
+        }
+    }
+
+    /// A logical slot that this server had as a primary and nobody keeps: a standby of 15 cannot be read from, and its
+    /// feedback would hold back vacuum on the primary for it.
+    async fn drop_strays(&mut self, original: &Original, seen: &SlotsSeen) {
+        let told_all = original.report.slots.len() < super::TOLD_MAX;
+        if self.major() > UNREADABLE_UNTIL || !told_all {
+            return;
+        }
+        let kept = |row: &SlotRow| original.slot(&row.slot_name).is_some_and(|slot| slot.kept);
+        for row in seen.slots.iter().filter(|row| row.is_logical() && !row.active && !kept(row)) {
+            self.drop_copy(&row.slot_name, "nobody has declared it, and nobody can read it on a standby")
+                .await;
         }
     }
 

@@ -53,8 +53,9 @@ impl Worker {
         let names: Vec<String> = {
             let known = self.known();
             let slots = known.slots.original.iter().flat_map(|original| &original.report.slots);
-            let wanted =
-                slots.filter(|s| s.kept && s.lost.is_none() && (logical_too || s.database.is_none()));
+            let wanted = slots.filter(|s| {
+                s.kept && s.restart.is_some() && s.lost.is_none() && (logical_too || s.database.is_none())
+            });
             wanted.map(|slot| slot.name.clone()).collect()
         };
         if names.is_empty() {

@@ -25,7 +25,7 @@ fn trouble(node: &NodeReport, slot: &SlotLine) -> Option<String> {
             format!("holds {} of WAL, its budget is {}", bytes(slot.held_bytes), bytes(slot.budget_bytes))
         }
         // A copy on a replica is idle by nature.
-        SlotLine { holds_back_vacuum: true, .. } if node.role == Role::Primary => {
+        SlotLine { holds_back_vacuum: true, .. } if node.role == Role::Primary || !slot.kept => {
             "is read by nobody and holds back vacuum".to_owned()
         }
         _ => return None,
