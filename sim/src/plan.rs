@@ -167,6 +167,8 @@ impl Plan {
             drift_percent: 5,
             standbys: k,
             slot_gate: brain::SlotGate::Warn,
+            on_last_standby_lost: brain::OnLastStandbyLost::Block,
+            drain_timeout_ms: 5_000,
         };
         let single = dice.percent(15) && full > k + 1;
         let mut plan = Plan {

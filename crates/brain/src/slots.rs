@@ -8,7 +8,7 @@
 use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
-use crate::{MemberId, NodeName, Position, Postgres, SyncRecord, Tally, View};
+use crate::{MemberId, NodeName, Position, Postgres, SyncRecord, Tags, Tally, View};
 
 /// How much the readiness of slots may matter to a takeover.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -168,7 +168,7 @@ pub(crate) fn hold_back(view: &View, sync: &SyncRecord, tally: &Tally) -> Option
     };
     let waited_ms = view.now.since(view.memory.suspect_since?);
     let crate::Outcome::Chosen(winner) = tally.outcome(sync) else { return None };
-    if winner.slots_ready || waited_ms >= patience_ms {
+    if winner.fitness.wanted || winner.fitness.slots_ready || waited_ms >= patience_ms {
         return None;
     }
     let awaited = |(node, member, position): &(NodeName, MemberId, Position)| {
@@ -176,21 +176,24 @@ pub(crate) fn hold_back(view: &View, sync: &SyncRecord, tally: &Tally) -> Option
             && *position >= winner.position
             && !tally.answers.iter().any(|answer| answer.node == *node)
     };
-    let (node, ..) = ready_standbys(view).into_iter().find(awaited)?;
+    let (node, ..) = ready_standbys(view, winner.fitness.priority).into_iter().find(awaited)?;
     Some(format!(
         "the slots of {} are not ready, those of {node} are: its answer is given {patience_ms} ms",
         winner.node
     ))
 }
 
-fn ready_standbys(view: &View) -> Vec<(NodeName, MemberId, Position)> {
-    let own = view.durable.member.as_ref().map(|member| (&view.me, member, &view.slots, &view.postgres));
-    let peers = view.fresh_peers().filter_map(|s| Some((&s.node, s.member.as_ref()?, &s.slots, &s.postgres)));
-    let standby = |(node, member, slots, postgres): (&NodeName, &MemberId, &SlotReport, &Postgres)| {
-        let standby = postgres.standby().filter(|_| slots.ready())?;
-        Some((node.clone(), member.clone(), standby.position))
-    };
-    own.into_iter().chain(peers).filter_map(standby).collect()
+/// Standbys that may be primary, of at least this priority, whose slots are ready.
+fn ready_standbys(view: &View, priority: u32) -> Vec<(NodeName, MemberId, Position)> {
+    let ready =
+        |node: &NodeName, member: &Option<MemberId>, postgres: &Postgres, slots: &SlotReport, tags: &Tags| {
+            let fit = slots.ready() && !tags.nofailover && tags.failover_priority >= priority;
+            let standby = postgres.standby().filter(|_| fit)?;
+            Some((node.clone(), member.clone()?, standby.position))
+        };
+    let own = ready(&view.me, &view.durable.member, &view.postgres, &view.slots, &view.tags);
+    let peers = view.fresh_peers().filter_map(|s| ready(&s.node, &s.member, &s.postgres, &s.slots, &s.tags));
+    own.into_iter().chain(peers).collect()
 }
 
 #[cfg(test)]

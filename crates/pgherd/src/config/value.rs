@@ -36,6 +36,8 @@ pub enum Kind {
     /// An amount as PostgreSQL writes it: a whole number and MB, GB or TB, of 1024 each.
     Bytes,
     Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Flag,
     /// Lines of pg_hba.conf.
     Lines,
 }
@@ -46,6 +48,7 @@ pub enum Value {
     Integer(i64),
     Duration(Duration),
     Bytes(u64),
+    Flag(bool),
     List(Vec<String>),
 }
 
@@ -66,6 +69,7 @@ impl Kind {
             Kind::Choice(choices) => {
                 choices.iter().map(|choice| format!("{choice:?}")).collect::<Vec<_>>().join(" or ")
             }
+            Kind::Flag => "true or false".into(),
             Kind::Lines => "a list of strings".into(),
         }
     }
@@ -89,6 +93,7 @@ impl Kind {
             Kind::Choice(choices) => {
                 choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ")
             }
+            Kind::Flag => "`true` or `false`".into(),
             Kind::Lines => "list of strings".into(),
         }
     }
@@ -107,7 +112,10 @@ impl Kind {
                 });
                 Ok(Value::List(lines.collect::<Result<_, _>>()?))
             }
-            (Kind::Port | Kind::Integer { .. } | Kind::Lines, other) => Err(self.mismatch(other)),
+            (Kind::Flag, DeValue::Boolean(truth)) => Ok(Value::Flag(*truth)),
+            (Kind::Port | Kind::Integer { .. } | Kind::Lines | Kind::Flag, other) => {
+                Err(self.mismatch(other))
+            }
             (_, DeValue::String(text)) => self.read_text(text),
             (_, other) => Err(self.mismatch(other)),
         }
@@ -140,6 +148,11 @@ impl Kind {
                     self.expected()
                 )),
                 Err(_) => Err(format!("expected {}, found {text:?}", self.expected())),
+            },
+            Kind::Flag => match text {
+                "true" => return Ok(Value::Flag(true)),
+                "false" => return Ok(Value::Flag(false)),
+                _ => Err(format!("expected {}, found {text:?}", self.expected())),
             },
             Kind::Lines => Err("expected a list; it can be set in the file only".into()),
         };

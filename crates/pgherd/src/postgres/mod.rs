@@ -59,7 +59,7 @@ pub use promote::Promoted;
 pub use receiver::Upstream;
 pub use rewind::RewindOutcome;
 pub use roles::Passwords;
-pub use server::{DataState, Server, ServerConfig, Source};
+pub use server::{DataState, Server, ServerConfig, Source, Tunable};
 pub use settings::{NOBODY, check_parameters};
 pub use slot_copies::{COPIES_UNTIL, SlotCopy};
 pub use slot_settings::SlotSettings;

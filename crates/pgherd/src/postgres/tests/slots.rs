@@ -8,7 +8,7 @@ const SLOT: &str = "feed";
 async fn logical_node(name: &str) -> Node {
     let dir = tempfile::Builder::new().prefix("pgherd-").tempdir_in("/tmp").unwrap();
     let mut config = config_in(&dir, name);
-    config.slots = SlotSettings { declared: 2, logical: true, budget_bytes_max: 0 };
+    config.tunable.slots = SlotSettings { declared: 2, logical: true, budget_bytes_max: 0 };
     let server = Server::new(config, installation().await).await.unwrap();
     Node { server, _dir: dir }
 }
