@@ -18,5 +18,6 @@ mod primary_frozen;
 mod primary_node_killed;
 mod primary_postgres_killed;
 mod restart_and_reinit;
+mod slots_survive_takeovers;
 mod switchover;
 mod switchover_interrupted;
