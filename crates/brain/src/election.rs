@@ -213,6 +213,7 @@ mod tests {
             busy,
             served: None,
             rule: String::new(),
+            fencer: crate::Fencer::default(),
         }
     }
 
@@ -254,6 +255,7 @@ mod tests {
             store,
             memory,
             served: None,
+            fencer: crate::Fencer::default(),
         }
     }
 

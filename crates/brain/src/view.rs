@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status, StoreView,
+    Fencer, MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status, StoreView,
     SyncRecord, Term, Versioned,
 };
 
@@ -61,6 +61,7 @@ pub struct View {
     pub memory: Memory,
     /// The highest term under which this process itself saw its server open; lost with the process.
     pub served: Option<Term>,
+    pub fencer: Fencer,
 }
 
 impl View {
