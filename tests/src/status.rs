@@ -35,6 +35,14 @@ pub struct NodeStatus {
     pub lag_bytes: Option<u64>,
     pub sync: bool,
     pub healthy: bool,
+    #[serde(default)]
+    pub fencer: Option<Fencer>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct Fencer {
+    pub state: String,
+    pub left_ms: Option<u64>,
 }
 
 impl Status {

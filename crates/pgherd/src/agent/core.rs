@@ -16,6 +16,7 @@ use super::Worker;
 use super::act::Taken;
 use super::durable::{Words, WordsFile};
 use super::events::EventLog;
+use super::fencing::Fencing;
 use super::guard::{Pulse, guard};
 use super::message::Message;
 use super::note::{Done, Note, Observed};
@@ -52,6 +53,8 @@ pub struct Parts {
     pub incoming: mpsc::Receiver<(String, bytes::Bytes)>,
     /// `None` on a witness.
     pub worker: Option<Arc<Worker>>,
+    /// `None` on a witness.
+    pub fencing: Option<Fencing>,
     pub events: Arc<EventLog>,
     pub panel: Arc<Panel>,
     pub topology: Arc<watch::Sender<Topology>>,
@@ -94,6 +97,7 @@ impl Agent {
             worker.set_words(durable.member.clone(), upstream.clone());
         }
         let observer = parts.worker.as_ref().map(|worker| Observer::start(worker.clone(), note.clone()));
+        let inherited = parts.fencing.as_ref().and_then(Fencing::inherited);
         let view = View {
             now,
             me: parts.me.clone(),
@@ -102,8 +106,9 @@ impl Agent {
             postgres: if parts.worker.is_some() { Postgres::Unknown } else { Postgres::Empty },
             busy: None,
             store: StoreView::default(),
-            memory: Memory::new(now),
+            memory: Memory::inheriting(now, inherited),
             served: None,
+            fencer: brain::Fencer::default(),
         };
         let snapshots = parts.store.watch();
         Ok(Agent {
@@ -310,6 +315,7 @@ impl Agent {
         for _ in 0..DECISIONS_MAX {
             let now = self.now();
             self.view.tick(now);
+            self.fence();
             let decision = decide(&self.view);
             self.revoking = decision.actions.iter().find_map(|action| match action {
                 Action::Revoke { term } => Some(*term),
@@ -327,6 +333,14 @@ impl Agent {
                 break;
             }
         }
+    }
+
+    /// Before anything is done about the view: who is admitted, is admitted under a fencer that is armed.
+    fn fence(&mut self) {
+        let Some(fencing) = &mut self.parts.fencing else { return };
+        let postmaster = self.parts.worker.as_ref().and_then(|worker| worker.postmaster());
+        fencing.order(&self.view, postmaster);
+        self.view.fencer = fencing.state(self.view.now);
     }
 
     /// What was begun is an event, once for as long as the same is decided again and again.

@@ -17,6 +17,7 @@ use super::records::{self, Credentials};
 use crate::postgres::{
     NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Upstream as Pointer,
 };
+use crate::fencer::Identity;
 use crate::store::Store;
 
 /// Crash recovery of an unclean server may replay max_wal_size of WAL; `observe` shows its progress meanwhile.
@@ -82,6 +83,8 @@ pub(super) struct Known {
     /// When the last probe was written that k of the set have flushed.
     pub confirmed: Option<Instant>,
     pub stalled_since: Option<Instant>,
+    /// The postmaster that was last seen to be a primary.
+    pub postmaster: Option<Identity>,
     /// The last look that the server answered.
     pub answer: Option<(Instant, Postgres)>,
 }
@@ -105,6 +108,10 @@ impl Worker {
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         // Every holder only assigns fields, so a panic in one leaves nothing half done.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn postmaster(&self) -> Option<Identity> {
+        self.known().postmaster
     }
 
     pub(super) fn set_credentials(&self, credentials: Option<Credentials>) {

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use brain::{Operation, Postgres, View, is_open};
+use brain::{Fencer, FencerState, Operation, Postgres, View, is_open};
 use wire::Lsn;
 
 use super::ClusterView;
-use super::report::{EventRecord, Explanation, NodeReport, Role, StatusReport, SyncMode, SyncReport};
+use super::report::{EventRecord, Explanation, FencerReport, NodeReport, Role, StatusReport, SyncMode, SyncReport};
 use crate::agent::{Panel, topology};
 
 /// Joins the panel with what the configuration knows of the nodes.
@@ -28,6 +28,7 @@ struct Part<'a> {
     contact_ms: Option<u64>,
     rule: &'a str,
     why: Vec<String>,
+    fencer: &'a Fencer,
 }
 
 impl ClusterView for NodeView {
@@ -139,6 +140,7 @@ impl NodeView {
             postgres: full.then(|| self.addresses.get(name).cloned()).flatten(),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
+            fencer: part.and_then(|part| fencer(part.fencer)),
         }
     }
 }
@@ -152,6 +154,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: None,
         rule,
         why: why.to_vec(),
+        fencer: &view.fencer,
     };
     let peers = view.memory.peers.values().map(|heard| Part {
         name: &heard.status.node.0,
@@ -161,8 +164,17 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: Some(view.now.since(heard.at)),
         rule: &heard.status.rule,
         why: Vec::new(),
+        fencer: &heard.status.fencer,
     });
     std::iter::once(own).chain(peers).collect()
+}
+
+fn fencer(fencer: &Fencer) -> Option<FencerReport> {
+    (fencer.state != FencerState::Unknown).then(|| FencerReport {
+        state: fencer.state.word().to_owned(),
+        left_ms: fencer.left_ms,
+        obstacle: fencer.obstacle.clone(),
+    })
 }
 
 fn position(postgres: &Postgres) -> (Option<u32>, Option<Lsn>) {

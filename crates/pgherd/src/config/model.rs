@@ -20,6 +20,7 @@ pub struct Config {
     pub peers: BTreeMap<String, Peer>,
     pub failover: Failover,
     pub sync: Sync,
+    pub fencing: Fencing,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -105,6 +106,35 @@ pub struct Sync {
     /// k: how many standbys must flush a commit.
     pub standbys: u32,
     pub on_last_standby_lost: LastStandbyLost,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fencing {
+    pub watchdog: Watchdog,
+    /// Path of the watchdog's device.
+    pub device: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watchdog {
+    Off,
+    Automatic,
+    Required,
+}
+
+impl Watchdog {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Watchdog::Off => "off",
+            Watchdog::Automatic => "automatic",
+            Watchdog::Required => "required",
+        }
+    }
+
+    fn of(text: &str) -> Watchdog {
+        let all = [Watchdog::Off, Watchdog::Automatic, Watchdog::Required];
+        all.into_iter().find(|watchdog| watchdog.as_str() == text).unwrap_or(Watchdog::Off)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -260,6 +290,10 @@ impl Config {
                 standbys: take.number("sync.standbys")?,
                 on_last_standby_lost: LastStandbyLost::Block,
             },
+            fencing: Fencing {
+                watchdog: Watchdog::of(&take.text("fencing.watchdog")?),
+                device: take.text("fencing.device")?,
+            },
             node: Node { name, dir, kind: own.kind, advertise },
             peers,
         })
@@ -302,6 +336,8 @@ impl Config {
             "failover.failure_timeout" => duration(self.failover.failure_timeout),
             "failover.drift_percent" => Some(self.failover.drift_percent.to_string()),
             "sync.standbys" => Some(self.sync.standbys.to_string()),
+            "fencing.watchdog" => text(self.fencing.watchdog.as_str()),
+            "fencing.device" => text(&self.fencing.device),
             "sync.on_last_standby_lost" => text(self.sync.on_last_standby_lost.as_str()),
             _ => None,
         }

@@ -271,6 +271,21 @@ pub const SETTINGS: &[Setting] = &[
         "What happens when too few standbys are left: `block` lets commits wait. `degrade` (go on without them) \
          is not supported yet.",
     ),
+    setting(
+        "fencing.watchdog",
+        Kind::Choice(&["off", "automatic", "required"]),
+        Default::Value("off"),
+        "\"automatic\"",
+        "Whether a watchdog resets this machine when neither agent nor fencer can take its PostgreSQL out of service. \
+         `automatic` uses the device when it is there; `required` admits no clients to a primary here without it.",
+    ),
+    setting(
+        "fencing.device",
+        Kind::File,
+        Default::Value("/dev/watchdog"),
+        "\"/dev/watchdog1\"",
+        "The watchdog's device. How long it waits before it resets the machine is its driver's setting.",
+    ),
 ];
 
 impl Setting {
