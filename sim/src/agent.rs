@@ -6,7 +6,9 @@
 
 use std::rc::Rc;
 
-use brain::{Applied, Decision, Durable, Fence, Grant, Memory, Millis, Postgres, Status, Term, View, decide, fence};
+use brain::{
+    Applied, Decision, Durable, Fence, Grant, Memory, Millis, Postgres, Status, Term, View, decide, fence,
+};
 
 use crate::event::{Event, Recipient};
 use crate::exec::Op;

@@ -157,7 +157,9 @@ fn an_agent_that_is_back_within_the_lease_goes_on_and_so_does_one_without_its_fe
             old.fencer_pid().filter(|pid| *pid != before)?;
             kept_ms(&old, begun)
         });
-        wait_for("one fencer and no more", TAKEOVER_TIMEOUT, || processes::process(before).is_none().then_some(()));
+        wait_for("one fencer and no more", TAKEOVER_TIMEOUT, || {
+            processes::process(before).is_none().then_some(())
+        });
         wait_for_event(&old, "fencer.missing");
         assert!(session.is_open(), "{signal:?}: nobody noticed");
     }

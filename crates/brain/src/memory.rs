@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
 use crate::{
-    Commit, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet, Term,
-    View, health,
+    Commit, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet,
+    Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Fencer, MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status, StoreView,
-    SyncRecord, Term, Versioned,
+    Fencer, MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status,
+    StoreView, SyncRecord, Term, Versioned,
 };
 
 /// The cluster's settings, as far as decisions depend on them.

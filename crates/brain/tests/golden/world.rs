@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use brain::{
-    Action, Applied, Commit, Durable, Key, MemberId, Memory, Millis, NodeName, Position, Postgres, Primary,
-    Fence, Put, Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide, fence,
+    Action, Applied, Commit, Durable, Fence, Key, MemberId, Memory, Millis, NodeName, Position, Postgres,
+    Primary, Put, Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender,
+    decide, fence,
 };
 use wire::{Branch, History, Lsn, Timeline};
 

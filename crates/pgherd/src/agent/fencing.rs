@@ -204,8 +204,7 @@ impl Keeper {
             match lack {
                 None => self.started_ms = None,
                 Some(lack) => {
-                    let starting =
-                        self.started_ms.is_some_and(|at| now_ms.saturating_sub(at) < START_MS);
+                    let starting = self.started_ms.is_some_and(|at| now_ms.saturating_sub(at) < START_MS);
                     if !starting {
                         self.start(had, &lack).await;
                     }
@@ -286,12 +285,14 @@ fn lack_of(word: Option<&Word>, build: &str) -> Option<String> {
         return Some("the one that runs is of another build".to_owned());
     }
     let silent_ms = crate::clock::boot_millis().saturating_sub(word.beat_ms);
-    (silent_ms > SILENT_MS).then(|| format!("process {} gives no sign of life for {silent_ms} ms", word.fencer.pid))
+    (silent_ms > SILENT_MS)
+        .then(|| format!("process {} gives no sign of life for {silent_ms} ms", word.fencer.pid))
 }
 
 /// The very program that runs here, also when its file has been replaced by another since.
 fn spawn(dir: &Path, stdin: Stdio) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("pgherd").args(["fencer", "--dir"]).arg(dir).current_dir("/");
+    // With a slash at its end: who ends a node by `pkill -f DIR/n1/`, as the README says, means the fencer too.
+    command.arg0("pgherd").args(["fencer", "--dir"]).arg(dir.join("")).current_dir("/");
     command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }

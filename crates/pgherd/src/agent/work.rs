@@ -14,10 +14,10 @@ use wire::{Lsn, Timeline};
 
 use super::note::{Done, Note};
 use super::records::{self, Credentials};
+use crate::fencer::Identity;
 use crate::postgres::{
     NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Upstream as Pointer,
 };
-use crate::fencer::Identity;
 use crate::store::Store;
 
 /// Crash recovery of an unclean server may replay max_wal_size of WAL; `observe` shows its progress meanwhile.

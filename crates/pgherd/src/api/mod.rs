@@ -15,7 +15,9 @@ use std::sync::Arc;
 use tokio::net::TcpListener;
 
 pub use panel::NodeView;
-pub use report::{EventRecord, Explanation, FencerReport, NodeReport, Role, StatusReport, SyncMode, SyncReport};
+pub use report::{
+    EventRecord, Explanation, FencerReport, NodeReport, Role, StatusReport, SyncMode, SyncReport,
+};
 pub use routes::{EVENTS_PER_ANSWER_MAX, ROUTES, Route};
 
 /// The cluster as one node sees it; the agent's side of this module.

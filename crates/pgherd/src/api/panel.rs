@@ -7,7 +7,9 @@ use brain::{Fencer, FencerState, Operation, Postgres, View, is_open};
 use wire::Lsn;
 
 use super::ClusterView;
-use super::report::{EventRecord, Explanation, FencerReport, NodeReport, Role, StatusReport, SyncMode, SyncReport};
+use super::report::{
+    EventRecord, Explanation, FencerReport, NodeReport, Role, StatusReport, SyncMode, SyncReport,
+};
 use crate::agent::{Panel, topology};
 
 /// Joins the panel with what the configuration knows of the nodes.

@@ -51,6 +51,11 @@ pub const SECTIONS: &[Section] = &[
         name: "sync",
         doc: "What must be flushed where before a commit is acknowledged. The same on every node.",
     },
+    Section {
+        name: "fencing",
+        doc: "What ends a primary whose agent has died. The fencer itself needs no setting; see \
+              docs/concepts/fencing.md.",
+    },
 ];
 
 const PORT: Kind = Kind::Port;

@@ -23,7 +23,10 @@ const JOBS_MAX: usize = 8;
 
 pub enum Job {
     /// Close the door and send the clients away.
-    Cut { postmaster: Identity, first: bool },
+    Cut {
+        postmaster: Identity,
+        first: bool,
+    },
     Note(Note),
     /// Is the node's directory still there?
     Check,
@@ -92,8 +95,8 @@ impl Work {
                     self.notes.push_back(note);
                 }
                 Job::Check => {
-                    let gone = fs::metadata(&self.dir)
-                        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+                    let gone =
+                        fs::metadata(&self.dir).is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
                     self.found(|findings| findings.gone = gone);
                 }
             }

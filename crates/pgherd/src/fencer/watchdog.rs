@@ -94,7 +94,9 @@ mod tests {
     fn one_that_is_not_there_is_told() {
         let mut watchdog = Watchdog::default();
         watchdog.keep(Some("/nonexistent/watchdog"), true, true);
-        assert!(matches!(watchdog.word(), WatchdogWord::Failed(reason) if reason.contains("cannot be opened")));
+        assert!(
+            matches!(watchdog.word(), WatchdogWord::Failed(reason) if reason.contains("cannot be opened"))
+        );
         watchdog.keep(None, true, true);
         assert_eq!(watchdog.word(), WatchdogWord::Closed);
     }

@@ -318,7 +318,6 @@ impl Server {
     }
 }
 
-
 /// `startup recovering 000000010000000000000003`, as the process calls itself.
 fn startup_title(postmaster: i32) -> String {
     let titles = process::children(postmaster).into_iter().map(|(_, title)| title);
