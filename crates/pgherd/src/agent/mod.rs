@@ -24,6 +24,7 @@ mod observer;
 mod panel;
 mod publish;
 mod records;
+mod requests;
 mod retry;
 mod work;
 
@@ -34,4 +35,5 @@ pub use fencing::{Fencing, FencingConfig};
 pub use message::Message;
 pub use panel::Panel;
 pub use publish::topology;
+pub use requests::{Command, PAUSE_SECONDS_MAX, Refusal, submit};
 pub use work::Worker;

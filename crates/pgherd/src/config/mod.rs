@@ -27,8 +27,7 @@ use std::path::Path;
 
 pub use error::{ConfigError, Problem};
 pub use model::{
-    Config, Failover, Fencing, Http, LastStandbyLost, Node, NodeKind, Peer, PeerListen, Postgres, Proxy,
-    Sync, Tls, Watchdog,
+    Config, Failover, Fencing, Http, Node, NodeKind, Peer, PeerListen, Postgres, Proxy, Sync, Tls, Watchdog,
 };
 pub use parameters::owner as parameter_owner;
 pub use reference::page as reference_page;
