@@ -94,6 +94,7 @@ mod tests {
             standbys: 1,
             drain_timeout_ms: 1_000,
             on_last_standby_lost: crate::OnLastStandbyLost::Block,
+            maximum_lag_bytes: 1 << 20,
         }
     }
 

@@ -213,6 +213,10 @@ pub(super) fn fence_lease(view: &View) -> Option<Want> {
     // A new agent has no answers yet; what its predecessor was answered binds the members until the moment that the
     // fencer kept, and not one restart longer. Nothing kept, nothing held. A renewed term goes on by its answers.
     let inherited = view.memory.inherits(view.now);
+    // The store's lease names a term, and is taken anew for a renewed one.
+    let renewed =
+        view.settings.is_async() && view.memory.record_age_ms(view.now) < view.settings.failure_timeout_ms;
+    let inherited = inherited || renewed;
     if primary.quarantined || !view.opened() || inherited || health::may_serve(view) {
         return None;
     }

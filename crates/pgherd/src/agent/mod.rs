@@ -17,6 +17,7 @@ mod durable;
 mod events;
 mod fencing;
 mod guard;
+mod lease;
 mod look;
 mod message;
 mod note;
