@@ -6,7 +6,9 @@
 
 use std::rc::Rc;
 
-use brain::{Applied, Decision, Durable, Grant, Millis, Postgres, Status, Term, View, decide};
+use brain::{
+    Applied, Decision, Durable, Fence, Grant, Memory, Millis, Postgres, Status, Term, View, decide, fence,
+};
 
 use crate::event::{Event, Recipient};
 use crate::exec::Op;
@@ -64,8 +66,10 @@ impl World {
         }
         let boot = self.dice.word();
         let now = self.clock(node);
-        let Node { name, durable, .. } = &self.nodes[node];
-        let view = View::new(name.clone(), self.plan.settings.clone(), durable.clone(), now);
+        let Node { name, durable, fenced_until, .. } = &self.nodes[node];
+        let memory = Memory::inheriting(now, *fenced_until);
+        let view =
+            View { memory, ..View::new(name.clone(), self.plan.settings.clone(), durable.clone(), now) };
         self.nodes[node].agent_frozen = false;
         self.nodes[node].agent = Some(Agent {
             boot,
@@ -265,6 +269,7 @@ impl World {
         }
         agent.view.busy = agent.op.as_ref().map(|op| op.operation);
         agent.view.tick(now);
+        let kept = fence(&agent.view);
         let decision = decide(&agent.view);
         let revoking = decision.actions.iter().find_map(|action| match action {
             brain::Action::Revoke { term } => Some(*term),
@@ -275,6 +280,11 @@ impl World {
         agent.rule = decision.rule;
         let news =
             agent.decided.as_ref().is_none_or(|d| d.rule != decision.rule || d.actions != decision.actions);
+        match kept {
+            Fence::Until(until) => self.nodes[node].fenced_until = Some(until),
+            Fence::Rest => self.nodes[node].fenced_until = None,
+            Fence::Keep => {}
+        }
         if news {
             self.tell(node, &decision);
         }

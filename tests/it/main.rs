@@ -10,6 +10,8 @@ mod bad_input;
 mod bootstrap_and_replicate;
 mod degraded;
 mod demo_detach_and_stop;
+mod fencer;
+mod fencer_and_watchdog;
 mod idle_sessions_notice_nothing;
 mod nofailover;
 mod old_primary_rejoins_by_rewind;

@@ -85,6 +85,15 @@ impl Node {
         processes::from_pid_file(&self.dir.join("pgherd.pid"), &self.dir)
     }
 
+    /// The process beside the agent that watches over it.
+    pub fn fencer_pid(&self) -> Option<i32> {
+        let ours = |process: &Process| {
+            let command: Vec<&str> = process.command.iter().map(String::as_str).collect();
+            matches!(command.as_slice(), [_, "fencer", "--dir", dir] if Path::new(dir) == self.dir)
+        };
+        processes::belonging_to(&self.dir).into_iter().find(ours).map(|process| process.pid)
+    }
+
     pub fn postmaster_pid(&self) -> Option<i32> {
         processes::from_pid_file(&self.data().join("postmaster.pid"), &self.dir)
     }
@@ -121,6 +130,11 @@ impl Prepared {
     pub fn dir(&self) -> PathBuf {
         self.folder.path().join("c")
     }
+
+    /// Sets a setting in every node's file; `value` is TOML and may differ from node to node.
+    pub fn set(&self, section: &str, name: &str, value: impl Fn(&Node) -> String) {
+        self.nodes.iter().for_each(|node| set(node, section, name, &value(node)));
+    }
 }
 
 impl Drop for Prepared {
@@ -143,11 +157,15 @@ impl Drop for Prepared {
 
 /// Writes the directory of PostgreSQL's programs into the node's configuration.
 fn name_bin_dir(node: &Node, bin: &Path) {
-    let text = fs::read_to_string(node.config()).expect("its configuration");
-    let section = "\n[postgres]\n";
-    assert!(text.contains(section), "no section for PostgreSQL in\n{text}");
     // A Rust string's escapes are TOML's for what a path of ours can hold.
-    let named = text.replacen(section, &format!("{section}bin_dir = {bin:?}\n"), 1);
+    set(node, "postgres", "bin_dir", &format!("{bin:?}"));
+}
+
+fn set(node: &Node, section: &str, name: &str, value: &str) {
+    let text = fs::read_to_string(node.config()).expect("its configuration");
+    let section = format!("\n[{section}]\n");
+    let text = if text.contains(&section) { text } else { format!("{text}{section}") };
+    let named = text.replacen(&section, &format!("{section}{name} = {value}\n"), 1);
     fs::write(node.config(), named).expect("its configuration is writable");
 }
 
@@ -199,7 +217,7 @@ pub struct Cluster {
 impl Cluster {
     /// `nodes` nodes, started and whole: an open primary and healthy replicas.
     pub fn start(nodes: u16) -> Cluster {
-        Cluster::start_configured(nodes, |_| String::new())
+        Cluster::start_prepared(Prepared::new(nodes))
     }
 
     /// The same with more lines at the end of each node's configuration.
@@ -209,7 +227,7 @@ impl Cluster {
             let text = fs::read_to_string(node.config()).expect("its configuration");
             fs::write(node.config(), text + more).expect("its configuration is writable");
         }
-        Cluster::run(prepared)
+        Cluster::start_prepared(prepared)
     }
 
     /// The same with lines of TOML added to each node's configuration, as in `[tags]\nnofailover = true`. A table
@@ -217,10 +235,11 @@ impl Cluster {
     pub fn start_configured(nodes: u16, lines: impl Fn(&Node) -> String) -> Cluster {
         let prepared = Prepared::new(nodes);
         prepared.nodes.iter().for_each(|node| configure(node, &lines(node)));
-        Cluster::run(prepared)
+        Cluster::start_prepared(prepared)
     }
 
-    fn run(prepared: Prepared) -> Cluster {
+    /// The same with files that the test has changed.
+    pub fn start_prepared(prepared: Prepared) -> Cluster {
         let mut cluster = Cluster { agents: Vec::new(), prepared };
         for name in cluster.names() {
             cluster.start_agent(&name);

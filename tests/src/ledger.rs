@@ -168,6 +168,22 @@ pub fn value_at(port: u16, sql: &str) -> Result<String> {
     })
 }
 
+/// A session with the server on this port that does nothing; returns when the server ends it.
+pub fn session_until_cut(port: u16, opened: impl FnOnce()) {
+    runtime().block_on(async {
+        let text =
+            format!("host=127.0.0.1 port={port} user=postgres dbname=postgres application_name=direct");
+        let (client, connection) =
+            tokio_postgres::connect(&text, NoTls).await.expect("the server lets us in");
+        let ended = tokio::spawn(connection);
+        client.simple_query("SELECT 1").await.expect("the server answers");
+        opened();
+        // However it ends: an error is what a cut looks like.
+        let _ = ended.await;
+        drop(client);
+    });
+}
+
 /// A session past every proxy, for statements one after the other.
 pub struct Session {
     runtime: tokio::runtime::Runtime,

@@ -37,6 +37,14 @@ pub struct NodeStatus {
     pub healthy: bool,
     #[serde(default)]
     pub slots: Slots,
+    #[serde(default)]
+    pub fencer: Option<Fencer>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct Fencer {
+    pub state: String,
+    pub left_ms: Option<u64>,
 }
 
 #[derive(Deserialize, Debug, Clone, Default)]

@@ -332,6 +332,7 @@ mod tests {
             slots: SlotReport::default(),
             served: None,
             rule: String::new(),
+            fencer: crate::Fencer::default(),
             tags: Tags::default(),
             holding: None,
         }

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Operation, Status, Term, View};
+use crate::{Millis, Operation, Status, Term, View};
 
 /// A promotion may take this long before others take over from it: end-of-recovery on a caught-up standby takes
 /// tens of milliseconds, opening takes one follower's reconnect; thirty times that is surely stuck.
@@ -134,6 +134,20 @@ pub fn lease_held(view: &View) -> bool {
         return view.store_lease.is_some_and(|(held, until)| Some(held) == term && view.now < until);
     }
     view.memory.leases_held(view.now, &sync.set, &view.settings) >= sync.set.k
+}
+
+/// Until when the lease is held, if nothing newer is heard; `None` when k members have not answered. With k = 0 it is the
+/// store's where that was chosen; else nobody takes over by himself, and the right lasts while the agent lives.
+pub fn lease_until(view: &View) -> Option<Millis> {
+    let sync = view.sync()?;
+    if view.settings.is_async() && sync.set.k == 0 {
+        let term = view.record().map(|record| record.term);
+        return view.store_lease.filter(|(held, _)| Some(*held) == term).map(|(_, until)| until);
+    }
+    if sync.set.k == 0 {
+        return wants_lease(view).then(|| view.now.plus(view.settings.lease_usable_ms()));
+    }
+    view.memory.lease_until(&sync.set, &view.settings)
 }
 
 /// Clients may be served here as primary: opened, well, and the lease is held.

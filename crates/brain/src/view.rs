@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, SlotGate, SlotReport,
-    Status, StoreView, SyncRecord, Tags, Term, Versioned,
+    Fencer, MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, SlotGate,
+    SlotReport, Status, StoreView, SyncRecord, Tags, Term, Versioned,
 };
 
 /// The cluster's settings, as far as decisions depend on them.
@@ -92,6 +92,7 @@ pub struct View {
     pub slots: SlotReport,
     /// The highest term under which this process itself saw its server open; lost with the process.
     pub served: Option<Term>,
+    pub fencer: Fencer,
     /// What the operator says of this node.
     pub tags: Tags,
     /// The wall clock in seconds. Only what people asked for by the clock is decided by it: the time of a switchover,
@@ -125,6 +126,7 @@ impl View {
             memory: Memory::new(now),
             slots: SlotReport::default(),
             served: None,
+            fencer: Fencer::default(),
             tags: Tags::default(),
             wall_s: 0,
             errands: Errands::default(),

@@ -9,6 +9,7 @@ use pgherd::cli::{Cli, Command, Exit, Failure};
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => daemon(&args.config, args.own_session),
+        Command::Fencer(args) => pgherd::fencer::run(&args.dir).map_err(Failure::from),
         command => pgherd::cli::client(command),
     };
     match outcome {

@@ -16,9 +16,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::{Agent, EventLog, Panel, Parts, ServerWaits, SlotPolicy, Words, WordsFile, Worker};
+use crate::agent::{
+    Agent, EventLog, Fencing, FencingConfig, Panel, Parts, ServerWaits, SlotPolicy, Words, WordsFile, Worker,
+};
 use crate::api::{self, NodeView};
-use crate::config::{Config, NodeKind};
+use crate::config::{Config, NodeKind, Watchdog};
 use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, SlotSettings, Tunable, binaries};
 use crate::proxy::{Proxy, ProxyConfig, SyncWaits, topology::Topology};
@@ -83,6 +85,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
     let events = Arc::new(EventLog::open(&config.node.dir, &config.node.name).context("open the event log")?);
     let panel = Arc::new(Panel::new(events.clone()));
     tokio::spawn(tell_store_failure(store.clone(), events.clone()));
+    let fencing = fencing(&config, &events)?;
     let parts = Parts {
         settings: settings(&config),
         tags: config.tags.clone(),
@@ -93,6 +96,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
         link: link.clone(),
         incoming,
         worker,
+        fencing,
         events,
         panel: panel.clone(),
         topology: Arc::new(topology),
@@ -277,6 +281,29 @@ async fn listen(host: &str, port: u16, setting: &str) -> Result<TcpListener> {
             "cannot listen on {host}:{port}; see who uses it (ss -ltnp 'sport = :{port}') or change {setting}"
         )
     })
+}
+
+/// Before the agent, which must not open a primary that nobody watches; a witness has nothing to fence.
+fn fencing(config: &Config, events: &Arc<EventLog>) -> Result<Option<Fencing>> {
+    if config.node.kind != NodeKind::Full {
+        return Ok(None);
+    }
+    let required = config.fencing.watchdog == Watchdog::Required;
+    let device = &config.fencing.device;
+    if required && let Err(error) = rustix::fs::access(device.as_str(), rustix::fs::Access::WRITE_OK) {
+        let text = format!(
+            "[fencing] watchdog is \"required\", but {device} cannot be used: {error}; load its driver (modprobe softdog \
+             has one for every machine), let pgherd's user write to it, or set watchdog = \"automatic\""
+        );
+        return Err(Precondition(text).into());
+    }
+    let fencing = FencingConfig {
+        dir: std::path::absolute(&config.node.dir)?,
+        watchdog: (config.fencing.watchdog != Watchdog::Off).then(|| device.clone()),
+        required,
+        failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
+    };
+    Ok(Some(Fencing::start(fencing, events.clone()).context("make the fencer's memory")?))
 }
 
 fn settings(config: &Config) -> Settings {

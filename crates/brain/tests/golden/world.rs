@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use brain::{
-    Action, Activity, Applied, Ask, Commit, Durable, Key, LeaseRecord, MemberId, Memory, Millis, NodeName,
-    OnLastStandbyLost, Position, Postgres, Primary, Put, Requests, Settings, SlotGate, SlotReport, Standby,
-    Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide, wants_store_lease,
+    Action, Activity, Applied, Ask, Commit, Durable, Fence, Key, LeaseRecord, MemberId, Memory, Millis,
+    NodeName, OnLastStandbyLost, Position, Postgres, Primary, Put, Requests, Settings, SlotGate, SlotReport,
+    Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide, fence,
+    wants_store_lease,
 };
 use wire::{Branch, History, Lsn, Timeline};
 
@@ -41,6 +42,8 @@ struct Node {
     last_sent: Millis,
     last_status: Option<Status>,
     last_line: String,
+    /// What the node's fencer keeps for the next agent.
+    fenced_until: Option<Millis>,
 }
 
 /// A node whose transactions take their time.
@@ -103,6 +106,7 @@ impl World {
                 last_sent: Millis(0),
                 last_status: None,
                 last_line: String::new(),
+                fenced_until: None,
             };
             world.nodes.insert(name, node);
         }
@@ -145,7 +149,7 @@ impl World {
         node.alive = true;
         node.boot += 1;
         node.sequence = 0;
-        node.view.memory = Memory::new(now);
+        node.view.memory = Memory::inheriting(now, node.fenced_until);
         node.view.served = None;
         if let Some(server) = &mut node.server {
             server.applied = None;
@@ -421,6 +425,11 @@ impl World {
             node.view.store.lease = self.store.lease.clone();
         }
         node.view.tick(now);
+        match fence(&node.view) {
+            Fence::Until(until) => node.fenced_until = Some(until),
+            Fence::Rest => node.fenced_until = None,
+            Fence::Keep => {}
+        }
         let decision = decide(&node.view);
         node.revoking = decision.actions.iter().find_map(|action| match action {
             Action::Revoke { term } => Some(*term),

@@ -16,6 +16,7 @@ use super::Worker;
 use super::act::Taken;
 use super::durable::{Words, WordsFile};
 use super::events::EventLog;
+use super::fencing::Fencing;
 use super::guard::{Pulse, guard};
 use super::lease::StoreLease;
 use super::message::Message;
@@ -57,6 +58,8 @@ pub struct Parts {
     pub incoming: mpsc::Receiver<(String, bytes::Bytes)>,
     /// `None` on a witness.
     pub worker: Option<Arc<Worker>>,
+    /// `None` on a witness.
+    pub fencing: Option<Fencing>,
     pub events: Arc<EventLog>,
     pub panel: Arc<Panel>,
     pub topology: Arc<watch::Sender<Topology>>,
@@ -112,11 +115,13 @@ impl Agent {
             }
             None => None,
         };
+        let inherited = parts.fencing.as_ref().and_then(Fencing::inherited);
         let durable = parts.words.words().durable.clone();
         let view = View {
             postgres: if parts.worker.is_some() { Postgres::Unknown } else { Postgres::Empty },
             slots: keeper.as_ref().map_or_else(SlotReport::default, |_| slots::unlooked()),
             tags: parts.tags.clone(),
+            memory: brain::Memory::inheriting(now, inherited),
             ..View::new(parts.me.clone(), parts.settings.clone(), durable, now)
         };
         let snapshots = parts.store.watch();
@@ -348,6 +353,7 @@ impl Agent {
             self.view.wall_s = crate::clock::wall_seconds();
             self.view.store_lease = self.lease.held();
             self.view.tick(now);
+            self.fence();
             let decision = decide(&self.view);
             self.revoking = decision.actions.iter().find_map(|action| match action {
                 Action::Revoke { term } => Some(*term),
@@ -366,6 +372,14 @@ impl Agent {
                 break;
             }
         }
+    }
+
+    /// Before anything is done about the view: who is admitted, is admitted under a fencer that is armed.
+    fn fence(&mut self) {
+        let Some(fencing) = &mut self.parts.fencing else { return };
+        let postmaster = self.parts.worker.as_ref().and_then(|worker| worker.postmaster());
+        fencing.order(&self.view, postmaster);
+        self.view.fencer = fencing.state(self.view.now);
     }
 
     /// What was begun is an event, once for as long as the same is decided again and again.

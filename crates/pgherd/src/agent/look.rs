@@ -6,6 +6,7 @@ use brain::{MemberId, Position, Postgres, Primary, Standby, Term, Upstream, Wals
 use wire::{History, Lsn, Timeline};
 
 use super::work::{Known, Worker, is_ours};
+use crate::fencer::Identity;
 use crate::postgres::{self, Admission, DataState, Method, Observation};
 
 /// A write probe a second would do for a `failure_timeout` of two; twice that shows trouble sooner.
@@ -30,7 +31,12 @@ impl Worker {
             Ok(Observation::Starting { .. } | Observation::Stopping) => return Postgres::Starting,
             Ok(Observation::Unresponsive { reason }) => reason,
             Ok(Observation::Standby(standby)) => return self.answered(Self::standby, *standby),
-            Ok(Observation::Primary(primary)) => return self.answered(Self::primary, *primary),
+            Ok(Observation::Primary(primary)) => {
+                // Known before anybody hears of a primary: the fencer is told of this process and no other.
+                let postmaster = self.server.adopt().ok().flatten();
+                self.known().postmaster = postmaster.and_then(|found| Identity::of(found.pid));
+                return self.answered(Self::primary, *primary);
+            }
             Err(error) => error.to_string(),
         };
         tracing::warn!(reason, "PostgreSQL gave no answer");

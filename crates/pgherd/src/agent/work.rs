@@ -15,6 +15,7 @@ use wire::{Lsn, Timeline};
 use super::note::{Done, Errand, Note};
 use super::records::{self, Credentials};
 use super::slots::SlotKnown;
+use crate::fencer::Identity;
 use crate::postgres::{
     Method, NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Tunable,
     Upstream as Pointer,
@@ -97,6 +98,8 @@ pub(super) struct Known {
     /// When the last probe was written that k of the set have flushed.
     pub confirmed: Option<Instant>,
     pub stalled_since: Option<Instant>,
+    /// The postmaster that was last seen to be a primary.
+    pub postmaster: Option<Identity>,
     /// The last look that the server answered.
     pub answer: Option<(Instant, Postgres)>,
     pub slots: SlotKnown,
@@ -126,6 +129,10 @@ impl Worker {
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
         // Every holder only assigns fields, so a panic in one leaves nothing half done.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn postmaster(&self) -> Option<Identity> {
+        self.known().postmaster
     }
 
     pub(super) fn set_credentials(&self, credentials: Option<Credentials>) {

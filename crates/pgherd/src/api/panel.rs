@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use brain::{Operation, Postgres, SlotReport, SlotState, View, is_open};
+use brain::{Fencer, FencerState, Operation, Postgres, SlotReport, SlotState, View, is_open};
 use wire::Lsn;
 
 use super::report::{
-    EventRecord, Explanation, NodeReport, RequestReport, Role, SlotLine, SlotsReport, StatusReport, SyncMode,
-    SyncReport, wall_text,
+    EventRecord, Explanation, FencerReport, NodeReport, RequestReport, Role, SlotLine, SlotsReport,
+    StatusReport, SyncMode, SyncReport, wall_text,
 };
 use super::{BoxFuture, ClusterView};
 use crate::agent::{Command, Panel, Refusal, submit, topology};
@@ -34,6 +34,7 @@ struct Part<'a> {
     rule: &'a str,
     why: Vec<String>,
     slots: &'a SlotReport,
+    fencer: &'a Fencer,
     tags: &'a brain::Tags,
 }
 
@@ -174,6 +175,7 @@ impl NodeView {
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
             slots: part.filter(|_| full && fresh).map_or_else(SlotsReport::default, |part| slots(part.slots)),
+            fencer: part.and_then(|part| fencer(part.fencer)),
         }
     }
 }
@@ -188,6 +190,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         rule,
         why: why.to_vec(),
         slots: &view.slots,
+        fencer: &view.fencer,
         tags: &view.tags,
     };
     let peers = view.memory.peers.values().map(|heard| Part {
@@ -199,6 +202,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         rule: &heard.status.rule,
         why: Vec::new(),
         slots: &heard.status.slots,
+        fencer: &heard.status.fencer,
         tags: &heard.status.tags,
     });
     std::iter::once(own).chain(peers).collect()
@@ -224,6 +228,14 @@ fn slots(report: &SlotReport) -> SlotsReport {
         missing: report.missing.clone(),
         slots: report.slots.iter().map(line).collect(),
     }
+}
+
+fn fencer(fencer: &Fencer) -> Option<FencerReport> {
+    (fencer.state != FencerState::Unknown).then(|| FencerReport {
+        state: fencer.state.word().to_owned(),
+        left_ms: fencer.left_ms,
+        obstacle: fencer.obstacle.clone(),
+    })
 }
 
 fn position(postgres: &Postgres) -> (Option<u32>, Option<Lsn>) {

@@ -145,6 +145,21 @@ pub struct NodeReport {
     pub why: Vec<String>,
     #[serde(default)]
     pub slots: SlotsReport,
+    /// Null for a node that has none (a witness) or does not say.
+    #[serde(default)]
+    pub fencer: Option<FencerReport>,
+}
+
+/// The fencer beside a node's agent.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FencerReport {
+    /// `armed` (it cuts the clients of this primary when its agent falls silent), `idle` (nothing to fence), `fencing`
+    /// (it is at it), `missing` (none runs; the agent starts another).
+    pub state: String,
+    /// Milliseconds until it acts without another word from its agent; null unless armed.
+    pub left_ms: Option<u64>,
+    /// Why this node admits no clients as primary, such as a watchdog that is required and not there.
+    pub obstacle: Option<String>,
 }
 
 /// The replication slots of one node.

@@ -80,6 +80,7 @@ fn node(name: &str, role: Role) -> NodeReport {
         rule: String::new(),
         why: Vec::new(),
         slots: SlotsReport::default(),
+        fencer: None,
     }
 }
 

@@ -40,6 +40,9 @@ pub struct Cli {
 pub enum Command {
     /// Run a node: supervise its PostgreSQL, vote, proxy
     Run(RunArgs),
+    /// Watch over a node whose agent dies; nodes start it themselves
+    #[command(hide = true)]
+    Fencer(FencerArgs),
     /// Start a real cluster on this machine
     Demo(demo::DemoArgs),
     /// Topology, roles, lag, term and health in one screen
@@ -76,6 +79,13 @@ pub struct RunArgs {
     pub own_session: bool,
 }
 
+#[derive(Args, Debug)]
+pub struct FencerArgs {
+    /// The node's directory
+    #[arg(long, value_name = "DIR")]
+    pub dir: PathBuf,
+}
+
 /// How an answer is printed; shared by every client command.
 #[derive(Args, Debug, Clone, Copy)]
 pub struct OutputArgs {
@@ -102,7 +112,9 @@ impl OutputArgs {
 /// Runs a client command to its end.
 pub fn client(command: Command) -> Result<(), Failure> {
     match command {
-        Command::Run(_) => Err(Failure::new(Exit::Usage, "the daemon is no client command")),
+        Command::Run(_) | Command::Fencer(_) => {
+            Err(Failure::new(Exit::Usage, "the daemon is no client command"))
+        }
         Command::Demo(args) => demo::demo(&args),
         Command::Status(args) => status::status(&args),
         Command::Events(args) => events::events(&args),

@@ -27,7 +27,9 @@ use std::fs;
 use std::path::Path;
 
 pub use error::{ConfigError, Problem};
-pub use model::{Config, Failover, Http, Node, NodeKind, Peer, PeerListen, Postgres, Proxy, Sync, Tls};
+pub use model::{
+    Config, Failover, Fencing, Http, Node, NodeKind, Peer, PeerListen, Postgres, Proxy, Sync, Tls, Watchdog,
+};
 pub use parameters::owner as parameter_owner;
 pub use reference::page as reference_page;
 pub use render::render;

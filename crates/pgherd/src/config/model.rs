@@ -26,6 +26,7 @@ pub struct Config {
     pub failover: Failover,
     pub sync: Sync,
     pub slots: Slots,
+    pub fencing: Fencing,
     pub tags: brain::Tags,
 }
 
@@ -116,6 +117,35 @@ pub struct Sync {
     pub method: Method,
     pub maximum_lag_on_failover: u64,
     pub lowered_commit: LoweredCommit,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fencing {
+    pub watchdog: Watchdog,
+    /// Path of the watchdog's device.
+    pub device: String,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Watchdog {
+    Off,
+    Automatic,
+    Required,
+}
+
+impl Watchdog {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Watchdog::Off => "off",
+            Watchdog::Automatic => "automatic",
+            Watchdog::Required => "required",
+        }
+    }
+
+    fn of(text: &str) -> Watchdog {
+        let all = [Watchdog::Off, Watchdog::Automatic, Watchdog::Required];
+        all.into_iter().find(|watchdog| watchdog.as_str() == text).unwrap_or(Watchdog::Off)
+    }
 }
 
 impl NodeKind {
@@ -277,6 +307,10 @@ impl Config {
                 zone: draft.text("tags.zone").unwrap_or_default().to_owned(),
             },
             slots: Slots::from_draft(draft)?,
+            fencing: Fencing {
+                watchdog: Watchdog::of(&take.text("fencing.watchdog")?),
+                device: take.text("fencing.device")?,
+            },
             node: Node { name, dir, kind: own.kind, advertise },
             peers,
         })
@@ -320,6 +354,8 @@ impl Config {
             "failover.drift_percent" => Some(self.failover.drift_percent.to_string()),
             "sync.standbys" => Some(self.sync.standbys.to_string()),
             "sync.lowered_commit" => text(self.sync.lowered_commit.as_str()),
+            "fencing.watchdog" => text(self.fencing.watchdog.as_str()),
+            "fencing.device" => text(&self.fencing.device),
             "failover.drain_timeout" => duration(self.failover.drain_timeout),
             "sync.on_last_standby_lost" => match self.sync.on_last_standby_lost {
                 OnLastStandbyLost::Block => text("block"),

@@ -55,6 +55,11 @@ pub const SECTIONS: &[Section] = &[
         name: "slots",
         doc: "Replication slots: which ones a takeover keeps, and how much WAL one may hold. The same on every node.",
     },
+    Section {
+        name: "fencing",
+        doc: "What ends a primary whose agent has died. The fencer itself needs no setting; see \
+              docs/concepts/fencing.md.",
+    },
     Section { name: "tags", doc: "What this node is fit for; its peers learn it with its heartbeats." },
 ];
 
@@ -417,6 +422,21 @@ pub const SETTINGS: &[Setting] = &[
         Default::Derived("`wal_budget` of `[slots]`"),
         "\"10GB\"",
         "How much WAL it may hold.",
+    ),
+    setting(
+        "fencing.watchdog",
+        Kind::Choice(&["off", "automatic", "required"]),
+        Default::Value("off"),
+        "\"automatic\"",
+        "Whether a watchdog resets this machine when neither agent nor fencer can take its PostgreSQL out of service. \
+         `automatic` uses the device when it is there; `required` admits no clients to a primary here without it.",
+    ),
+    setting(
+        "fencing.device",
+        Kind::File,
+        Default::Value("/dev/watchdog"),
+        "\"/dev/watchdog1\"",
+        "The watchdog's device. How long it waits before it resets the machine is its driver's setting.",
     ),
 ];
 

@@ -32,28 +32,37 @@ impl Admission {
 
 /// `slots`: standbys of 17 and newer read the primary's slots by an ordinary connection of the replication role.
 pub(super) fn hba(admission: Admission, slots: bool, user_lines: &[String]) -> String {
-    let slots = match slots {
-        true => format!("host  postgres    {REPLICATION_ROLE} all  scram-sha-256\n"),
-        false => String::new(),
-    };
-    let mut text = format!(
-        "# Written by pgherd ({}); changes are lost. The cluster's own lines are the setting postgres.hba.\n\
-         local all         postgres             peer map={MAP}\n\
-         local replication postgres             peer map={MAP}\n\
-         host  replication {REPLICATION_ROLE} all  scram-sha-256\n\
-         host  postgres    {REWIND_ROLE}      all  scram-sha-256\n\
-         {slots}\
-         host  all         {REPLICATION_ROLE},{REWIND_ROLE} all reject\n",
-        admission.word()
-    );
+    let mut text = own_lines(admission.word(), slots);
     if admission == Admission::Open {
         for line in user_lines {
             text.push_str(line);
             text.push('\n');
         }
     }
-    text.push_str("host  all         all                  all  reject\n");
-    text
+    text + REJECTED
+}
+
+/// Nobody of the user's gets in; `word` says why.
+pub(super) fn closed(word: &str) -> String {
+    own_lines(word, false) + REJECTED
+}
+
+const REJECTED: &str = "host  all         all                  all  reject\n";
+
+fn own_lines(word: &str, slots: bool) -> String {
+    let slots = match slots {
+        true => format!("host  postgres    {REPLICATION_ROLE} all  scram-sha-256\n"),
+        false => String::new(),
+    };
+    format!(
+        "# Written by pgherd ({word}); changes are lost. The cluster's own lines are the setting postgres.hba.\n\
+         local all         postgres             peer map={MAP}\n\
+         local replication postgres             peer map={MAP}\n\
+         host  replication {REPLICATION_ROLE} all  scram-sha-256\n\
+         host  postgres    {REWIND_ROLE}      all  scram-sha-256\n\
+         {slots}\
+         host  all         {REPLICATION_ROLE},{REWIND_ROLE} all reject\n"
+    )
 }
 
 /// `peer` compares the operating-system user of the connecting process: the agent's own and PostgreSQL's.

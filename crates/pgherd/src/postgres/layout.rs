@@ -86,6 +86,11 @@ impl Layout {
         self.conf.join("pg_hba.conf")
     }
 
+    /// What the fencer puts in place of [`Layout::hba`].
+    pub(super) fn hba_ready(&self) -> PathBuf {
+        self.conf.join(super::fenced::READY)
+    }
+
     pub fn ident(&self) -> PathBuf {
         self.conf.join("pg_ident.conf")
     }

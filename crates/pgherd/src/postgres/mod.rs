@@ -19,6 +19,7 @@ pub mod binaries;
 mod confirm;
 pub mod control;
 mod error;
+pub mod fenced;
 mod files;
 mod hba;
 mod layout;

@@ -247,7 +247,7 @@ impl Server {
             flush_lsn: identity.lsn,
             history: self.history(identity.timeline)?,
             synchronous_standby_names: seen.synchronous_standby_names,
-            admission: admission(seen.admission.as_deref()),
+            admission: self.admission(seen.admission.as_deref()),
             walsenders: seen.walsenders,
             slots: seen.slots,
             activity: seen.activity,
@@ -270,7 +270,7 @@ impl Server {
             history,
             following: self.following(&seen.conninfo),
             synchronous_standby_names: seen.synchronous_standby_names,
-            admission: admission(seen.admission.as_deref()),
+            admission: self.admission(seen.admission.as_deref()),
             walsenders: seen.walsenders,
             slots: seen.slots,
         })
@@ -319,6 +319,14 @@ impl Server {
 }
 
 impl Server {
+    /// As the server says, unless the fencer has closed it without a word to the configuration.
+    fn admission(&self, word: Option<&str>) -> Option<Admission> {
+        if self.is_fenced() {
+            return Some(Admission::Quarantined);
+        }
+        [Admission::Open, Admission::Quarantined].into_iter().find(|admission| Some(admission.word()) == word)
+    }
+
     /// `end`, or the replay LSN when what was received beyond it is only the beginning of a record.
     fn without_piece(&self, timeline: Timeline, replay: Option<Lsn>, end: Lsn) -> Lsn {
         let Some(replay) = replay.filter(|replay| *replay < end) else { return end };
@@ -329,10 +337,6 @@ impl Server {
             false => end,
         }
     }
-}
-
-fn admission(word: Option<&str>) -> Option<Admission> {
-    [Admission::Open, Admission::Quarantined].into_iter().find(|admission| Some(admission.word()) == word)
 }
 
 /// `startup recovering 000000010000000000000003`, as the process calls itself.

@@ -126,7 +126,7 @@ impl Server {
 
     async fn set_admission(&self, admission: Admission) -> Result<()> {
         let mut dynamic = self.dynamic();
-        if dynamic.admission != admission {
+        if dynamic.admission != admission || self.is_fenced() {
             dynamic = self.write_settings(|dynamic| dynamic.admission = admission).await?;
         }
         self.reload_and_confirm(&dynamic).await

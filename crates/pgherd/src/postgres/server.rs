@@ -12,8 +12,9 @@ use super::account::Account;
 use super::binaries::Installation;
 use super::control::{self, ControlFile};
 use super::error::{Error, Result};
+use super::fenced;
 use super::files;
-use super::hba;
+use super::hba::{self, Admission};
 use super::layout::Layout;
 use super::observe::Observer;
 use super::session::Kept;
@@ -195,10 +196,19 @@ impl Server {
         Dynamic::parse(&text).unwrap_or_else(|| Dynamic::closed(0))
     }
 
+    /// The fencer has closed the server since an agent last wrote its files.
+    pub(super) fn is_fenced(&self) -> bool {
+        fs::read_to_string(self.layout.hba()).is_ok_and(|text| fenced::is_fenced(&text))
+    }
+
     /// Changes the dynamic settings on disk, durably. The server learns of it by [`Server::reload_and_confirm`].
     pub(super) async fn write_settings(&self, edit: impl FnOnce(&mut Dynamic)) -> Result<Dynamic> {
         let _writing = self.writing.lock().await;
         let mut dynamic = self.dynamic();
+        if self.is_fenced() {
+            // The fencer's word becomes ours; only who admits on purpose opens what it has closed.
+            dynamic.admission = Admission::Quarantined;
+        }
         edit(&mut dynamic);
         if self.installation.major < FAILOVER_SLOTS {
             dynamic.synchronized_standby_slots = None;
@@ -212,6 +222,7 @@ impl Server {
         let (layout, account) = (self.layout.clone(), self.account.clone());
         files::blocking(move || {
             files::write_if_changed(&layout.ident(), ident.as_bytes(), &account)?;
+            files::write_if_changed(&layout.hba_ready(), fenced::text().as_bytes(), &account)?;
             files::write_if_changed(&layout.hba(), hba.as_bytes(), &account)?;
             // Last, because its generation vouches for the others.
             files::write(&layout.pgherd_conf(), conf.as_bytes(), &account)

@@ -1,7 +1,7 @@
 //! Ends everything of a demo and leaves nothing running.
 //!
-//! PostgreSQL outlives its agent by design, so the demo ends the servers itself: agents first, or they would start
-//! their servers again; then the primary, so that its shutdown record reaches the replicas; then the rest.
+//! PostgreSQL outlives its agent by design, so the demo ends the servers itself: agents and their fencers
+//! first, or they would start or fence their servers; then the primary, so that its shutdown record reaches the replicas; then the rest.
 //! Invariant: a failure here names every process that is left.
 
 use std::path::{Path, PathBuf};
@@ -43,15 +43,18 @@ pub fn stop(dir: &Path) -> Result<Stopped, Failure> {
         .next("pgherd demo --stop as the user who started it, or as root"))
 }
 
+/// Agents first, then what they would start again: their fencers, which would take an end without a word for a death.
 fn stop_agents(dir: &Path) -> usize {
     let agents = || -> Vec<Process> {
         belonging_to(dir).into_iter().filter(|process| !is_postgres(process)).collect()
     };
-    let daemons: Vec<Process> = agents()
-        .into_iter()
-        .filter(|process| process.command.get(1).is_some_and(|word| word == "run"))
-        .collect();
+    let running = |kind: &str| -> Vec<Process> {
+        agents().into_iter().filter(|p| p.command.get(1).is_some_and(|word| word == kind)).collect()
+    };
+    let daemons = running("run");
     signal_all(&daemons, Signal::TERM);
+    processes::wait_until(AGENT_PATIENCE, || running("run").is_empty());
+    signal_all(&running("fencer"), Signal::TERM);
     if !processes::wait_until(AGENT_PATIENCE, || agents().is_empty()) {
         signal_all(&agents(), Signal::KILL);
         processes::wait_until(KILL_PATIENCE, || agents().is_empty());

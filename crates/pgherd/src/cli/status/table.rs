@@ -133,6 +133,12 @@ fn advice(answered: &Answered) -> Vec<String> {
         let why = if node.why.is_empty() { String::new() } else { format!(" ({})", node.why.join("; ")) };
         lines.push(format!("{} is {}{why}", node.name, node.state));
     }
+    for (node, fencer) in report.nodes.iter().filter_map(|node| Some((node, node.fencer.as_ref()?))) {
+        if fencer.state == "missing" {
+            lines.push(format!("{} has no fencer: nothing ends its server if its agent dies", node.name));
+        }
+        lines.extend(fencer.obstacle.iter().map(|obstacle| format!("{}: {obstacle}", node.name)));
+    }
     if report.sync.mode == SyncMode::Quorum {
         let sound = report.nodes.iter().filter(|node| node.sync && node.healthy).count();
         if sound < report.sync.k as usize {
@@ -170,6 +176,7 @@ mod tests {
             rule: String::new(),
             why: Vec::new(),
             slots: crate::api::SlotsReport::default(),
+            fencer: None,
         }
     }
 
