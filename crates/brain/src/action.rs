@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterRecord, MemberId, NodeName, PrimaryRecord, SyncRecord, SyncSet, Term, TimelineRecord};
+use crate::{
+    ClusterRecord, MemberId, MembersRecord, NodeName, PrimaryRecord, SyncRecord, SyncSet, Term, TimelineRecord,
+};
 use std::collections::BTreeSet;
 use std::fmt;
 use wire::Timeline;
@@ -119,6 +121,7 @@ pub enum Key {
     Primary,
     Sync,
     Timelines,
+    Members,
 }
 
 impl Key {
@@ -129,6 +132,7 @@ impl Key {
             Key::Primary => "/primary",
             Key::Sync => "/sync",
             Key::Timelines => "/timelines",
+            Key::Members => "/members",
         }
     }
 }
@@ -139,6 +143,7 @@ pub enum Put {
     Primary(PrimaryRecord),
     Sync(SyncRecord),
     Timelines(Vec<TimelineRecord>),
+    Members(MembersRecord),
 }
 
 impl Put {
@@ -148,6 +153,7 @@ impl Put {
             Put::Primary(_) => Key::Primary,
             Put::Sync(_) => Key::Sync,
             Put::Timelines(_) => Key::Timelines,
+            Put::Members(_) => Key::Members,
         }
     }
 }

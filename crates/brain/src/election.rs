@@ -164,6 +164,8 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
             (Key::Primary, primary.version),
             (Key::Sync, sync.version),
             (Key::Timelines, timelines.version),
+            // Who is removed meanwhile is not made primary.
+            (Key::Members, view.store.members.as_ref().map_or(0, |members| members.version)),
         ],
         puts: vec![Put::Primary(record), Put::Timelines(history)],
     }))

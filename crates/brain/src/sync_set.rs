@@ -24,11 +24,20 @@ pub fn next_target(
     record: &PrimaryRecord,
     set: &SyncSet,
 ) -> (SyncSet, String) {
+    let stays = |member: &MemberId| view.settings.full.contains(&member.node());
+    if view.settings.full.iter().eq([&view.me]) && *set != SyncSet::default() {
+        return (SyncSet::default(), "this is the only node with PostgreSQL: it goes on alone".to_owned());
+    }
     let caught_up = caught_up(primary, record);
-    if let Some(member) = caught_up.difference(&set.members).next() {
+    if let Some(member) = caught_up.difference(&set.members).find(|member| stays(member)) {
         return (set.with(member), format!("{member} streams and has caught up: add it"));
     }
     let k = view.k_wanted();
+    if let Some(member) = set.members.iter().find(|member| !stays(member))
+        && set.members.len() > set.k.max(1)
+    {
+        return (set.without(member), format!("{member} is to leave the cluster: remove it"));
+    }
     let gone = |member: &&MemberId| view.memory.missing_ms(view.now, member) > MISSING_MS_MAX;
     if let Some(member) = set.members.iter().find(gone)
         && set.members.len() > set.k.max(1)

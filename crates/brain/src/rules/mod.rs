@@ -51,6 +51,7 @@ pub const RULES: &[Rule] = rules! {
     "fence.unanswering" "A primary that gives its agent no answer and has no lease is stopped." fence::unanswering;
     "promise.requested" "A candidate asks for a promise that this node is free to give." takeover::promise;
     "busy" "Work on the server ends before the next begins." fence::busy;
+    "removed" "A node that was removed follows nobody and touches nothing." fence::removed;
     "start" "A stopped server starts as a standby of nobody, quarantined; only a takeover makes it writable." rejoin::start;
 
     "bootstrap.claim" "An empty store: one node claims the right to create the cluster." bootstrap::claim;
@@ -70,6 +71,7 @@ pub const RULES: &[Rule] = rules! {
     "open.record" "k of the new set have flushed the end of recovery: takeovers count by it from now on." primary::open;
     "open.wait" "A primary that is not open waits for its members." primary::wait_to_open;
     "sync.change" "The sync set follows the members that stream, one safe step at a time." primary::change_set;
+    "members.remove" "No commit counts on a node that is to leave: the record lets it go." primary::let_go;
     "primary.prepare" "A new agent makes sure of the roles." primary::prepare_again;
     "primary.slots" "The slot of a copy that is no more is dropped." primary::superfluous_slots;
     "primary" "The primary serves." primary::steady;

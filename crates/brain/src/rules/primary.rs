@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{Want, act, wait};
 use crate::{
-    Action, Applied, Commit, Key, MemberId, Primary, PrimaryRecord, Put, SyncRecord, SyncSet, View, health,
-    sync_set,
+    Action, Applied, Commit, Key, MemberId, MemberRecord, NodeName, Primary, PrimaryRecord, Put, SyncRecord,
+    SyncSet, View, health, sync_set,
 };
 
 /// Recorded, not yet promoted, and free to be: the record's timeline has not been entered from here before.
@@ -48,7 +48,7 @@ pub(super) fn promote(view: &View) -> Option<Want> {
 /// The set a new primary starts with: the standbys that are there to follow it; when none is, those that might
 /// come back. It is never empty while k > 0, so nothing is acknowledged alone.
 fn first_set(view: &View) -> SyncSet {
-    let k = view.k_wanted();
+    let k = view.k_to_open();
     let alive: BTreeSet<MemberId> = view
         .fresh_peers()
         .filter(|status| status.postgres.standby().is_some())
@@ -117,17 +117,24 @@ pub(super) fn missing_slots(view: &View) -> Option<Want> {
     (!missing.is_empty()).then(|| act(Action::Slots { term: record.value.term, members }, why))?
 }
 
-/// A slot is superfluous once its node is heard under another id; until then its member may come back.
+/// A slot is superfluous once its node is heard under another id, or is no member any more; until then its member may
+/// come back.
 pub(super) fn superfluous_slots(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
     let followers = followers(view);
     let wanted: BTreeSet<String> = followers.iter().map(MemberId::slot_name).collect();
     let heard: Vec<&str> =
         view.fresh_peers().filter(|s| s.member.is_some()).map(|status| status.node.0.as_str()).collect();
+    let removed = |slot: &str| {
+        view.store.members.as_ref().is_some_and(|members| {
+            !members.value.nodes.keys().any(|node| belongs_to(slot, &node.0))
+        })
+    };
     let (kept, dropped): (BTreeSet<MemberId>, BTreeSet<MemberId>) =
         slotted(primary).into_iter().partition(|member| {
             let slot = member.slot_name();
-            wanted.contains(&slot) || !heard.iter().any(|node| belongs_to(&slot, node))
+            let replaced = heard.iter().any(|node| belongs_to(&slot, node));
+            wanted.contains(&slot) || !replaced && !removed(&slot)
         });
     let names: Vec<&str> = dropped.iter().map(|member| member.0.as_str()).collect();
     let why = format!("{} is no more", names.join(", "));
@@ -152,8 +159,12 @@ pub(super) fn choose_set(view: &View) -> Option<Want> {
         return None;
     }
     let term = record.value.term;
-    let wanted = SyncSet { members: sync_set::caught_up(primary, &record.value), k: view.k_wanted() };
-    let usable = |applied: &Applied| applied.term == term && can_flush(primary, &record.value, &applied.set);
+    let wanted = SyncSet { members: sync_set::caught_up(primary, &record.value), k: view.k_to_open() };
+    let usable = |applied: &Applied| {
+        applied.term == term
+            && applied.set.k == wanted.k
+            && can_flush(primary, &record.value, &applied.set)
+    };
     let ready = primary.applied.as_ref().is_some_and(usable);
     if ready || wanted.members.len() < wanted.k {
         return None;
@@ -169,7 +180,7 @@ pub(super) fn open(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
     let sync = view.store.sync.as_ref()?;
     let applied = primary.applied.as_ref().filter(|applied| applied.term == record.value.term)?;
-    if view.opened() || applied.set.k != view.k_wanted() || !can_flush(primary, &record.value, &applied.set) {
+    if view.opened() || applied.set.k != view.k_to_open() || !can_flush(primary, &record.value, &applied.set) {
         return None;
     }
     let end = applied.lsn.max(primary.end_of_recovery);
@@ -217,6 +228,28 @@ pub(super) fn change_set(view: &View) -> Option<Want> {
     let sync = view.store.sync.as_ref()?;
     let (action, why) = sync_set::step(view, record, primary, sync)?;
     Some(Want { actions: action.into_iter().collect(), why: vec![why] })
+}
+
+/// The last step of a removal: the set, stored and in force, has let the node out.
+pub(super) fn let_go(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let (sync, members) = (view.store.sync.as_ref()?, view.store.members.as_ref()?);
+    let in_force = primary.applied.as_ref().filter(|applied| applied.term == record.value.term)?;
+    let counts = |node: &NodeName| {
+        let mut sets = sync.value.set.members.iter().chain(&in_force.set.members);
+        sets.any(|member| member.node() == *node)
+    };
+    if !view.opened() {
+        return None;
+    }
+    let free = |(name, member): &(&NodeName, &MemberRecord)| member.leaving && **name != view.me && !counts(name);
+    let (name, _) = members.value.nodes.iter().find(free)?;
+    let commit = Commit {
+        // Only this primary writes /sync, and a write of its own that may still arrive is settled before (`sync.change`).
+        conditions: vec![(Key::Primary, record.version), (Key::Members, members.version)],
+        puts: vec![Put::Members(members.value.without(name))],
+    };
+    act(Action::Commit(commit), format!("{name} is to leave and no commit counts on it"))
 }
 
 pub(super) fn steady(view: &View) -> Option<Want> {
