@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterRecord, MemberId, MembersRecord, NodeName, PrimaryRecord, SyncRecord, SyncSet, Term, TimelineRecord,
+    ClusterRecord, MemberId, MembersRecord, NodeName, PrimaryRecord, SyncRecord, SyncSet, Term,
+    TimelineRecord,
 };
 use std::collections::BTreeSet;
 use std::fmt;

@@ -29,7 +29,8 @@ pub use names::{MemberId, Millis, NodeName, Term};
 pub use postgres::{Applied, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender};
 pub use quorum::SyncSet;
 pub use record::{
-    ClusterRecord, MemberRecord, MembersRecord, NodeKind, PrimaryRecord, StoreView, SyncRecord, TimelineRecord, Versioned,
+    ClusterRecord, MemberRecord, MembersRecord, NodeKind, PrimaryRecord, StoreView, SyncRecord,
+    TimelineRecord, Versioned,
 };
 pub use rules::{RULES, Rule, decide, dump_rules};
 pub use view::{Durable, Settings, View};

@@ -3,7 +3,7 @@
 //! Checks come first and touch nothing: binaries, data directory, ports. Then the store and the peer link, then the
 //! agent, then what users reach. Stopping goes the other way round, and PostgreSQL is not part of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::Path;
@@ -11,18 +11,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use brain::{NodeName, Settings};
+use brain::{MemberRecord, MembersRecord, NodeName, Settings};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::{Agent, EventLog, Panel, Parts, Words, WordsFile, Worker};
+use crate::agent::{
+    self, Addresses, Agent, Changes, EventLog, MembersFile, Panel, Parts, Words, WordsFile, Worker,
+};
 use crate::api::{self, NodeView};
-use crate::config::{Config, NodeKind};
+use crate::config::{Config, NodeKind, Peer};
 use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
 use crate::proxy::{Proxy, ProxyConfig, topology::Topology};
-use crate::store::{RaftConfig, RaftStore, Store};
+use crate::store::{RaftConfig, RaftStore, SeatReport, Standing, Store};
 
 /// Messages of all peers that wait for the agent: at 4 a second and peer, seconds of them.
 const MESSAGES_MAX: usize = 256;
@@ -39,9 +41,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A client that has not said who it is by then is not coming.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A failed store is told within this.
-const STORE_LOOK: Duration = Duration::from_secs(1);
-
 /// initdb writes some 40 MB and the first WAL segments; less than this cannot hold a cluster.
 const NEW_DATA_BYTES_MIN: u64 = 128 << 20;
 
@@ -53,9 +52,13 @@ pub struct Precondition(String);
 /// Runs a node until SIGTERM or SIGINT.
 pub async fn run(config: Config) -> Result<()> {
     let _pid_file = PidFile::take(&config.node.dir)?;
-    let addresses: BTreeMap<String, String> =
-        config.peers.iter().filter_map(|(name, peer)| Some((name.clone(), peer.postgres.clone()?))).collect();
     let words = WordsFile::open(&config.node.dir, &config.cluster, &config.node.name)?;
+    let members_file = MembersFile::in_dir(&config.node.dir);
+    let seeds = seeds(&config);
+    let known = members_file.read()?;
+    let first_start = known.is_none() && words.words().system_id.is_none();
+    let members = known.unwrap_or_else(|| seeds.clone());
+    let addresses = Arc::new(Addresses::from_pointee(agent::addresses(&members)));
     let worker = match config.node.kind {
         NodeKind::Full => {
             Some(Arc::new(Worker::new(server(&config, words.words()).await?, addresses.clone())))
@@ -69,20 +72,26 @@ pub async fn run(config: Config) -> Result<()> {
     let proxy = Proxy::start(proxy_config(&config), seen_topology).await?;
 
     let (raft_out, raft_outgoing) = mpsc::channel(RAFT_MESSAGES_MAX);
-    let voters = config.peers.keys().cloned().collect();
-    let raft = RaftConfig::new(&config.cluster, &config.node.name, config.store_dir(), voters);
+    let founding = serde_json::to_value(&seeds).context("write the first record of members")?;
+    let mut raft = RaftConfig::new(&config.cluster, &config.node.name, config.store_dir(), founding);
+    raft.first_start = first_start;
     let store = RaftStore::start(raft, raft_out)?;
     let (arrived, arriving) = mpsc::channel(MESSAGES_MAX);
-    let link = Link::start(peer_config(&config)?, arrived).await?;
+    let link = Link::start(peer_config(&config, &members)?, arrived).await?;
     let (to_agent, incoming) = mpsc::channel(MESSAGES_MAX);
     tokio::spawn(carry_out(raft_outgoing, link.clone()));
     tokio::spawn(carry_in(arriving, store.clone(), to_agent));
 
     let events = Arc::new(EventLog::open(&config.node.dir, &config.node.name).context("open the event log")?);
     let panel = Arc::new(Panel::new(events.clone()));
-    tokio::spawn(tell_store_failure(store.clone(), events.clone()));
+    tokio::spawn(tell_store(store.clone(), events.clone()));
+    let (watched, seats) = (store.watch(), store.seats());
+    let following =
+        agent::follow_members(members.clone(), members_file, watched, seats, link.clone(), addresses.clone());
+    tokio::spawn(following);
+    let changes = Arc::new(Changes { store: store.clone(), panel: panel.clone(), events: events.clone() });
     let parts = Parts {
-        settings: settings(&config),
+        settings: settings(&config, &members),
         me: NodeName(config.node.name.clone()),
         words,
         store: store.clone() as Arc<dyn Store>,
@@ -93,14 +102,16 @@ pub async fn run(config: Config) -> Result<()> {
         panel: panel.clone(),
         topology: Arc::new(topology),
         addresses: addresses.clone(),
+        seats: store.seats(),
     };
     let view = Arc::new(NodeView {
         cluster: config.cluster.clone(),
         name: config.node.name.clone(),
         panel,
         addresses,
+        seats: store.seats(),
     });
-    let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
+    let api = tokio::spawn(api::serve(http, view, changes, until(stopped.clone())));
     let agent = tokio::spawn(Agent::new(parts)?.run(stopped));
     tracing::info!(node = config.node.name, cluster = config.cluster, "pgherd runs");
 
@@ -157,13 +168,33 @@ async fn carry_in(
     }
 }
 
-/// The store of a node whose disk failed stops for good; the other nodes' stores and this node's PostgreSQL go on.
-async fn tell_store_failure(store: Arc<RaftStore>, events: Arc<EventLog>) {
+/// What befalls this node's part of the store is an event. The other nodes' stores and this node's PostgreSQL go on.
+async fn tell_store(store: Arc<RaftStore>, events: Arc<EventLog>) {
+    let mut seats = store.seats();
+    let mut before = SeatReport::default();
     loop {
-        tokio::time::sleep(STORE_LOOK).await;
-        if let Some(reason) = store.failure() {
-            let next = "mend the cause, then start this pgherd anew".to_owned();
-            return events.note(0, "store", "the store of this node has stopped", vec![reason, next]);
+        let now = seats.borrow_and_update().clone();
+        match (&before.trouble, &now.trouble) {
+            (old, Some(reason)) if old.as_ref() != Some(reason) => {
+                events.note(0, "store", "the store of this node takes no part", vec![reason.clone()]);
+            }
+            (Some(_), None) => events.note(0, "store", "the store of this node takes part again", Vec::new()),
+            _ => {}
+        }
+        if before.standing != now.standing {
+            let what = match now.standing {
+                Standing::Newcomer => "the store of this node has no seat",
+                Standing::Learner => "the store of this node learns",
+                Standing::Voter => "the store of this node votes",
+                Standing::Removed => {
+                    "this node was removed from the cluster; its data stays, its pgherd can be stopped"
+                }
+            };
+            events.note(0, "store", what, Vec::new());
+        }
+        before = (*now).clone();
+        if seats.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -251,20 +282,32 @@ async fn listen(host: &str, port: u16, setting: &str) -> Result<TcpListener> {
     })
 }
 
-fn settings(config: &Config) -> Settings {
-    let names = |full_only: bool| -> BTreeSet<NodeName> {
-        let wanted = config.peers.iter().filter(|(_, peer)| !full_only || peer.kind == NodeKind::Full);
-        wanted.map(|(name, _)| NodeName(name.clone())).collect()
+/// The peers of the configuration as a record: who founds the cluster, or whom a newcomer asks.
+fn seeds(config: &Config) -> MembersRecord {
+    let member = |(name, peer): (&String, &Peer)| {
+        let kind = match peer.kind {
+            NodeKind::Full => brain::NodeKind::Full,
+            NodeKind::Witness => brain::NodeKind::Witness,
+        };
+        let record =
+            MemberRecord { kind, peer: peer.peer.clone(), postgres: peer.postgres.clone(), leaving: false };
+        (NodeName(name.clone()), record)
     };
-    Settings {
+    MembersRecord { nodes: config.peers.iter().map(member).collect(), ..MembersRecord::default() }
+}
+
+fn settings(config: &Config, members: &MembersRecord) -> Settings {
+    let mut settings = Settings {
         cluster: config.cluster.clone(),
-        full: names(true),
-        voters: names(false),
+        full: BTreeSet::new(),
+        voters: BTreeSet::new(),
         heartbeat_ms: config.failover.heartbeat.as_millis() as u64,
         failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
         drift_percent: config.failover.drift_percent.into(),
         standbys: config.sync.standbys as usize,
-    }
+    };
+    settings.follow(members);
+    settings
 }
 
 fn proxy_config(config: &Config) -> ProxyConfig {
@@ -281,12 +324,12 @@ fn proxy_config(config: &Config) -> ProxyConfig {
     }
 }
 
-fn peer_config(config: &Config) -> Result<PeerConfig> {
+fn peer_config(config: &Config, members: &MembersRecord) -> Result<PeerConfig> {
     Ok(PeerConfig {
         cluster: config.cluster.clone(),
         name: config.node.name.clone(),
         listen: config.peer_listen_address(),
-        peers: config.peer_addresses(),
+        peers: agent::peers(members),
         identity: Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?,
     })
 }

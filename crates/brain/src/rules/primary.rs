@@ -126,9 +126,10 @@ pub(super) fn superfluous_slots(view: &View) -> Option<Want> {
     let heard: Vec<&str> =
         view.fresh_peers().filter(|s| s.member.is_some()).map(|status| status.node.0.as_str()).collect();
     let removed = |slot: &str| {
-        view.store.members.as_ref().is_some_and(|members| {
-            !members.value.nodes.keys().any(|node| belongs_to(slot, &node.0))
-        })
+        view.store
+            .members
+            .as_ref()
+            .is_some_and(|members| !members.value.nodes.keys().any(|node| belongs_to(slot, &node.0)))
     };
     let (kept, dropped): (BTreeSet<MemberId>, BTreeSet<MemberId>) =
         slotted(primary).into_iter().partition(|member| {
@@ -161,9 +162,7 @@ pub(super) fn choose_set(view: &View) -> Option<Want> {
     let term = record.value.term;
     let wanted = SyncSet { members: sync_set::caught_up(primary, &record.value), k: view.k_to_open() };
     let usable = |applied: &Applied| {
-        applied.term == term
-            && applied.set.k == wanted.k
-            && can_flush(primary, &record.value, &applied.set)
+        applied.term == term && applied.set.k == wanted.k && can_flush(primary, &record.value, &applied.set)
     };
     let ready = primary.applied.as_ref().is_some_and(usable);
     if ready || wanted.members.len() < wanted.k {
@@ -180,7 +179,8 @@ pub(super) fn open(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
     let sync = view.store.sync.as_ref()?;
     let applied = primary.applied.as_ref().filter(|applied| applied.term == record.value.term)?;
-    if view.opened() || applied.set.k != view.k_to_open() || !can_flush(primary, &record.value, &applied.set) {
+    if view.opened() || applied.set.k != view.k_to_open() || !can_flush(primary, &record.value, &applied.set)
+    {
         return None;
     }
     let end = applied.lsn.max(primary.end_of_recovery);
@@ -242,7 +242,8 @@ pub(super) fn let_go(view: &View) -> Option<Want> {
     if !view.opened() {
         return None;
     }
-    let free = |(name, member): &(&NodeName, &MemberRecord)| member.leaving && **name != view.me && !counts(name);
+    let free =
+        |(name, member): &(&NodeName, &MemberRecord)| member.leaving && **name != view.me && !counts(name);
     let (name, _) = members.value.nodes.iter().find(free)?;
     let commit = Commit {
         // Only this primary writes /sync, and a write of its own that may still arrive is settled before (`sync.change`).

@@ -6,7 +6,8 @@ use std::fmt::Write;
 
 use brain::{
     Action, Applied, Commit, Durable, Key, MemberId, MemberRecord, MembersRecord, Memory, Millis, NodeKind,
-    NodeName, Position, Postgres, Primary, Put, Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide,
+    NodeName, Position, Postgres, Primary, Put, Settings, Standby, Status, StoreView, SyncSet, Term,
+    Upstream, Versioned, View, Walsender, decide,
 };
 use wire::{Branch, History, Lsn, Timeline};
 

@@ -12,11 +12,13 @@
 //! Invariant: while work on the server is under way the view says so (`busy`), and it ends with a fresh observation.
 
 mod act;
+mod changes;
 mod core;
 mod durable;
 mod events;
 mod guard;
 mod look;
+mod members;
 mod message;
 mod note;
 mod observer;
@@ -26,9 +28,11 @@ mod records;
 mod retry;
 mod work;
 
+pub use changes::Changes;
 pub use core::{Agent, Parts};
 pub use durable::{Words, WordsFile};
 pub use events::{Event, EventLog};
+pub use members::{Addresses, MembersFile, addresses, follow as follow_members, peers};
 pub use message::Message;
 pub use panel::Panel;
 pub use publish::topology;

@@ -31,13 +31,16 @@ fn record<T: DeserializeOwned>(snapshot: &Snapshot, path: &str) -> Result<Option
 }
 
 /// `loaded` says that the snapshot is a real one: the store has caught up once since the agent started.
-pub fn store_view(snapshot: &Snapshot, loaded: bool) -> Result<StoreView> {
+/// `removed` is what the store says of this node.
+pub fn store_view(snapshot: &Snapshot, loaded: bool, removed: bool) -> Result<StoreView> {
     Ok(StoreView {
         loaded,
         cluster: record(snapshot, Key::Cluster.path())?,
         primary: record(snapshot, Key::Primary.path())?,
         sync: record(snapshot, Key::Sync.path())?,
         timelines: record(snapshot, Key::Timelines.path())?,
+        members: record(snapshot, Key::Members.path())?,
+        removed,
     })
 }
 
@@ -53,6 +56,7 @@ pub fn transaction(commit: &Commit) -> Result<Transaction> {
             Put::Primary(record) => serde_json::to_value(record),
             Put::Sync(record) => serde_json::to_value(record),
             Put::Timelines(records) => serde_json::to_value(records),
+            Put::Members(record) => serde_json::to_value(record),
         };
         Ok(Change::Put { key: put.key().path().to_owned(), value: value? })
     };

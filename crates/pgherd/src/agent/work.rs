@@ -2,7 +2,7 @@
 //!
 //! It executes what the brain decided and adds nothing but what the server needs to be told: hosts, passwords, files.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use brain::{Applied, MemberId, NodeName, Operation, Postgres, SyncSet, Term, Ups
 use tokio::sync::{mpsc, watch};
 use wire::{Lsn, Timeline};
 
+use super::members::Addresses;
 use super::note::{Done, Note};
 use super::records::{self, Credentials};
 use crate::postgres::{
@@ -88,8 +89,7 @@ pub(super) struct Known {
 
 pub struct Worker {
     pub(super) server: Server,
-    /// Each node's PostgreSQL as `host:port`.
-    addresses: BTreeMap<String, String>,
+    addresses: Arc<Addresses>,
     known: Mutex<Known>,
     generation: AtomicU64,
     /// The term of `/primary`, for work that is pointless in the next one.
@@ -97,7 +97,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(server: Server, addresses: BTreeMap<String, String>) -> Worker {
+    pub fn new(server: Server, addresses: Arc<Addresses>) -> Worker {
         let (recorded, _) = watch::channel(Term(0));
         Worker { server, addresses, known: Mutex::default(), generation: AtomicU64::new(0), recorded }
     }
@@ -312,8 +312,8 @@ impl Worker {
     }
 
     fn source(&self, node: &NodeName, password: impl Fn(&Credentials) -> String) -> Result<Source> {
-        let address =
-            self.addresses.get(&node.0).with_context(|| format!("{node} has no PostgreSQL address"))?;
+        let addresses = self.addresses.load();
+        let address = addresses.get(&node.0).with_context(|| format!("{node} has no PostgreSQL address"))?;
         let (host, port) = address.rsplit_once(':').with_context(|| format!("{address} is no host:port"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = port.parse().with_context(|| format!("{address} has no port"))?;
@@ -328,9 +328,11 @@ pub(super) fn is_ours(slot: &str) -> bool {
     MemberId::of_slot(slot).is_some()
 }
 
-/// The standby names of `set` under `term`, and k. A set that cannot acknowledge names nobody.
+/// The standby names of `set` under `term`, and k. A set that cannot acknowledge names nobody; with k = 0 nobody is waited
+/// for, whoever is in the set.
 fn names_and_k(term: Term, set: &SyncSet) -> Result<(Vec<String>, u32)> {
-    let names: Vec<String> = set.members.iter().map(|member| member.standby_name(term)).collect();
+    let waited_for = set.members.iter().filter(|_| set.k > 0);
+    let names: Vec<String> = waited_for.map(|member| member.standby_name(term)).collect();
     let k = u32::try_from(set.k).context("k is too large")?;
     Ok((names, k))
 }

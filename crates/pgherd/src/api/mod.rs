@@ -1,21 +1,27 @@
 //! What a node tells over HTTP: its view of the cluster, and the health endpoints that load balancers ask.
 //!
-//! What it is: the reports (`report`), the trait that whoever knows the cluster implements (`ClusterView`), and one
-//! table of routes (`routes`). What it is not: a source of truth; it holds no state and decides nothing, every
-//! answer is taken from the view at the moment of the request.
-//! Invariant: reading changes nothing. Every route here is a GET without a side effect.
+//! What it is: the reports (`report`), the changes (`changes`), the traits that whoever knows the cluster implements
+//! (`ClusterView`, `ClusterChanges`), and one table of routes (`routes`). What it is not: a source of truth; it holds no
+//! state and decides nothing, every answer is taken from the view at the moment of the request.
+//! Invariant: reading changes nothing; what is no GET is taken from this machine only.
 
+mod changes;
 mod panel;
 pub mod report;
 mod routes;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
+pub use changes::{Change, ClusterChanges, NewMember, Receipt, Refusal, RefusalCode, Submitted};
 pub use panel::NodeView;
-pub use report::{EventRecord, Explanation, NodeReport, Role, StatusReport, SyncMode, SyncReport};
+pub use report::{
+    EventRecord, Explanation, MemberReport, MembersReport, NodeReport, Role, StatusReport, SyncMode,
+    SyncReport,
+};
 pub use routes::{EVENTS_PER_ANSWER_MAX, ROUTES, Route};
 
 /// The cluster as one node sees it; the agent's side of this module.
@@ -27,15 +33,19 @@ pub trait ClusterView: Send + Sync + 'static {
     fn events(&self, after: u64, limit: usize) -> Vec<EventRecord>;
     /// What would happen if `node` died now; without a name, for each node in turn. Empty for an unknown node.
     fn explain(&self, node: Option<&str>) -> Vec<Explanation>;
+    /// Who belongs to the cluster, and who votes in the store.
+    fn members(&self) -> MembersReport;
 }
 
 /// Answers on `listener` until `shutdown` is done and the requests under way have their answers.
 pub async fn serve(
     listener: TcpListener,
     view: Arc<dyn ClusterView>,
+    changes: Arc<dyn ClusterChanges>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, routes::router(view)).with_graceful_shutdown(shutdown).await
+    let service = routes::router(view, changes).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(shutdown).await
 }
 
 #[cfg(test)]

@@ -1,22 +1,26 @@
 //! The agent's panel as the API's view of the cluster.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use brain::{Operation, Postgres, View, is_open};
+use brain::{NodeKind, Operation, Postgres, View, is_open};
+use tokio::sync::watch;
 use wire::Lsn;
 
 use super::ClusterView;
-use super::report::{EventRecord, Explanation, NodeReport, Role, StatusReport, SyncMode, SyncReport};
-use crate::agent::{Panel, topology};
+use super::report::{
+    EventRecord, Explanation, MemberReport, MembersReport, NodeReport, Role, StatusReport, SyncMode,
+    SyncReport,
+};
+use crate::agent::{Addresses, Panel, topology};
+use crate::store::SeatReport;
 
 /// Joins the panel with what the configuration knows of the nodes.
 pub struct NodeView {
     pub cluster: String,
     pub name: String,
     pub panel: Arc<Panel>,
-    /// Each node's PostgreSQL as `host:port`.
-    pub addresses: BTreeMap<String, String>,
+    pub addresses: Arc<Addresses>,
+    pub seats: watch::Receiver<Arc<SeatReport>>,
 }
 
 /// One node's part of a view: its own or a peer's last status.
@@ -45,7 +49,7 @@ impl ClusterView for NodeView {
             };
         };
         let view = &seen.view;
-        let topology = topology(view, &self.addresses);
+        let topology = topology(view, &self.addresses.load());
         let primary = topology.primary.as_ref().map(|backend| backend.node.clone());
         let end = primary_end(view);
         let parts = parts(view, seen.decision.rule, &seen.decision.why);
@@ -82,7 +86,7 @@ impl ClusterView for NodeView {
     }
 
     fn explain(&self, node: Option<&str>) -> Vec<Explanation> {
-        let known = |node: &str| self.addresses.contains_key(node);
+        let known = |node: &str| self.addresses.load().contains_key(node);
         if node.is_some_and(|node| !known(node)) {
             return Vec::new();
         }
@@ -94,6 +98,45 @@ impl ClusterView for NodeView {
             blockers: explanation.blockers,
         };
         self.panel.explain(node).into_iter().map(explanation).collect()
+    }
+
+    fn members(&self) -> MembersReport {
+        let seats = self.seats.borrow().clone();
+        let seen = self.panel.seen();
+        let record =
+            seen.as_ref().and_then(|seen| seen.view.store.members.as_ref()).map(|members| &members.value);
+        let member = |(name, member): (&brain::NodeName, &brain::MemberRecord)| {
+            let votes = seats.voters.contains(&name.0);
+            let state = match (member.leaving, votes) {
+                (true, _) => "leaving",
+                (false, true) => "member",
+                (false, false) => "joining",
+            };
+            let store = match votes {
+                true => "voter",
+                false if seats.learners.contains(&name.0) => "learner",
+                false => "none",
+            };
+            let kind = if member.kind == NodeKind::Full { "full" } else { "witness" };
+            MemberReport {
+                name: name.0.clone(),
+                kind: kind.to_owned(),
+                peer: member.peer.clone(),
+                postgres: member.postgres.clone(),
+                state: state.to_owned(),
+                store: store.to_owned(),
+            }
+        };
+        MembersReport {
+            cluster: self.cluster.clone(),
+            from: self.name.clone(),
+            members: record.into_iter().flat_map(|record| record.nodes.iter().map(member)).collect(),
+            removed: record
+                .into_iter()
+                .flat_map(|record| record.removed.keys().map(|n| n.0.clone()))
+                .collect(),
+            store_trouble: seats.trouble.clone(),
+        }
     }
 }
 
@@ -136,7 +179,7 @@ impl NodeView {
             sync,
             healthy: fresh && (!full || primary == Some(name) || streaming),
             last_contact_ms: part.and_then(|part| part.contact_ms),
-            postgres: full.then(|| self.addresses.get(name).cloned()).flatten(),
+            postgres: full.then(|| self.addresses.load().get(name).cloned()).flatten(),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
         }

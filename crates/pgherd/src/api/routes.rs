@@ -5,15 +5,16 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRef, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, delete, get};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::ClusterView;
+use super::changes::{self, Change, ClusterChanges, Local, NewMember};
 use super::report::{NodeReport, Role, StatusReport};
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
@@ -21,12 +22,32 @@ pub const EVENTS_PER_ANSWER_MAX: usize = 1_000;
 const EVENTS_PER_ANSWER: usize = 100;
 
 type View = Arc<dyn ClusterView>;
+type Changes = Arc<dyn ClusterChanges>;
+
+/// What handlers get.
+#[derive(Clone)]
+pub(super) struct Shared {
+    view: View,
+    changes: Changes,
+}
+
+impl FromRef<Shared> for View {
+    fn from_ref(shared: &Shared) -> View {
+        shared.view.clone()
+    }
+}
+
+impl FromRef<Shared> for Changes {
+    fn from_ref(shared: &Shared) -> Changes {
+        shared.changes.clone()
+    }
+}
 
 /// One row of the table.
 pub struct Route {
     pub path: &'static str,
     pub doc: &'static str,
-    handler: fn() -> MethodRouter<View>,
+    handler: fn() -> MethodRouter<Shared>,
 }
 
 pub const ROUTES: &[Route] = &[
@@ -51,6 +72,16 @@ pub const ROUTES: &[Route] = &[
         handler: || get(explain),
     },
     Route {
+        path: "/api/v1/members",
+        doc: "Who belongs to the cluster; POST adds a node.",
+        handler: || get(|State(view): State<View>| async move { Json(view.members()) }).post(add_member),
+    },
+    Route {
+        path: "/api/v1/members/{name}",
+        doc: "DELETE removes a node from the cluster.",
+        handler: || delete(remove_member),
+    },
+    Route {
         path: "/health",
         doc: "200 when PostgreSQL of this node is up.",
         handler: || get(|State(view): State<View>| async move { answer(&view, is_up) }),
@@ -72,12 +103,12 @@ pub const ROUTES: &[Route] = &[
     },
 ];
 
-pub(super) fn router(view: View) -> Router {
+pub(super) fn router(view: View, changes: Changes) -> Router {
     ROUTES
         .iter()
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .fallback(unknown)
-        .with_state(view)
+        .with_state(Shared { view, changes })
 }
 
 #[derive(Deserialize)]
@@ -99,6 +130,14 @@ async fn explain(State(view): State<View>, Path(node): Path<String>) -> Response
         return (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response();
     }
     Json(explanations).into_response()
+}
+
+async fn add_member(_: Local, State(changes): State<Changes>, Json(new): Json<NewMember>) -> Response {
+    changes::answer(changes.submit(Change::AddMember(new)).await)
+}
+
+async fn remove_member(_: Local, State(changes): State<Changes>, Path(name): Path<String>) -> Response {
+    changes::answer(changes.submit(Change::RemoveMember { name }).await)
 }
 
 async fn unknown() -> Response {

@@ -28,6 +28,16 @@ impl ClusterView for Told {
         (after + 1..=5_000).take(limit).map(event).collect()
     }
 
+    fn members(&self) -> MembersReport {
+        MembersReport {
+            cluster: "demo".into(),
+            from: "n1".into(),
+            members: Vec::new(),
+            removed: vec!["n9".into()],
+            store_trouble: None,
+        }
+    }
+
     fn explain(&self, node: Option<&str>) -> Vec<Explanation> {
         let names: Vec<String> = self.status().nodes.into_iter().map(|node| node.name).collect();
         let asked = names.into_iter().filter(|name| node.is_none_or(|node| node == name));
@@ -40,6 +50,24 @@ impl ClusterView for Told {
                 blockers: Vec::new(),
             })
             .collect()
+    }
+}
+
+/// Takes every change whose name is not "no".
+struct Taken;
+
+impl ClusterChanges for Taken {
+    fn submit(&self, change: Change) -> Submitted<'_> {
+        Box::pin(async move {
+            match change {
+                Change::RemoveMember { name } if name == "no" => Err(Refusal {
+                    code: RefusalCode::Conflict,
+                    error: "no is the primary".into(),
+                    next: "switch over".into(),
+                }),
+                other => Ok(Receipt { id: "members-7".into(), what: format!("{other:?}") }),
+            }
+        })
     }
 }
 
@@ -80,7 +108,7 @@ fn with_server(report: StatusReport, ask: impl FnOnce(&str) + Send + 'static) {
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let view = Arc::new(Told(Mutex::new(report)));
-        let server = tokio::spawn(serve(listener, view, async {
+        let server = tokio::spawn(serve(listener, view, Arc::new(Taken), async {
             stopped.await.ok();
         }));
         tokio::task::spawn_blocking(move || ask(&base)).await.unwrap();
@@ -173,5 +201,28 @@ fn an_unknown_path_lists_the_known_ones() {
         let (code, body) = get(format!("{base}/nonsense"));
         assert_eq!(code, 404);
         assert_eq!(body["paths"].as_array().unwrap().len(), ROUTES.len());
+    });
+}
+
+#[test]
+fn members_are_listed_added_and_removed() {
+    with_server(report("n1"), |base| {
+        assert_eq!(get(format!("{base}/api/v1/members")).1["removed"][0], "n9");
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into();
+        let new = serde_json::json!({ "name": "n4", "peer": "h:1", "postgres": "h:2" });
+        let mut answer = agent.post(format!("{base}/api/v1/members")).send_json(&new).unwrap();
+        assert_eq!(answer.status(), 202);
+        let receipt: Receipt = answer.body_mut().read_json().unwrap();
+        assert_eq!(receipt.id, "members-7");
+        let odd = serde_json::json!({ "name": "n4", "peer": "h:1", "colour": "blue" });
+        assert!(
+            agent.post(format!("{base}/api/v1/members")).send_json(&odd).unwrap().status().is_client_error()
+        );
+        assert_eq!(agent.delete(format!("{base}/api/v1/members/n2")).call().unwrap().status(), 202);
+        let mut refused = agent.delete(format!("{base}/api/v1/members/no")).call().unwrap();
+        assert_eq!(refused.status(), 409);
+        let body: serde_json::Value = refused.body_mut().read_json().unwrap();
+        assert_eq!((&body["error"], &body["next"]), (&"no is the primary".into(), &"switch over".into()));
     });
 }

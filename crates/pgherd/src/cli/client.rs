@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::failure::{Exit, Failure};
@@ -14,8 +15,12 @@ use crate::api::StatusReport;
 /// and one lost packet (TCP sends again after a second).
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(1_500);
 
+/// A change waits for the store: two reads and a write of at most 2.5 s each, and some room.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
 pub struct Client {
     agent: ureq::Agent,
+    patient: ureq::Agent,
     addresses: Vec<Address>,
 }
 
@@ -41,10 +46,61 @@ impl Client {
     }
 
     pub fn of(addresses: Vec<Address>) -> Client {
-        let config =
-            ureq::Agent::config_builder().timeout_global(Some(QUESTION_TIMEOUT)).http_status_as_error(false);
-        // Commands ask seldom; a connection kept open would hold up a node's shutdown.
-        Client { agent: config.max_idle_connections(0).build().into(), addresses }
+        let agent = |timeout| {
+            let config =
+                ureq::Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false);
+            // Commands ask seldom; a connection kept open would hold up a node's shutdown.
+            config.max_idle_connections(0).build().into()
+        };
+        Client { agent: agent(QUESTION_TIMEOUT), patient: agent(CHANGE_TIMEOUT), addresses }
+    }
+
+    /// Asks for a change: of the first node that can be reached and can reach the store. No other is asked once it is not
+    /// known what came of it.
+    pub fn change<B: Serialize, T: DeserializeOwned>(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<&B>,
+    ) -> Result<T, Failure> {
+        let mut silent = Vec::new();
+        for address in &self.addresses {
+            let url = format!("{}{path}", address.url);
+            let sent = match body {
+                Some(body) => self.patient.post(&url).send_json(body),
+                None if method == "DELETE" => self.patient.delete(&url).call(),
+                None => self.patient.post(&url).send_empty(),
+            };
+            let mut answer = match sent {
+                Ok(answer) => answer,
+                Err(ureq::Error::Timeout(_)) => return Err(undecided(address)),
+                Err(error) => {
+                    silent.push(format!("{}: {error}", address.url));
+                    continue;
+                }
+            };
+            let code = answer.status();
+            if code.is_success() {
+                return answer.body_mut().read_json().map_err(|error| {
+                    Failure::new(Exit::General, "the answer cannot be read")
+                        .why(error)
+                        .next("upgrade this pgherd")
+                });
+            }
+            let body: serde_json::Value = answer.body_mut().read_json().unwrap_or_default();
+            let error = body["error"].as_str().map_or_else(|| format!("HTTP {code}"), str::to_owned);
+            if code.as_u16() == 503 {
+                silent.push(format!("{}: {error}", address.url));
+                continue;
+            }
+            let exit = if code.as_u16() == 400 { Exit::Usage } else { Exit::General };
+            let failure = Failure::new(exit, error);
+            return Err(match body["next"].as_str() {
+                Some(next) => failure.next(next),
+                None => failure,
+            });
+        }
+        Err(unreachable(&silent))
     }
 
     /// The answer of the first address that has one.
@@ -127,6 +183,14 @@ impl Client {
         let reason = body["error"].as_str().map_or_else(|| format!("HTTP {code}"), str::to_owned);
         if code.is_client_error() { Err(NoAnswer::Refused(reason)) } else { Err(NoAnswer::Silent(reason)) }
     }
+}
+
+fn undecided(address: &Address) -> Failure {
+    Failure::new(
+        Exit::General,
+        format!("{} has not answered; whether the change is taken is not known", address.url),
+    )
+    .next("pgherd member list")
 }
 
 /// A later term knows more; within a term, so does a view with an open primary.

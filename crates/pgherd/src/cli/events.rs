@@ -115,7 +115,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::api::{self, ClusterView, Explanation, StatusReport};
+    use crate::api::{
+        self, Change, ClusterChanges, ClusterView, Explanation, MembersReport, StatusReport, Submitted,
+    };
     use crate::cli::target::Address;
 
     #[test]
@@ -151,6 +153,19 @@ mod tests {
         fn explain(&self, _: Option<&str>) -> Vec<Explanation> {
             Vec::new()
         }
+
+        fn members(&self) -> MembersReport {
+            unreachable!("nobody asks for it here")
+        }
+    }
+
+    /// Takes no change.
+    struct Fixed;
+
+    impl ClusterChanges for Fixed {
+        fn submit(&self, _: Change) -> Submitted<'_> {
+            unreachable!("nobody changes anything here")
+        }
     }
 
     fn event(id: u64, second: u64, node: &str) -> EventRecord {
@@ -172,7 +187,12 @@ mod tests {
         let serve = |events: Vec<EventRecord>| {
             let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
-            runtime.spawn(api::serve(listener, Arc::new(Tells(events)), std::future::pending()));
+            runtime.spawn(api::serve(
+                listener,
+                Arc::new(Tells(events)),
+                Arc::new(Fixed),
+                std::future::pending(),
+            ));
             Address { node: None, url }
         };
         let addresses = vec![

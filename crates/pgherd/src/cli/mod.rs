@@ -10,6 +10,7 @@ mod events;
 mod explain;
 pub mod failure;
 mod interrupt;
+mod member;
 mod ports;
 mod processes;
 mod status;
@@ -46,6 +47,8 @@ pub enum Command {
     Events(events::EventsArgs),
     /// What would happen if a node died now, and which rule holds it back
     Explain(explain::ExplainArgs),
+    /// List, add and remove the nodes of the cluster
+    Member(member::MemberArgs),
 }
 
 #[derive(Args, Debug)]
@@ -89,6 +92,7 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::status(&args),
         Command::Events(args) => events::events(&args),
         Command::Explain(args) => explain::explain(&args),
+        Command::Member(args) => member::member(&args),
     }
 }
 

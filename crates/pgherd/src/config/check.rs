@@ -168,27 +168,19 @@ fn sync(draft: &mut Draft) {
                     enough standbys are back";
         draft.problem_with("sync.on_last_standby_lost", text);
     }
+    // The peers are those of the first start, or those that a newcomer asks: the cluster itself may be bigger or smaller, and
+    // never waits for more standbys than there can be.
     let kinds = draft.peers.keys().filter_map(|name| draft.text(&format!("peers.{name}.kind")));
-    let full = kinds.filter(|kind| *kind == "full").count() as i64;
-    let Some(standbys) = draft.integer("sync.standbys") else { return };
-    if draft.peers.is_empty() || full > VOTERS_MAX as i64 {
+    let full = kinds.filter(|kind| *kind == "full").count();
+    if draft.peers.is_empty() || full > VOTERS_MAX {
         return;
     }
-    let text = match (full, standbys) {
-        (0, _) => "peers has no full node, so there is no PostgreSQL".to_owned(),
-        (1, 0) => return,
-        (_, 0) => {
+    let text = match (full, draft.integer("sync.standbys")) {
+        (0, _) => "peers has no full node, so there is no PostgreSQL",
+        (2.., Some(0)) => {
             "sync.standbys: 0 (asynchronous replication) is not supported yet with more than one full node; \
-                   set 1 or more"
-                .to_owned()
+             set 1 or more"
         }
-        (1, _) => "sync.standbys: with a single full node no commit could ever be acknowledged; \
-                   set sync.standbys = 0 or add a full node to [peers]"
-            .to_owned(),
-        (_, k) if k >= full => format!(
-            "sync.standbys is {k}, but {full} full nodes have only {} standbys: no commit could ever be acknowledged",
-            full - 1
-        ),
         _ => return,
     };
     draft.problem_with("sync.standbys", text);

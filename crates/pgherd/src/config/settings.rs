@@ -261,7 +261,8 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Integer { min: 0, max: 4, unit: "standbys" },
         Default::Value("1"),
         "1",
-        "How many standbys must have flushed a commit before it is acknowledged. 0 only in a cluster with one full node.",
+        "How many standbys must have flushed a commit before it is acknowledged; never more than the cluster has, so that a \
+         node that is alone acknowledges alone. 0 only in a cluster that stays a single full node.",
     ),
     setting(
         "sync.on_last_standby_lost",

@@ -180,10 +180,6 @@ fn wrong_types_and_values_are_refused() {
              enough standbys are back",
         ),
         (
-            "[sync]\nstandbys = 2\n",
-            "F:15:12: sync.standbys is 2, but 2 full nodes have only 1 standbys: no commit could ever be acknowledged",
-        ),
-        (
             "[sync]\nstandbys = 0\n",
             "F:15:12: sync.standbys: 0 (asynchronous replication) is not supported yet with more than one full node; \
              set 1 or more",
@@ -279,14 +275,10 @@ fn names_and_peers_must_fit() {
 }
 
 #[test]
-fn a_single_node_has_no_standby() {
+fn a_single_node_may_want_a_standby() {
     let single = "cluster = \"demo\"\nnode = { name = \"n1\", dir = \"/n1\" }\n\
                   peers.n1 = { peer = \"[::1]:7432\", postgres = \"[::1]:5432\" }\n";
-    assert_eq!(
-        read_with(single, &[]).unwrap_err().to_string(),
-        "F: sync.standbys: with a single full node no commit could ever be acknowledged; \
-         set sync.standbys = 0 or add a full node to [peers]"
-    );
+    assert_eq!(read(single).sync.standbys, 1, "it waits for one as soon as there is one");
     let config = read(&format!("{single}sync.standbys = 0\n"));
     assert_eq!((config.sync.standbys, config.node.advertise.as_str()), (0, "::1"));
 }

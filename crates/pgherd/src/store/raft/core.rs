@@ -63,7 +63,9 @@ pub(super) struct Standing {
 
 /// A leader counts on entries that this directory does not have: it has lost them. It may also have forgotten a vote.
 #[derive(Debug, thiserror::Error)]
-#[error("the store directory ends at entry {last}, but it had confirmed entry {confirmed}: it was replaced, restored or damaged")]
+#[error(
+    "the store directory ends at entry {last}, but it had confirmed entry {confirmed}: it was replaced, restored or damaged"
+)]
 pub(super) struct Forgotten {
     last: u64,
     confirmed: u64,

@@ -210,7 +210,11 @@ impl Disk {
     pub fn found(&mut self, store: u64, snapshot: &Snapshot, hard_state: &HardState) -> Result<()> {
         self.write(|transaction| {
             join(transaction, store)?;
-            put(transaction, "compacted", &pair(snapshot.get_metadata().index, snapshot.get_metadata().term))?;
+            put(
+                transaction,
+                "compacted",
+                &pair(snapshot.get_metadata().index, snapshot.get_metadata().term),
+            )?;
             put(transaction, "snapshot", &snapshot.write_to_bytes()?)?;
             put(transaction, "hard_state", &hard_state.write_to_bytes()?)
         })

@@ -159,7 +159,8 @@ impl Door {
 
     /// Seeds whose configuration names other seeds, for the log.
     pub fn disagreeing(&self) -> Vec<String> {
-        let other = |(_, applicant): &(&String, &Applicant)| applicant.first_start && applicant.seeds != self.seeds;
+        let other =
+            |(_, applicant): &(&String, &Applicant)| applicant.first_start && applicant.seeds != self.seeds;
         self.applicants.iter().filter(other).map(|(name, _)| name.clone()).collect()
     }
 }

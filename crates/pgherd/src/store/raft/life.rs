@@ -52,6 +52,8 @@ pub(super) struct Life<'a> {
     /// Raft id → name, as heard; seats that this node has not applied yet are among them.
     names: BTreeMap<u64, String>,
     told: Option<Value>,
+    /// Nodes of which it was said that they name other seeds.
+    complained: Vec<String>,
     started: Instant,
     next_tick: Instant,
     next_hello: Duration,
@@ -92,6 +94,7 @@ impl<'a> Life<'a> {
             header,
             names: BTreeMap::new(),
             told: None,
+            complained: Vec::new(),
             started: now,
             next_tick: now + node.tick,
             next_hello: Duration::ZERO,
@@ -153,7 +156,9 @@ impl<'a> Life<'a> {
                 Ok((header, Body::Raft(message))) => self.take_message(&from, header, *message)?,
                 Ok((header, Body::Word(Word::Hello(hello)))) => self.take_hello(&from, header, hello)?,
                 Ok((header, Body::Word(Word::Answer(answer)))) => self.take_answer(&from, header, answer)?,
-                Err(error) => tracing::debug!(from, error = format!("{error:#}"), "dropped a frame of the store"),
+                Err(error) => {
+                    tracing::debug!(from, error = format!("{error:#}"), "dropped a frame of the store")
+                }
             },
             Input::Execute(command, reply) => {
                 self.callers.insert(ticket, Caller::Execute(reply));
@@ -249,11 +254,11 @@ impl<'a> Life<'a> {
         }
         let Reply { verdict, members, .. } = answer;
         self.door.answered(header.seat(from).id(), &verdict);
-        if self.replica.members().is_none() && members.is_some() {
-            self.told = members;
-        }
+        self.told = members.or(self.told.take());
         match verdict {
-            Verdict::Forgot { why } => bail!(SeatLost(format!("{from} remembers more than this node: {why}"))),
+            Verdict::Forgot { why } => {
+                bail!(SeatLost(format!("{from} remembers more than this node: {why}")))
+            }
             Verdict::Departed { wanted: true } => bail!(SeatLost(format!(
                 "{from} says that the seat of this directory was given up, while this node is still a member"
             ))),
@@ -331,6 +336,11 @@ impl<'a> Life<'a> {
             return Ok(());
         }
         self.next_hello = now + every;
+        let others = self.door.disagreeing();
+        if self.door.place == Place::Newborn && others != self.complained {
+            tracing::warn!(nodes = ?others, own = ?self.door.seeds, "these nodes are configured with other [peers]: no store is founded with them");
+            self.complained = others;
+        }
         let word = Word::Hello(self.door.hello());
         for peer in self.peers() {
             self.say(&peer, &word)?;
@@ -476,8 +486,11 @@ impl<'a> Life<'a> {
             _ => Standing::Newcomer,
         };
         let (voters, learners) = (names(&conf.voters), names(&conf.learners));
+        // Whoever takes part reads the record itself.
+        let reads = self.door.place == Place::Seated && self.replica.members().is_some();
+        let told = self.told.clone().filter(|_| !reads);
         self.node.shared.seats.send_if_modified(|report| {
-            let now = SeatReport { standing, voters, learners, told: self.told.clone(), trouble: None };
+            let now = SeatReport { standing, voters, learners, told, trouble: None };
             let changed = **report != now;
             if changed {
                 *report = Arc::new(now);

@@ -30,8 +30,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::Value;
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::core::Timing;
@@ -110,7 +110,11 @@ impl RaftStore {
     /// Opens the store in `config.dir`, or an empty one, and starts taking part. Frames for other nodes go to `outgoing` as
     /// (node name, bytes). Blocks for some fsyncs.
     pub fn start(config: RaftConfig, outgoing: mpsc::Sender<(String, Vec<u8>)>) -> Result<Arc<Self>> {
-        ensure!(config.tick >= Duration::from_millis(1), "the store's tick is {:?}; at least 1 ms", config.tick);
+        ensure!(
+            config.tick >= Duration::from_millis(1),
+            "the store's tick is {:?}; at least 1 ms",
+            config.tick
+        );
         ensure!(config.snapshot_entries >= 2, "the store must keep at least 2 entries between snapshots");
         let seeds = seats::names_in(&config.founding).context("the record of members names no nodes")?;
         let identity = Identity { cluster: config.cluster, name: config.name };

@@ -57,7 +57,8 @@ impl Scene {
     /// Another directory of a node whose seat has fallen silent knocks.
     fn replaced(&self, id: u64) -> bool {
         let Some(seat) = self.seats.get(&id) else { return false };
-        let other = |applicant: &&Seat| applicant.name == seat.name && applicant.incarnation != seat.incarnation;
+        let other =
+            |applicant: &&Seat| applicant.name == seat.name && applicant.incarnation != seat.incarnation;
         !self.alive.contains(&id) && self.applicants.iter().any(|applicant| other(&applicant))
     }
 

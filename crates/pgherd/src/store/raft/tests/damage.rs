@@ -51,10 +51,9 @@ fn files_are_private() {
 fn another_owner_is_refused_and_nothing_touched() {
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path());
-    for (other, named) in [
-        (identity("other", "n1"), "cluster \"test\""),
-        (identity("test", "n2"), "node \"n1\""),
-    ] {
+    for (other, named) in
+        [(identity("other", "n1"), "cluster \"test\""), (identity("test", "n2"), "node \"n1\"")]
+    {
         let error = refusal(dir.path(), &other);
         assert!(error.contains(named) && error.contains("correct the configuration"), "{error}");
     }

@@ -124,14 +124,16 @@ async fn a_full_disk_costs_a_vote_until_there_is_room() {
     // Its own change is what it fails on.
     let refused = store.commit(put("k", 1)).await;
     assert!(refused.is_err(), "{refused:?}");
-    report(&store, "it says so", |report| report.trouble.as_ref().is_some_and(|why| why.contains("room"))).await;
+    report(&store, "it says so", |report| report.trouble.as_ref().is_some_and(|why| why.contains("room")))
+        .await;
     let others: Vec<String> = net.voters.iter().filter(|name| **name != victim).cloned().collect();
     commit(net.get(&others[0]).as_ref(), put("meanwhile", 2)).await.unwrap();
     let refused = store.commit(put("k", 1)).await;
     assert!(matches!(&refused, Err(StoreError::Unavailable(why)) if why.contains("room")), "{refused:?}");
 
     faults::set(&net.dir_of(&victim), Fault::default());
-    report(&store, "it is back", |report| report.trouble.is_none() && report.standing == Standing::Voter).await;
+    report(&store, "it is back", |report| report.trouble.is_none() && report.standing == Standing::Voter)
+        .await;
     assert_eq!(read(store.as_ref(), "meanwhile").await.unwrap().value, 2);
     assert_eq!(net.asides(&victim), 0, "nothing was forgotten");
     // The two others are not needed both any more.
