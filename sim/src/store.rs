@@ -23,6 +23,7 @@ fn version(view: &StoreView, key: Key) -> u64 {
         Key::Sync => view.sync.as_ref().map(|v| v.version),
         Key::Timelines => view.timelines.as_ref().map(|v| v.version),
         Key::Members => view.members.as_ref().map(|v| v.version),
+        Key::Requests => view.requests.as_ref().map(|v| v.version),
     }
     .unwrap_or(0)
 }
@@ -56,6 +57,7 @@ impl Store {
                 Put::Sync(value) => next.sync = Some(Versioned { value, version }),
                 Put::Timelines(value) => next.timelines = Some(Versioned { value, version }),
                 Put::Members(value) => next.members = Some(Versioned { value, version }),
+                Put::Requests(value) => next.requests = Some(Versioned { value, version }),
             }
         }
         self.revisions.push(Rc::new(next));

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterRecord, MemberId, MembersRecord, NodeName, PrimaryRecord, SyncRecord, SyncSet, Term,
+    ClusterRecord, MemberId, MembersRecord, NodeName, PrimaryRecord, Requests, SyncRecord, SyncSet, Term,
     TimelineRecord,
 };
 use std::collections::BTreeSet;
@@ -41,6 +41,8 @@ pub enum Action {
     Detach { term: Term },
     /// Promise `term`, then point at the primary of that term.
     Follow { term: Term, node: NodeName },
+    /// Promise `term`, then take the WAL of a peer that has promised it too, without a slot.
+    Fetch { term: Term, node: NodeName },
     /// Replace the data directory by a copy of `node`'s, with a new member id; the old one is moved aside.
     Clone { term: Term, node: NodeName },
     /// Stop, keep the divergent WAL, `pg_rewind` against `node`, start detached.
@@ -58,6 +60,14 @@ pub enum Action {
     Admit { term: Term },
     /// Have exactly the slots of these members.
     Slots { term: Term, members: BTreeSet<MemberId> },
+    /// CHECKPOINT, beside all other work; its end shows in the view's errands.
+    Checkpoint { request: u64 },
+    /// Read the configuration file anew and apply what needs no restart; its end shows in the view's errands.
+    Reload { request: u64 },
+    /// Note durably that the request is obeyed, then stop: it starts again by itself.
+    Restart { request: u64 },
+    /// Note durably that the request is obeyed and the data directory given up: it is cloned anew.
+    GiveUp { request: u64 },
 }
 
 impl Action {
@@ -72,6 +82,7 @@ impl Action {
             Action::Stop => "stop",
             Action::Detach { .. } => "detach",
             Action::Follow { .. } => "follow",
+            Action::Fetch { .. } => "fetch",
             Action::Clone { .. } => "clone",
             Action::Rewind { .. } => "rewind",
             Action::Promote { .. } => "promote",
@@ -80,6 +91,10 @@ impl Action {
             Action::Quarantine { .. } => "quarantine",
             Action::Admit { .. } => "admit",
             Action::Slots { .. } => "slots",
+            Action::Checkpoint { .. } => "checkpoint",
+            Action::Reload { .. } => "reload",
+            Action::Restart { .. } => "restart",
+            Action::GiveUp { .. } => "give-up",
         }
     }
 }
@@ -98,6 +113,7 @@ impl fmt::Display for Action {
             Action::Stop => write!(f, "stop PostgreSQL"),
             Action::Detach { .. } => write!(f, "take no more WAL from the upstream"),
             Action::Follow { term, node } => write!(f, "follow {node}, term {term}"),
+            Action::Fetch { node, .. } => write!(f, "fetch the WAL of {node}"),
             Action::Clone { node, .. } => write!(f, "copy the data directory of {node}"),
             Action::Rewind { node, .. } => write!(f, "rewind to {node}"),
             Action::Promote { term, timeline, .. } => {
@@ -111,6 +127,10 @@ impl fmt::Display for Action {
                 let members: Vec<&str> = members.iter().map(|member| member.0.as_str()).collect();
                 write!(f, "have slots for {}", members.join(", "))
             }
+            Action::Checkpoint { .. } => write!(f, "checkpoint ahead of the stop"),
+            Action::Reload { .. } => write!(f, "read the configuration anew"),
+            Action::Restart { .. } => write!(f, "restart PostgreSQL"),
+            Action::GiveUp { .. } => write!(f, "give up the data directory"),
         }
     }
 }
@@ -123,6 +143,7 @@ pub enum Key {
     Sync,
     Timelines,
     Members,
+    Requests,
 }
 
 impl Key {
@@ -134,6 +155,7 @@ impl Key {
             Key::Sync => "/sync",
             Key::Timelines => "/timelines",
             Key::Members => "/members",
+            Key::Requests => "/requests",
         }
     }
 }
@@ -145,6 +167,7 @@ pub enum Put {
     Sync(SyncRecord),
     Timelines(Vec<TimelineRecord>),
     Members(MembersRecord),
+    Requests(Requests),
 }
 
 impl Put {
@@ -155,6 +178,7 @@ impl Put {
             Put::Sync(_) => Key::Sync,
             Put::Timelines(_) => Key::Timelines,
             Put::Members(_) => Key::Members,
+            Put::Requests(_) => Key::Requests,
         }
     }
 }

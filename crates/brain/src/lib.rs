@@ -16,8 +16,10 @@ mod names;
 mod postgres;
 pub mod quorum;
 mod record;
+mod request;
 mod rules;
 mod sync_set;
+mod tags;
 mod view;
 
 pub use action::{Action, Commit, Decision, Key, Put, RuleId};
@@ -26,11 +28,13 @@ pub use explain::{Explanation, explain};
 pub use health::{Health, open as is_open, own as health_of};
 pub use memory::{Grant, Heard, Memory, Status};
 pub use names::{MemberId, Millis, NodeName, Term};
-pub use postgres::{Applied, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender};
+pub use postgres::{Activity, Applied, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender};
 pub use quorum::SyncSet;
 pub use record::{
     ClusterRecord, MemberRecord, MembersRecord, NodeKind, PrimaryRecord, StoreView, SyncRecord,
     TimelineRecord, Versioned,
 };
+pub use request::{Ask, Hold, Request, Requests, Stage};
 pub use rules::{RULES, Rule, decide, dump_rules};
-pub use view::{Durable, Settings, View};
+pub use tags::Tags;
+pub use view::{Durable, Errands, OnLastStandbyLost, Settings, View};

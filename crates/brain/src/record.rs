@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use wire::Timeline;
 
-use crate::{MemberId, NodeName, Position, SyncSet, Term};
+use crate::{MemberId, NodeName, Position, Requests, SyncSet, Term};
 
 /// `/cluster`: who makes the cluster, and which one it is once it is made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -114,6 +114,8 @@ pub struct StoreView {
     pub members: Option<Versioned<MembersRecord>>,
     /// The store has told this node that it was removed; what else is here may be old.
     pub removed: bool,
+    #[serde(default)]
+    pub requests: Option<Versioned<Requests>>,
 }
 
 impl StoreView {

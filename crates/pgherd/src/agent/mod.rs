@@ -25,10 +25,11 @@ mod observer;
 mod panel;
 mod publish;
 mod records;
+mod requests;
 mod retry;
 mod work;
 
-pub use changes::Changes;
+pub use changes::change_members;
 pub use core::{Agent, Parts};
 pub use durable::{Words, WordsFile};
 pub use events::{Event, EventLog};
@@ -36,4 +37,5 @@ pub use members::{Addresses, MembersFile, addresses, follow as follow_members, p
 pub use message::Message;
 pub use panel::Panel;
 pub use publish::topology;
+pub use requests::{Command, PAUSE_SECONDS_MAX, Refusal, submit};
 pub use work::Worker;

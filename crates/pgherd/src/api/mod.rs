@@ -1,26 +1,33 @@
 //! What a node tells over HTTP: its view of the cluster, and the health endpoints that load balancers ask.
 //!
-//! What it is: the reports (`report`), the changes (`changes`), the traits that whoever knows the cluster implements
-//! (`ClusterView`, `ClusterChanges`), and one table of routes (`routes`). What it is not: a source of truth; it holds no
-//! state and decides nothing, every answer is taken from the view at the moment of the request.
-//! Invariant: reading changes nothing; what is no GET is taken from this machine only.
+//! What it is: the reports (`report`), the trait that whoever knows the cluster implements (`ClusterView`), and one
+//! table of routes (`routes`). What it is not: a source of truth; it holds no state and decides nothing, every
+//! answer is taken from the view at the moment of the request.
+//! Invariant: reading changes nothing. What changes something writes a request down and answers with its id; it is
+//! taken from this machine only.
 
-mod changes;
+mod change;
+mod members;
 mod panel;
 pub mod report;
 mod routes;
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-pub use changes::{Change, ClusterChanges, NewMember, Receipt, Refusal, RefusalCode, Submitted};
+use crate::agent::{Command, Refusal};
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+pub use members::{MemberChange, NewMember};
 pub use panel::NodeView;
 pub use report::{
-    EventRecord, Explanation, MemberReport, MembersReport, NodeReport, Role, StatusReport, SyncMode,
-    SyncReport,
+    Accepted, EventRecord, Explanation, MemberReport, MembersReport, NodeReport, RequestReport, Role,
+    StatusReport, SyncMode, SyncReport, wall_text,
 };
 pub use routes::{EVENTS_PER_ANSWER_MAX, ROUTES, Route};
 
@@ -35,16 +42,21 @@ pub trait ClusterView: Send + Sync + 'static {
     fn explain(&self, node: Option<&str>) -> Vec<Explanation>;
     /// Who belongs to the cluster, and who votes in the store.
     fn members(&self) -> MembersReport;
+    /// What people asked for, oldest first, as far as it is remembered.
+    fn requests(&self) -> Vec<RequestReport>;
+    /// Writes a command down; answers with the request's id where there is one.
+    fn command(&self, command: Command) -> BoxFuture<'_, Result<Option<u64>, Refusal>>;
+    /// Writes a change of the members down; answers with the revision of the store that has it.
+    fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>>;
 }
 
 /// Answers on `listener` until `shutdown` is done and the requests under way have their answers.
 pub async fn serve(
     listener: TcpListener,
     view: Arc<dyn ClusterView>,
-    changes: Arc<dyn ClusterChanges>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let service = routes::router(view, changes).into_make_service_with_connect_info::<SocketAddr>();
+    let service = routes::router(view).into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service).with_graceful_shutdown(shutdown).await
 }
 

@@ -6,19 +6,20 @@ use brain::{NodeKind, Operation, Postgres, View, is_open};
 use tokio::sync::watch;
 use wire::Lsn;
 
-use super::ClusterView;
 use super::report::{
-    EventRecord, Explanation, MemberReport, MembersReport, NodeReport, Role, StatusReport, SyncMode,
-    SyncReport,
+    EventRecord, Explanation, MemberReport, MembersReport, NodeReport, RequestReport, Role, StatusReport,
+    SyncMode, SyncReport, wall_text,
 };
-use crate::agent::{Addresses, Panel, topology};
-use crate::store::SeatReport;
+use super::{BoxFuture, ClusterView, MemberChange};
+use crate::agent::{Addresses, Command, Panel, Refusal, change_members, submit, topology};
+use crate::store::{SeatReport, Store};
 
 /// Joins the panel with what the configuration knows of the nodes.
 pub struct NodeView {
     pub cluster: String,
     pub name: String,
     pub panel: Arc<Panel>,
+    pub store: Arc<dyn Store>,
     pub addresses: Arc<Addresses>,
     pub seats: watch::Receiver<Arc<SeatReport>>,
 }
@@ -32,6 +33,11 @@ struct Part<'a> {
     contact_ms: Option<u64>,
     rule: &'a str,
     why: Vec<String>,
+    tags: &'a brain::Tags,
+}
+
+fn paused_until(view: &View) -> Option<String> {
+    view.store.requests.as_ref()?.value.paused_until.map(wall_text)
 }
 
 impl ClusterView for NodeView {
@@ -46,6 +52,8 @@ impl ClusterView for NodeView {
                 sync: empty,
                 nodes: Vec::new(),
                 reason: "the agent is starting".to_owned(),
+                paused_until: None,
+                requests: Vec::new(),
             };
         };
         let view = &seen.view;
@@ -65,11 +73,31 @@ impl ClusterView for NodeView {
             sync: view.sync().map_or(empty, |sync| SyncReport {
                 members: sync.set.members.iter().map(|member| member.node().0).collect(),
                 k: sync.set.k as u32,
-                mode: if sync.set.k == 0 { SyncMode::Async } else { SyncMode::Quorum },
+                mode: match sync.set.k {
+                    0 if view.k_wanted() > 0 => SyncMode::Degraded,
+                    0 => SyncMode::Async,
+                    _ => SyncMode::Quorum,
+                },
             }),
             nodes,
             reason: topology.reason,
+            paused_until: view.paused().then(|| paused_until(view)).flatten(),
+            requests: view.requests().map(RequestReport::from).collect(),
         }
+    }
+
+    fn requests(&self) -> Vec<RequestReport> {
+        let Some(seen) = self.panel.seen() else { return Vec::new() };
+        let requests = seen.view.store.requests.as_ref();
+        requests.map_or_else(Vec::new, |requests| requests.value.list.iter().map(Into::into).collect())
+    }
+
+    fn command(&self, command: Command) -> BoxFuture<'_, Result<Option<u64>, Refusal>> {
+        Box::pin(async move {
+            let seen = self.panel.seen();
+            let seen = seen.ok_or_else(|| Refusal::Unavailable("the agent is starting".to_owned()))?;
+            submit(&self.store, &seen.view, &command).await
+        })
     }
 
     fn events(&self, after: u64, limit: usize) -> Vec<EventRecord> {
@@ -98,6 +126,14 @@ impl ClusterView for NodeView {
             blockers: explanation.blockers,
         };
         self.panel.explain(node).into_iter().map(explanation).collect()
+    }
+
+    fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>> {
+        Box::pin(async move {
+            let seen =
+                self.panel.seen().ok_or_else(|| Refusal::Unavailable("the agent is starting".to_owned()))?;
+            change_members(&self.store, &seen.view, &change).await
+        })
     }
 
     fn members(&self) -> MembersReport {
@@ -180,6 +216,7 @@ impl NodeView {
             healthy: fresh && (!full || primary == Some(name) || streaming),
             last_contact_ms: part.and_then(|part| part.contact_ms),
             postgres: full.then(|| self.addresses.load().get(name).cloned()).flatten(),
+            tags: part.map_or_else(Default::default, |part| part.tags.clone()),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
         }
@@ -195,6 +232,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: None,
         rule,
         why: why.to_vec(),
+        tags: &view.tags,
     };
     let peers = view.memory.peers.values().map(|heard| Part {
         name: &heard.status.node.0,
@@ -204,6 +242,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: Some(view.now.since(heard.at)),
         rule: &heard.status.rule,
         why: Vec::new(),
+        tags: &heard.status.tags,
     });
     std::iter::once(own).chain(peers).collect()
 }

@@ -5,49 +5,28 @@
 
 use std::sync::Arc;
 
-use axum::extract::{FromRef, Path, Query, State};
+use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, delete, get};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::ClusterView;
-use super::changes::{self, Change, ClusterChanges, Local, NewMember};
 use super::report::{NodeReport, Role, StatusReport};
+use super::{ClusterView, change, members};
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
 pub const EVENTS_PER_ANSWER_MAX: usize = 1_000;
 const EVENTS_PER_ANSWER: usize = 100;
 
-type View = Arc<dyn ClusterView>;
-type Changes = Arc<dyn ClusterChanges>;
-
-/// What handlers get.
-#[derive(Clone)]
-pub(super) struct Shared {
-    view: View,
-    changes: Changes,
-}
-
-impl FromRef<Shared> for View {
-    fn from_ref(shared: &Shared) -> View {
-        shared.view.clone()
-    }
-}
-
-impl FromRef<Shared> for Changes {
-    fn from_ref(shared: &Shared) -> Changes {
-        shared.changes.clone()
-    }
-}
+pub(super) type View = Arc<dyn ClusterView>;
 
 /// One row of the table.
 pub struct Route {
     pub path: &'static str,
     pub doc: &'static str,
-    handler: fn() -> MethodRouter<Shared>,
+    handler: fn() -> MethodRouter<View>,
 }
 
 pub const ROUTES: &[Route] = &[
@@ -73,13 +52,28 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         path: "/api/v1/members",
-        doc: "Who belongs to the cluster; POST adds a node.",
-        handler: || get(|State(view): State<View>| async move { Json(view.members()) }).post(add_member),
+        doc: "GET: who belongs to the cluster. POST: add a node.",
+        handler: || get(members::list).post(members::add),
     },
     Route {
         path: "/api/v1/members/{name}",
-        doc: "DELETE removes a node from the cluster.",
-        handler: || delete(remove_member),
+        doc: "DELETE: remove a node from the cluster.",
+        handler: || delete(members::remove),
+    },
+    Route {
+        path: "/api/v1/requests",
+        doc: "GET: what people asked for, oldest first. POST: ask for a switchover, failover, restart, reload or reinit.",
+        handler: || get(change::list).post(change::ask),
+    },
+    Route {
+        path: "/api/v1/requests/{id}",
+        doc: "GET: one request, 404 when it is not remembered. DELETE: cancel it.",
+        handler: || get(change::one).delete(change::cancel),
+    },
+    Route {
+        path: "/api/v1/pause",
+        doc: "POST {\"seconds\": N}: nothing is started, taken over or rebuilt by itself for so long. DELETE: resume.",
+        handler: || post(change::pause).delete(change::resume),
     },
     Route {
         path: "/health",
@@ -103,12 +97,12 @@ pub const ROUTES: &[Route] = &[
     },
 ];
 
-pub(super) fn router(view: View, changes: Changes) -> Router {
+pub(super) fn router(view: View) -> Router {
     ROUTES
         .iter()
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .fallback(unknown)
-        .with_state(Shared { view, changes })
+        .with_state(view)
 }
 
 #[derive(Deserialize)]
@@ -130,14 +124,6 @@ async fn explain(State(view): State<View>, Path(node): Path<String>) -> Response
         return (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response();
     }
     Json(explanations).into_response()
-}
-
-async fn add_member(_: Local, State(changes): State<Changes>, Json(new): Json<NewMember>) -> Response {
-    changes::answer(changes.submit(Change::AddMember(new)).await)
-}
-
-async fn remove_member(_: Local, State(changes): State<Changes>, Path(name): Path<String>) -> Response {
-    changes::answer(changes.submit(Change::RemoveMember { name }).await)
 }
 
 async fn unknown() -> Response {

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::failure::{Exit, Failure};
@@ -15,12 +14,17 @@ use crate::api::StatusReport;
 /// and one lost packet (TCP sends again after a second).
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// A change waits for the store: two reads and a write of at most 2.5 s each, and some room.
+/// A change waits for the store, which may be choosing a leader: some seconds.
 const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A request that changes something.
+pub enum Change<'a> {
+    Post(&'a serde_json::Value),
+    Delete,
+}
 
 pub struct Client {
     agent: ureq::Agent,
-    patient: ureq::Agent,
     addresses: Vec<Address>,
 }
 
@@ -46,61 +50,10 @@ impl Client {
     }
 
     pub fn of(addresses: Vec<Address>) -> Client {
-        let agent = |timeout| {
-            let config =
-                ureq::Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false);
-            // Commands ask seldom; a connection kept open would hold up a node's shutdown.
-            config.max_idle_connections(0).build().into()
-        };
-        Client { agent: agent(QUESTION_TIMEOUT), patient: agent(CHANGE_TIMEOUT), addresses }
-    }
-
-    /// Asks for a change: of the first node that can be reached and can reach the store. No other is asked once it is not
-    /// known what came of it.
-    pub fn change<B: Serialize, T: DeserializeOwned>(
-        &self,
-        method: &str,
-        path: &str,
-        body: Option<&B>,
-    ) -> Result<T, Failure> {
-        let mut silent = Vec::new();
-        for address in &self.addresses {
-            let url = format!("{}{path}", address.url);
-            let sent = match body {
-                Some(body) => self.patient.post(&url).send_json(body),
-                None if method == "DELETE" => self.patient.delete(&url).call(),
-                None => self.patient.post(&url).send_empty(),
-            };
-            let mut answer = match sent {
-                Ok(answer) => answer,
-                Err(ureq::Error::Timeout(_)) => return Err(undecided(address)),
-                Err(error) => {
-                    silent.push(format!("{}: {error}", address.url));
-                    continue;
-                }
-            };
-            let code = answer.status();
-            if code.is_success() {
-                return answer.body_mut().read_json().map_err(|error| {
-                    Failure::new(Exit::General, "the answer cannot be read")
-                        .why(error)
-                        .next("upgrade this pgherd")
-                });
-            }
-            let body: serde_json::Value = answer.body_mut().read_json().unwrap_or_default();
-            let error = body["error"].as_str().map_or_else(|| format!("HTTP {code}"), str::to_owned);
-            if code.as_u16() == 503 {
-                silent.push(format!("{}: {error}", address.url));
-                continue;
-            }
-            let exit = if code.as_u16() == 400 { Exit::Usage } else { Exit::General };
-            let failure = Failure::new(exit, error);
-            return Err(match body["next"].as_str() {
-                Some(next) => failure.next(next),
-                None => failure,
-            });
-        }
-        Err(unreachable(&silent))
+        let config =
+            ureq::Agent::config_builder().timeout_global(Some(QUESTION_TIMEOUT)).http_status_as_error(false);
+        // Commands ask seldom; a connection kept open would hold up a node's shutdown.
+        Client { agent: config.max_idle_connections(0).build().into(), addresses }
     }
 
     /// The answer of the first address that has one.
@@ -114,6 +67,37 @@ impl Client {
             }
         }
         Err(unreachable(&silent))
+    }
+
+    /// Asks for a change at the first address that can take it; a refusal ends the search.
+    pub fn change<T: DeserializeOwned>(&self, change: Change<'_>, path: &str) -> Result<T, Failure> {
+        let mut silent = Vec::new();
+        for address in &self.addresses {
+            match self.change_at(address, &change, path) {
+                Ok(answer) => return Ok(answer),
+                Err(NoAnswer::Refused(reason)) => return Err(Failure::new(Exit::Precondition, reason)),
+                Err(NoAnswer::Silent(reason)) => silent.push(format!("{}: {reason}", address.url)),
+            }
+        }
+        Err(unreachable(&silent))
+    }
+
+    fn change_at<T: DeserializeOwned>(
+        &self,
+        address: &Address,
+        change: &Change<'_>,
+        path: &str,
+    ) -> Result<T, NoAnswer> {
+        let url = format!("{}{path}", address.url);
+        let answer = match change {
+            Change::Post(body) => {
+                self.agent.post(url).config().timeout_global(Some(CHANGE_TIMEOUT)).build().send_json(body)
+            }
+            Change::Delete => {
+                self.agent.delete(url).config().timeout_global(Some(CHANGE_TIMEOUT)).build().call()
+            }
+        };
+        read(answer)
     }
 
     /// What each address answers to the path that `path_of` gives for its index; `None` from those that are silent.
@@ -173,24 +157,23 @@ impl Client {
     }
 
     fn ask_one<T: DeserializeOwned>(&self, address: &Address, path: &str) -> Result<T, NoAnswer> {
-        let silent = |error: ureq::Error| NoAnswer::Silent(error.to_string());
-        let mut answer = self.agent.get(format!("{}{path}", address.url)).call().map_err(silent)?;
-        let code = answer.status();
-        if code.is_success() {
-            return answer.body_mut().read_json().map_err(silent);
-        }
-        let body: serde_json::Value = answer.body_mut().read_json().unwrap_or_default();
-        let reason = body["error"].as_str().map_or_else(|| format!("HTTP {code}"), str::to_owned);
-        if code.is_client_error() { Err(NoAnswer::Refused(reason)) } else { Err(NoAnswer::Silent(reason)) }
+        read(self.agent.get(format!("{}{path}", address.url)).call())
     }
 }
 
-fn undecided(address: &Address) -> Failure {
-    Failure::new(
-        Exit::General,
-        format!("{} has not answered; whether the change is taken is not known", address.url),
-    )
-    .next("pgherd member list")
+/// The body of a good answer, or why there is none.
+fn read<T: DeserializeOwned>(
+    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<T, NoAnswer> {
+    let silent = |error: ureq::Error| NoAnswer::Silent(error.to_string());
+    let mut answer = answer.map_err(silent)?;
+    let code = answer.status();
+    if code.is_success() {
+        return answer.body_mut().read_json().map_err(silent);
+    }
+    let body: serde_json::Value = answer.body_mut().read_json().unwrap_or_default();
+    let reason = body["error"].as_str().map_or_else(|| format!("HTTP {code}"), str::to_owned);
+    if code.is_client_error() { Err(NoAnswer::Refused(reason)) } else { Err(NoAnswer::Silent(reason)) }
 }
 
 /// A later term knows more; within a term, so does a view with an open primary.

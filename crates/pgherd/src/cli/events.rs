@@ -112,12 +112,11 @@ pub fn human_line(event: &EventRecord) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::agent::{Command, Refusal};
     use std::sync::Arc;
 
     use super::*;
-    use crate::api::{
-        self, Change, ClusterChanges, ClusterView, Explanation, MembersReport, StatusReport, Submitted,
-    };
+    use crate::api::{self, ClusterView, Explanation, StatusReport};
     use crate::cli::target::Address;
 
     #[test]
@@ -154,17 +153,20 @@ mod tests {
             Vec::new()
         }
 
-        fn members(&self) -> MembersReport {
+        fn members(&self) -> api::MembersReport {
             unreachable!("nobody asks for it here")
         }
-    }
 
-    /// Takes no change.
-    struct Fixed;
+        fn change_members(&self, _: api::MemberChange) -> api::BoxFuture<'_, Result<u64, Refusal>> {
+            unreachable!("nobody asks for it here")
+        }
 
-    impl ClusterChanges for Fixed {
-        fn submit(&self, _: Change) -> Submitted<'_> {
-            unreachable!("nobody changes anything here")
+        fn requests(&self) -> Vec<api::RequestReport> {
+            Vec::new()
+        }
+
+        fn command(&self, _: Command) -> api::BoxFuture<'_, Result<Option<u64>, Refusal>> {
+            unreachable!("nobody asks for it here")
         }
     }
 
@@ -187,12 +189,7 @@ mod tests {
         let serve = |events: Vec<EventRecord>| {
             let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
-            runtime.spawn(api::serve(
-                listener,
-                Arc::new(Tells(events)),
-                Arc::new(Fixed),
-                std::future::pending(),
-            ));
+            runtime.spawn(api::serve(listener, Arc::new(Tells(events)), std::future::pending()));
             Address { node: None, url }
         };
         let addresses = vec![

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 
-use super::client::Client;
+use super::client::{Change, Client};
 use super::failure::{Exit, Failure};
 use super::target::TargetArgs;
 use super::{OutputArgs, print, print_json};
-use crate::api::{MembersReport, NewMember, Receipt};
+use crate::api::{Accepted, MembersReport, NewMember};
 
 /// How often a change under way is looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(300);
@@ -86,17 +86,22 @@ pub fn member(args: &MemberArgs) -> Result<(), Failure> {
                 postgres: args.postgres.clone(),
                 witness: args.witness,
             };
-            let receipt = add(&client, &new)?;
+            let accepted = add(&client, &new)?;
             let next = format!("start it: pgherd run --config FILE on {}", args.name);
-            tell(&receipt, args.output, args.wait.wait.is_none().then_some(&next))?;
+            tell(
+                &format!("adding {}", args.name),
+                &accepted,
+                args.output,
+                args.wait.wait.is_none().then_some(&next),
+            )?;
             wait(&client, args.wait, &format!("{} has not joined", args.name), &next, |report| {
                 joined(report, &args.name)
             })
         }
         MemberCommand::Remove(args) => {
             let client = Client::new(&args.target)?;
-            let receipt = remove(&client, &args.name)?;
-            tell(&receipt, args.output, None)?;
+            let accepted = remove(&client, &args.name)?;
+            tell(&format!("removing {}", args.name), &accepted, args.output, None)?;
             let next = "pgherd member list; while there is no open primary nobody is let go";
             wait(&client, args.wait, &format!("{} has not left", args.name), next, |report| {
                 left(report, &args.name)
@@ -105,12 +110,20 @@ pub fn member(args: &MemberArgs) -> Result<(), Failure> {
     }
 }
 
-pub fn add(client: &Client, new: &NewMember) -> Result<Receipt, Failure> {
-    client.change("POST", "/api/v1/members", Some(new))
+pub fn add(client: &Client, new: &NewMember) -> Result<Accepted, Failure> {
+    let body = serde_json::to_value(new)
+        .map_err(|error| Failure::new(Exit::General, "the request cannot be written as JSON").why(error))?;
+    client.change(Change::Post(&body), "/api/v1/members")
 }
 
-pub fn remove(client: &Client, name: &str) -> Result<Receipt, Failure> {
-    client.change::<NewMember, _>("DELETE", &format!("/api/v1/members/{name}"), None)
+pub fn remove(client: &Client, name: &str) -> Result<Accepted, Failure> {
+    client.change(Change::Delete, &format!("/api/v1/members/{name}"))
+}
+
+/// The change, as one line for people.
+pub fn receipt(what: &str, accepted: &Accepted) -> String {
+    let id = accepted.id.map(|id| format!(" (change {id})")).unwrap_or_default();
+    format!("{what}{id}\n")
 }
 
 /// It votes.
@@ -122,12 +135,12 @@ pub fn left(report: &MembersReport, name: &str) -> bool {
     report.members.iter().all(|member| member.name != name)
 }
 
-fn tell(receipt: &Receipt, output: OutputArgs, next: Option<&String>) -> Result<(), Failure> {
+fn tell(what: &str, accepted: &Accepted, output: OutputArgs, next: Option<&String>) -> Result<(), Failure> {
     if output.is_json() {
-        return print_json(receipt);
+        return print_json(accepted);
     }
     let next = next.map(|next| format!("  next: {next}\n")).unwrap_or_default();
-    print(&format!("{} ({})\n{next}", receipt.what, receipt.id))
+    print(&format!("{}{next}", receipt(what, accepted)))
 }
 
 fn wait(

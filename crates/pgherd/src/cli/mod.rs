@@ -11,8 +11,10 @@ mod explain;
 pub mod failure;
 mod interrupt;
 mod member;
+mod operate;
 mod ports;
 mod processes;
+mod request;
 mod status;
 mod target;
 
@@ -49,6 +51,22 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     /// List, add and remove the nodes of the cluster
     Member(member::MemberArgs),
+    /// Make another node the primary, without errors for clients
+    Switchover(operate::SwitchoverArgs),
+    /// Make a node the primary with what it has, when nobody can take over by himself
+    Failover(operate::FailoverArgs),
+    /// Restart PostgreSQL of a node
+    Restart(operate::RestartArgs),
+    /// Let nodes read their configuration files anew
+    Reload(operate::ReloadArgs),
+    /// Let a node copy its data directory anew
+    Reinit(operate::ReinitArgs),
+    /// Maintenance: nothing is started, taken over or rebuilt by itself, for a while
+    Pause(operate::PauseArgs),
+    /// End the maintenance
+    Resume(operate::ResumeArgs),
+    /// What was asked for, and how far it has come
+    Requests(operate::RequestsArgs),
 }
 
 #[derive(Args, Debug)]
@@ -93,6 +111,14 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Events(args) => events::events(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::Member(args) => member::member(&args),
+        Command::Switchover(args) => operate::switchover(&args),
+        Command::Failover(args) => operate::failover(&args),
+        Command::Restart(args) => operate::restart(&args),
+        Command::Reload(args) => operate::reload(&args),
+        Command::Reinit(args) => operate::reinit(&args),
+        Command::Pause(args) => operate::pause(&args),
+        Command::Resume(args) => operate::resume(&args),
+        Command::Requests(args) => operate::requests(&args),
     }
 }
 

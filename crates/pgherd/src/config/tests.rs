@@ -175,11 +175,6 @@ fn wrong_types_and_values_are_refused() {
             "F:15:24: sync.on_last_standby_lost: expected \"block\" or \"degrade\", found \"ignore\"",
         ),
         (
-            "[sync]\non_last_standby_lost = \"degrade\"\n",
-            "F:15:24: sync.on_last_standby_lost: \"degrade\" is not supported yet; \"block\" lets commits wait until \
-             enough standbys are back",
-        ),
-        (
             "[sync]\nstandbys = 0\n",
             "F:15:12: sync.standbys: 0 (asynchronous replication) is not supported yet with more than one full node; \
              set 1 or more",

@@ -38,8 +38,8 @@ pub fn add(layout: &Layout) -> Result<(), Failure> {
     grown.nodes.push(node.clone());
     grown.make_node_dir(&node)?;
     certificates::add(layout, &node)?;
-    let receipt = member::add(&client, &new)?;
-    say(&format!("{} ({})\n", receipt.what, receipt.id));
+    let accepted = member::add(&client, &new)?;
+    say(&member::receipt(&format!("adding {}", node.name), &accepted));
     grown.write_config(&node)?;
     start::spawn_detached(&node)?;
     let begun = std::time::Instant::now();
@@ -68,8 +68,8 @@ pub fn remove(layout: &Layout, name: &str) -> Result<(), Failure> {
             .next(format!("pgherd member list --dir {}", layout.dir.display()))
     })?;
     let client = client_of(layout)?;
-    let receipt = member::remove(&client, name)?;
-    say(&format!("{} ({})\n", receipt.what, receipt.id));
+    let accepted = member::remove(&client, name)?;
+    say(&member::receipt(&format!("removing {name}"), &accepted));
     member::wait_until(&client, LEAVE_TIMEOUT, |report| member::left(report, name)).map_err(|last| {
         let what = format!("{name} has not left after {} s", LEAVE_TIMEOUT.as_secs());
         Failure::new(Exit::General, what)

@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     fn header(boot: u64, run: u64, start: u64, generation: u64) -> Header {
-        Header { store: 1, incarnation: 1, boot, run, start, generation }
+        Header { store: 1, incarnation: 1, boot, run, start, generation, pace: 0 }
     }
 
     fn seeds(names: &[&str]) -> BTreeSet<String> {

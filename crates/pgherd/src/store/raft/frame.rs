@@ -1,7 +1,7 @@
 //! The bytes that stores send each other, below them the peer link.
 //!
 //! ```text
-//! frame = version: u8; kind: u8; store, incarnation, boot, run, start, generation: u64 big-endian; body
+//! frame = version: u8; kind: u8; store, incarnation, boot, run, start, generation, pace: u64 big-endian; body
 //! ```
 //! The header says which directory speaks, in which of its lives, and how far its disk is: that is what the others
 //! remember it by (`door.rs`). The body is a Raft message, or a word about belonging as JSON.
@@ -21,7 +21,7 @@ use crate::store::state::Seat;
 const FRAME_VERSION: u8 = 2;
 const KIND_RAFT: u8 = 1;
 const KIND_WORD: u8 = 2;
-const NUMBERS: usize = 6;
+const NUMBERS: usize = 7;
 const HEADER_BYTES: usize = 2 + 8 * NUMBERS;
 
 /// Which directory speaks, and what its disk holds.
@@ -38,6 +38,8 @@ pub(super) struct Header {
     pub start: u64,
     /// Writes that are durable now.
     pub generation: u64,
+    /// What a write to its disk takes, in milliseconds.
+    pub pace: u64,
 }
 
 impl Header {
@@ -46,7 +48,7 @@ impl Header {
     }
 
     fn numbers(&self) -> [u64; NUMBERS] {
-        [self.store, self.incarnation, self.boot, self.run, self.start, self.generation]
+        [self.store, self.incarnation, self.boot, self.run, self.start, self.generation, self.pace]
     }
 }
 
@@ -126,6 +128,7 @@ pub(super) fn decode(from: &str, own: u64, frame: &[u8]) -> Result<(Header, Body
         run: number(3)?,
         start: number(4)?,
         generation: number(5)?,
+        pace: number(6)?,
     };
     let body = match head[1] {
         KIND_RAFT => Body::Raft(Box::new(decode_raft(from, &header, own, body)?)),
@@ -171,7 +174,8 @@ mod tests {
 
     use super::*;
 
-    const HEADER: Header = Header { store: 1, incarnation: 2, boot: 3, run: 4, start: 5, generation: 6 };
+    const HEADER: Header =
+        Header { store: 1, incarnation: 2, boot: 3, run: 4, start: 5, generation: 6, pace: 7 };
 
     fn message(kind: MessageType) -> Message {
         let mut message = Message { from: HEADER.seat("n2").id(), to: 9, ..Message::default() };

@@ -19,6 +19,7 @@ use super::disk::{Disk, Loaded};
 use super::door::{Door, Place, judge};
 use super::frame::{self, Answer as Reply, Body, Header, Hello, Verdict, Word};
 use super::node::{Input, Node, SeatLost};
+use super::pace::Pace;
 use super::replica::{Answer, Replica, Ticket};
 use super::report::{SeatReport, Standing};
 use super::seats::names_in;
@@ -51,6 +52,7 @@ pub(super) struct Life<'a> {
     header: Header,
     /// Raft id → name, as heard; seats that this node has not applied yet are among them.
     names: BTreeMap<u64, String>,
+    pace: Pace,
     told: Option<Value>,
     /// Nodes of which it was said that they name other seeds.
     complained: Vec<String>,
@@ -80,6 +82,7 @@ impl<'a> Life<'a> {
             run: rand::random(),
             start,
             generation: disk.generation(),
+            pace: 0,
         };
         let first_start = first_start && node.first_start;
         let replica = Replica::new(id, boot, log, node.timing, node.tick, node.snapshot_entries)
@@ -93,6 +96,7 @@ impl<'a> Life<'a> {
             seat,
             header,
             names: BTreeMap::new(),
+            pace: Pace::default(),
             told: None,
             complained: Vec::new(),
             started: now,
@@ -138,7 +142,10 @@ impl<'a> Life<'a> {
         if now < self.next_tick {
             return Ok(());
         }
-        self.next_tick = (self.next_tick + self.node.tick).max(now);
+        let (id, voters) = (self.replica.id(), self.replica.core().voters());
+        let tick = self.pace.tick(self.node.tick, self.node.timing.election_ticks, id, &voters);
+        self.replica.set_patience(tick * self.node.timing.election_ticks as u32 * 2);
+        self.next_tick = (self.next_tick + tick).max(now);
         self.replica.tick(now - self.started, self.door.place == Place::Seated);
         self.door.forget_old(self.replica.now());
         let applicants = self.door.applicants.values().map(|applicant| applicant.seat.clone()).collect();
@@ -209,6 +216,7 @@ impl<'a> Life<'a> {
             self.names.insert(id, name.to_owned());
         }
         let new_life = self.door.heard(id, header);
+        self.pace.heard(id, header.pace);
         let seats = self.replica.state().seats();
         if self.door.marks.len() > NAMES_MAX {
             self.door.marks.retain(|id, _| seats.contains_key(id));
@@ -359,7 +367,7 @@ impl<'a> Life<'a> {
     }
 
     fn now_header(&self) -> Header {
-        Header { generation: self.disk.generation(), ..self.header }
+        Header { generation: self.disk.generation(), pace: self.pace.own_ms(), ..self.header }
     }
 
     /// A word that the link does not take is said again, or asked for again.
@@ -398,9 +406,12 @@ impl<'a> Life<'a> {
         if !turn.must_sync {
             return Ok(());
         }
+        let begun = Instant::now();
         self.disk
             .persist(turn.snapshot.as_ref(), &turn.entries, turn.hard_state.as_ref())
-            .context("write the store's log")
+            .context("write the store's log")?;
+        self.pace.wrote(begun.elapsed());
+        Ok(())
     }
 
     fn name_of(&self, id: u64) -> Option<&String> {

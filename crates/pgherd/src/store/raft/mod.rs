@@ -15,6 +15,7 @@ mod identity;
 mod life;
 mod log;
 mod node;
+mod pace;
 mod replica;
 mod report;
 mod seats;

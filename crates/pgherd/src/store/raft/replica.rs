@@ -130,6 +130,11 @@ impl Replica {
         self.patience
     }
 
+    /// Slow disks make elections long.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
     pub(super) fn state_mut(&mut self) -> &mut State {
         &mut self.state
     }

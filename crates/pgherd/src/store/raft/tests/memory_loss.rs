@@ -140,3 +140,61 @@ async fn a_full_disk_costs_a_vote_until_there_is_room() {
     net.kill(&others[1]).await;
     commit(net.get(&others[0]).as_ref(), put("after", 3)).await.unwrap();
 }
+
+/// Every fsync takes 300 ms, and a write is two of them: many times the election timeout of this test.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_disks_elect_a_leader_that_stays() {
+    let net = Net::new(3);
+    net.start_whole().await;
+    for name in &net.voters {
+        faults::set(&net.dir_of(name), Fault { slow: Duration::from_millis(300), ..Fault::default() });
+    }
+    // Enough writes for all to learn how slow they are.
+    let store = net.get("n1");
+    let mut done = 0;
+    while done < 10 {
+        match store.commit(put("k", done)).await {
+            Ok(_) => done += 1,
+            Err(StoreError::Unknown(_) | StoreError::Unavailable(_)) => {}
+            Err(other) => panic!("{other}"),
+        }
+    }
+    let leader = net.leader().await;
+    let mut watch = net.get(&leader).watch();
+    for value in 0..5 {
+        // A caller's patience may end before two slow disks have written; the leader's does not.
+        let _ = store.commit(put("k", value)).await;
+        assert_eq!(watch.borrow_and_update().leader.as_ref(), Some(&leader), "the leader was deposed");
+    }
+    assert!(net.voters.iter().all(|name| net.get(name).failure().is_none()));
+}
+
+/// One slow disk of three: the others lead, and at their own pace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_slow_disk_slows_nobody_down() {
+    let net = Net::new(3);
+    net.start_whole().await;
+    let slow = net.leader().await;
+    faults::set(&net.dir_of(&slow), Fault { slow: Duration::from_millis(400), ..Fault::default() });
+    let other = net.voters.iter().find(|name| **name != slow).unwrap();
+    let store = net.get(other);
+    // The slow one is deposed by its own silence as soon as there is something to write.
+    seen_leader_other_than(&net, store.as_ref(), &slow).await;
+    let begun = std::time::Instant::now();
+    for value in 0..20 {
+        commit(store.as_ref(), put("k", value)).await.unwrap();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(8), "20 writes took {:?}", begun.elapsed());
+}
+
+async fn seen_leader_other_than(net: &Net, store: &RaftStore, slow: &str) {
+    let until = std::time::Instant::now() + PATIENCE;
+    loop {
+        let _ = store.commit(put("warm", 1)).await;
+        let leader = net.leader().await;
+        if leader != slow {
+            return;
+        }
+        assert!(std::time::Instant::now() < until, "the slow disk's node still leads");
+    }
+}
