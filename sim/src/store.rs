@@ -24,6 +24,7 @@ fn version(view: &StoreView, key: Key) -> u64 {
         Key::Timelines => view.timelines.as_ref().map(|v| v.version),
         Key::Members => view.members.as_ref().map(|v| v.version),
         Key::Requests => view.requests.as_ref().map(|v| v.version),
+        Key::Lease => view.lease.as_ref().map(|v| v.version),
     }
     .unwrap_or(0)
 }

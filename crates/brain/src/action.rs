@@ -144,6 +144,7 @@ pub enum Key {
     Timelines,
     Members,
     Requests,
+    Lease,
 }
 
 impl Key {
@@ -156,6 +157,7 @@ impl Key {
             Key::Timelines => "/timelines",
             Key::Members => "/members",
             Key::Requests => "/requests",
+            Key::Lease => "/lease",
         }
     }
 }

@@ -101,10 +101,10 @@ fn add(mut members: MembersRecord, new: &NewMember, view: &View) -> Result<Membe
             format!("the cluster has {NODES_MAX} nodes, which is the most; first: pgherd member remove NAME");
         return Err(conflict(text));
     }
-    if !new.witness && view.settings.standbys == 0 {
+    if !new.witness && view.settings.standbys == 0 && view.settings.full.len() == 1 {
         return Err(conflict(
-            "sync.standbys is 0, so a second PostgreSQL would confirm nothing; set sync.standbys = 1 in each node's \
-             configuration and restart its pgherd (PostgreSQL goes on)",
+            "sync.standbys is 0: with a second PostgreSQL a takeover could lose commits; set sync.standbys = 1 in the \
+             node's configuration and restart its pgherd (PostgreSQL goes on), then add the node",
         ));
     }
     let kind = if new.witness { NodeKind::Witness } else { NodeKind::Full };

@@ -31,8 +31,7 @@ fn record<T: DeserializeOwned>(snapshot: &Snapshot, path: &str) -> Result<Option
 }
 
 /// `loaded` says that the snapshot is a real one: the store has caught up once since the agent started.
-/// `removed` is what the store says of this node.
-pub fn store_view(snapshot: &Snapshot, loaded: bool, removed: bool) -> Result<StoreView> {
+pub fn store_view(snapshot: &Snapshot, loaded: bool) -> Result<StoreView> {
     Ok(StoreView {
         loaded,
         cluster: record(snapshot, Key::Cluster.path())?,
@@ -40,8 +39,9 @@ pub fn store_view(snapshot: &Snapshot, loaded: bool, removed: bool) -> Result<St
         sync: record(snapshot, Key::Sync.path())?,
         timelines: record(snapshot, Key::Timelines.path())?,
         members: record(snapshot, Key::Members.path())?,
-        removed,
+        removed: false,
         requests: record(snapshot, Key::Requests.path())?,
+        lease: record(snapshot, Key::Lease.path())?,
     })
 }
 
@@ -83,7 +83,7 @@ pub fn put_if(key: &str, version: u64, value: &impl Serialize) -> Result<Transac
     Ok(Transaction { conditions: vec![condition(key, version)], changes: vec![change], lease: None })
 }
 
-fn condition(key: &str, version: u64) -> Condition {
+pub fn condition(key: &str, version: u64) -> Condition {
     Condition { key: key.to_owned(), version }
 }
 

@@ -51,7 +51,7 @@ pub async fn submit(store: &Arc<dyn Store>, view: &View, command: &Command) -> R
     let mut snapshots = store.watch();
     for _ in 0..ATTEMPTS_MAX {
         let snapshot = snapshots.borrow_and_update().clone();
-        let stored = records::store_view(&snapshot, true, false)
+        let stored = records::store_view(&snapshot, true)
             .map_err(|error| Refusal::Unavailable(format!("the store cannot be read: {error:#}")))?;
         let term = stored.primary.map_or(Term(0), |primary| primary.value.term);
         let (mut requests, version) =

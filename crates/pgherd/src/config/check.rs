@@ -170,12 +170,8 @@ fn sync(draft: &mut Draft) {
     if draft.peers.is_empty() || full > VOTERS_MAX {
         return;
     }
-    let text = match (full, draft.integer("sync.standbys")) {
-        (0, _) => "peers has no full node, so there is no PostgreSQL",
-        (2.., Some(0)) => {
-            "sync.standbys: 0 (asynchronous replication) is not supported yet with more than one full node; \
-             set 1 or more"
-        }
+    let text = match full {
+        0 => "peers has no full node, so there is no PostgreSQL",
         _ => return,
     };
     draft.problem_with("sync.standbys", text);

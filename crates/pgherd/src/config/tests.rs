@@ -175,11 +175,6 @@ fn wrong_types_and_values_are_refused() {
             "F:15:24: sync.on_last_standby_lost: expected \"block\" or \"degrade\", found \"ignore\"",
         ),
         (
-            "[sync]\nstandbys = 0\n",
-            "F:15:12: sync.standbys: 0 (asynchronous replication) is not supported yet with more than one full node; \
-             set 1 or more",
-        ),
-        (
             "[proxy]\nqueue_max = -1\n",
             "F:15:13: proxy.queue_max: expected a whole number, 0 to 1000000 sessions, found -1",
         ),
