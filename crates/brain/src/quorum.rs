@@ -63,7 +63,7 @@ impl fmt::Display for SyncSet {
 /// inside are met by any |S| − k + 1 answers.
 ///
 /// With k = 0 in the store no answers suffice, so there is nothing to meet: only the primary itself, which has everything,
-/// goes on.
+/// goes on (or, in asynchronous mode, whoever is furthest, by the operator's choice).
 pub fn covers(store: &SyncSet, postgres: &SyncSet) -> bool {
     if store.k == 0 {
         return postgres.k <= postgres.members.len();

@@ -229,7 +229,7 @@ mod tests {
         wiped.first_start = false;
         assert!(!wiped.founds(Duration::ZERO, "n1"), "it has been part of one");
         let mut other = newborn("n1");
-        for (_, applicant) in &mut other.applicants {
+        for applicant in other.applicants.values_mut() {
             applicant.seeds.insert("n9".to_owned());
         }
         assert!(!other.founds(FOUND_PATIENCE * 9, "n1"), "configured differently");
