@@ -34,6 +34,7 @@ pub fn puts(commit: &Commit) -> String {
                 )
             }
             Put::Sync(sync) => write!(text, " /sync=(t{} {}, {})", sync.term, sync.primary, sync.set),
+            Put::Members(members) => write!(text, " /members({})", members.nodes.len()),
             Put::Timelines(timelines) => write!(text, " /timelines({})", timelines.len()),
             Put::Requests(requests) => write!(text, " /requests({})", requests.list.len()),
         };

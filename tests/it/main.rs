@@ -13,6 +13,7 @@ mod demo_detach_and_stop;
 mod fencer;
 mod fencer_and_watchdog;
 mod idle_sessions_notice_nothing;
+mod members_grow_and_shrink;
 mod nofailover;
 mod old_primary_rejoins_by_rewind;
 mod paused;

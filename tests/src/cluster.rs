@@ -109,8 +109,13 @@ pub struct Prepared {
 
 impl Prepared {
     pub fn new(nodes: u16) -> Prepared {
+        Prepared::with_room(nodes, nodes)
+    }
+
+    /// `nodes` nodes, and ports for as many as `room`.
+    pub fn with_room(nodes: u16, room: u16) -> Prepared {
         let folder = folder();
-        let ports = Ports::claim(nodes);
+        let ports = Ports::claim(room);
         let dir = folder.path().join("c");
         let arguments =
             ["demo", "--prepare", "--nodes", &nodes.to_string(), "--base-port", &ports.base.to_string()];
@@ -238,7 +243,12 @@ impl Cluster {
         Cluster::start_prepared(prepared)
     }
 
-    /// The same with files that the test has changed.
+    /// The same, with ports for nodes that are added later.
+    pub fn start_with_room(nodes: u16, room: u16) -> Cluster {
+        Cluster::start_prepared(Prepared::with_room(nodes, room))
+    }
+
+    /// Of files that the test has changed to its needs.
     pub fn start_prepared(prepared: Prepared) -> Cluster {
         let mut cluster = Cluster { agents: Vec::new(), prepared };
         for name in cluster.names() {
@@ -246,6 +256,38 @@ impl Cluster {
         }
         cluster.wait_until_whole();
         cluster
+    }
+
+    /// `pgherd demo --add-node`; the node is whole when this returns.
+    pub fn add_node(&mut self) -> String {
+        self.demo(&["--add-node"]);
+        let index = self.nodes().len() as u16;
+        let node = Node::new(&self.dir(), index, self.nodes()[0].postgres);
+        assert!(node.config().is_file(), "{} was not the next node", node.name);
+        let name = node.name.clone();
+        self.prepared.nodes.push(node);
+        name
+    }
+
+    /// `pgherd demo --remove-node`.
+    pub fn remove_node(&mut self, name: &str) {
+        self.demo(&["--remove-node", name]);
+        self.prepared.nodes.retain(|node| node.name != name);
+    }
+
+    /// `pgherd` with these arguments and `--dir`, which must succeed; its output.
+    #[track_caller]
+    pub fn demo(&self, arguments: &[&str]) {
+        self.client(&[&["demo"], arguments].concat());
+    }
+
+    #[track_caller]
+    pub fn client(&self, arguments: &[&str]) -> String {
+        let dir = self.dir();
+        let output = pgherd(&[arguments, &["--dir", &dir.to_string_lossy()]].concat());
+        let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "pgherd {}: {errors}", arguments.join(" "));
+        String::from_utf8_lossy(&output.stdout).into_owned()
     }
 
     pub fn dir(&self) -> PathBuf {

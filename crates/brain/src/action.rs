@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterRecord, MemberId, NodeName, PrimaryRecord, Requests, SyncRecord, SyncSet, Term, TimelineRecord,
+    ClusterRecord, MemberId, MembersRecord, NodeName, PrimaryRecord, Requests, SyncRecord, SyncSet, Term,
+    TimelineRecord,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -145,6 +146,7 @@ pub enum Key {
     Primary,
     Sync,
     Timelines,
+    Members,
     Requests,
     Lease,
 }
@@ -157,6 +159,7 @@ impl Key {
             Key::Primary => "/primary",
             Key::Sync => "/sync",
             Key::Timelines => "/timelines",
+            Key::Members => "/members",
             Key::Requests => "/requests",
             Key::Lease => "/lease",
         }
@@ -169,6 +172,7 @@ pub enum Put {
     Primary(PrimaryRecord),
     Sync(SyncRecord),
     Timelines(Vec<TimelineRecord>),
+    Members(MembersRecord),
     Requests(Requests),
 }
 
@@ -179,6 +183,7 @@ impl Put {
             Put::Primary(_) => Key::Primary,
             Put::Sync(_) => Key::Sync,
             Put::Timelines(_) => Key::Timelines,
+            Put::Members(_) => Key::Members,
             Put::Requests(_) => Key::Requests,
         }
     }

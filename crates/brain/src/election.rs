@@ -278,6 +278,8 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
     let mut conditions =
         vec![(Key::Primary, primary.version), (Key::Sync, sync.version), (Key::Timelines, timelines.version)];
+    // Who is removed meanwhile is not made primary.
+    conditions.push((Key::Members, view.store.members.as_ref().map_or(0, |members| members.version)));
     if is_async(view, &sync.value) {
         conditions.push((Key::Lease, 0));
     }

@@ -34,7 +34,8 @@ pub use names::{MemberId, Millis, NodeName, Term};
 pub use postgres::{Activity, Applied, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender};
 pub use quorum::SyncSet;
 pub use record::{
-    ClusterRecord, LeaseRecord, PrimaryRecord, StoreView, SyncRecord, TimelineRecord, Versioned,
+    ClusterRecord, LeaseRecord, MemberRecord, MembersRecord, NodeKind, PrimaryRecord, StoreView, SyncRecord,
+    TimelineRecord, Versioned,
 };
 pub use request::{Ask, Hold, Request, Requests, Stage};
 pub use rules::{RULES, Rule, decide, dump_rules};

@@ -61,7 +61,13 @@ impl fmt::Display for SyncSet {
 /// True when every takeover that counts by `store` meets every acknowledgement given by `postgres`: an
 /// acknowledging set takes at most |Sp \ S| members from outside S, so at least kp − |Sp \ S| from inside; k of S
 /// inside are met by any |S| − k + 1 answers.
+///
+/// With k = 0 in the store no answers suffice, so there is nothing to meet: only the primary itself, which has everything,
+/// goes on (or, in asynchronous mode, whoever is furthest, by the operator's choice).
 pub fn covers(store: &SyncSet, postgres: &SyncSet) -> bool {
+    if store.k == 0 {
+        return postgres.k <= postgres.members.len();
+    }
     let strangers = postgres.members.difference(&store.members).count();
     postgres.k <= postgres.members.len()
         && store.k <= store.members.len()

@@ -1,5 +1,7 @@
 //! What the store holds.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use wire::Timeline;
 
@@ -51,6 +53,54 @@ pub struct TimelineRecord {
     pub member: MemberId,
 }
 
+/// What a node is made of.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeKind {
+    /// PostgreSQL and a vote.
+    Full,
+    /// A vote.
+    Witness,
+}
+
+/// A node of the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberRecord {
+    pub kind: NodeKind,
+    /// `host:port` of its agent.
+    pub peer: String,
+    /// `host:port` of its PostgreSQL; a witness has none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub postgres: Option<String>,
+    /// It is to go: no commit counts on it any more once the sync set has let it out, and then the record does, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaving: bool,
+}
+
+/// `/members`: who belongs to the cluster.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct MembersRecord {
+    pub nodes: BTreeMap<NodeName, MemberRecord>,
+    /// Nodes that were removed, with the address of their agent, so that they can be told.
+    #[serde(default)]
+    pub removed: BTreeMap<NodeName, String>,
+}
+
+/// Removed nodes that are remembered: more than a cluster has nodes.
+const REMOVED_MAX: usize = 8;
+
+impl MembersRecord {
+    /// The same without `node`.
+    pub fn without(&self, node: &NodeName) -> MembersRecord {
+        let mut rest = self.clone();
+        if let Some(member) = rest.nodes.remove(node) {
+            while rest.removed.len() >= REMOVED_MAX && rest.removed.pop_first().is_some() {}
+            rest.removed.insert(node.clone(), member.peer);
+        }
+        rest
+    }
+}
+
 /// A record and the version that a condition on it must name; absent keys have version 0.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Versioned<T> {
@@ -67,6 +117,10 @@ pub struct StoreView {
     pub primary: Option<Versioned<PrimaryRecord>>,
     pub sync: Option<Versioned<SyncRecord>>,
     pub timelines: Option<Versioned<Vec<TimelineRecord>>>,
+    /// `None` where the settings alone say who belongs.
+    pub members: Option<Versioned<MembersRecord>>,
+    /// The store has told this node that it was removed; what else is here may be old.
+    pub removed: bool,
     #[serde(default)]
     pub requests: Option<Versioned<Requests>>,
     /// Bound to a lease of the store: it is there while its holder keeps it.

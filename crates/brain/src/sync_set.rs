@@ -24,8 +24,12 @@ pub fn next_target(
     record: &PrimaryRecord,
     set: &SyncSet,
 ) -> (SyncSet, String) {
+    let stays = |member: &MemberId| view.settings.full.contains(&member.node());
+    if view.settings.full.iter().eq([&view.me]) && *set != SyncSet::default() {
+        return (SyncSet::default(), "this is the only node with PostgreSQL: it goes on alone".to_owned());
+    }
     let caught_up = caught_up(view, primary, record);
-    if let Some(member) = caught_up.difference(&set.members).next() {
+    if let Some(member) = caught_up.difference(&set.members).find(|member| stays(member)) {
         return (set.with(member), format!("{member} streams and has caught up: add it"));
     }
     let k = view.k_wanted();
@@ -41,6 +45,7 @@ pub fn next_target(
     }
     let superfluous = |member: &&MemberId| {
         unwanted(view, member)
+            .or_else(|| (!stays(member)).then(|| "is to leave the cluster".to_owned()))
             .or_else(|| gone(member).then(|| format!("has not streamed for {MISSING_MS_MAX} ms")))
             .map(|reason| ((*member).clone(), reason))
     };

@@ -5,15 +5,15 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Fencer, MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, SlotGate,
-    SlotReport, Status, StoreView, SyncRecord, Tags, Term, Versioned,
+    Fencer, MemberId, MembersRecord, Memory, Millis, NodeKind, NodeName, Operation, Postgres, Primary,
+    PrimaryRecord, SlotGate, SlotReport, Status, StoreView, SyncRecord, Tags, Term, Versioned,
 };
 
 /// The cluster's settings, as far as decisions depend on them.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Settings {
     pub cluster: String,
-    /// Nodes with PostgreSQL.
+    /// Nodes with PostgreSQL that are to stay.
     pub full: BTreeSet<NodeName>,
     /// All nodes with a vote, witnesses included.
     pub voters: BTreeSet<NodeName>,
@@ -46,6 +46,13 @@ pub enum OnLastStandbyLost {
 }
 
 impl Settings {
+    /// Takes over who belongs to the cluster.
+    pub fn follow(&mut self, members: &MembersRecord) {
+        let full = members.nodes.iter().filter(|(_, m)| m.kind == NodeKind::Full && !m.leaving);
+        self.full = full.map(|(name, _)| name.clone()).collect();
+        self.voters = members.nodes.keys().cloned().collect();
+    }
+
     /// Chosen by the operator: the primary acknowledges alone although there are others. The store's lease decides
     /// who may serve, and a takeover may lose what was acknowledged last.
     pub fn is_async(&self) -> bool {
@@ -142,8 +149,16 @@ impl View {
         self.store.sync.as_ref().map(|versioned| &versioned.value)
     }
 
+    /// This node has PostgreSQL. One that is to leave still has it, and still answers.
     pub fn is_full(&self) -> bool {
-        self.settings.full.contains(&self.me)
+        let recorded = self.store.members.as_ref().and_then(|members| members.value.nodes.get(&self.me));
+        recorded.map_or_else(|| self.settings.full.contains(&self.me), |own| own.kind == NodeKind::Full)
+    }
+
+    /// This node is no member any more.
+    pub fn is_removed(&self) -> bool {
+        let unlisted = |members: &Versioned<MembersRecord>| !members.value.nodes.contains_key(&self.me);
+        self.store.removed || self.store.members.as_ref().is_some_and(unlisted)
     }
 
     /// `/primary` names this very data directory.
@@ -166,6 +181,16 @@ impl View {
     /// k in force once enough nodes exist: never more than there are other full nodes.
     pub fn k_wanted(&self) -> usize {
         self.settings.standbys.min(self.settings.full.len().saturating_sub(1))
+    }
+
+    /// k with which a primary opens. One that has been acknowledging alone may go on alone while nobody follows it: a node
+    /// that was added and has never come must not stop it.
+    pub fn k_to_open(&self) -> usize {
+        let alone = self.sync().is_some_and(|sync| {
+            sync.set.k == 0 && Some(&sync.primary) == self.durable.member.as_ref() && sync.term > Term(0)
+        });
+        let followed = self.serving().is_some_and(|(r, primary)| !primary.streaming(r.value.term).is_empty());
+        if alone && !followed { 0 } else { self.k_wanted() }
     }
 
     /// Peers heard within `failure_timeout`.

@@ -3,7 +3,7 @@
 //! Checks come first and touch nothing: binaries, data directory, ports. Then the store and the peer link, then the
 //! agent, then what users reach. Stopping goes the other way round, and PostgreSQL is not part of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,20 +11,21 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use brain::{NodeName, Settings};
+use brain::{MemberRecord, MembersRecord, NodeName, Settings};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::agent::{
-    Agent, EventLog, Fencing, FencingConfig, Panel, Parts, ServerWaits, SlotPolicy, Words, WordsFile, Worker,
+    self, Addresses, Agent, EventLog, Fencing, FencingConfig, MembersFile, Panel, Parts, ServerWaits,
+    SlotPolicy, Words, WordsFile, Worker,
 };
 use crate::api::{self, NodeView};
-use crate::config::{Config, NodeKind, Watchdog};
+use crate::config::{Config, NodeKind, Peer, Watchdog};
 use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, SlotSettings, Tunable, binaries};
 use crate::proxy::{Proxy, ProxyConfig, SyncWaits, topology::Topology};
-use crate::store::{RaftConfig, RaftStore, Store};
+use crate::store::{RaftConfig, RaftStore, SeatReport, Standing, Store};
 
 /// Messages of all peers that wait for the agent: at 4 a second and peer, seconds of them.
 const MESSAGES_MAX: usize = 256;
@@ -41,9 +42,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// A client that has not said who it is by then is not coming.
 const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A failed store is told within this.
-const STORE_LOOK: Duration = Duration::from_secs(1);
-
 /// initdb writes some 40 MB and the first WAL segments; less than this cannot hold a cluster.
 const NEW_DATA_BYTES_MIN: u64 = 128 << 20;
 
@@ -55,9 +53,13 @@ pub struct Precondition(String);
 /// Runs a node until SIGTERM or SIGINT. `config` was read from `file`, which a reload reads again.
 pub async fn run(config: Config, file: PathBuf) -> Result<()> {
     let _pid_file = PidFile::take(&config.node.dir)?;
-    let addresses: BTreeMap<String, String> =
-        config.peers.iter().filter_map(|(name, peer)| Some((name.clone(), peer.postgres.clone()?))).collect();
     let words = WordsFile::open(&config.node.dir, &config.cluster, &config.node.name)?;
+    let members_file = MembersFile::in_dir(&config.node.dir);
+    let seeds = seeds(&config);
+    let known = members_file.read()?;
+    let first_start = known.is_none() && words.words().system_id.is_none();
+    let members = known.unwrap_or_else(|| seeds.clone());
+    let addresses = Arc::new(Addresses::from_pointee(agent::addresses(&members)));
     let worker = match config.node.kind {
         NodeKind::Full => {
             let (cluster, node) = (config.cluster.clone(), config.node.name.clone());
@@ -73,21 +75,26 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
     let proxy = Proxy::start(proxy_config(&config), seen_topology, sync_waits(worker.as_ref())).await?;
 
     let (raft_out, raft_outgoing) = mpsc::channel(RAFT_MESSAGES_MAX);
-    let voters = config.peers.keys().cloned().collect();
-    let raft = RaftConfig::new(&config.cluster, &config.node.name, config.store_dir(), voters);
+    let founding = serde_json::to_value(&seeds).context("write the first record of members")?;
+    let mut raft = RaftConfig::new(&config.cluster, &config.node.name, config.store_dir(), founding);
+    raft.first_start = first_start;
     let store = RaftStore::start(raft, raft_out)?;
     let (arrived, arriving) = mpsc::channel(MESSAGES_MAX);
-    let link = Link::start(peer_config(&config)?, arrived).await?;
+    let link = Link::start(peer_config(&config, &members)?, arrived).await?;
     let (to_agent, incoming) = mpsc::channel(MESSAGES_MAX);
     tokio::spawn(carry_out(raft_outgoing, link.clone()));
     tokio::spawn(carry_in(arriving, store.clone(), to_agent));
 
     let events = Arc::new(EventLog::open(&config.node.dir, &config.node.name).context("open the event log")?);
     let panel = Arc::new(Panel::new(events.clone()));
-    tokio::spawn(tell_store_failure(store.clone(), events.clone()));
+    tokio::spawn(tell_store(store.clone(), events.clone()));
+    let (watched, seats) = (store.watch(), store.seats());
+    let following =
+        agent::follow_members(members.clone(), members_file, watched, seats, link.clone(), addresses.clone());
+    tokio::spawn(following);
     let fencing = fencing(&config, &events)?;
     let parts = Parts {
-        settings: settings(&config),
+        settings: settings(&config, &members),
         tags: config.tags.clone(),
         method: config.sync.method,
         me: NodeName(config.node.name.clone()),
@@ -102,6 +109,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
         topology: Arc::new(topology),
         slots: SlotPolicy { slots: config.slots.clone(), file: config.node.dir.join("slots.json") },
         addresses: addresses.clone(),
+        seats: store.seats(),
     };
     let view = Arc::new(NodeView {
         cluster: config.cluster.clone(),
@@ -109,6 +117,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
         panel,
         store: store.clone() as Arc<dyn Store>,
         addresses,
+        seats: store.seats(),
     });
     let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
     let agent = tokio::spawn(Agent::new(parts)?.run(stopped));
@@ -167,13 +176,33 @@ async fn carry_in(
     }
 }
 
-/// The store of a node whose disk failed stops for good; the other nodes' stores and this node's PostgreSQL go on.
-async fn tell_store_failure(store: Arc<RaftStore>, events: Arc<EventLog>) {
+/// What befalls this node's part of the store is an event. The other nodes' stores and this node's PostgreSQL go on.
+async fn tell_store(store: Arc<RaftStore>, events: Arc<EventLog>) {
+    let mut seats = store.seats();
+    let mut before = SeatReport::default();
     loop {
-        tokio::time::sleep(STORE_LOOK).await;
-        if let Some(reason) = store.failure() {
-            let next = "mend the cause, then start this pgherd anew".to_owned();
-            return events.note(0, "store", "the store of this node has stopped", vec![reason, next]);
+        let now = seats.borrow_and_update().clone();
+        match (&before.trouble, &now.trouble) {
+            (old, Some(reason)) if old.as_ref() != Some(reason) => {
+                events.note(0, "store", "the store of this node takes no part", vec![reason.clone()]);
+            }
+            (Some(_), None) => events.note(0, "store", "the store of this node takes part again", Vec::new()),
+            _ => {}
+        }
+        if before.standing != now.standing {
+            let what = match now.standing {
+                Standing::Newcomer => "the store of this node has no seat",
+                Standing::Learner => "the store of this node learns",
+                Standing::Voter => "the store of this node votes",
+                Standing::Removed => {
+                    "this node was removed from the cluster; its data stays, its pgherd can be stopped"
+                }
+            };
+            events.note(0, "store", what, Vec::new());
+        }
+        before = (*now).clone();
+        if seats.changed().await.is_err() {
+            return;
         }
     }
 }
@@ -306,15 +335,25 @@ fn fencing(config: &Config, events: &Arc<EventLog>) -> Result<Option<Fencing>> {
     Ok(Some(Fencing::start(fencing, events.clone()).context("make the fencer's memory")?))
 }
 
-fn settings(config: &Config) -> Settings {
-    let names = |full_only: bool| -> BTreeSet<NodeName> {
-        let wanted = config.peers.iter().filter(|(_, peer)| !full_only || peer.kind == NodeKind::Full);
-        wanted.map(|(name, _)| NodeName(name.clone())).collect()
+/// The peers of the configuration as a record: who founds the cluster, or whom a newcomer asks.
+fn seeds(config: &Config) -> MembersRecord {
+    let member = |(name, peer): (&String, &Peer)| {
+        let kind = match peer.kind {
+            NodeKind::Full => brain::NodeKind::Full,
+            NodeKind::Witness => brain::NodeKind::Witness,
+        };
+        let record =
+            MemberRecord { kind, peer: peer.peer.clone(), postgres: peer.postgres.clone(), leaving: false };
+        (NodeName(name.clone()), record)
     };
-    Settings {
+    MembersRecord { nodes: config.peers.iter().map(member).collect(), ..MembersRecord::default() }
+}
+
+fn settings(config: &Config, members: &MembersRecord) -> Settings {
+    let mut settings = Settings {
         cluster: config.cluster.clone(),
-        full: names(true),
-        voters: names(false),
+        full: BTreeSet::new(),
+        voters: BTreeSet::new(),
         heartbeat_ms: config.failover.heartbeat.as_millis() as u64,
         failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
         drift_percent: config.failover.drift_percent.into(),
@@ -323,7 +362,9 @@ fn settings(config: &Config) -> Settings {
         on_last_standby_lost: config.sync.on_last_standby_lost,
         maximum_lag_bytes: config.sync.maximum_lag_on_failover,
         drain_timeout_ms: config.failover.drain_timeout.as_millis() as u64,
-    }
+    };
+    settings.follow(members);
+    settings
 }
 
 fn proxy_config(config: &Config) -> ProxyConfig {
@@ -346,12 +387,12 @@ fn sync_waits(worker: Option<&Arc<Worker>>) -> Option<Arc<dyn SyncWaits>> {
     worker.map(|worker| Arc::new(ServerWaits::new(Arc::clone(worker))) as Arc<dyn SyncWaits>)
 }
 
-fn peer_config(config: &Config) -> Result<PeerConfig> {
+fn peer_config(config: &Config, members: &MembersRecord) -> Result<PeerConfig> {
     Ok(PeerConfig {
         cluster: config.cluster.clone(),
         name: config.node.name.clone(),
         listen: config.peer_listen_address(),
-        peers: config.peer_addresses(),
+        peers: agent::peers(members),
         identity: Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?,
     })
 }

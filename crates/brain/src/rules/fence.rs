@@ -25,7 +25,7 @@ pub(super) fn unusable(view: &View) -> Option<Want> {
 }
 
 pub(super) fn witness(view: &View) -> Option<Want> {
-    (!view.is_full()).then(|| wait("no PostgreSQL here"))?
+    (!view.is_full() && !view.is_removed()).then(|| wait("no PostgreSQL here"))?
 }
 
 pub(super) fn deposed(view: &View) -> Option<Want> {
@@ -73,6 +73,19 @@ pub(super) fn unanswering(view: &View) -> Option<Want> {
         Action::Stop,
         format!("this server was a primary, holds no lease, and has not answered for {silent_ms} ms"),
     )
+}
+
+pub(super) fn removed(view: &View) -> Option<Want> {
+    if !view.is_removed() {
+        return None;
+    }
+    let why = "this node was removed from the cluster; its data stays where it is";
+    match view.postgres.standby() {
+        Some(standby) if standby.upstream.is_some() || standby.receiver => {
+            act(Action::Detach { term: view.durable.promise }, why)
+        }
+        _ => wait(why),
+    }
 }
 
 pub(super) fn busy(view: &View) -> Option<Want> {

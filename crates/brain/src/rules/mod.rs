@@ -54,6 +54,7 @@ pub const RULES: &[Rule] = rules! {
     "switchover.stop" "The hand-over is recorded: the primary stops, and tells its peers once it has." request::stop;
     "promise.requested" "A candidate asks for a promise that this node is free to give." takeover::promise;
     "busy" "Work on the server ends before the next begins." fence::busy;
+    "removed" "A node that was removed follows nobody and touches nothing." fence::removed;
     "start.paused" "Maintenance: a stopped server stays stopped." rejoin::start_paused;
     "start" "A stopped server starts as a standby of nobody, quarantined; only a takeover makes it writable." rejoin::start;
 
@@ -75,6 +76,7 @@ pub const RULES: &[Rule] = rules! {
     "open.wait" "A primary that is not open waits for its members." primary::wait_to_open;
     "request.close" "The open primary says how a request ended." request::close;
     "sync.change" "The sync set follows the members that stream, one safe step at a time." primary::change_set;
+    "members.remove" "No commit counts on a node that is to leave: the record lets it go." primary::let_go;
     "primary.prepare" "A new agent makes sure of the roles." primary::prepare_again;
     "primary.slots" "The slot of a copy that is no more is dropped." primary::superfluous_slots;
     "switchover.check" "A hand-over begins only when it can end well: the candidate streams, nothing would hold up the stop." request::check;

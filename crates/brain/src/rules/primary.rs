@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use super::{Want, act, wait};
 use crate::{
-    Action, Applied, Commit, Key, MemberId, OnLastStandbyLost, Primary, PrimaryRecord, Put, SyncRecord,
-    SyncSet, View, health, sync_set,
+    Action, Applied, Commit, Key, MemberId, MemberRecord, NodeName, OnLastStandbyLost, Primary,
+    PrimaryRecord, Put, SyncRecord, SyncSet, View, health, sync_set,
 };
 
 /// Recorded, not yet promoted, and free to be: the record's timeline has not been entered from here before.
@@ -48,7 +48,7 @@ pub(super) fn promote(view: &View) -> Option<Want> {
 /// The set a new primary starts with: the standbys that are there to follow it; when none is, those that might
 /// come back. It is never empty while k > 0, so nothing is acknowledged alone.
 fn first_set(view: &View) -> SyncSet {
-    let k = view.k_wanted();
+    let k = view.k_to_open();
     let alive: BTreeSet<MemberId> = view
         .fresh_peers()
         .filter(|status| status.postgres.standby().is_some() && !status.tags.nosync)
@@ -117,17 +117,25 @@ pub(super) fn missing_slots(view: &View) -> Option<Want> {
     (!missing.is_empty()).then(|| act(Action::Slots { term: record.value.term, members }, why))?
 }
 
-/// A slot is superfluous once its node is heard under another id; until then its member may come back.
+/// A slot is superfluous once its node is heard under another id, or is no member any more; until then its member may
+/// come back.
 pub(super) fn superfluous_slots(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
     let followers = followers(view);
     let wanted: BTreeSet<String> = followers.iter().map(MemberId::slot_name).collect();
     let heard: Vec<&str> =
         view.fresh_peers().filter(|s| s.member.is_some()).map(|status| status.node.0.as_str()).collect();
+    let removed = |slot: &str| {
+        view.store
+            .members
+            .as_ref()
+            .is_some_and(|members| !members.value.nodes.keys().any(|node| belongs_to(slot, &node.0)))
+    };
     let (kept, dropped): (BTreeSet<MemberId>, BTreeSet<MemberId>) =
         slotted(primary).into_iter().partition(|member| {
             let slot = member.slot_name();
-            wanted.contains(&slot) || !heard.iter().any(|node| belongs_to(&slot, node))
+            let replaced = heard.iter().any(|node| belongs_to(&slot, node));
+            wanted.contains(&slot) || !replaced && !removed(&slot)
         });
     let names: Vec<&str> = dropped.iter().map(|member| member.0.as_str()).collect();
     let why = format!("{} is no more", names.join(", "));
@@ -151,7 +159,7 @@ fn can_flush(primary: &Primary, record: &PrimaryRecord, set: &SyncSet) -> bool {
 fn k_to_open(view: &View, there: usize) -> usize {
     let degrades = view.settings.on_last_standby_lost == OnLastStandbyLost::Degrade;
     let late = view.memory.record_age_ms(view.now) > sync_set::MISSING_MS_MAX;
-    if degrades && late { view.k_wanted().min(there) } else { view.k_wanted() }
+    if degrades && late { view.k_to_open().min(there) } else { view.k_to_open() }
 }
 
 pub(super) fn choose_set(view: &View) -> Option<Want> {
@@ -162,7 +170,9 @@ pub(super) fn choose_set(view: &View) -> Option<Want> {
     let term = record.value.term;
     let members = sync_set::caught_up(view, primary, &record.value);
     let wanted = SyncSet { k: k_to_open(view, members.len()), members };
-    let usable = |applied: &Applied| applied.term == term && can_flush(primary, &record.value, &applied.set);
+    let usable = |applied: &Applied| {
+        applied.term == term && applied.set.k == wanted.k && can_flush(primary, &record.value, &applied.set)
+    };
     let ready = primary.applied.as_ref().is_some_and(usable);
     if ready || wanted.members.len() < wanted.k {
         return None;
@@ -234,6 +244,29 @@ pub(super) fn change_set(view: &View) -> Option<Want> {
     let sync = view.store.sync.as_ref()?;
     let (action, why) = sync_set::step(view, record, primary, sync)?;
     Some(Want { actions: action.into_iter().collect(), why: vec![why] })
+}
+
+/// The last step of a removal: the set, stored and in force, has let the node out.
+pub(super) fn let_go(view: &View) -> Option<Want> {
+    let (record, primary) = view.serving()?;
+    let (sync, members) = (view.store.sync.as_ref()?, view.store.members.as_ref()?);
+    let in_force = primary.applied.as_ref().filter(|applied| applied.term == record.value.term)?;
+    let counts = |node: &NodeName| {
+        let mut sets = sync.value.set.members.iter().chain(&in_force.set.members);
+        sets.any(|member| member.node() == *node)
+    };
+    if !view.opened() {
+        return None;
+    }
+    let free =
+        |(name, member): &(&NodeName, &MemberRecord)| member.leaving && **name != view.me && !counts(name);
+    let (name, _) = members.value.nodes.iter().find(free)?;
+    let commit = Commit {
+        // Only this primary writes /sync, and a write of its own that may still arrive is settled before (`sync.change`).
+        conditions: vec![(Key::Primary, record.version), (Key::Members, members.version)],
+        puts: vec![Put::Members(members.value.without(name))],
+    };
+    act(Action::Commit(commit), format!("{name} is to leave and no commit counts on it"))
 }
 
 pub(super) fn steady(view: &View) -> Option<Want> {

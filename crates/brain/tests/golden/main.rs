@@ -40,6 +40,8 @@ fn run(commands: &str) -> String {
             ["kill", "node", node] => world.kill_node(node),
             ["kill", "agent", node] => world.kill_agent(node),
             ["start", "node", node] => world.start_agent(node),
+            ["add", node] => world.add_member(node),
+            ["remove", node] => world.leave(node),
             ["cut", from, to] => world.cut(from, to),
             ["heal"] => world.heal(),
             ["hold", "commits", node] => world.hold_commits(node),

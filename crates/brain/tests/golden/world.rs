@@ -5,10 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use brain::{
-    Action, Activity, Applied, Ask, Commit, Durable, Fence, Key, LeaseRecord, MemberId, Memory, Millis,
-    NodeName, OnLastStandbyLost, Position, Postgres, Primary, Put, Requests, Settings, SlotGate, SlotReport,
-    Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide, fence,
-    wants_store_lease,
+    Action, Activity, Applied, Ask, Commit, Durable, Fence, Key, LeaseRecord, MemberId, MemberRecord,
+    MembersRecord, Memory, Millis, NodeKind, NodeName, OnLastStandbyLost, Position, Postgres, Primary, Put,
+    Requests, Settings, SlotGate, SlotReport, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned,
+    View, Walsender, decide, fence, wants_store_lease,
 };
 use wire::{Branch, History, Lsn, Timeline};
 
@@ -67,7 +67,8 @@ pub struct World {
 }
 
 impl World {
-    /// `cluster n1 n2 n3 k=1 witness=n3`
+    /// `cluster n1 n2 n3 k=1 witness=n3`; with `record=n1` the store has a record of members, at first those named
+    /// (with a comma in between), and the others are added later.
     pub fn new(words: &[&str]) -> World {
         let names: BTreeSet<NodeName> =
             words.iter().filter(|w| !w.contains('=')).map(|w| (*w).into()).collect();
@@ -111,7 +112,36 @@ impl World {
             world.nodes.insert(name, node);
         }
         world.store.loaded = true;
+        if let Some(recorded) = setting("record") {
+            world.store.members = Some(Versioned { value: MembersRecord::default(), version: 1 });
+            recorded.split(',').for_each(|name| world.record_member(name, false));
+        }
         world
+    }
+
+    fn record_member(&mut self, name: &str, leaving: bool) {
+        let full = self.nodes[&NodeName::from(name)].view.settings.full.contains(&NodeName::from(name));
+        let kind = if full { NodeKind::Full } else { NodeKind::Witness };
+        let member = MemberRecord { kind, peer: name.to_owned(), postgres: None, leaving };
+        let members = self.store.members.as_mut().expect("record= makes one");
+        members.value.removed.remove(&NodeName::from(name));
+        members.value.nodes.insert(name.into(), member);
+        members.version += 1;
+    }
+
+    pub fn add_member(&mut self, name: &str) {
+        self.note(&format!("add {name}"));
+        self.record_member(name, false);
+    }
+
+    /// What `pgherd member remove` writes; the primary does the rest.
+    pub fn leave(&mut self, name: &str) {
+        self.note(&format!("remove {name}"));
+        self.record_member(name, true);
+    }
+
+    fn is_member(&self, name: &NodeName) -> bool {
+        self.store.members.as_ref().is_none_or(|members| members.value.nodes.contains_key(name))
     }
 
     pub fn run(&mut self, milliseconds: u64) {
@@ -195,7 +225,7 @@ impl World {
             let what = match put {
                 Put::Sync(sync) => format!("term {} {}", sync.term, sync.set),
                 Put::Primary(record) => format!("term {} {}", record.term, record.node),
-                Put::Cluster(_) | Put::Timelines(_) | Put::Requests(_) => String::new(),
+                Put::Cluster(_) | Put::Timelines(_) | Put::Members(_) | Put::Requests(_) => String::new(),
             };
             let _ = writeln!(self.trace, "  {node} writes {} {what}: {word}", put.key().path());
         }
@@ -292,6 +322,10 @@ impl World {
         let sync = self.store.sync.as_ref().map(|s| format!("term {} {}", s.value.term, s.value.set));
         let mut lines =
             format!("  /primary {}\n  /sync {}\n", record.unwrap_or_default(), sync.unwrap_or_default());
+        if let Some(members) = &self.store.members {
+            let names: Vec<&str> = members.value.nodes.keys().map(|name| name.0.as_str()).collect();
+            let _ = writeln!(lines, "  /members {}", names.join(" "));
+        }
         for (name, node) in &self.nodes {
             let postgres = if node.alive { node.view.postgres.word() } else { "no agent" };
             let _ = writeln!(lines, "  {name} {postgres}, promised {}", node.view.durable.promise);
@@ -316,10 +350,11 @@ impl World {
 
     /// A node uses the store while it reaches a majority both ways.
     fn in_majority(&self, name: &NodeName) -> bool {
-        let reached = self.nodes.iter().filter(|(peer, node)| {
+        let members = || self.nodes.iter().filter(|(peer, _)| self.is_member(peer));
+        let reached = members().filter(|(peer, node)| {
             node.alive && (*peer == name || self.linked(name, peer) && self.linked(peer, name))
         });
-        reached.count() > self.nodes.len() / 2
+        self.is_member(name) && reached.count() > members().count() / 2
     }
 
     /// Attached standbys take what their upstream has.
@@ -399,10 +434,17 @@ impl World {
         }
         let (now, postgres, connected) = (self.now, self.observe(name), self.in_majority(name));
         let store = self.store.clone();
+        let told = store.members.as_ref().is_some_and(|members| members.value.removed.contains_key(name));
         let node = self.nodes.get_mut(name).unwrap();
         node.view.postgres = postgres;
+        node.view.store.removed |= told;
         if connected {
             node.view.store = store;
+            if let Some(members) = &node.view.store.members {
+                node.view.settings.follow(&members.value);
+                let voters = &node.view.settings.voters;
+                node.view.memory.peers.retain(|peer, _| voters.contains(peer));
+            }
         }
         node.view.wall_s = now.0 / 1000;
         // A lease of one failure timeout, kept while it is wanted and the store is reached.
@@ -513,6 +555,7 @@ impl World {
             Key::Primary => store.primary.as_ref().map_or(0, |v| v.version),
             Key::Sync => store.sync.as_ref().map_or(0, |v| v.version),
             Key::Timelines => store.timelines.as_ref().map_or(0, |v| v.version),
+            Key::Members => store.members.as_ref().map_or(0, |v| v.version),
             Key::Requests => store.requests.as_ref().map_or(0, |v| v.version),
             Key::Lease => store.lease.as_ref().map_or(0, |v| v.version),
         };
@@ -529,6 +572,7 @@ impl World {
                 Put::Primary(value) => next(&mut store.primary, value),
                 Put::Sync(value) => next(&mut store.sync, value),
                 Put::Timelines(value) => next(&mut store.timelines, value),
+                Put::Members(value) => next(&mut store.members, value),
                 Put::Requests(value) => next(&mut store.requests, value),
             }
         }
@@ -551,7 +595,8 @@ impl World {
         let boot = node.boot;
         let peers: Vec<NodeName> = self.nodes.keys().filter(|peer| *peer != name).cloned().collect();
         for peer in peers {
-            if !self.nodes[&peer].alive || !self.linked(name, &peer) {
+            let strangers = !self.is_member(name) || !self.is_member(&peer);
+            if strangers || !self.nodes[&peer].alive || !self.linked(name, &peer) {
                 continue;
             }
             let answered = self.linked(&peer, name);

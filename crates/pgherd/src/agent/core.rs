@@ -19,6 +19,7 @@ use super::events::EventLog;
 use super::fencing::Fencing;
 use super::guard::{Pulse, guard};
 use super::lease::StoreLease;
+use super::members::Addresses;
 use super::message::Message;
 use super::note::{Done, Errand, Note, Observed};
 use super::observer::Observer;
@@ -31,7 +32,7 @@ use super::work::RewindImpossible;
 use crate::peer::{Channel, Link};
 use crate::postgres::Method;
 use crate::proxy::topology::Topology;
-use crate::store::{Snapshot, Store};
+use crate::store::{SeatReport, Snapshot, Standing, Store};
 
 /// Time-driven rules (suspicion, turns, missing members) are in steps of hundreds of milliseconds.
 const TICK: Duration = Duration::from_millis(25);
@@ -64,8 +65,9 @@ pub struct Parts {
     pub panel: Arc<Panel>,
     pub topology: Arc<watch::Sender<Topology>>,
     pub slots: SlotPolicy,
-    /// Each node's PostgreSQL as `host:port`.
-    pub addresses: BTreeMap<String, String>,
+    pub addresses: Arc<Addresses>,
+    /// This node's part in the store.
+    pub seats: watch::Receiver<Arc<SeatReport>>,
 }
 
 pub struct Agent {
@@ -164,6 +166,7 @@ impl Agent {
                 Some((from, payload)) = self.parts.incoming.recv() => self.on_message(&from, &payload),
                 Some(note) = self.notes.recv() => self.on_note(note)?,
                 Ok(()) = self.snapshots.changed() => self.read_store()?,
+                Ok(()) = self.parts.seats.changed() => self.read_store()?,
             }
             while let Ok((from, payload)) = self.parts.incoming.try_recv() {
                 self.on_message(&from, &payload);
@@ -180,8 +183,11 @@ impl Agent {
 
     fn read_store(&mut self) -> Result<()> {
         let snapshot = self.snapshots.borrow_and_update().clone();
-        let loaded = self.view.store.loaded || snapshot.connected;
+        let removed = self.parts.seats.borrow_and_update().standing == Standing::Removed;
+        let loaded = self.view.store.loaded || snapshot.connected || removed;
         self.view.store = records::store_view(&snapshot, loaded)?;
+        self.view.store.removed = removed;
+        self.follow_members();
         let system_id = self.view.store.cluster.as_ref().and_then(|cluster| cluster.value.system_id);
         if system_id.is_some() {
             self.save(|words| words.system_id = system_id);
@@ -196,7 +202,18 @@ impl Agent {
         Ok(())
     }
 
+    /// Who is no member is neither talked to nor listened to.
+    fn follow_members(&mut self) {
+        let Some(members) = &self.view.store.members else { return };
+        self.view.settings.follow(&members.value);
+        let voters = &self.view.settings.voters;
+        self.view.memory.peers.retain(|peer, _| voters.contains(peer));
+    }
+
     fn on_message(&mut self, from: &str, payload: &[u8]) {
+        if !self.view.settings.voters.contains(&NodeName::from(from)) {
+            return;
+        }
         let now = self.now();
         match Message::decode(payload) {
             Ok(Message::Status(status)) if status.node.0 == from => {
@@ -413,7 +430,7 @@ impl Agent {
 
     fn publish(&self, decision: &Decision) {
         self.pulse.beat();
-        let mut topology = publish::topology(&self.view, &self.parts.addresses);
+        let mut topology = publish::topology(&self.view, &self.parts.addresses.load());
         self.parts.topology.send_if_modified(|old| {
             topology.hold = publish::hold(&self.view, old.hold);
             let changed = *old != topology;

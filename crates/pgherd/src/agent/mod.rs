@@ -12,6 +12,7 @@
 //! Invariant: while work on the server is under way the view says so (`busy`), and it ends with a fresh observation.
 
 mod act;
+mod changes;
 mod core;
 mod durable;
 mod events;
@@ -19,6 +20,7 @@ mod fencing;
 mod guard;
 mod lease;
 mod look;
+mod members;
 mod message;
 mod note;
 mod observer;
@@ -31,10 +33,12 @@ mod slots;
 mod waits;
 mod work;
 
+pub use changes::change_members;
 pub use core::{Agent, Parts};
 pub use durable::{Words, WordsFile};
 pub use events::{Event, EventLog};
 pub use fencing::{Fencing, FencingConfig};
+pub use members::{Addresses, MembersFile, addresses, follow as follow_members, peers};
 pub use message::Message;
 pub use panel::Panel;
 pub use publish::topology;

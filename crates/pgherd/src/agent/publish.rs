@@ -63,6 +63,9 @@ fn peer<'a>(view: &'a View, node: &str) -> Option<&'a Status> {
 }
 
 fn reason(view: &View, record: &brain::PrimaryRecord, status: Option<&Status>) -> String {
+    if view.is_removed() {
+        return "this node was removed from the cluster; connect to another one.".to_owned();
+    }
     let health =
         if record.node == view.me { Some(health_of(view)) } else { status.map(|status| status.health) };
     let node = &record.node;

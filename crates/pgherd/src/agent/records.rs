@@ -38,6 +38,8 @@ pub fn store_view(snapshot: &Snapshot, loaded: bool) -> Result<StoreView> {
         primary: record(snapshot, Key::Primary.path())?,
         sync: record(snapshot, Key::Sync.path())?,
         timelines: record(snapshot, Key::Timelines.path())?,
+        members: record(snapshot, Key::Members.path())?,
+        removed: false,
         requests: record(snapshot, Key::Requests.path())?,
         lease: record(snapshot, Key::Lease.path())?,
     })
@@ -55,6 +57,7 @@ pub fn transaction(commit: &Commit) -> Result<Transaction> {
             Put::Primary(record) => serde_json::to_value(record),
             Put::Sync(record) => serde_json::to_value(record),
             Put::Timelines(records) => serde_json::to_value(records),
+            Put::Members(record) => serde_json::to_value(record),
             Put::Requests(requests) => serde_json::to_value(requests),
         };
         Ok(Change::Put { key: put.key().path().to_owned(), value: value? })

@@ -2,7 +2,7 @@
 //!
 //! It executes what the brain decided and adds nothing but what the server needs to be told: hosts, passwords, files.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +12,7 @@ use brain::{Applied, MemberId, NodeName, Operation, Postgres, SyncSet, Term, Ups
 use tokio::sync::{mpsc, watch};
 use wire::{Lsn, Timeline};
 
+use super::members::Addresses;
 use super::note::{Done, Errand, Note};
 use super::records::{self, Credentials};
 use super::slots::SlotKnown;
@@ -110,8 +111,7 @@ pub type Reread = Box<dyn Fn() -> Result<Tunable> + Send + Sync>;
 
 pub struct Worker {
     pub(super) server: Server,
-    /// Each node's PostgreSQL as `host:port`.
-    addresses: BTreeMap<String, String>,
+    addresses: Arc<Addresses>,
     /// Reads the node's configuration file anew.
     reread: Reread,
     known: Mutex<Known>,
@@ -121,7 +121,7 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(server: Server, addresses: BTreeMap<String, String>, reread: Reread) -> Worker {
+    pub fn new(server: Server, addresses: Arc<Addresses>, reread: Reread) -> Worker {
         let (recorded, _) = watch::channel(Term(0));
         Worker { server, addresses, reread, known: Mutex::default(), generation: AtomicU64::new(0), recorded }
     }
@@ -375,8 +375,8 @@ impl Worker {
         node: &NodeName,
         password: impl Fn(&Credentials) -> String,
     ) -> Result<Source> {
-        let address =
-            self.addresses.get(&node.0).with_context(|| format!("{node} has no PostgreSQL address"))?;
+        let addresses = self.addresses.load();
+        let address = addresses.get(&node.0).with_context(|| format!("{node} has no PostgreSQL address"))?;
         let (host, port) = address.rsplit_once(':').with_context(|| format!("{address} is no host:port"))?;
         let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
         let port = port.parse().with_context(|| format!("{address} has no port"))?;

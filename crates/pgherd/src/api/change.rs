@@ -67,18 +67,31 @@ pub async fn resume(State(view): State<View>, ConnectInfo(from): From) -> Respon
 }
 
 async fn change(view: &View, from: SocketAddr, command: Command) -> Response {
-    if !from.ip().to_canonical().is_loopback() {
-        let text = "changes are taken from the node's own machine only; run the command there";
-        return error(StatusCode::FORBIDDEN, text);
+    if let Err(response) = from_this_machine(from) {
+        return *response;
     }
     match view.command(command).await {
         Ok(id) => (StatusCode::ACCEPTED, Json(Accepted { id })).into_response(),
-        Err(Refusal::Invalid(reason)) => error(StatusCode::UNPROCESSABLE_ENTITY, &reason),
-        Err(Refusal::Conflict(reason)) => error(StatusCode::CONFLICT, &reason),
-        Err(Refusal::Unavailable(reason)) => error(StatusCode::SERVICE_UNAVAILABLE, &reason),
+        Err(refusal) => refused(&refusal),
     }
 }
 
-fn error(code: StatusCode, text: &str) -> Response {
+pub(super) fn from_this_machine(from: SocketAddr) -> Result<(), Box<Response>> {
+    if from.ip().to_canonical().is_loopback() {
+        return Ok(());
+    }
+    let text = "changes are taken from the node's own machine only; run the command there";
+    Err(Box::new(error(StatusCode::FORBIDDEN, text)))
+}
+
+pub(super) fn refused(refusal: &Refusal) -> Response {
+    match refusal {
+        Refusal::Invalid(reason) => error(StatusCode::UNPROCESSABLE_ENTITY, reason),
+        Refusal::Conflict(reason) => error(StatusCode::CONFLICT, reason),
+        Refusal::Unavailable(reason) => error(StatusCode::SERVICE_UNAVAILABLE, reason),
+    }
+}
+
+pub(super) fn error(code: StatusCode, text: &str) -> Response {
     (code, Json(json!({ "error": text }))).into_response()
 }

@@ -7,6 +7,7 @@
 //! taken from this machine only.
 
 mod change;
+mod members;
 mod panel;
 pub mod report;
 mod routes;
@@ -22,10 +23,11 @@ use crate::agent::{Command, Refusal};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+pub use members::{MemberChange, NewMember};
 pub use panel::NodeView;
 pub use report::{
-    Accepted, EventRecord, Explanation, FencerReport, NodeReport, RequestReport, Role, SlotLine, SlotsReport,
-    StatusReport, SyncMode, SyncReport, wall_text,
+    Accepted, EventRecord, Explanation, FencerReport, MemberReport, MembersReport, NodeReport, RequestReport,
+    Role, SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport, wall_text,
 };
 pub use routes::{EVENTS_PER_ANSWER_MAX, ROUTES, Route};
 
@@ -38,10 +40,14 @@ pub trait ClusterView: Send + Sync + 'static {
     fn events(&self, after: u64, limit: usize) -> Vec<EventRecord>;
     /// What would happen if `node` died now; without a name, for each node in turn. Empty for an unknown node.
     fn explain(&self, node: Option<&str>) -> Vec<Explanation>;
+    /// Who belongs to the cluster, and who votes in the store.
+    fn members(&self) -> MembersReport;
     /// What people asked for, oldest first, as far as it is remembered.
     fn requests(&self) -> Vec<RequestReport>;
     /// Writes a command down; answers with the request's id where there is one.
     fn command(&self, command: Command) -> BoxFuture<'_, Result<Option<u64>, Refusal>>;
+    /// Writes a change of the members down; answers with the revision of the store that has it.
+    fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>>;
 }
 
 /// Answers on `listener` until `shutdown` is done and the requests under way have their answers.

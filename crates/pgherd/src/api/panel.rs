@@ -1,18 +1,18 @@
 //! The agent's panel as the API's view of the cluster.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use brain::{Fencer, FencerState, Operation, Postgres, SlotReport, SlotState, View, is_open};
+use brain::{Fencer, FencerState, NodeKind, Operation, Postgres, SlotReport, SlotState, View, is_open};
+use tokio::sync::watch;
 use wire::Lsn;
 
 use super::report::{
-    EventRecord, Explanation, FencerReport, NodeReport, RequestReport, Role, SlotLine, SlotsReport,
-    StatusReport, SyncMode, SyncReport, wall_text,
+    EventRecord, Explanation, FencerReport, MemberReport, MembersReport, NodeReport, RequestReport, Role,
+    SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport, wall_text,
 };
-use super::{BoxFuture, ClusterView};
-use crate::agent::{Command, Panel, Refusal, submit, topology};
-use crate::store::Store;
+use super::{BoxFuture, ClusterView, MemberChange};
+use crate::agent::{Addresses, Command, Panel, Refusal, change_members, submit, topology};
+use crate::store::{SeatReport, Store};
 
 /// Joins the panel with what the configuration knows of the nodes.
 pub struct NodeView {
@@ -20,8 +20,8 @@ pub struct NodeView {
     pub name: String,
     pub panel: Arc<Panel>,
     pub store: Arc<dyn Store>,
-    /// Each node's PostgreSQL as `host:port`.
-    pub addresses: BTreeMap<String, String>,
+    pub addresses: Arc<Addresses>,
+    pub seats: watch::Receiver<Arc<SeatReport>>,
 }
 
 /// One node's part of a view: its own or a peer's last status.
@@ -59,7 +59,7 @@ impl ClusterView for NodeView {
             };
         };
         let view = &seen.view;
-        let topology = topology(view, &self.addresses);
+        let topology = topology(view, &self.addresses.load());
         let primary = topology.primary.as_ref().map(|backend| backend.node.clone());
         let end = primary_end(view);
         let parts = parts(view, seen.decision.rule, &seen.decision.why);
@@ -116,7 +116,7 @@ impl ClusterView for NodeView {
     }
 
     fn explain(&self, node: Option<&str>) -> Vec<Explanation> {
-        let known = |node: &str| self.addresses.contains_key(node);
+        let known = |node: &str| self.addresses.load().contains_key(node);
         if node.is_some_and(|node| !known(node)) {
             return Vec::new();
         }
@@ -128,6 +128,53 @@ impl ClusterView for NodeView {
             blockers: explanation.blockers,
         };
         self.panel.explain(node).into_iter().map(explanation).collect()
+    }
+
+    fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>> {
+        Box::pin(async move {
+            let seen =
+                self.panel.seen().ok_or_else(|| Refusal::Unavailable("the agent is starting".to_owned()))?;
+            change_members(&self.store, &seen.view, &change).await
+        })
+    }
+
+    fn members(&self) -> MembersReport {
+        let seats = self.seats.borrow().clone();
+        let seen = self.panel.seen();
+        let record =
+            seen.as_ref().and_then(|seen| seen.view.store.members.as_ref()).map(|members| &members.value);
+        let member = |(name, member): (&brain::NodeName, &brain::MemberRecord)| {
+            let votes = seats.voters.contains(&name.0);
+            let state = match (member.leaving, votes) {
+                (true, _) => "leaving",
+                (false, true) => "member",
+                (false, false) => "joining",
+            };
+            let store = match votes {
+                true => "voter",
+                false if seats.learners.contains(&name.0) => "learner",
+                false => "none",
+            };
+            let kind = if member.kind == NodeKind::Full { "full" } else { "witness" };
+            MemberReport {
+                name: name.0.clone(),
+                kind: kind.to_owned(),
+                peer: member.peer.clone(),
+                postgres: member.postgres.clone(),
+                state: state.to_owned(),
+                store: store.to_owned(),
+            }
+        };
+        MembersReport {
+            cluster: self.cluster.clone(),
+            from: self.name.clone(),
+            members: record.into_iter().flat_map(|record| record.nodes.iter().map(member)).collect(),
+            removed: record
+                .into_iter()
+                .flat_map(|record| record.removed.keys().map(|n| n.0.clone()))
+                .collect(),
+            store_trouble: seats.trouble.clone(),
+        }
     }
 }
 
@@ -170,7 +217,7 @@ impl NodeView {
             sync,
             healthy: fresh && (!full || primary == Some(name) || streaming),
             last_contact_ms: part.and_then(|part| part.contact_ms),
-            postgres: full.then(|| self.addresses.get(name).cloned()).flatten(),
+            postgres: full.then(|| self.addresses.load().get(name).cloned()).flatten(),
             tags: part.map_or_else(Default::default, |part| part.tags.clone()),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),

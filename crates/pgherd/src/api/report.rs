@@ -195,6 +195,32 @@ pub struct SlotLine {
     pub lost: Option<String>,
 }
 
+/// Who belongs to the cluster, `pgherd member list --json`.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MembersReport {
+    pub cluster: String,
+    /// The node whose view this is.
+    pub from: String,
+    pub members: Vec<MemberReport>,
+    /// Nodes that were removed lately.
+    pub removed: Vec<String>,
+    /// Why the store of the reporting node takes no part; null when all is well.
+    pub store_trouble: Option<String>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MemberReport {
+    pub name: String,
+    /// `full` or `witness`.
+    pub kind: String,
+    pub peer: String,
+    pub postgres: Option<String>,
+    /// `joining` until it votes, `member`, or `leaving`.
+    pub state: String,
+    /// Its part in the store: `voter`, `learner`, or `none` yet.
+    pub store: String,
+}
+
 /// Something that pgherd did by itself or was asked to do.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct EventRecord {

@@ -8,13 +8,13 @@ use std::sync::Arc;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
 use super::report::{NodeReport, Role, StatusReport};
-use super::{ClusterView, change};
+use super::{ClusterView, change, members};
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
 pub const EVENTS_PER_ANSWER_MAX: usize = 1_000;
@@ -49,6 +49,16 @@ pub const ROUTES: &[Route] = &[
         path: "/api/v1/explain/{node}",
         doc: "What would happen if this node died now.",
         handler: || get(explain),
+    },
+    Route {
+        path: "/api/v1/members",
+        doc: "GET: who belongs to the cluster. POST: add a node.",
+        handler: || get(members::list).post(members::add),
+    },
+    Route {
+        path: "/api/v1/members/{name}",
+        doc: "DELETE: remove a node from the cluster.",
+        handler: || delete(members::remove),
     },
     Route {
         path: "/api/v1/requests",

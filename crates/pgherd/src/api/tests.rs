@@ -28,6 +28,26 @@ impl ClusterView for Told {
         (after + 1..=5_000).take(limit).map(event).collect()
     }
 
+    fn members(&self) -> MembersReport {
+        MembersReport {
+            cluster: "demo".into(),
+            from: "n1".into(),
+            members: Vec::new(),
+            removed: vec!["n9".into()],
+            store_trouble: None,
+        }
+    }
+
+    fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>> {
+        let answer = match change {
+            MemberChange::Remove { name } if name == "no" => {
+                Err(Refusal::Conflict("no is the primary".into()))
+            }
+            _ => Ok(7),
+        };
+        Box::pin(async move { answer })
+    }
+
     fn requests(&self) -> Vec<RequestReport> {
         let request = brain::Request {
             id: 7,
@@ -199,5 +219,28 @@ fn an_unknown_path_lists_the_known_ones() {
         let (code, body) = get(format!("{base}/nonsense"));
         assert_eq!(code, 404);
         assert_eq!(body["paths"].as_array().unwrap().len(), ROUTES.len());
+    });
+}
+
+#[test]
+fn members_are_listed_added_and_removed() {
+    with_server(report("n1"), |base| {
+        assert_eq!(get(format!("{base}/api/v1/members")).1["removed"][0], "n9");
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into();
+        let new = serde_json::json!({ "name": "n4", "peer": "h:1", "postgres": "h:2" });
+        let mut answer = agent.post(format!("{base}/api/v1/members")).send_json(&new).unwrap();
+        assert_eq!(answer.status(), 202);
+        let accepted: Accepted = answer.body_mut().read_json().unwrap();
+        assert_eq!(accepted.id, Some(7));
+        let odd = serde_json::json!({ "name": "n4", "peer": "h:1", "colour": "blue" });
+        assert!(
+            agent.post(format!("{base}/api/v1/members")).send_json(&odd).unwrap().status().is_client_error()
+        );
+        assert_eq!(agent.delete(format!("{base}/api/v1/members/n2")).call().unwrap().status(), 202);
+        let mut refused = agent.delete(format!("{base}/api/v1/members/no")).call().unwrap();
+        assert_eq!(refused.status(), 409);
+        let body: serde_json::Value = refused.body_mut().read_json().unwrap();
+        assert_eq!(body["error"], "no is the primary");
     });
 }

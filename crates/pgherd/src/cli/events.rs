@@ -153,6 +153,14 @@ mod tests {
             Vec::new()
         }
 
+        fn members(&self) -> api::MembersReport {
+            unreachable!("nobody asks for it here")
+        }
+
+        fn change_members(&self, _: api::MemberChange) -> api::BoxFuture<'_, Result<u64, Refusal>> {
+            unreachable!("nobody asks for it here")
+        }
+
         fn requests(&self) -> Vec<api::RequestReport> {
             Vec::new()
         }

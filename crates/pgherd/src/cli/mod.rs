@@ -10,6 +10,7 @@ mod events;
 mod explain;
 pub mod failure;
 mod interrupt;
+mod member;
 mod operate;
 mod ports;
 mod processes;
@@ -51,6 +52,8 @@ pub enum Command {
     Events(events::EventsArgs),
     /// What would happen if a node died now, and which rule holds it back
     Explain(explain::ExplainArgs),
+    /// List, add and remove the nodes of the cluster
+    Member(member::MemberArgs),
     /// Make another node the primary, without errors for clients
     Switchover(operate::SwitchoverArgs),
     /// Make a node the primary with what it has, when nobody can take over by himself
@@ -119,6 +122,7 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::status(&args),
         Command::Events(args) => events::events(&args),
         Command::Explain(args) => explain::explain(&args),
+        Command::Member(args) => member::member(&args),
         Command::Switchover(args) => operate::switchover(&args),
         Command::Failover(args) => operate::failover(&args),
         Command::Restart(args) => operate::restart(&args),

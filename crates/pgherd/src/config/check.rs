@@ -164,22 +164,15 @@ fn timeouts(draft: &mut Draft) {
 }
 
 fn sync(draft: &mut Draft) {
+    // The peers are those of the first start, or those that a newcomer asks: the cluster itself may be bigger or smaller, and
+    // never waits for more standbys than there can be.
     let kinds = draft.peers.keys().filter_map(|name| draft.text(&format!("peers.{name}.kind")));
-    let full = kinds.filter(|kind| *kind == "full").count() as i64;
-    let Some(standbys) = draft.integer("sync.standbys") else { return };
-    if draft.peers.is_empty() || full > VOTERS_MAX as i64 {
+    let full = kinds.filter(|kind| *kind == "full").count();
+    if draft.peers.is_empty() || full > VOTERS_MAX {
         return;
     }
-    let text = match (full, standbys) {
-        (0, _) => "peers has no full node, so there is no PostgreSQL".to_owned(),
-        (_, 0) => return,
-        (1, _) => "sync.standbys: with a single full node no commit could ever be acknowledged; \
-                   set sync.standbys = 0 or add a full node to [peers]"
-            .to_owned(),
-        (_, k) if k >= full => format!(
-            "sync.standbys is {k}, but {full} full nodes have only {} standbys: no commit could ever be acknowledged",
-            full - 1
-        ),
+    let text = match full {
+        0 => "peers has no full node, so there is no PostgreSQL",
         _ => return,
     };
     draft.problem_with("sync.standbys", text);

@@ -58,3 +58,13 @@ pub fn parse(text: &str, file: &str, environment: &BTreeMap<String, String>) -> 
     }
     draft.finish(file)
 }
+
+/// Why `text` can name no node.
+pub fn check_name(text: &str) -> Result<(), String> {
+    value::name(text)
+}
+
+/// Why `text` is no `host:port`.
+pub fn check_address(text: &str) -> Result<(), String> {
+    value::split_address(text).map(drop)
+}

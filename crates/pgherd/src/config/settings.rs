@@ -279,8 +279,9 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Integer { min: 0, max: 4, unit: "standbys" },
         Default::Value("1"),
         "1",
-        "How many standbys must have flushed a commit before it is acknowledged. 0 with several full nodes is \
-         asynchronous replication: a takeover may lose the last commits (maximum_lag_on_failover).",
+        "How many standbys must have flushed a commit before it is acknowledged; never more than the cluster has, so that \
+         a node that is alone acknowledges alone. 0 with several full nodes is asynchronous replication: a takeover may \
+         lose the last commits (maximum_lag_on_failover).",
     ),
     setting(
         "sync.on_last_standby_lost",

@@ -175,10 +175,6 @@ fn wrong_types_and_values_are_refused() {
             "F:15:24: sync.on_last_standby_lost: expected \"block\" or \"degrade\", found \"ignore\"",
         ),
         (
-            "[sync]\nstandbys = 2\n",
-            "F:15:12: sync.standbys is 2, but 2 full nodes have only 1 standbys: no commit could ever be acknowledged",
-        ),
-        (
             "[proxy]\nqueue_max = -1\n",
             "F:15:13: proxy.queue_max: expected a whole number, 0 to 1000000 sessions, found -1",
         ),
@@ -269,14 +265,10 @@ fn names_and_peers_must_fit() {
 }
 
 #[test]
-fn a_single_node_has_no_standby() {
+fn a_single_node_may_want_a_standby() {
     let single = "cluster = \"demo\"\nnode = { name = \"n1\", dir = \"/n1\" }\n\
                   peers.n1 = { peer = \"[::1]:7432\", postgres = \"[::1]:5432\" }\n";
-    assert_eq!(
-        read_with(single, &[]).unwrap_err().to_string(),
-        "F: sync.standbys: with a single full node no commit could ever be acknowledged; \
-         set sync.standbys = 0 or add a full node to [peers]"
-    );
+    assert_eq!(read(single).sync.standbys, 1, "it waits for one as soon as there is one");
     let config = read(&format!("{single}sync.standbys = 0\n"));
     assert_eq!((config.sync.standbys, config.node.advertise.as_str()), (0, "::1"));
 }

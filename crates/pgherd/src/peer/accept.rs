@@ -118,7 +118,7 @@ async fn handshake(shared: &Shared, stream: TcpStream, address: SocketAddr) -> a
     let certified = tls::peer_name(stream.get_ref().1.peer_certificates())?;
     let (kind, payload) = frame::read(&mut stream, HELLO_BYTES_MAX).await.context("read its hello")?;
     shared.check_hello(&Hello::decode(kind, &payload)?, &certified)?;
-    ensure!(shared.peers.contains_key(&certified), "its certificate names {certified:?}, which is no peer");
+    ensure!(shared.is_peer(&certified), "its certificate names {certified:?}, which is no peer");
     ensure!(certified < shared.name, "{certified:?} does not dial this node, this node dials it");
     stream.write_all(&shared.hello().encode()).await.context("send hello")?;
     stream.flush().await.context("send hello")?;

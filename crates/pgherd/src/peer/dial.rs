@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use super::connection::{self, Complaints, Established, HANDSHAKE_DEADLINE};
 use super::frame::{self, HELLO_BYTES_MAX, Hello};
 use super::link::Shared;
-use super::tls;
+use super::{PeerAddress, tls};
 
 /// Name resolution and TCP. A peer that answers at all does so within milliseconds.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
@@ -21,10 +21,13 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(1);
 /// and at most four peers are dialled, so twenty attempts a second each at first, then two.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_millis(500);
+/// A node that was removed hears of it within moments of its return; until then it costs a packet.
+const REMOVED_BACKOFF: Duration = Duration::from_secs(5);
 /// A connection that stood this long ended for a new reason; one that did not is retried ever more slowly.
 const STABLE: Duration = Duration::from_secs(2);
 
-pub(super) async fn run(shared: Arc<Shared>, peer: String, address: String) {
+pub(super) async fn run(shared: Arc<Shared>, peer: String, at: PeerAddress) {
+    let PeerAddress { address, removed } = at;
     let mut backoff = BACKOFF_MIN;
     let mut complaints = Complaints::new();
     loop {
@@ -43,7 +46,9 @@ pub(super) async fn run(shared: Arc<Shared>, peer: String, address: String) {
             Err(error) => error,
         };
         let reason = format!("{reason:#}");
-        if let Some(suppressed) = complaints.note(&reason) {
+        if let Some(suppressed) = complaints.note(&reason)
+            && !removed
+        {
             warn!(peer, address, suppressed, "no connection to a peer: {reason}");
         }
         // Half to whole, so that nodes that start together do not stay in step.
@@ -51,7 +56,7 @@ pub(super) async fn run(shared: Arc<Shared>, peer: String, address: String) {
         if shared.unless_stopping(sleep(pause)).await.is_none() {
             return;
         }
-        backoff = (backoff * 2).min(BACKOFF_MAX);
+        backoff = if removed { REMOVED_BACKOFF } else { (backoff * 2).min(BACKOFF_MAX) };
     }
 }
 

@@ -9,13 +9,13 @@ use anyhow::{Context, bail, ensure};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tracing::{debug, warn};
 
 use super::frame::{Hello, PAYLOAD_BYTES_MAX, VERSION};
 use super::outbox::Outbox;
-use super::{Channel, Incoming, PeerConfig, accept, dial, tls};
+use super::{Channel, Incoming, PeerAddress, PeerConfig, accept, dial, tls};
 
 /// For writing what is queued when the node stops, so that its last announcement gets out. Peers on a network that
 /// works take a few milliseconds; the others are not waited for.
@@ -24,8 +24,15 @@ const SHUTDOWN_DEADLINE: Duration = Duration::from_millis(500);
 /// The connections to all peers. Dropping it ends them at once.
 pub struct Link {
     pub(super) shared: Arc<Shared>,
-    tasks: tokio::sync::Mutex<JoinSet<()>>,
+    tasks: tokio::sync::Mutex<Tasks>,
     local_address: SocketAddr,
+}
+
+#[derive(Default)]
+struct Tasks {
+    running: JoinSet<()>,
+    /// Who is dialled, where, and the task that does it.
+    dialling: BTreeMap<String, (PeerAddress, AbortHandle)>,
 }
 
 impl Link {
@@ -46,31 +53,36 @@ impl Link {
         config: PeerConfig,
         incoming: mpsc::Sender<Incoming>,
     ) -> anyhow::Result<Arc<Link>> {
-        let PeerConfig { cluster, name, mut peers, identity, .. } = config;
+        let PeerConfig { cluster, name, peers, identity, .. } = config;
         ensure!(
             identity.name() == name,
             "the certificate of this node names {:?}, but the node is {name:?}; issue one for {name:?} or correct node.name",
             identity.name()
         );
-        peers.remove(&name);
         let local_address = listener.local_addr().context("read the address listened on")?;
         let shared = Arc::new(Shared {
             connector: tls::connector(&identity)?,
             acceptor: tls::acceptor(&identity)?,
             cluster,
             name,
-            peers,
+            peers: Mutex::default(),
             incoming,
             connections: Mutex::default(),
             connected: watch::Sender::default(),
             stopping: watch::Sender::new(false),
         });
-        let mut tasks = JoinSet::new();
-        tasks.spawn(accept::run(shared.clone(), listener));
-        for (peer, address) in shared.peers.range(shared.name.clone()..) {
-            tasks.spawn(dial::run(shared.clone(), peer.clone(), address.clone()));
-        }
+        let mut tasks = Tasks::default();
+        tasks.running.spawn(accept::run(shared.clone(), listener));
+        tasks.dial(&shared, peers);
         Ok(Arc::new(Link { shared, tasks: tokio::sync::Mutex::new(tasks), local_address }))
+    }
+
+    /// From now on exactly these are peers. The connection to one that is no peer any more, or has another address, is
+    /// closed; those of the others are left alone.
+    pub async fn set_peers(&self, peers: BTreeMap<String, PeerAddress>) {
+        let mut tasks = self.tasks.lock().await;
+        while tasks.running.try_join_next().is_some() {}
+        tasks.dial(&self.shared, peers);
     }
 
     /// Hands a message over to be sent to peer `to`. Never waits. False when it was dropped at once: `to` is no
@@ -106,10 +118,33 @@ impl Link {
             connection.outbox.drain();
         }
         let mut tasks = self.tasks.lock().await;
-        let ended = async { while tasks.join_next().await.is_some() {} };
+        let ended = async { while tasks.running.join_next().await.is_some() {} };
         if tokio::time::timeout(SHUTDOWN_DEADLINE, ended).await.is_err() {
             debug!("not everything queued for the peers could be written in time");
-            tasks.shutdown().await;
+            tasks.running.shutdown().await;
+        }
+    }
+}
+
+impl Tasks {
+    /// Makes `peers` those that connections are taken from and kept to.
+    fn dial(&mut self, shared: &Arc<Shared>, mut peers: BTreeMap<String, PeerAddress>) {
+        peers.remove(&shared.name);
+        let before = shared.replace_peers(peers.clone());
+        for (peer, address) in &before {
+            if peers.get(peer) == Some(address) {
+                continue;
+            }
+            if let Some((_, task)) = self.dialling.remove(peer) {
+                task.abort();
+            }
+            shared.disconnect(peer);
+        }
+        for (peer, address) in peers.range(shared.name.clone()..) {
+            if !self.dialling.contains_key(peer) {
+                let task = self.running.spawn(dial::run(shared.clone(), peer.clone(), address.clone()));
+                self.dialling.insert(peer.clone(), (address.clone(), task));
+            }
         }
     }
 }
@@ -118,8 +153,8 @@ impl Link {
 pub(super) struct Shared {
     pub cluster: String,
     pub name: String,
-    /// Addresses of the others.
-    pub peers: BTreeMap<String, String>,
+    /// The others.
+    peers: Mutex<BTreeMap<String, PeerAddress>>,
     pub connector: TlsConnector,
     pub acceptor: TlsAcceptor,
     pub incoming: mpsc::Sender<Incoming>,
@@ -152,6 +187,25 @@ impl Shared {
             bail!("it claims to be {:?}, its certificate names {certified:?}", hello.name);
         }
         Ok(())
+    }
+
+    pub fn is_peer(&self, name: &str) -> bool {
+        self.peers().contains_key(name)
+    }
+
+    fn peers(&self) -> MutexGuard<'_, BTreeMap<String, PeerAddress>> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replace_peers(&self, peers: BTreeMap<String, PeerAddress>) -> BTreeMap<String, PeerAddress> {
+        std::mem::replace(&mut *self.peers(), peers)
+    }
+
+    /// What is queued for it is still written; its task ends by itself.
+    fn disconnect(&self, peer: &str) {
+        if let Some(connection) = self.connections().get(peer) {
+            connection.outbox.drain();
+        }
     }
 
     /// Makes a new connection the one in use and closes the one it replaces.

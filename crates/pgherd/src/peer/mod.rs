@@ -15,7 +15,7 @@
 //! - *Sending never waits* ([`outbox`]).
 //!
 //! Invariant: [`Incoming::from`] is the name in the certificate with which the connection was opened, and it is
-//! one of [`PeerConfig::peers`].
+//! one of the peers of that moment.
 
 mod accept;
 pub mod certificates;
@@ -55,6 +55,21 @@ pub struct Incoming {
     pub payload: Bytes,
 }
 
+/// Where a peer is, and how eagerly it is sought.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PeerAddress {
+    /// `host:port`.
+    pub address: String,
+    /// It was removed from the cluster and is sought only now and then, to be told.
+    pub removed: bool,
+}
+
+impl PeerAddress {
+    pub fn of(address: impl Into<String>) -> PeerAddress {
+        PeerAddress { address: address.into(), removed: false }
+    }
+}
+
 /// What a [`Link`] needs to know.
 #[derive(Clone, Debug)]
 pub struct PeerConfig {
@@ -64,7 +79,7 @@ pub struct PeerConfig {
     pub name: String,
     /// `host:port` to listen on.
     pub listen: String,
-    /// All nodes' peer addresses (`host:port`) by name; this node's own may be among them.
-    pub peers: BTreeMap<String, String>,
+    /// The nodes to talk to at first, by name; this node's own may be among them. See [`Link::set_peers`].
+    pub peers: BTreeMap<String, PeerAddress>,
     pub identity: Identity,
 }

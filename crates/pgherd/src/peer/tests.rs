@@ -18,7 +18,7 @@ use super::accept::HANDSHAKES_MAX;
 use super::certificates::{create_authority, issue};
 use super::connection::{HANDSHAKE_DEADLINE, PEER_SILENT_MAX, configure};
 use super::frame::{self, Hello, VERSION};
-use super::{Channel, Identity, Incoming, Link, PAYLOAD_BYTES_MAX, PeerConfig, dial, tls};
+use super::{Channel, Identity, Incoming, Link, PAYLOAD_BYTES_MAX, PeerAddress, PeerConfig, dial, tls};
 
 /// Generous: the machine may be running everything else at once.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -69,11 +69,15 @@ fn start(authority: &Authority, name: &str, listener: TcpListener, peers: &BTree
         cluster: "demo".into(),
         name: name.into(),
         listen: String::new(),
-        peers: peers.clone(),
+        peers: peer_addresses(peers),
         identity: authority.identity(name),
     };
     let (sender, incoming) = mpsc::channel(64);
     Node { link: Link::start_on(listener, config, sender).unwrap(), incoming }
+}
+
+fn peer_addresses(peers: &BTreeMap<String, String>) -> BTreeMap<String, PeerAddress> {
+    peers.iter().map(|(name, address)| (name.clone(), PeerAddress::of(address))).collect()
 }
 
 async fn cluster(names: &[&str]) -> (Authority, Vec<Node>, BTreeMap<String, String>) {
@@ -427,4 +431,40 @@ impl rustls::client::danger::ServerCertVerifier for TrustAnyone {
     fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
         self.0.signature_verification_algorithms.supported_schemes()
     }
+}
+
+/// Peers come and go while the link runs: others' connections do not notice.
+#[tokio::test]
+async fn peers_are_added_removed_and_moved() {
+    let (authority, nodes, mut addresses) = cluster(&["n1", "n2"]).await;
+    for (node, other) in [(&nodes[0], "n2"), (&nodes[1], "n1")] {
+        node.connected_to(&[other]).await;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    addresses.insert("n0".to_owned(), "127.0.0.1:1".to_owned());
+    addresses.insert("n3".to_owned(), listener.local_addr().unwrap().to_string());
+    let n3 = start(&authority, "n3", listener, &addresses);
+    for node in &nodes {
+        node.link.set_peers(peer_addresses(&addresses)).await;
+    }
+    n3.connected_to(&["n1", "n2"]).await;
+    nodes[0].connected_to(&["n2", "n3"]).await;
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    addresses.insert("n3".to_owned(), listener.local_addr().unwrap().to_string());
+    n3.link.shutdown().await;
+    let moved = start(&authority, "n3", listener, &addresses);
+    for node in &nodes {
+        node.link.set_peers(peer_addresses(&addresses)).await;
+    }
+    moved.connected_to(&["n1", "n2"]).await;
+
+    addresses.remove("n3");
+    for node in &nodes {
+        node.link.set_peers(peer_addresses(&addresses)).await;
+    }
+    moved.connected_to(&[]).await;
+    nodes[1].connected_to(&["n1"]).await;
+    let refused = dial::establish(&moved.link.shared, "n1", &addresses["n1"]).await;
+    assert!(refused.is_err(), "it is no peer any more");
 }

@@ -25,7 +25,7 @@ use serde_json::Value;
 use thiserror::Error;
 
 pub use memory::MemoryStore;
-pub use raft::{RaftConfig, RaftStore};
+pub use raft::{RaftConfig, RaftStore, SeatReport, Standing};
 
 /// The revision at which a key was last written; 0 means that the key is absent. It grows with each change of the
 /// key, also across a delete, so a version that once matched never matches a different value.
@@ -42,6 +42,9 @@ pub const LEASE_TTL_MIN: Duration = Duration::from_millis(100);
 
 /// The longest lease; more is a unit mistake.
 pub const LEASE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// The record of the cluster's members. The embedded store reads its nodes' names: they are its voters.
+pub const MEMBERS: &str = "/members";
 
 /// Names a lease; given by [`Store::grant_lease`], never used twice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -10,10 +10,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Change, Entry, LeaseId, STATE_BYTES_MAX, StoreError, Transaction, Version};
+use super::{Change, Entry, LeaseId, MEMBERS, STATE_BYTES_MAX, StoreError, Transaction, Version};
 
 /// Leases held at once. A node holds a few; 4,096 × 60 bytes keep a snapshot small when somebody leaks them.
 const LEASES_MAX: usize = 4096;
+
+/// Seats that were removed and are remembered, so that they can be told: far more than a cluster has nodes.
+const DEPARTED_MAX: usize = 64;
+
+/// A store directory that takes part in Raft: the node, and which of its directories.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Seat {
+    pub name: String,
+    pub incarnation: u64,
+}
 
 /// Who proposed a command. `incarnation` grows at each start of the proposer, `sequence` with each command, and
 /// nothing below `floor` is still waited for by the proposer, so later copies of those are dead.
@@ -86,6 +96,12 @@ pub(super) struct State {
     cells: BTreeMap<String, Cell>,
     leases: BTreeMap<LeaseId, Lease>,
     sessions: BTreeMap<u64, Session>,
+    /// By Raft id, voters and learners.
+    #[serde(default)]
+    seats: BTreeMap<u64, Seat>,
+    /// Ids that were removed, oldest first.
+    #[serde(default)]
+    departed: Vec<u64>,
     revision: u64,
     last_lease: u64,
     bytes: usize,
@@ -151,6 +167,43 @@ impl State {
         &self.leases
     }
 
+    /// The first state of a store: one seat, and the record of members.
+    pub fn founded(id: u64, seat: Seat, members: Value) -> State {
+        let bytes = cell_bytes(MEMBERS, &members);
+        let cell = Cell { value: members, version: 1, lease: None, bytes };
+        State {
+            cells: [(MEMBERS.to_owned(), cell)].into(),
+            seats: [(id, seat)].into(),
+            revision: 1,
+            bytes,
+            ..State::default()
+        }
+    }
+
+    pub fn seats(&self) -> &BTreeMap<u64, Seat> {
+        &self.seats
+    }
+
+    pub fn has_departed(&self, id: u64) -> bool {
+        self.departed.contains(&id)
+    }
+
+    pub fn seat_added(&mut self, id: u64, seat: Seat) {
+        self.seats.insert(id, seat);
+    }
+
+    /// With the seat goes what its commands have left behind.
+    pub fn seat_removed(&mut self, id: u64) {
+        if self.seats.remove(&id).is_none() {
+            return;
+        }
+        self.sessions.remove(&id);
+        if self.departed.len() == DEPARTED_MAX {
+            self.departed.remove(0);
+        }
+        self.departed.push(id);
+    }
+
     /// Whether the command has had its chance: it, or a later command that gave it up, was applied.
     pub fn is_settled(&self, node: u64, incarnation: u64, sequence: u64) -> bool {
         self.sessions.get(&node).is_some_and(|session| {
@@ -162,7 +215,8 @@ impl State {
 
     /// Notes the command as applied; false if it was, or if its proposer has given it up or is gone.
     fn admit(&mut self, id: CommandId) -> bool {
-        if self.is_settled(id.node, id.incarnation, id.sequence) {
+        // A command of a removed seat that was under way meets no session; it must not be taken for a new one.
+        if self.has_departed(id.node) || self.is_settled(id.node, id.incarnation, id.sequence) {
             return false;
         }
         let session = self.sessions.entry(id.node).or_default();

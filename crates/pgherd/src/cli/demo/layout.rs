@@ -150,6 +150,36 @@ impl Layout {
         Ok(())
     }
 
+    /// The node that comes after those that are there.
+    pub fn next_node(&self) -> Result<DemoNode, Failure> {
+        let number = |node: &DemoNode| node.name.strip_prefix('n').and_then(|text| text.parse::<u16>().ok());
+        let taken: Vec<u16> = self.nodes.iter().filter_map(number).collect();
+        let base = self.nodes.iter().filter_map(|node| {
+            node.ports.postgres.checked_sub(PORTS_PER_NODE.checked_mul(number(node)?.checked_sub(1)?)?)
+        });
+        let base = base.min().unwrap_or(BASE_PORT_DEFAULT);
+        let index = (0..u16::MAX).find(|index| !taken.contains(&(index + 1))).unwrap_or(u16::MAX);
+        if u32::from(base) + u32::from(PORTS_PER_NODE) * (u32::from(index) + 1) > u32::from(u16::MAX) {
+            return Err(Failure::new(Exit::Usage, "the ports of another node would be above 65535")
+                .next("pgherd demo --dir DIR --base-port 17000"));
+        }
+        Ok(node(&self.dir, index, base))
+    }
+
+    pub fn make_node_dir(&self, node: &DemoNode) -> Result<(), Failure> {
+        make_dir(&node.dir).map_err(|error| {
+            Failure::new(Exit::Precondition, format!("{} cannot be made", node.dir.display())).why(error)
+        })
+    }
+
+    /// Writes the configuration of a node that joins; its peers are all that are there.
+    pub fn write_config(&self, node: &DemoNode) -> Result<(), Failure> {
+        fs::write(node.config(), demo_node(self, node)).map_err(|error| {
+            Failure::new(Exit::Precondition, format!("{} cannot be written", node.config().display()))
+                .why(error)
+        })
+    }
+
     /// Root's PostgreSQL runs as the user postgres, who must be able to pass every directory on the way.
     fn check_reachable(&self) -> Result<(), Failure> {
         let own = rustix::process::geteuid().as_raw();
@@ -256,7 +286,7 @@ listen = "127.0.0.1"
 port = {peer}
 
 [sync]
-standbys = {standbys}
+standbys = 1
 {peers}"#,
         name = node.name,
         config = node.config().display(),
@@ -267,8 +297,6 @@ standbys = {standbys}
         auto = ports.auto,
         http = ports.http,
         peer = ports.peer,
-        // A node that is alone has nobody to confirm its commits.
-        standbys = usize::from(layout.nodes.len() > 1),
     )
 }
 
@@ -320,18 +348,5 @@ mod tests {
     fn ports_beyond_the_last_are_a_usage_error() {
         let failure = Layout::plan(Path::new("/nonexistent/x"), Some(9), Some(65_500)).unwrap_err();
         assert_eq!(failure.exit, Exit::Usage);
-    }
-}
-#[cfg(test)]
-mod scratch {
-    use super::*;
-    #[test]
-    fn scratch_parses() {
-        let plan = Layout::plan(Path::new("/tmp/nothing-here"), None, None).unwrap();
-        let c = crate::config::parse(&demo_node(&plan, &plan.nodes[1]), "x", &Default::default());
-        match c {
-            Ok(c) => println!("OK {c:?}"),
-            Err(e) => panic!("{e}"),
-        }
     }
 }

@@ -8,6 +8,7 @@
 mod announce;
 mod certificates;
 mod layout;
+mod members;
 mod start;
 mod stop;
 
@@ -48,12 +49,25 @@ pub struct DemoArgs {
     /// Stop a detached demo
     #[arg(long, conflicts_with_all = ["detach", "prepare", "nodes", "base_port"])]
     stop: bool,
+    /// Add a node to a running demo
+    #[arg(long, conflicts_with_all = ["detach", "prepare", "nodes", "base_port", "stop"])]
+    add_node: bool,
+    /// Take a node out of a running demo; its files stay
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["detach", "prepare", "nodes", "base_port", "stop", "add_node"])]
+    remove_node: Option<String>,
 }
 
 pub fn demo(args: &DemoArgs) -> Result<(), Failure> {
     let dir = std::path::absolute(args.dir.clone().unwrap_or_else(layout::default_dir))?;
     if args.stop {
         return stop_detached(&dir);
+    }
+    if args.add_node || args.remove_node.is_some() {
+        let layout = existing(&dir)?;
+        return match &args.remove_node {
+            Some(name) => members::remove(&layout, name),
+            None => members::add(&layout),
+        };
     }
     let layout = Layout::plan(&dir, args.nodes, args.base_port)?;
     refuse_running(&layout)?;
@@ -71,15 +85,22 @@ pub fn demo(args: &DemoArgs) -> Result<(), Failure> {
 }
 
 fn stop_detached(dir: &Path) -> Result<(), Failure> {
-    if Layout::read(dir)?.nodes.is_empty() {
-        return Err(Failure::new(Exit::Configuration, format!("there is no demo in {}", dir.display()))
-            .next("pgherd demo --stop --dir DIR with the directory of the demo"));
-    }
+    existing(dir)?;
     let stopped = stop::stop(dir)?;
     print(&match (stopped.agents, stopped.servers) {
         (0, 0) => "nothing was running\n".to_owned(),
         (agents, servers) => format!("stopped {agents} nodes and {servers} PostgreSQL servers\n"),
     })
+}
+
+/// The demo in `dir`, which must be there.
+fn existing(dir: &Path) -> Result<Layout, Failure> {
+    let layout = Layout::read(dir)?;
+    if layout.nodes.is_empty() {
+        return Err(Failure::new(Exit::Configuration, format!("there is no demo in {}", dir.display()))
+            .next("name the directory of the demo with --dir DIR"));
+    }
+    Ok(layout)
 }
 
 fn refuse_running(layout: &Layout) -> Result<(), Failure> {

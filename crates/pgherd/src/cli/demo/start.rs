@@ -48,6 +48,17 @@ fn another_base(layout: &Layout) -> u16 {
     if base < 50_000 { base + 1_000 } else { super::layout::BASE_PORT_DEFAULT }
 }
 
+/// The ports of a node that joins are free.
+pub fn check_node_ports(layout: &Layout, node: &DemoNode) -> Result<(), Failure> {
+    let next = format!("end who uses it, then pgherd demo --add-node --dir {}", layout.dir.display());
+    node.ports.all().into_iter().try_for_each(|port| ports::check_free(port, &next))
+}
+
+/// Starts a node that nobody waits for; `pgherd demo --stop` ends it.
+pub fn spawn_detached(node: &DemoNode) -> Result<(), Failure> {
+    spawn_one(&std::env::current_exe()?, node).map(drop)
+}
+
 /// Starts every node's daemon; what was started is in `daemons` also when a later one fails.
 pub fn spawn(program: &Path, layout: &Layout, daemons: &mut Vec<Daemon>) -> Result<(), Failure> {
     for node in &layout.nodes {

@@ -80,14 +80,14 @@ fn stop_servers(dir: &Path) -> usize {
 
 /// Every postmaster in `dir` with its data directory, whatever that is called: a copy under way has another name.
 fn postmasters(dir: &Path) -> Vec<(i32, PathBuf)> {
-    let Ok(nodes) = std::fs::read_dir(dir) else { return Vec::new() };
-    nodes
-        .filter_map(Result::ok)
-        .filter_map(|node| std::fs::read_dir(node.path()).ok())
-        .flat_map(|entries| entries.filter_map(Result::ok))
-        .map(|entry| entry.path())
-        .filter_map(|data| Some((processes::postmaster(&data)?.pid, data)))
-        .collect()
+    let below = |dir: &Path| -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(dir).into_iter().flatten();
+        entries.filter_map(Result::ok).map(|entry| entry.path()).collect()
+    };
+    // In a demo's directory they are two levels down, in a node's one.
+    let nodes = below(dir);
+    let data = nodes.iter().flat_map(|node| below(node)).collect::<Vec<_>>();
+    nodes.into_iter().chain(data).filter_map(|data| Some((processes::postmaster(&data)?.pid, data))).collect()
 }
 
 fn signal_all(targets: &[Process], signal: Signal) {

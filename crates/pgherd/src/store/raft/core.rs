@@ -6,8 +6,10 @@
 //! Invariant: a message that speaks of a vote, a term or an entry leaves only after that is durable. (A leader's own
 //! appends may overtake its own fsync; its own copy then does not count until it is durable.)
 
-use anyhow::{Context, Result, bail};
-use raft::eraftpb::{Entry, HardState, Message, MessageType, Snapshot};
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use raft::eraftpb::{ConfChange, ConfState, Entry, HardState, Message, MessageType, Snapshot};
 use raft::{Config, RawNode, ReadOnlyOption, ReadState, Ready, SnapshotStatus, StateRole};
 
 use super::log::Log;
@@ -59,6 +61,16 @@ pub(super) struct Standing {
     pub leads: bool,
 }
 
+/// A leader counts on entries that this directory does not have: it has lost them. It may also have forgotten a vote.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the store directory ends at entry {last}, but it had confirmed entry {confirmed}: it was replaced, restored or damaged"
+)]
+pub(super) struct Forgotten {
+    last: u64,
+    confirmed: u64,
+}
+
 impl Core {
     /// The state machine must stand at the log's snapshot (index 0 without one).
     pub fn new(id: u64, log: Log, timing: Timing) -> Result<Self> {
@@ -75,7 +87,7 @@ impl Core {
             read_only_option: ReadOnlyOption::Safe,
             ..Config::default()
         };
-        let alone = log.voters.len() == 1;
+        let alone = log.conf_state().voters == [id];
         let logger = slog::Logger::root(slog::Discard, slog::o!());
         let mut node = RawNode::new(&config, log, &logger).context("start Raft")?;
         if alone {
@@ -89,20 +101,15 @@ impl Core {
         self.node.tick();
     }
 
-    /// Takes a message that has passed `decode_frame`. An error means that this node must stop.
+    /// Takes a message that has passed `frame::decode`. An error means that this directory must not go on.
     pub fn step(&mut self, message: Message) -> Result<()> {
-        // A leader tells a follower to commit only what that follower has confirmed. One that does not have it has
-        // lost its disk's content; it may also have forgotten a vote, so it must not go on (raft-rs would panic).
+        // A leader tells a follower to commit only what that follower has confirmed (raft-rs would panic).
         let last = self.node.raft.raft_log.last_index();
         if message.get_msg_type() == MessageType::MsgHeartbeat
             && message.term >= self.node.raft.term
             && message.commit > last
         {
-            bail!(
-                "this node's store ends at entry {last}, but it had confirmed entry {}: the directory was replaced, \
-                 restored or damaged; put the original back, or give the node a new name and directory",
-                message.commit
-            );
+            return Err(Forgotten { last, confirmed: message.commit }.into());
         }
         // What raft-rs refuses (unknown peer, dropped proposal) is like a lost message.
         let _ = self.node.step(message);
@@ -112,6 +119,38 @@ impl Core {
     /// False: it was dropped here, for sure.
     pub fn propose(&mut self, data: Vec<u8>) -> bool {
         self.node.propose(Vec::new(), data).is_ok()
+    }
+
+    /// Proposes a change of one seat; false: dropped here. Raft drops it, too, while an earlier one is not applied.
+    pub fn propose_change(&mut self, change: ConfChange) -> bool {
+        !self.node.raft.has_pending_conf() && self.node.propose_conf_change(Vec::new(), change).is_ok()
+    }
+
+    /// Lets a committed change count from now on. The caller makes it durable before anything else leaves this node.
+    pub fn apply_change(&mut self, change: &ConfChange) -> Result<()> {
+        self.node.apply_conf_change(change).context("apply a change of seats").map(drop)
+    }
+
+    /// Who votes and who learns, as applied.
+    pub fn conf_state(&self) -> ConfState {
+        self.node.raft.prs().conf().to_conf_state()
+    }
+
+    pub fn voters(&self) -> BTreeSet<u64> {
+        self.conf_state().voters.into_iter().collect()
+    }
+
+    /// Up to where each seat is known to have the log; of use on the leader only.
+    pub fn matched(&self) -> BTreeMap<u64, u64> {
+        self.node.raft.prs().iter().map(|(id, progress)| (*id, progress.matched)).collect()
+    }
+
+    pub fn committed(&self) -> u64 {
+        self.node.raft.raft_log.committed
+    }
+
+    pub fn transfer_leader(&mut self, to: u64) {
+        self.node.transfer_leader(to);
     }
 
     /// May be lost without notice, so the caller asks again under a new context.

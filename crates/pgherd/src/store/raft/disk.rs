@@ -1,69 +1,98 @@
 //! The store file: log, hard state, snapshot and identity in one redb database.
 //!
+//! Seats are changed with a snapshot: who votes is what the last snapshot says, and a change counts only once the snapshot
+//! that has it is durable. Each write is numbered; the number is what others remember the directory by (`door.rs`).
+//!
 //! Every write is one transaction, committed in two phases and fsynced before it returns, so a crash (also in the
 //! middle of a sector) leaves the state before or after it. Every record carries its own checksum besides redb's, and
 //! what is read at start must add up; a file that does not is refused, never repaired by forgetting.
 //!
 //! Invariant: what [`Disk::persist`] has answered is there at every later open, or the open fails.
 
+use std::collections::BTreeMap;
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::ErrorKind;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState, Snapshot};
-use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{
+    Database, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction,
+};
 
+use super::door::Mark;
 use super::identity::Identity;
 use super::log::Log;
+use crate::store::state::Seat;
 
 const LOG: TableDefinition<u64, &[u8]> = TableDefinition::new("log");
 const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// Meaning of tables and records; a file with another number is refused.
-const FORMAT: u64 = 1;
+const FORMAT: u64 = 2;
 const FILE: &str = "store.redb";
 /// Where the file grows up: it gets its name when it is whole.
 const FILE_NEW: &str = "store.redb.new";
 /// Says that a store file was here, so that its loss is not taken for a first start.
 const MARKER: &str = "store.id";
+/// Files put aside; each is a directory that lost its memory, which an operator should look at.
+const ASIDE_MAX: usize = 100;
 /// Pages that redb caches. The log is read once, at start; the rest is a few pages per commit.
 const CACHE_BYTES: usize = 8 << 20;
 
+/// The disk has no room. What was to be written is not there, what was there still is; the file may be opened again.
+#[derive(Debug, thiserror::Error)]
+#[error("no room for the store's log in its directory: {0}")]
+pub(super) struct Full(String);
+
 pub(super) struct Disk {
     database: Database,
+    generation: u64,
+    marks: BTreeMap<u64, Mark>,
 }
 
 /// What the file held at start.
 pub(super) struct Loaded {
     pub disk: Disk,
     pub log: Log,
+    pub seat: Seat,
+    /// The store that the seat is in; `None` before there is one.
+    pub store: Option<u64>,
+    /// Neither this directory nor an earlier one of this node has been part of a store.
+    pub first_start: bool,
+    /// The seat was removed and its node is no member.
+    pub removed: bool,
     /// Grows by one with each open: it tells this process's commands from those of earlier ones.
-    pub incarnation: u64,
+    pub boot: u64,
+    /// Writes that the file held when it was opened.
+    pub start: u64,
+    pub marks: BTreeMap<u64, Mark>,
 }
 
 impl Disk {
-    /// Opens the node's store, or founds it in a directory that has never held one.
+    /// Opens the node's store. Where none is, an empty one is made under a new seat, which has never voted.
     pub fn open(dir: &Path, identity: &Identity) -> Result<Loaded> {
         make_private_dir(dir)?;
         let path = dir.join(FILE);
         let marker = dir.join(MARKER);
         if !path.try_exists().with_context(|| format!("look for {}", path.display()))? {
-            ensure!(
-                !marker.exists(),
-                "{} is gone, but {} says that this node has voted with it; put the file back, or give the node a \
-                 new name and directory (starting empty could undo what the cluster agreed on)",
-                path.display(),
-                marker.display()
-            );
-            found(dir, identity)?;
+            let first_start = !marker.exists();
+            if !first_start {
+                tracing::warn!(
+                    "{} is gone, though this node had one: it starts empty, under a new seat, and learns from the others",
+                    path.display()
+                );
+            }
+            create(dir, identity, first_start)?;
         }
         let loaded = guarded(|| {
-            let database = builder().open(&path)?;
+            let database = open_database(&path)?;
             Self::load(database, identity)
         })
+        .map_err(|error| if is_full(&error) { Full(format!("{error:#}")).into() } else { error })
         .with_context(|| format!("open the store {}", path.display()))?;
         if !marker.exists() {
             write_marker(dir, identity)?;
@@ -71,40 +100,60 @@ impl Disk {
         Ok(loaded)
     }
 
+    /// Puts the file aside, whole, so that the next open makes a new one. Returns where it is.
+    pub fn set_aside(dir: &Path) -> Result<PathBuf> {
+        for number in 1..=ASIDE_MAX {
+            let aside = dir.join(format!("{FILE}.aside-{number}"));
+            if !aside.exists() {
+                fs::rename(dir.join(FILE), &aside).with_context(|| format!("move to {}", aside.display()))?;
+                sync_dir(dir)?;
+                return Ok(aside);
+            }
+        }
+        bail!("{ASIDE_MAX} files are put aside in {} already; remove those that nobody needs", dir.display())
+    }
+
     /// Writes the first records into an empty database.
-    pub fn init(database: &Database, identity: &Identity) -> Result<()> {
+    pub fn init(database: &Database, identity: &Identity, first_start: bool) -> Result<()> {
         let transaction = begin(database)?;
         {
             let mut meta = transaction.open_table(META)?;
-            meta.insert("format", seal(&FORMAT.to_be_bytes()).as_slice())?;
+            let number = |number: u64| seal(&number.to_be_bytes());
+            meta.insert("format", number(FORMAT).as_slice())?;
             meta.insert("identity", seal(&serde_json::to_vec(identity)?).as_slice())?;
-            meta.insert("incarnation", seal(&0_u64.to_be_bytes()).as_slice())?;
+            meta.insert("incarnation", number(Seat::fresh(&identity.name).incarnation).as_slice())?;
+            meta.insert("first_start", number(first_start.into()).as_slice())?;
+            meta.insert("boot", number(0).as_slice())?;
+            meta.insert("generation", number(0).as_slice())?;
             transaction.open_table(LOG)?;
         }
         transaction.commit()?;
         Ok(())
     }
 
-    /// Reads everything, checks that it adds up, and counts the incarnation.
+    /// Reads everything, checks that it adds up, and counts the boot.
     pub fn load(mut database: Database, identity: &Identity) -> Result<Loaded> {
         ensure!(
             database.check_integrity()?,
-            "the file is damaged; put back a copy of it made while the node was stopped, or give the node a new name"
+            "the file is damaged; move it out of the way, and the node comes back under a new seat and learns from the \
+             others (this needs a majority of them)"
         );
-        let (log, incarnation) = {
-            let transaction = database.begin_read()?;
+        let mut disk = Self { database, generation: 0, marks: BTreeMap::new() };
+        let loaded = {
+            let transaction = disk.database.begin_read()?;
             let meta = transaction.open_table(META)?;
             let get = |key: &str| -> Result<Option<Vec<u8>>> {
                 meta.get(key)?.map(|record| unseal(key, record.value()).map(<[u8]>::to_vec)).transpose()
             };
             let must = |key: &str| get(key)?.ok_or_else(|| anyhow!("the record {key:?} is missing"));
-            let format = number(&must("format")?)?;
+            let must_number = |key: &str| number(&must(key)?);
+            let format = must_number("format")?;
             ensure!(
                 format == FORMAT,
                 "the file has format {format}, this pgherd reads {FORMAT}; use the pgherd that wrote it"
             );
             identity.check_same(&serde_json::from_slice(&must("identity")?).context("read the identity")?)?;
-            let mut log = Log { voters: identity.ids()?.into_keys().collect(), ..Log::default() };
+            let mut log = Log::default();
             if let Some(bytes) = get("hard_state")? {
                 log.hard_state = HardState::parse_from_bytes(&bytes).context("read the hard state")?;
             }
@@ -127,17 +176,63 @@ impl Disk {
                 );
                 log.entries.push_back(entry);
             }
-            (log, number(&must("incarnation")?)? + 1)
+            let marks = get("marks")?.map(|bytes| serde_json::from_slice(&bytes)).transpose();
+            let (boot, start) = (must_number("boot")? + 1, must_number("generation")?);
+            let seat = Seat { name: identity.name.clone(), incarnation: must_number("incarnation")? };
+            let store = get("store")?.map(|bytes| number(&bytes)).transpose()?;
+            let (first_start, removed) = (must_number("first_start")? == 1, get("removed")?.is_some());
+            let marks: BTreeMap<u64, Mark> = marks.context("read the marks")?.unwrap_or_default();
+            check_log(&log)?;
+            (log, seat, store, first_start, removed, boot, start, marks)
         };
-        check_log(&log)?;
-        let disk = Self { database };
-        disk.write(|transaction| put(transaction, "incarnation", &incarnation.to_be_bytes()))?;
-        Ok(Loaded { disk, log, incarnation })
+        let (log, seat, store, first_start, removed, boot, start, marks) = loaded;
+        (disk.generation, disk.marks) = (start, marks.clone());
+        disk.write(|transaction| put(transaction, "boot", &boot.to_be_bytes()))?;
+        Ok(Loaded { disk, log, seat, store, first_start, removed, boot, start, marks })
+    }
+
+    /// How many writes are durable.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What is heard of others goes to disk with the next write.
+    pub fn keep_marks(&mut self, marks: &BTreeMap<u64, Mark>) {
+        self.marks.clone_from(marks);
+    }
+
+    /// From now on the seat belongs to `store`.
+    pub fn join(&mut self, store: u64) -> Result<()> {
+        self.write(|transaction| join(transaction, store))
+    }
+
+    /// The first records of a new store: its first state, as a snapshot at entry 1 of term 1.
+    pub fn found(&mut self, store: u64, snapshot: &Snapshot, hard_state: &HardState) -> Result<()> {
+        self.write(|transaction| {
+            join(transaction, store)?;
+            put(
+                transaction,
+                "compacted",
+                &pair(snapshot.get_metadata().index, snapshot.get_metadata().term),
+            )?;
+            put(transaction, "snapshot", &snapshot.write_to_bytes()?)?;
+            put(transaction, "hard_state", &hard_state.write_to_bytes()?)
+        })
+    }
+
+    /// The seat is no more, and its node is no member.
+    pub fn note_removed(&mut self) -> Result<()> {
+        self.write(|transaction| put(transaction, "removed", b"1"))
+    }
+
+    /// Writes the marks and nothing else.
+    pub fn touch(&mut self) -> Result<()> {
+        self.write(|_| Ok(()))
     }
 
     /// Makes one turn of Raft durable, as one whole.
     pub fn persist(
-        &self,
+        &mut self,
         snapshot: Option<&Snapshot>,
         entries: &[Entry],
         hard_state: Option<&HardState>,
@@ -165,7 +260,7 @@ impl Disk {
 
     /// Keeps a snapshot of the state and drops the entries up to `index` (of `term`), which it covers.
     pub fn compact(
-        &self,
+        &mut self,
         (index, term): (u64, u64),
         snapshot: &Snapshot,
         hard_state: &HardState,
@@ -178,11 +273,56 @@ impl Disk {
         })
     }
 
-    fn write(&self, fill: impl FnOnce(&WriteTransaction) -> Result<()>) -> Result<()> {
-        let transaction = begin(&self.database)?;
-        fill(&transaction)?;
-        transaction.commit().context("write to the store file")
+    fn write(&mut self, fill: impl FnOnce(&WriteTransaction) -> Result<()>) -> Result<()> {
+        let next = self.generation + 1;
+        let marks = serde_json::to_vec(&self.marks)?;
+        let written = (|| {
+            let transaction = begin(&self.database)?;
+            fill(&transaction)?;
+            put(&transaction, "generation", &next.to_be_bytes())?;
+            put(&transaction, "marks", &marks)?;
+            transaction.commit().context("commit")
+        })();
+        written.map_err(|error| if is_full(&error) { Full(format!("{error:#}")).into() } else { error })?;
+        self.generation = next;
+        Ok(())
     }
+}
+
+/// Any other failed write may have left pages in the kernel's cache that are on no disk: only a full one is known to have
+/// changed nothing.
+fn is_full(error: &anyhow::Error) -> bool {
+    let io = |error: &StorageError| match error {
+        StorageError::Io(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
+        _ => false,
+    };
+    error.chain().any(|cause| {
+        let storage = cause.downcast_ref::<StorageError>();
+        let table = match cause.downcast_ref::<redb::TableError>() {
+            Some(redb::TableError::Storage(error)) => Some(error),
+            _ => None,
+        };
+        let commit = match cause.downcast_ref::<redb::CommitError>() {
+            Some(redb::CommitError::Storage(error)) => Some(error),
+            _ => None,
+        };
+        let begin = match cause.downcast_ref::<redb::TransactionError>() {
+            Some(redb::TransactionError::Storage(error)) => Some(error),
+            _ => None,
+        };
+        let open = match cause.downcast_ref::<redb::DatabaseError>() {
+            Some(redb::DatabaseError::Storage(error)) => Some(error),
+            _ => None,
+        };
+        let raw = cause.downcast_ref::<std::io::Error>();
+        [storage, table, commit, begin, open].into_iter().flatten().any(io)
+            || raw.is_some_and(|e| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
+    })
+}
+
+fn join(transaction: &WriteTransaction, store: u64) -> Result<()> {
+    put(transaction, "first_start", &0_u64.to_be_bytes())?;
+    put(transaction, "store", &store.to_be_bytes())
 }
 
 /// The two-phase commit costs a second fsync (0.1 ms on an SSD) and spares us the argument whether a checksum of 128
@@ -216,7 +356,7 @@ fn check_log(log: &Log) -> Result<()> {
 }
 
 /// Builds the file under another name, so that a crash on the way leaves nothing that looks like a store.
-fn found(dir: &Path, identity: &Identity) -> Result<()> {
+fn create(dir: &Path, identity: &Identity, first_start: bool) -> Result<()> {
     let new = dir.join(FILE_NEW);
     let create = || -> Result<()> {
         let file = OpenOptions::new()
@@ -229,7 +369,7 @@ fn found(dir: &Path, identity: &Identity) -> Result<()> {
             .open(&new)?;
         let handle = file.try_clone()?;
         let database = builder().create_file(file)?;
-        Disk::init(&database, identity)?;
+        Disk::init(&database, identity, first_start)?;
         drop(database);
         handle.sync_all()?;
         fs::rename(&new, dir.join(FILE))?;
@@ -262,6 +402,17 @@ fn make_private_dir(dir: &Path) -> Result<()> {
 
 fn sync_dir(dir: &Path) -> Result<()> {
     Ok(File::open(dir)?.sync_all()?)
+}
+
+#[cfg(not(test))]
+fn open_database(path: &Path) -> Result<Database> {
+    Ok(builder().open(path)?)
+}
+
+/// In tests the disk can be made full or slow.
+#[cfg(test)]
+fn open_database(path: &Path) -> Result<Database> {
+    Ok(builder().create_with_backend(super::tests::faults::FaultyFile::open(path)?)?)
 }
 
 fn builder() -> redb::Builder {

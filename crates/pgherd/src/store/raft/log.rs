@@ -14,11 +14,11 @@ use raft::{GetEntriesContext, RaftState, Storage, StorageError};
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Log {
     pub hard_state: HardState,
-    pub voters: Vec<u64>,
     /// Index and term of the last entry that is gone; (0, 0) for a log that is whole.
     pub compacted: (u64, u64),
     pub entries: VecDeque<Entry>,
-    /// The state at some index at or after `compacted`; empty until the first one is taken.
+    /// The state at some index at or after `compacted`; empty in a directory that has none yet. Every applied change of
+    /// seats is followed by a snapshot, so its seats are those that count.
     pub snapshot: Snapshot,
 }
 
@@ -32,7 +32,7 @@ impl Log {
     }
 
     pub fn conf_state(&self) -> ConfState {
-        ConfState { voters: self.voters.clone(), ..ConfState::default() }
+        self.snapshot.get_metadata().get_conf_state().clone()
     }
 
     /// New entries replace whatever stood at their index and after.

@@ -1,38 +1,46 @@
 //! The embedded store: Raft (crate raft, TiKV's) over redb, one voter per node.
 //!
-//! `core` and `replica` are the protocol without effects, `disk` and `log` keep what was promised, `node` is the thread
-//! that drives them, `identity` says who belongs. Sending is not done here: frames go to a channel, frames from others
-//! come in by [`RaftStore::receive`]; losing some is fine. The voters are those of the first start; they do not change
-//! yet. See docs/decisions/0002-raft-and-redb.md.
+//! `core` and `replica` are the protocol without effects, `disk` and `log` keep what was promised, `node` and `life` are the
+//! thread that drives them. `identity` says whose a directory is, `door` who may take part, `steward` which seat changes
+//! next. Sending is not done here: frames go to a channel, frames from others come in by [`RaftStore::receive`]; losing
+//! some is fine. See docs/decisions/0002-raft-and-redb.md and 0006-members.md.
 //!
 //! Invariant: see `store/mod.rs`; it holds as long as a majority of the voters keep their directories.
 
 mod core;
 mod disk;
+mod door;
+mod frame;
 mod identity;
+mod life;
 mod log;
 mod node;
+mod pace;
 mod replica;
+mod report;
+mod seats;
+mod steward;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::core::Timing;
 use self::disk::Disk;
 use self::identity::Identity;
 use self::node::{Input, Node, Shared};
-use self::replica::{DEADLINE, Replica};
+use self::replica::DEADLINE;
+pub use self::report::{SeatReport, Standing};
 use super::state::{Command, Outcome};
 use super::{Entry, LeaseId, Snapshot, Store, StoreError, Transaction, check_transaction, check_ttl};
 
@@ -53,12 +61,14 @@ pub const FRAME_BYTES_MAX: usize = super::STATE_BYTES_MAX + (2 << 20);
 pub struct RaftConfig {
     /// The cluster's name: stores and frames of another one are refused.
     pub cluster: String,
-    /// This node's name, one of the voters.
     pub name: String,
     /// Belongs to the store alone; made with mode 0700 when missing.
     pub dir: PathBuf,
-    /// All voters, 1 to 5; the same on every node, and fixed by the first start.
-    pub voters: BTreeSet<String>,
+    /// The record of members that a first store begins with. Its nodes found the store together; who comes later asks those of
+    /// them that it knows for a seat.
+    pub founding: Value,
+    /// Nothing of this node has been part of a store, as far as is known outside of `dir`.
+    pub first_start: bool,
     /// The unit of the two below.
     pub tick: Duration,
     /// A leader that was silent for this many up to twice as many ticks is replaced.
@@ -74,13 +84,14 @@ impl RaftConfig {
         cluster: impl Into<String>,
         name: impl Into<String>,
         dir: impl Into<PathBuf>,
-        voters: BTreeSet<String>,
+        founding: Value,
     ) -> Self {
         Self {
             cluster: cluster.into(),
             name: name.into(),
             dir: dir.into(),
-            voters,
+            founding,
+            first_start: true,
             tick: Duration::from_millis(50),
             election_ticks: 10,
             heartbeat_ticks: 2,
@@ -91,72 +102,66 @@ impl RaftConfig {
 
 /// A node's handle onto the embedded store. Dropping it stops the node's part; [`RaftStore::stop`] also waits.
 pub struct RaftStore {
-    id: u64,
-    fingerprint: u64,
     inputs: SyncSender<Input>,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl RaftStore {
-    /// Opens or founds the store in `config.dir` and starts taking part. Frames for other nodes go to `outgoing` as
+    /// Opens the store in `config.dir`, or an empty one, and starts taking part. Frames for other nodes go to `outgoing` as
     /// (node name, bytes). Blocks for some fsyncs.
     pub fn start(config: RaftConfig, outgoing: mpsc::Sender<(String, Vec<u8>)>) -> Result<Arc<Self>> {
-        let RaftConfig {
-            cluster,
-            name,
-            dir,
-            voters,
-            tick,
-            election_ticks,
-            heartbeat_ticks,
-            snapshot_entries,
-        } = config;
-        ensure!(tick >= Duration::from_millis(1), "the store's tick is {tick:?}; at least 1 ms");
-        ensure!(snapshot_entries >= 2, "the store must keep at least 2 entries between snapshots");
-        let identity = Identity { cluster, name, voters };
+        ensure!(
+            config.tick >= Duration::from_millis(1),
+            "the store's tick is {:?}; at least 1 ms",
+            config.tick
+        );
+        ensure!(config.snapshot_entries >= 2, "the store must keep at least 2 entries between snapshots");
+        let seeds = seats::names_in(&config.founding).context("the record of members names no nodes")?;
+        let identity = Identity { cluster: config.cluster, name: config.name };
         identity.check()?;
-        let names = identity.ids()?;
-        let id = identity::node_id(&identity.name);
-        let fingerprint = identity.fingerprint();
-
-        let loaded = Disk::open(&dir, &identity)?;
-        let timing = Timing { election_ticks, heartbeat_ticks };
-        let replica = Replica::new(id, loaded.incarnation, loaded.log, timing, tick, snapshot_entries)
-            .with_context(|| format!("start the store in {}", dir.display()))?;
-        let first = Snapshot {
-            entries: replica.state().entries(),
-            revision: replica.state().revision(),
-            ..Snapshot::default()
-        };
+        let loaded = Disk::open(&config.dir, &identity)?;
         let shared = Arc::new(Shared {
             stop: AtomicBool::new(false),
-            failure: OnceLock::new(),
-            watch: watch::Sender::new(Arc::new(first)),
+            failure: Mutex::new(None),
+            watch: watch::Sender::new(Arc::default()),
+            seats: watch::Sender::new(Arc::default()),
         });
-        let grace = tick * election_ticks as u32;
-        let disk = loaded.disk;
-        let node = Node { replica, disk, shared: shared.clone(), fingerprint, names, tick, grace, outgoing };
+        let node = Node {
+            identity,
+            dir: config.dir,
+            seeds,
+            founding: config.founding,
+            first_start: config.first_start,
+            timing: Timing { election_ticks: config.election_ticks, heartbeat_ticks: config.heartbeat_ticks },
+            tick: config.tick,
+            grace: config.tick * config.election_ticks as u32,
+            snapshot_entries: config.snapshot_entries,
+            shared: shared.clone(),
+            outgoing,
+        };
         let (inputs, receiver) = sync_channel(INPUTS_MAX);
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
-            .spawn(move || node.run(receiver))
+            .spawn(move || node.run(loaded, receiver))
             .context("start the store's thread")?;
-        Ok(Arc::new(Self { id, fingerprint, inputs, shared, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { inputs, shared, thread: Mutex::new(Some(thread)) }))
     }
 
     /// Takes a frame that the authenticated node `from` sent. Never blocks; a frame that is malformed, foreign or one
     /// too many is dropped.
     pub fn receive(&self, from: &str, bytes: &[u8]) {
-        match identity::decode_frame(self.fingerprint, from, self.id, bytes) {
-            Ok(message) => drop(self.inputs.try_send(Input::Message(Box::new(message)))),
-            Err(error) => tracing::warn!(from, error = format!("{error:#}"), "dropped a frame of the store"),
-        }
+        drop(self.inputs.try_send(Input::Frame(from.to_owned(), bytes.to_vec())));
     }
 
-    /// Why this node's store has stopped by itself (full or broken disk, lost entries). It stays so until restarted.
+    /// Why this node's store takes no part: a full disk, which it waits for, or what it cannot go on after.
     pub fn failure(&self) -> Option<String> {
-        self.shared.failure.get().cloned()
+        self.shared.failure()
+    }
+
+    /// This node's part in the store, and who votes.
+    pub fn seats(&self) -> watch::Receiver<Arc<SeatReport>> {
+        self.shared.seats.subscribe()
     }
 
     /// Stops taking part and waits until the directory is closed. Callers that wait get an answer.

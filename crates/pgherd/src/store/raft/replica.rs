@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use raft::eraftpb::{Entry as LogEntry, Message, Snapshot as RaftSnapshot};
+use raft::eraftpb::{Entry as LogEntry, EntryType, Message, Snapshot as RaftSnapshot};
 
 use super::core::{Core, Done, Standing, Timing, Turn};
 use super::log::Log;
@@ -75,6 +75,12 @@ pub(super) struct Replica {
     answers: Vec<(Ticket, Answer)>,
     snapshot_entries: u64,
     since_snapshot_bytes: usize,
+    /// When a message of each seat last came.
+    pub(super) heard: BTreeMap<u64, Duration>,
+    /// A change of seats has been applied and no snapshot has it: nothing may leave this node before one is durable.
+    pub(super) seats_changed: bool,
+    /// Until then the last change of seats has its time to take effect.
+    pub(super) step_again: Duration,
 }
 
 impl Replica {
@@ -105,7 +111,32 @@ impl Replica {
             answers: Vec::new(),
             snapshot_entries,
             since_snapshot_bytes: 0,
+            heard: BTreeMap::new(),
+            seats_changed: false,
+            step_again: Duration::ZERO,
         })
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub fn now(&self) -> Duration {
+        self.now
+    }
+
+    /// The longest election timeout.
+    pub fn patience(&self) -> Duration {
+        self.patience
+    }
+
+    /// Slow disks make elections long.
+    pub fn set_patience(&mut self, patience: Duration) {
+        self.patience = patience;
+    }
+
+    pub(super) fn state_mut(&mut self) -> &mut State {
+        &mut self.state
     }
 
     pub fn execute(&mut self, ticket: Ticket, command: Command) {
@@ -142,10 +173,13 @@ impl Replica {
         self.core.step(message)
     }
 
-    /// `now` is any monotonic clock that never goes back, the same in every call.
-    pub fn tick(&mut self, now: Duration) {
+    /// `now` is any monotonic clock that never goes back, the same in every call. Who has not been let in (`seated`)
+    /// waits for its callers' sake only.
+    pub fn tick(&mut self, now: Duration, seated: bool) {
         self.now = now;
-        self.core.tick();
+        if seated {
+            self.core.tick();
+        }
         self.propose_again();
         self.read_again();
         self.expire_leases();
@@ -176,6 +210,18 @@ impl Replica {
         Ok(send)
     }
 
+    /// Nobody who waits now will be answered by this replica.
+    pub fn answer_all(&mut self, why: &str) {
+        let sequences: Vec<u64> = self.waiting.keys().copied().collect();
+        for sequence in sequences {
+            self.finish(sequence, Err(StoreError::Unavailable(why.to_owned())));
+        }
+        let readings = std::mem::take(&mut self.readings);
+        for (ticket, _, _) in readings.into_values().flat_map(|reading| reading.tickets) {
+            self.answers.push((ticket, Answer::Read(Err(StoreError::Unavailable(why.to_owned())))));
+        }
+    }
+
     pub fn take_answers(&mut self) -> Vec<(Ticket, Answer)> {
         std::mem::take(&mut self.answers)
     }
@@ -197,7 +243,8 @@ impl Replica {
     pub fn due_snapshot(&self) -> Result<Option<((u64, u64), RaftSnapshot)>> {
         let log = self.core.log();
         let taken = log.snapshot.get_metadata().index;
-        let due = self.applied >= taken + self.snapshot_entries
+        let due = self.seats_changed
+            || self.applied >= taken + self.snapshot_entries
             || (self.since_snapshot_bytes > super::LOG_BYTES_MAX && self.applied > taken);
         if !due {
             return Ok(None);
@@ -212,7 +259,7 @@ impl Replica {
         let metadata = snapshot.mut_metadata();
         metadata.index = self.applied;
         metadata.term = term(self.applied)?;
-        metadata.set_conf_state(log.conf_state());
+        metadata.set_conf_state(self.core.conf_state());
         Ok(Some(((index, term(index)?), snapshot)))
     }
 
@@ -220,6 +267,7 @@ impl Replica {
     pub fn compacted(&mut self, index: u64, snapshot: RaftSnapshot) {
         self.core.compacted(index, snapshot);
         self.since_snapshot_bytes = 0;
+        self.seats_changed = false;
     }
 
     fn propose(&mut self, sequence: u64) {
@@ -273,6 +321,9 @@ impl Replica {
         // A new leader's first entry is empty.
         if entry.data.is_empty() {
             return Ok(());
+        }
+        if entry.get_entry_type() == EntryType::EntryConfChange {
+            return self.apply_change(&entry);
         }
         let proposal: Proposal = serde_json::from_slice(&entry.data).with_context(|| {
             format!("entry {} of the store is not understood; upgrade this node", entry.index)

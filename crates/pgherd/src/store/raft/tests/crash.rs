@@ -3,11 +3,11 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
-use raft::eraftpb::{Entry, HardState, Snapshot};
+use raft::eraftpb::{ConfState, Entry, HardState, Snapshot};
 use redb::{Database, StorageBackend};
 
 use crate::store::raft::disk::{Disk, Loaded};
-use crate::store::raft::identity::{Identity, node_id};
+use crate::store::raft::identity::Identity;
 
 #[derive(Clone, Debug)]
 enum Write {
@@ -128,8 +128,7 @@ impl StorageBackend for FaultyDisk {
 }
 
 fn identity() -> Identity {
-    let voters = ["n1", "n2", "n3"].map(str::to_owned).into();
-    Identity { cluster: "test".to_owned(), name: "n1".to_owned(), voters }
+    Identity { cluster: "test".to_owned(), name: "n1".to_owned() }
 }
 
 fn open(disk: &FaultyDisk) -> anyhow::Result<Loaded> {
@@ -142,7 +141,7 @@ fn entry(index: u64, term: u64) -> Entry {
 }
 
 fn hard_state(term: u64, commit: u64) -> HardState {
-    HardState { term, vote: node_id("n2"), commit, ..HardState::default() }
+    HardState { term, vote: 2, commit, ..HardState::default() }
 }
 
 /// What has been acknowledged, and what was under way.
@@ -151,13 +150,18 @@ struct Book {
     entries: Vec<Entry>,
     compacted: u64,
     hard_state: HardState,
+    /// Who votes, by the snapshot.
+    voters: Vec<u64>,
+    /// How many writes were acknowledged; what others have heard of is never more.
+    generation: u64,
 }
 
-/// Appends, overwrites by a new term, and compactions; stops at the first error.
+/// Appends, overwrites by a new term, compactions and changes of seats; stops at the first error.
 /// Returns the book as of the last acknowledged step and as of the step under way.
 fn work(disk: &FaultyDisk) -> (Book, Book) {
     let mut book = Book::default();
-    let Ok(loaded) = open(disk) else { return (book.clone(), book) };
+    let Ok(mut loaded) = open(disk) else { return (book.clone(), book) };
+    book.generation = loaded.disk.generation();
     for round in 1..=30_u64 {
         let term = 1 + round / 7;
         let mut next = book.clone();
@@ -167,16 +171,22 @@ fn work(disk: &FaultyDisk) -> (Book, Book) {
         let new: Vec<Entry> = (from..from + 1 + round % 3).map(|index| entry(index, term)).collect();
         next.entries.extend(new.iter().cloned());
         next.hard_state = hard_state(term, from - 1);
+        next.generation += 1;
         if loaded.disk.persist(None, &new, Some(&next.hard_state)).is_err() {
             return (book, next);
         }
         book = next.clone();
-        if round % 10 == 0 {
+        // Every fifth round a seat comes or goes, which is a snapshot with other voters.
+        if round % 5 == 0 {
             let index = from - 1;
             let covered = next.entries.iter().find(|entry| entry.index == index).unwrap().clone();
             let mut snapshot = Snapshot { data: b"state".to_vec().into(), ..Snapshot::default() };
             snapshot.mut_metadata().index = index;
             snapshot.mut_metadata().term = covered.term;
+            next.voters = (1..=1 + round / 5 % 5).collect();
+            let conf_state = ConfState { voters: next.voters.clone(), ..ConfState::default() };
+            snapshot.mut_metadata().set_conf_state(conf_state);
+            next.generation += 1;
             next.entries.retain(|entry| entry.index > index);
             next.compacted = index;
             if loaded.disk.compact((index, covered.term), &snapshot, &next.hard_state).is_err() {
@@ -191,7 +201,7 @@ fn work(disk: &FaultyDisk) -> (Book, Book) {
 fn founded() -> Vec<u8> {
     let disk = FaultyDisk::new(Vec::new(), None);
     let database = Database::builder().create_with_backend(disk.clone()).unwrap();
-    Disk::init(&database, &identity()).unwrap();
+    Disk::init(&database, &identity(), true).unwrap();
     drop(database);
     let platter = disk.0.lock().unwrap();
     assert!(platter.unsynced.is_empty());
@@ -207,6 +217,7 @@ fn what_was_acknowledged_survives_a_power_loss_at_any_write() {
     assert!(steps > 300, "the work is too little to prove anything: {steps} steps");
     let mut chance = Chance(0x9e37_79b9_7f4a_7c15);
     let mut reached = 0;
+    let mut shapes = std::collections::BTreeSet::new();
     for dies_at in 0..steps {
         let disk = FaultyDisk::new(start.clone(), Some(dies_at));
         let (acknowledged, under_way) = work(&disk);
@@ -218,12 +229,21 @@ fn what_was_acknowledged_survives_a_power_loss_at_any_write() {
                 entries: loaded.log.entries.iter().cloned().collect(),
                 compacted: loaded.log.compacted.0,
                 hard_state: loaded.log.hard_state.clone(),
+                voters: loaded.log.conf_state().voters,
+                generation: loaded.start,
             };
+            // The write of the boot may be the one under way.
+            let (mut acknowledged, mut under_way) = (acknowledged.clone(), under_way.clone());
+            if found.generation <= 1 {
+                (acknowledged.generation, under_way.generation) = (found.generation, found.generation);
+            }
             assert!(found == acknowledged || found == under_way, "step {dies_at} of {steps}: {found:?}");
             reached = reached.max(found.hard_state.term);
+            shapes.insert(found.voters);
         }
     }
     assert_eq!(reached, 5, "the crashes did not cover all of the work");
+    assert_eq!(shapes.len(), 6, "nor all changes of seats: {shapes:?}");
 }
 
 /// The second crash hits the repair after the first.

@@ -11,17 +11,16 @@ use crate::store::raft::identity::Identity;
 
 const ENTRIES: u64 = 50;
 
-fn identity(cluster: &str, name: &str, voters: &[&str]) -> Identity {
-    let voters = voters.iter().map(|voter| (*voter).to_owned()).collect();
-    Identity { cluster: cluster.to_owned(), name: name.to_owned(), voters }
+fn identity(cluster: &str, name: &str) -> Identity {
+    Identity { cluster: cluster.to_owned(), name: name.to_owned() }
 }
 
 fn ours() -> Identity {
-    identity("test", "n1", &["n1", "n2", "n3"])
+    identity("test", "n1")
 }
 
 fn fill(dir: &Path) {
-    let disk = Disk::open(dir, &ours()).unwrap().disk;
+    let mut disk = Disk::open(dir, &ours()).unwrap().disk;
     for index in 1..=ENTRIES {
         let data = format!("entry {index} ").repeat(20).into_bytes();
         let entry = Entry { index, term: 1, data: data.into(), ..Entry::default() };
@@ -52,11 +51,9 @@ fn files_are_private() {
 fn another_owner_is_refused_and_nothing_touched() {
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path());
-    for (other, named) in [
-        (identity("other", "n1", &["n1", "n2", "n3"]), "cluster \"test\""),
-        (identity("test", "n2", &["n1", "n2", "n3"]), "node \"n1\""),
-        (identity("test", "n1", &["n1", "n2"]), "the voters"),
-    ] {
+    for (other, named) in
+        [(identity("other", "n1"), "cluster \"test\""), (identity("test", "n2"), "node \"n1\"")]
+    {
         let error = refusal(dir.path(), &other);
         assert!(error.contains(named) && error.contains("correct the configuration"), "{error}");
     }
@@ -69,17 +66,35 @@ fn two_processes_cannot_share_a_store() {
     let first = Disk::open(dir.path(), &ours()).unwrap();
     assert!(refusal(dir.path(), &ours()).contains("open the store"));
     drop(first);
-    assert_eq!(Disk::open(dir.path(), &ours()).unwrap().incarnation, 2);
+    assert_eq!(Disk::open(dir.path(), &ours()).unwrap().boot, 2);
 }
 
 #[test]
-fn a_lost_file_is_not_a_first_start() {
+fn a_lost_file_comes_back_under_another_seat_and_is_no_first_start() {
     let dir = tempfile::tempdir().unwrap();
     fill(dir.path());
+    let seat = Disk::open(dir.path(), &ours()).unwrap().seat;
     fs::remove_file(dir.path().join("store.redb")).unwrap();
-    assert!(refusal(dir.path(), &ours()).contains("is gone"));
+    let again = Disk::open(dir.path(), &ours()).unwrap();
+    assert_ne!(again.seat, seat);
+    assert!(!again.first_start && again.store.is_none() && again.log.last() == 0);
+    drop(again);
     fs::write(dir.path().join("store.redb"), b"").unwrap();
     refusal(dir.path(), &ours());
+}
+
+#[test]
+fn a_file_put_aside_stays_and_the_next_has_another_seat() {
+    let dir = tempfile::tempdir().unwrap();
+    fill(dir.path());
+    let bytes = fs::read(dir.path().join("store.redb")).unwrap();
+    for number in 1..=2 {
+        let aside = Disk::set_aside(dir.path()).unwrap();
+        assert!(aside.ends_with(format!("store.redb.aside-{number}")));
+        let next = Disk::open(dir.path(), &ours()).unwrap();
+        assert!(!next.first_start && next.log.last() == 0);
+    }
+    assert_eq!(fs::read(dir.path().join("store.redb.aside-1")).unwrap(), bytes);
 }
 
 #[test]

@@ -3,6 +3,9 @@
 mod cluster;
 mod crash;
 mod damage;
+pub(super) mod faults;
+mod members;
+mod memory_loss;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
@@ -12,7 +15,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{RaftConfig, RaftStore};
+use super::{RaftConfig, RaftStore, SeatReport, Standing};
 use crate::store::contract::{Cluster, PATIENCE, seen, suite};
 use crate::store::{Snapshot, Store};
 
@@ -26,6 +29,7 @@ struct Links {
 pub struct Net {
     links: Arc<Mutex<Links>>,
     dir: tempfile::TempDir,
+    /// Whose file names each other: they found the store.
     voters: BTreeSet<String>,
     snapshot_entries: u64,
     /// Of 100 frames so many vanish, and as many come twice, the second time late.
@@ -47,12 +51,32 @@ impl Net {
         self.voters.iter().map(|name| self.start(name)).collect()
     }
 
+    /// All started, and all of them vote.
+    async fn start_whole(&self) -> Vec<Arc<RaftStore>> {
+        let stores = self.start_all();
+        self.settle(&self.voters).await;
+        stores
+    }
+
+    /// Waits until exactly these vote, nobody learns, and each of them knows it and a leader.
+    async fn settle(&self, names: &BTreeSet<String>) {
+        for name in names {
+            let store = self.get(name);
+            let wanted = |report: &Arc<SeatReport>| {
+                report.standing == Standing::Voter && report.voters == *names && report.learners.is_empty()
+            };
+            let settled = tokio::time::timeout(PATIENCE, store.seats().wait_for(wanted)).await.map(drop);
+            assert!(settled.is_ok(), "{name} sees {:?}, not {names:?}", store.seats().borrow());
+            seen(store.as_ref(), |snapshot| snapshot.leader.is_some()).await;
+        }
+    }
+
     fn dir_of(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     fn config(&self, name: &str) -> RaftConfig {
-        let mut config = RaftConfig::new("test", name, self.dir_of(name), self.voters.clone());
+        let mut config = RaftConfig::new("test", name, self.dir_of(name), record(&self.voters));
         config.tick = Duration::from_millis(20);
         config.snapshot_entries = self.snapshot_entries;
         config
@@ -110,7 +134,8 @@ impl Net {
     /// Cuts all links of a node, both ways, or heals them.
     fn isolate(&self, name: &str, cut: bool) {
         let mut links = self.links.lock().unwrap();
-        for other in self.voters.iter().filter(|other| *other != name) {
+        let others: Vec<String> = links.stores.keys().chain(&self.voters).cloned().collect();
+        for other in others.iter().filter(|other| *other != name) {
             for link in [(name.to_owned(), other.clone()), (other.clone(), name.to_owned())] {
                 if cut {
                     links.cut.insert(link)
@@ -147,6 +172,13 @@ impl Net {
     }
 }
 
+/// A record of members with these nodes.
+fn record<'a>(names: impl IntoIterator<Item = &'a String>) -> serde_json::Value {
+    let nodes: serde_json::Map<String, serde_json::Value> =
+        names.into_iter().map(|name| (name.clone(), serde_json::json!({}))).collect();
+    serde_json::json!({ "nodes": nodes })
+}
+
 async fn all_see(stores: &[Arc<RaftStore>], wanted: impl Fn(&Snapshot) -> bool) {
     for store in stores {
         seen(store.as_ref(), |snapshot| wanted(snapshot)).await;
@@ -163,8 +195,7 @@ impl Drop for Net {
 /// The contract speaks to a store that is up, so the election comes first.
 async fn three_nodes(_: &str) -> Cluster {
     let net = Net::new(3);
-    let stores = net.start_all();
-    all_see(&stores, |snapshot| snapshot.leader.is_some()).await;
+    let stores = net.start_whole().await;
     let handles = stores.into_iter().map(|store| store as Arc<dyn Store>).collect();
     Cluster { handles, _keep: Box::new(net) }
 }
