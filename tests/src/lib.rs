@@ -7,8 +7,10 @@
 pub mod cluster;
 pub mod ledger;
 pub mod machine;
+pub mod network;
 pub mod ports;
 pub mod processes;
+pub mod sandbox;
 pub mod status;
 pub mod wait;
 

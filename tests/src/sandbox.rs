@@ -1,0 +1,81 @@
+//! A corner of the machine for one test: namespaces of its own for processes, mounts and the network.
+//!
+//! The test starts itself anew in there. Its end, also by SIGKILL, ends every process inside, and with the last one
+//! the kernel takes all mounts, interfaces and names away: nothing has to be cleaned up, and nothing can be forgotten.
+//! What it is not: a container; users and files are the machine's.
+
+use std::fs;
+use std::process::{Command, ExitStatus, Stdio};
+
+use anyhow::{Context, Result, ensure};
+
+/// Set inside, for the program that was started anew.
+const MARK: &str = "PGHERD_TEST_SANDBOX";
+/// Inside, process 1 is a shell: it adopts orphans and buries them as an init must. A postmaster that stayed a zombie
+/// would seem alive to the next one.
+const INIT: &str = "\"$@\"; exit $?";
+/// With Debian's packages.
+const NEEDED: [(&str, &str); 6] = [
+    ("unshare", "util-linux"),
+    ("nsenter", "util-linux"),
+    ("mount", "mount"),
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("nft", "nftables"),
+];
+
+pub fn inside() -> bool {
+    std::env::var_os(MARK).is_some()
+}
+
+/// Why there can be no sandbox here, in words for the user; `None` when there can.
+pub fn missing() -> Option<String> {
+    if !crate::machine::is_root() {
+        return Some("namespaces need root".to_owned());
+    }
+    let gone: Vec<String> = NEEDED
+        .iter()
+        .filter(|(program, _)| !in_path(program))
+        .map(|(program, package)| format!("{program} (package {package})"))
+        .collect();
+    if !gone.is_empty() {
+        return Some(format!("missing: {}", gone.join(", ")));
+    }
+    let trial = unshare().args(["true"]).stdin(Stdio::null()).output();
+    match trial {
+        Ok(output) if output.status.success() => None,
+        Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        Err(error) => Some(error.to_string()),
+    }
+}
+
+/// Runs this program anew inside, with these arguments, to its end.
+pub fn enter(arguments: &[String]) -> Result<ExitStatus> {
+    let own = std::env::current_exe().context("the path of this program")?;
+    let mut command = unshare();
+    command.args(["sh", "-c", INIT, "sh"]).arg(own).args(arguments).env(MARK, "1");
+    command.status().context("start unshare")
+}
+
+/// To be called first inside: names of network namespaces and all temporary files go to file systems of our own.
+pub fn settle() -> Result<()> {
+    for place in ["/run/netns", "/tmp"] {
+        fs::create_dir_all(place).with_context(|| format!("make {place}"))?;
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "mode=1777", "tmpfs", place]).status()?;
+        ensure!(mounted.success(), "a file system for {place} cannot be mounted");
+    }
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
+    ensure!(up.success(), "the loopback interface cannot be brought up");
+    Ok(())
+}
+
+fn unshare() -> Command {
+    let mut command = Command::new("unshare");
+    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+    command
+}
+
+fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|dir| dir.join(program).is_file())
+}
