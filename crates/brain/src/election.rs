@@ -6,8 +6,8 @@
 use wire::Lsn;
 
 use crate::{
-    Action, Commit, Durable, Key, MemberId, NodeName, Operation, Position, Postgres, PrimaryRecord, Put,
-    SyncRecord, Term, TimelineRecord, View,
+    Action, Ask, Commit, Durable, Key, MemberId, NodeName, Operation, Position, Postgres, PrimaryRecord, Put,
+    Request, Stage, SyncRecord, Tags, Term, TimelineRecord, View,
 };
 
 /// A member that promised, and the end of its WAL.
@@ -18,9 +18,22 @@ pub struct Answer {
     pub position: Position,
     /// Replayed, so surely whole records: the end of `position` may be a piece of one.
     pub replay: Lsn,
+    pub fitness: Fitness,
     /// This was the open primary of the term that `/sync` names, and its agent has lived ever since: it has all
     /// that it acknowledged.
     pub whole: bool,
+}
+
+/// Among answers with the same WAL the greater wins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Fitness {
+    /// It may be primary at all.
+    pub eligible: bool,
+    /// A request names it.
+    pub wanted: bool,
+    pub priority: u32,
+    /// It is in the old primary's zone.
+    pub near: bool,
 }
 
 /// The answers so far, and why others do not count.
@@ -34,6 +47,11 @@ pub struct Tally {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     Chosen(Answer),
+    /// `from` has the most WAL but may not be primary: `by`, which may, takes that WAL first.
+    Fetch {
+        from: Answer,
+        by: Answer,
+    },
     Missing(String),
 }
 
@@ -45,6 +63,7 @@ struct Candidate<'a> {
     served: Option<Term>,
     busy: Option<Operation>,
     postgres: &'a Postgres,
+    tags: &'a Tags,
 }
 
 /// The term that a campaign on this node asks for: above the record, and no promise is higher.
@@ -75,6 +94,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
         served: view.served,
         busy: view.busy,
         postgres: &view.postgres,
+        tags: &view.tags,
     });
     let peers = view.fresh_peers().filter_map(|status| {
         Some(Candidate {
@@ -84,6 +104,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
             served: status.served,
             busy: status.busy,
             postgres: &status.postgres,
+            tags: &status.tags,
         })
     });
     own.into_iter().chain(peers).collect()
@@ -94,6 +115,17 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
     if !sync.set.members.contains(candidate.member) && !was_primary {
         return Err("not in the sync set".to_owned());
     }
+    let whole = was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term));
+    Ok(Answer { whole, ..answer(view, term, candidate)? })
+}
+
+/// What this node itself would answer, a member or not.
+pub fn own_answer(view: &View, term: Term) -> Option<Answer> {
+    let own = candidates(view).into_iter().find(|candidate| *candidate.node == view.me)?;
+    answer(view, term, &own).ok()
+}
+
+fn answer(view: &View, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
     if candidate.promise < term {
         return Err(format!("has promised {} only", candidate.promise));
     }
@@ -116,24 +148,53 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
         member: candidate.member.clone(),
         position: standby.position,
         replay: standby.replay,
-        whole: was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term)),
+        fitness: fitness(view, candidate),
+        whole: false,
     })
+}
+
+fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
+    let Tags { nofailover, failover_priority, zone, .. } = candidate.tags;
+    let named = |request: &Request| match &request.ask {
+        Ask::Failover { to } => to == candidate.node,
+        _ => request.stage == Stage::Stopping && request.successor() == Some(candidate.node),
+    };
+    let primary = view.record().map(|record| &record.node);
+    let zone_of = |node: &NodeName| match *node == view.me {
+        true => Some(&view.tags.zone),
+        false => view.memory.peers.get(node).map(|heard| &heard.status.tags.zone),
+    };
+    Fitness {
+        eligible: !nofailover && *failover_priority > 0,
+        wanted: view.requests().any(named),
+        priority: *failover_priority,
+        near: primary.and_then(zone_of) == Some(zone),
+    }
 }
 
 impl Tally {
     /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
-    /// The highest recorded term wins, then the highest LSN, then the name.
+    /// The highest recorded term wins, then the highest LSN, then fitness, then the name.
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
         let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
         let whole = self.answers.iter().any(|answer| answer.whole);
         let eligible = |answer: &&Answer| answer.whole || sync.set.members.contains(&answer.member);
-        let best = self
-            .answers
-            .iter()
-            .filter(eligible)
-            .max_by(|a, b| a.position.cmp(&b.position).then_with(|| b.node.cmp(&a.node)));
+        let counted = self.answers.iter().filter(eligible);
+        let order = |a: &&Answer, b: &&Answer| {
+            let (a, b) = (*a, *b);
+            a.position.cmp(&b.position).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
+        };
+        let best = counted.clone().max_by(order);
+        let best_eligible = counted.filter(|answer| answer.fitness.eligible).max_by(order);
         match best {
-            Some(best) if whole || sync.set.may_choose(members) => Outcome::Chosen(best.clone()),
+            Some(best) if whole || sync.set.may_choose(members) => match best_eligible {
+                Some(by) if !best.fitness.eligible => Outcome::Fetch { from: best.clone(), by: by.clone() },
+                None => Outcome::Missing(format!(
+                    "{} has the WAL, but nobody who answers may be primary",
+                    best.node
+                )),
+                Some(_) => Outcome::Chosen(best.clone()),
+            },
             _ => Outcome::Missing(format!(
                 "{members} of {} have answered, {} are needed",
                 sync.set,
@@ -213,6 +274,8 @@ mod tests {
             busy,
             served: None,
             rule: String::new(),
+            tags: Tags::default(),
+            holding: None,
         }
     }
 
@@ -227,6 +290,8 @@ mod tests {
             failure_timeout_ms: 2_000,
             drift_percent: 5,
             standbys: 1,
+            on_last_standby_lost: Default::default(),
+            drain_timeout_ms: 5_000,
         };
         let sync = SyncRecord {
             term: Term(1),
@@ -245,15 +310,11 @@ mod tests {
         let mut memory = Memory::new(Millis(0));
         memory.on_status(NOW, promised("n2", peer), &durable, &settings);
         View {
-            now: NOW,
-            me: "n1".into(),
-            settings,
-            durable,
             postgres: standby(100),
             busy: own,
             store,
             memory,
-            served: None,
+            ..View::new("n1".into(), settings, durable, NOW)
         }
     }
 
@@ -265,7 +326,7 @@ mod tests {
     fn chosen(own: Option<Operation>, peer: Option<Operation>) -> Option<NodeName> {
         match outcome(&view(own, peer)) {
             Outcome::Chosen(answer) => Some(answer.node),
-            Outcome::Missing(_) => None,
+            Outcome::Fetch { .. } | Outcome::Missing(_) => None,
         }
     }
 
