@@ -22,6 +22,7 @@ mod single;
 mod summary;
 mod workload;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -170,10 +171,13 @@ fn besiege(
         recorder: recorder.clone(),
         active: Vec::new(),
         log: Vec::new(),
+        disk_was_full: BTreeSet::new(),
+        complaints: Vec::new(),
     };
     let done = nemesis.run(steps).and_then(|()| nemesis.heal());
     fs::write(dir.join("nemesis.txt"), nemesis.log.join("\n") + "\n")?;
-    let stuck = match done.and_then(|()| ending::wait_for_writes(&nodes, &recorder)) {
+    let mut stuck = std::mem::take(&mut nemesis.complaints);
+    let unwritable = match done.and_then(|()| ending::wait_for_writes(&nodes, &recorder)) {
         Ok(took) => {
             println!("writes were possible {:.1} s after the last fault ended", took.as_secs_f64());
             None
@@ -182,13 +186,14 @@ fn besiege(
     };
     workload.finish();
     sampler.finish();
-    let read = match stuck {
+    let read = match unwritable {
         Some(error) => Err(error),
         None => ending::wait_until_whole(&servers)
             .and_then(|primary| ending::read_all(&servers, primary, &recorder)),
     };
     arrangement::keep_logs(&arranged.cluster, dir)?;
-    Ok((recorder.history()?, read.err().map(|error| format!("{error:#}")).into_iter().collect()))
+    stuck.extend(read.err().map(|error| format!("{error:#}")));
+    Ok((recorder.history()?, stuck))
 }
 
 /// target/chaos/SEED-PID, empty.

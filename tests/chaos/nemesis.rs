@@ -4,6 +4,7 @@
 //! the cluster's own network, disks that were mounted for it.
 //! Invariant: after [`Nemesis::heal`] nothing of any fault is in force and every node has an agent.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,8 @@ use crate::schedule::{Fault, Needs, Step, Target};
 
 /// Of a hundred packets; TCP bears it, barely.
 const LOSS_PERCENT: u8 = 20;
+/// A power of four blocks; some sixteen steps for a gigabyte.
+const BALLAST_STEP: u64 = 64 << 20;
 
 pub struct Nemesis<'a> {
     pub cluster: &'a mut Cluster,
@@ -33,6 +36,10 @@ pub struct Nemesis<'a> {
     pub active: Vec<Active>,
     /// What it did and met, a line each.
     pub log: Vec<String>,
+    /// Nodes whose disk was full: what cannot write its pid file may end, and waits for a supervisor.
+    pub disk_was_full: BTreeSet<usize>,
+    /// What no correct node does.
+    pub complaints: Vec<String>,
 }
 
 /// A fault in force.
@@ -69,11 +76,16 @@ impl Nemesis<'_> {
         while let Some(active) = self.active.first() {
             self.end(active.step)?;
         }
-        for node in self.nodes() {
-            if node.agent_pid().is_none() {
-                self.say(format!("{}: its agent was not running", node.name));
-                self.cluster.start_agent(&node.name);
+        for (index, node) in self.nodes().into_iter().enumerate() {
+            if node.agent_pid().is_some() {
+                continue;
             }
+            let complaint = format!("the agent of {} had ended by itself", node.name);
+            self.say(complaint.clone());
+            if !self.disk_was_full.contains(&index) {
+                self.complaints.push(complaint);
+            }
+            self.cluster.start_agent(&node.name);
         }
         Ok(())
     }
@@ -150,7 +162,10 @@ impl Nemesis<'_> {
                 self.cluster.kill_nodes(&names);
             }
             Fault::Slow => self.network.map_or(Ok(()), |network| network.slow(first))?,
-            Fault::FullDisk => fill(&ballast(&nodes[0], active.step), &nodes[0])?,
+            Fault::FullDisk => {
+                self.disk_was_full.insert(first);
+                fill(&ballast(&nodes[0], active.step), &nodes[0])?;
+            }
             // In force by what `cut` makes of all that is active.
             Fault::Cut
             | Fault::CutIn
@@ -277,17 +292,17 @@ fn ballast(node: &Node, step: usize) -> PathBuf {
     node.dir.join(format!("ballast-{step}"))
 }
 
-/// Takes every free block of the node's file system.
+/// Takes every free block of the node's file system: in big steps, then in small ones, since the server takes and gives
+/// blocks meanwhile.
 fn fill(ballast: &Path, node: &Node) -> Result<()> {
     let file = File::create(ballast).context("make the ballast")?;
-    let free = rustix::fs::statvfs(&node.dir)?;
-    let bytes = free.f_bfree * free.f_frsize;
-    // The server may take a block between the question and the answer: then a little less.
-    let mut wanted = bytes;
-    while let Err(error) = rustix::fs::fallocate(file.as_fd(), FallocateFlags::empty(), 0, wanted) {
-        wanted = wanted.saturating_sub(free.f_frsize * 4);
-        if wanted < bytes / 2 {
-            return Err(error).context("fill the disk");
+    let block = rustix::fs::statvfs(&node.dir)?.f_frsize;
+    let (mut length, mut step) = (0, BALLAST_STEP);
+    while step >= block {
+        match rustix::fs::fallocate(file.as_fd(), FallocateFlags::empty(), length, step) {
+            Ok(()) => length += step,
+            Err(rustix::io::Errno::NOSPC) => step /= 4,
+            Err(error) => return Err(error).context("fill the disk"),
         }
     }
     Ok(())

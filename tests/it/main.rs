@@ -8,6 +8,7 @@ mod all_nodes_killed_and_started;
 mod bad_input;
 mod bootstrap_and_replicate;
 mod demo_detach_and_stop;
+mod log_disk_full;
 mod old_primary_rejoins_by_rewind;
 mod primary_frozen;
 mod primary_node_killed;

@@ -221,6 +221,13 @@ impl Cluster {
         self.nodes().iter().find(|node| node.name == name).unwrap_or_else(|| panic!("no node {name}"))
     }
 
+    /// `pgherd run` for this node with its words going to `log`.
+    pub fn start_agent_logging_to(&mut self, log: File, name: &str) {
+        self.reap();
+        let child = spawn_agent_logging_to(log, self.node(name));
+        self.agents.push(child);
+    }
+
     pub fn start_agent(&mut self, name: &str) {
         self.reap();
         let node = self.node(name);
@@ -303,6 +310,11 @@ impl Drop for Cluster {
 /// `pgherd run` for this node, its words going to its log.
 pub fn spawn_agent(node: &Node) -> Child {
     let log = File::options().create(true).append(true).open(node.dir.join("pgherd.log")).expect("its log");
+    spawn_agent_logging_to(log, node)
+}
+
+/// The same with another place for its words.
+pub fn spawn_agent_logging_to(log: File, node: &Node) -> Child {
     let errors = log.try_clone().expect("its log twice");
     let mut command = match node.namespaced {
         true => Network::command(node, &program()),

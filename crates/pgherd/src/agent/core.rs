@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use brain::{
     Action, Decision, Millis, NodeName, Operation, Postgres, Settings, Status, Tags, Term, View, decide,
 };
@@ -139,6 +139,7 @@ impl Agent {
                 Some((from, payload)) = self.parts.incoming.recv() => self.on_message(&from, &payload),
                 Some(note) = self.notes.recv() => self.on_note(note)?,
                 Ok(()) = self.snapshots.changed() => self.read_store()?,
+                why = Observer::ended(&mut self.observer) => bail!("the observer of PostgreSQL has ended: {why}"),
             }
             while let Ok((from, payload)) = self.parts.incoming.try_recv() {
                 self.on_message(&from, &payload);
