@@ -12,13 +12,13 @@ use tests::{Cluster, Prepared};
 use toml::{Table, Value};
 
 /// initdb's 40 MB, WAL within the limits below, a second copy while one is made anew, and logs.
-const DISK: &str = "1g";
+const DISK: &str = "512m";
 /// Small beside [`DISK`]: what fills it must be the ballast.
 const PARAMETERS: [(&str, &str); 4] = [
     ("min_wal_size", "64MB"),
-    ("max_wal_size", "128MB"),
+    ("max_wal_size", "96MB"),
     ("wal_keep_size", "64MB"),
-    ("max_slot_wal_keep_size", "256MB"),
+    ("max_slot_wal_keep_size", "128MB"),
 ];
 
 /// A cluster that runs, on disks that outlive it.
@@ -62,7 +62,8 @@ fn place(config: &mut Table, index: usize, bases: &[u16]) {
     for (number, base) in bases.iter().enumerate() {
         let peer = section(section(config, "peers"), &format!("n{}", number + 1));
         for key in ["peer", "postgres"] {
-            let port = peer[key].as_str().and_then(|old| old.rsplit_once(':')).map(|(_, port)| port.to_owned());
+            let port =
+                peer[key].as_str().and_then(|old| old.rsplit_once(':')).map(|(_, port)| port.to_owned());
             let port = port.unwrap_or_else(|| base.to_string());
             peer.insert(key.into(), format!("{}:{port}", network::address(number)).into());
         }

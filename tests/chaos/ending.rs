@@ -41,10 +41,11 @@ pub fn wait_for_writes(nodes: &[Node], recorder: &Recorder) -> Result<Duration> 
 pub fn wait_until_whole(servers: &[Server]) -> Result<usize> {
     let runtime = crate::session::runtime();
     let mut told = String::new();
-    let whole = wait_at_most(WHOLE_TIMEOUT, || {
-        runtime.block_on(whole(servers)).map_err(|why| told = why).ok()
-    });
-    whole.ok_or_else(|| anyhow::anyhow!("not whole {} s after all faults ended: {told}", WHOLE_TIMEOUT.as_secs()))
+    let whole =
+        wait_at_most(WHOLE_TIMEOUT, || runtime.block_on(whole(servers)).map_err(|why| told = why).ok());
+    whole.ok_or_else(|| {
+        anyhow::anyhow!("not whole {} s after all faults ended: {told}", WHOLE_TIMEOUT.as_secs())
+    })
 }
 
 async fn whole(servers: &[Server]) -> Result<usize, String> {
@@ -63,7 +64,9 @@ async fn whole(servers: &[Server]) -> Result<usize, String> {
     let streaming = streaming.unwrap_or_default();
     match streaming == (servers.len() - 1).to_string() {
         true => Ok(primary),
-        false => Err(format!("{streaming} standbys stream from {} and are level with it", servers[primary].node)),
+        false => {
+            Err(format!("{streaming} standbys stream from {} and are level with it", servers[primary].node))
+        }
     }
 }
 

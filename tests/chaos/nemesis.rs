@@ -23,7 +23,7 @@ use crate::schedule::{Fault, Needs, Step, Target};
 
 /// Of a hundred packets; TCP bears it, barely.
 const LOSS_PERCENT: u8 = 20;
-/// A power of four blocks; some sixteen steps for a gigabyte.
+/// A power of four blocks; some eight of them fill the disk.
 const BALLAST_STEP: u64 = 64 << 20;
 
 pub struct Nemesis<'a> {
@@ -105,7 +105,8 @@ impl Nemesis<'_> {
         let text = format!("{} of {} ({})", step.fault, step.target, names.join(", "));
         self.say(format!("{text} begins"));
         let began = self.recorder.now();
-        let mut active = Active { step: index, fault: step.fault, nodes: hit, frozen: Vec::new(), began, text };
+        let mut active =
+            Active { step: index, fault: step.fault, nodes: hit, frozen: Vec::new(), began, text };
         self.strike(&mut active)?;
         self.active.push(active);
         self.cut()
@@ -218,7 +219,10 @@ impl Nemesis<'_> {
         fs::remove_file(ballast(&node, step)).context("remove the ballast")?;
         let stops = status::store_stops_at(&node.host, node.http);
         if stops.is_some_and(|stops| stops > 0) {
-            self.say(format!("{}: its store has stopped on the full disk; its agent is started anew", node.name));
+            self.say(format!(
+                "{}: its store has stopped on the full disk; its agent is started anew",
+                node.name
+            ));
             if node.agent_pid().is_some() {
                 self.cluster.kill_agent(&node.name);
             }

@@ -61,7 +61,11 @@ impl Options {
             }
         }
         if options.k >= options.nodes {
-            return Err(format!("{} nodes have only {} standbys to confirm", options.nodes, options.nodes - 1));
+            return Err(format!(
+                "{} nodes have only {} standbys to confirm",
+                options.nodes,
+                options.nodes - 1
+            ));
         }
         Ok(options)
     }
@@ -84,7 +88,9 @@ impl Options {
 
 fn number(name: &str, text: &str, range: std::ops::RangeInclusive<u64>) -> Result<u64, String> {
     let parsed = text.parse().ok().filter(|number| range.contains(number));
-    parsed.ok_or_else(|| format!("{name} wants a number from {} to {}, not \"{text}\"", range.start(), range.end()))
+    parsed.ok_or_else(|| {
+        format!("{name} wants a number from {} to {}, not \"{text}\"", range.start(), range.end())
+    })
 }
 
 fn faults(text: &str) -> Result<Vec<Fault>, String> {

@@ -222,8 +222,10 @@ mod tests {
 
     #[test]
     fn every_fault_is_drawn_and_only_those_asked_for() {
-        let drawn: Vec<Fault> =
-            (1..20).flat_map(|seed| draw(seed, Duration::from_secs(600), 3, &[])).map(|step| step.fault).collect();
+        let drawn: Vec<Fault> = (1..20)
+            .flat_map(|seed| draw(seed, Duration::from_secs(600), 3, &[]))
+            .map(|step| step.fault)
+            .collect();
         for row in &FAULTS {
             assert!(drawn.contains(&row.fault), "{}", row.name);
             assert_eq!(Fault::named(row.name), Some(row.fault));

@@ -93,7 +93,8 @@ impl Node {
         let text = fs::read_to_string(self.config()).expect("its configuration");
         let mut table: toml::Table = toml::from_str(&text).expect("TOML");
         change(&mut table);
-        fs::write(self.config(), toml::to_string(&table).expect("TOML")).expect("its configuration is writable");
+        fs::write(self.config(), toml::to_string(&table).expect("TOML"))
+            .expect("its configuration is writable");
     }
 
     pub fn agent_pid(&self) -> Option<i32> {

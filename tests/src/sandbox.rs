@@ -61,7 +61,8 @@ pub fn enter(arguments: &[String]) -> Result<ExitStatus> {
 pub fn settle() -> Result<()> {
     for place in ["/run/netns", "/tmp"] {
         fs::create_dir_all(place).with_context(|| format!("make {place}"))?;
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "mode=1777", "tmpfs", place]).status()?;
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "mode=1777", "tmpfs", place]).status()?;
         ensure!(mounted.success(), "a file system for {place} cannot be mounted");
     }
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;

@@ -60,7 +60,8 @@ pub fn ask_at(host: &str, http: u16) -> Option<Status> {
 
 /// How often the node's store has stopped by itself, as its events tell; `None` when it does not answer.
 pub fn store_stops_at(host: &str, http: u16) -> Option<usize> {
-    let events: Vec<serde_json::Value> = serde_json::from_str(&page_at(host, http, "/api/v1/events")?).ok()?;
+    let events: Vec<serde_json::Value> =
+        serde_json::from_str(&page_at(host, http, "/api/v1/events")?).ok()?;
     Some(events.iter().filter(|event| event["rule"] == "store").count())
 }
 

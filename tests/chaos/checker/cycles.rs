@@ -95,9 +95,9 @@ fn committed(book: &Book<'_>, index: usize) -> bool {
 /// A short cycle in the component that has an edge of kind `first` and otherwise edges up to `others`.
 fn find(graph: &Graph, component: &[usize], first: Kind, others: Kind) -> Option<Vec<(usize, Edge)>> {
     let inside = |node: usize| component.binary_search(&node).is_ok();
-    let starts = component
-        .iter()
-        .flat_map(|&from| graph[from].iter().filter(|edge| edge.kind == first).map(move |edge| (from, *edge)));
+    let starts = component.iter().flat_map(|&from| {
+        graph[from].iter().filter(|edge| edge.kind == first).map(move |edge| (from, *edge))
+    });
     let starts = starts.filter(|(_, edge)| inside(edge.to)).take(STARTS_MAX);
     let cycles = starts.filter_map(|(from, edge)| {
         let mut cycle = vec![(from, edge)];

@@ -46,9 +46,8 @@ impl<'a> Book<'a> {
     fn primary_lists(&self) -> impl Iterator<Item = (Place, &'a Vec<Value>)> + use<'a> {
         let primary = self.history.finals.iter().find(|holding| holding.primary);
         primary.into_iter().flat_map(|holding| {
-            let of = move |level| {
-                holding.lists(level).iter().map(move |(key, values)| ((level, *key), values))
-            };
+            let of =
+                move |level| holding.lists(level).iter().map(move |(key, values)| ((level, *key), values));
             Level::ALL.into_iter().flat_map(of)
         })
     }

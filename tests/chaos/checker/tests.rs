@@ -230,10 +230,7 @@ fn nodes_that_differ() {
 
 #[test]
 fn a_cycle_of_overwrites() {
-    caught(
-        &[Class::G0],
-        "0-9 ok 1+rw: a1=10 a2=20\n 0-9 ok 2+rw: a1=11 a2=21\n end n1: 1=10,11 2=21,20",
-    );
+    caught(&[Class::G0], "0-9 ok 1+rw: a1=10 a2=20\n 0-9 ok 2+rw: a1=11 a2=21\n end n1: 1=10,11 2=21,20");
 }
 
 #[test]
@@ -272,9 +269,6 @@ fn read_committed_allows_skews_and_they_are_counted() {
 
 #[test]
 fn a_doubt_counts_once_it_was_seen() {
-    caught(
-        &[Class::G2],
-        "0-9 info 1+rw: r1= a2=20\n 0-9 ok 2+rw: r2= a1=10\n end n1: 1=10 2=20",
-    );
+    caught(&[Class::G2], "0-9 info 1+rw: r1= a2=20\n 0-9 ok 2+rw: r2= a1=10\n end n1: 1=10 2=20");
     caught(&[], "0-9 info 1+rw: r1= a2=20\n 0-9 ok 2+rw: r2= a1=10\n end n1: 1=10");
 }

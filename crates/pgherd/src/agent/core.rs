@@ -264,7 +264,10 @@ impl Agent {
             }
             let impossible = done.result.as_ref().is_err_and(|error| error.is::<RewindImpossible>());
             self.rewinds_failed = if impossible { self.rewinds_failed + 1 } else { 0 };
-            if self.rewinds_failed >= REWINDS_MAX {
+            // pg_rewind cannot take up what another run of it has left half done.
+            let half_done =
+                failed && self.parts.worker.as_ref().is_some_and(|worker| worker.rewind_unfinished());
+            if self.rewinds_failed >= REWINDS_MAX || half_done {
                 self.rewinds_failed = 0;
                 self.save(|words| words.durable.needs_clone = true);
             }
