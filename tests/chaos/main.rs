@@ -85,7 +85,7 @@ fn run(options: &Options) -> Result<bool> {
             let mut arguments: Vec<String> = options.line().split(' ').map(str::to_owned).collect();
             arguments.extend(["--baseline".to_owned(), options.baseline.to_string()]);
             arguments.extend(options.keep.then(|| "--keep".to_owned()));
-            Ok(sandbox::enter(&arguments)?.success())
+            match sandbox::enter(&arguments)? {}
         }
         Some(why) => {
             println!("########################################################################");

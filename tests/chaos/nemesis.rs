@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rustix::fs::FallocateFlags;
@@ -23,6 +24,8 @@ use crate::schedule::{Fault, Needs, Step, Target};
 
 /// Of a hundred packets; TCP bears it, barely.
 const LOSS_PERCENT: u8 = 20;
+/// A store that has stopped is told within a second; the answer may need another on a busy machine.
+const STORE_STOP_TOLD: Duration = Duration::from_secs(3);
 /// A power of four blocks; some eight of them fill the disk.
 const BALLAST_STEP: u64 = 64 << 20;
 
@@ -49,6 +52,8 @@ pub struct Active {
     /// Indexes of the nodes that it hit.
     nodes: Vec<usize>,
     frozen: Vec<i32>,
+    /// How often the node's store had stopped before its disk was filled.
+    store_stops: usize,
     began: Moment,
     text: String,
 }
@@ -64,7 +69,7 @@ impl Nemesis<'_> {
         moments.sort();
         for (at, ends, index) in moments {
             let at = at.as_micros() as Moment;
-            let left = std::time::Duration::from_micros(at.saturating_sub(self.recorder.now()));
+            let left = Duration::from_micros(at.saturating_sub(self.recorder.now()));
             wait_at_most(left, || (self.recorder.now() >= at).then_some(()));
             if ends { self.end(index)? } else { self.begin(index, &steps[index])? }
         }
@@ -106,7 +111,7 @@ impl Nemesis<'_> {
         self.say(format!("{text} begins"));
         let began = self.recorder.now();
         let mut active =
-            Active { step: index, fault: step.fault, nodes: hit, frozen: Vec::new(), began, text };
+            Active { step: index, fault: step.fault, nodes: hit, frozen: Vec::new(), store_stops: 0, began, text };
         self.strike(&mut active)?;
         self.active.push(active);
         self.cut()
@@ -165,6 +170,7 @@ impl Nemesis<'_> {
             Fault::Slow => self.network.map_or(Ok(()), |network| network.slow(first))?,
             Fault::FullDisk => {
                 self.disk_was_full.insert(first);
+                active.store_stops = store_stops(&nodes[0]).unwrap_or(0);
                 fill(&ballast(&nodes[0], active.step), &nodes[0])?;
             }
             // In force by what `cut` makes of all that is active.
@@ -199,7 +205,7 @@ impl Nemesis<'_> {
             Fault::Slow => {
                 self.network.map_or(Ok(()), |network| network.quick(active.nodes[0]))?;
             }
-            Fault::FullDisk => self.make_room(active.nodes[0], active.step)?,
+            Fault::FullDisk => self.make_room(active)?,
             _ => {}
         }
         Ok(())
@@ -214,15 +220,14 @@ impl Nemesis<'_> {
     }
 
     /// Takes the ballast away, and does what the node's own event asks for when its store has stopped: start it anew.
-    fn make_room(&mut self, index: usize, step: usize) -> Result<()> {
-        let node = self.nodes()[index].clone();
-        fs::remove_file(ballast(&node, step)).context("remove the ballast")?;
-        let stops = status::store_stops_at(&node.host, node.http);
-        if stops.is_some_and(|stops| stops > 0) {
-            self.say(format!(
-                "{}: its store has stopped on the full disk; its agent is started anew",
-                node.name
-            ));
+    fn make_room(&mut self, active: &Active) -> Result<()> {
+        let node = self.nodes()[active.nodes[0]].clone();
+        fs::remove_file(ballast(&node, active.step)).context("remove the ballast")?;
+        let stopped = wait_at_most(STORE_STOP_TOLD, || {
+            store_stops(&node).filter(|stops| *stops > active.store_stops)
+        });
+        if stopped.is_some() {
+            self.say(format!("{}: its store has stopped on the full disk; its agent is started anew", node.name));
             if node.agent_pid().is_some() {
                 self.cluster.kill_agent(&node.name);
             }
@@ -269,6 +274,11 @@ fn cuts(active: &Active, nodes: &[Node]) -> Vec<Cut> {
         Fault::Loss => both().map(|cut| Cut { percent: LOSS_PERCENT, ..cut }).collect(),
         _ => Vec::new(),
     }
+}
+
+/// How often its store has stopped by itself; `None` when it does not answer.
+fn store_stops(node: &Node) -> Option<usize> {
+    status::store_stops_at(&node.host, node.http)
 }
 
 /// Every process of the node's server, the postmaster first so that no new one escapes.

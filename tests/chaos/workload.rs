@@ -163,6 +163,15 @@ impl Client {
             self.next_door += 1;
             // Nothing was sent, so there is nothing to record: the next door.
             let Ok(session) = Session::open(&door.host, port).await else { continue };
+            // For statements that commit by themselves; SERIALIZABLE is a promise among transactions that all are.
+            let level = match self.level {
+                Level::ReadCommitted => "SET default_transaction_isolation = 'read committed'",
+                Level::Serializable => "SET default_transaction_isolation = 'serializable'",
+            };
+            // On a standby the setting would refuse every statement; there each transaction says its level.
+            if self.port == Port::ReadWrite && session.ask(level).await.is_err() {
+                continue;
+            }
             let number = self.dice.u64(..);
             while !*stopped.borrow() {
                 pace.tick().await;

@@ -4,8 +4,10 @@
 //! the kernel takes all mounts, interfaces and names away: nothing has to be cleaned up, and nothing can be forgotten.
 //! What it is not: a container; users and files are the machine's.
 
+use std::convert::Infallible;
 use std::fs;
-use std::process::{Command, ExitStatus, Stdio};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 
@@ -49,12 +51,13 @@ pub fn missing() -> Option<String> {
     }
 }
 
-/// Runs this program anew inside, with these arguments, to its end.
-pub fn enter(arguments: &[String]) -> Result<ExitStatus> {
+/// Puts the sandbox with this program, started anew with these arguments, in the place of this process: whoever ends
+/// this process ends the sandbox. Returns only when that failed.
+pub fn enter(arguments: &[String]) -> Result<Infallible> {
     let own = std::env::current_exe().context("the path of this program")?;
     let mut command = unshare();
     command.args(["sh", "-c", INIT, "sh"]).arg(own).args(arguments).env(MARK, "1");
-    command.status().context("start unshare")
+    Err(command.exec()).context("start unshare")
 }
 
 /// To be called first inside: names of network namespaces and all temporary files go to file systems of our own.

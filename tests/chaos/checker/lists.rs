@@ -222,11 +222,11 @@ impl<'a> Book<'a> {
         let Some(last) = reading.values.last() else { return };
         let Some(writer) = self.writer(*last).filter(|writer| *writer != reading.transaction) else { return };
         let key = reading.place.1;
-        let appended = self.transaction(writer).ops.iter().filter_map(|op| match op {
+        let mut appended = self.transaction(writer).ops.iter().filter_map(|op| match op {
             Op::Append(to, value) if *to == key => Some(*value),
             _ => None,
         });
-        if appended.last().is_some_and(|final_one| final_one != *last) {
+        if appended.next_back().is_some_and(|final_one| final_one != *last) {
             let text = format!(
                 "{} saw list {key} end with {last}, in the middle of {}",
                 self.name(reading.transaction),
