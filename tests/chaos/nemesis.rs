@@ -110,8 +110,15 @@ impl Nemesis<'_> {
         let text = format!("{} of {} ({})", step.fault, step.target, names.join(", "));
         self.say(format!("{text} begins"));
         let began = self.recorder.now();
-        let mut active =
-            Active { step: index, fault: step.fault, nodes: hit, frozen: Vec::new(), store_stops: 0, began, text };
+        let mut active = Active {
+            step: index,
+            fault: step.fault,
+            nodes: hit,
+            frozen: Vec::new(),
+            store_stops: 0,
+            began,
+            text,
+        };
         self.strike(&mut active)?;
         self.active.push(active);
         self.cut()
@@ -223,11 +230,13 @@ impl Nemesis<'_> {
     fn make_room(&mut self, active: &Active) -> Result<()> {
         let node = self.nodes()[active.nodes[0]].clone();
         fs::remove_file(ballast(&node, active.step)).context("remove the ballast")?;
-        let stopped = wait_at_most(STORE_STOP_TOLD, || {
-            store_stops(&node).filter(|stops| *stops > active.store_stops)
-        });
+        let stopped =
+            wait_at_most(STORE_STOP_TOLD, || store_stops(&node).filter(|stops| *stops > active.store_stops));
         if stopped.is_some() {
-            self.say(format!("{}: its store has stopped on the full disk; its agent is started anew", node.name));
+            self.say(format!(
+                "{}: its store has stopped on the full disk; its agent is started anew",
+                node.name
+            ));
             if node.agent_pid().is_some() {
                 self.cluster.kill_agent(&node.name);
             }

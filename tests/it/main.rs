@@ -5,12 +5,18 @@
 
 mod agent_killed_and_adopted;
 mod all_nodes_killed_and_started;
+mod asynchronous;
 mod bad_input;
 mod bootstrap_and_replicate;
+mod degraded;
 mod demo_detach_and_stop;
 mod log_disk_full;
+mod nofailover;
 mod old_primary_rejoins_by_rewind;
+mod paused;
 mod primary_frozen;
 mod primary_node_killed;
 mod primary_postgres_killed;
+mod restart_and_reinit;
 mod rewind_interrupted;
+mod switchover;

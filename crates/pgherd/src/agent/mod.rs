@@ -16,6 +16,7 @@ mod core;
 mod durable;
 mod events;
 mod guard;
+mod lease;
 mod look;
 mod message;
 mod note;
