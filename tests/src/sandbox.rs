@@ -16,6 +16,11 @@ const MARK: &str = "PGHERD_TEST_SANDBOX";
 /// Inside, process 1 is a shell: it adopts orphans and buries them as an init must. A postmaster that stayed a zombie
 /// would seem alive to the next one.
 const INIT: &str = "\"$@\"; exit $?";
+/// Everything that a run will want, once: a container may allow some of it.
+const TRIAL: &str = "mount -t tmpfs tmpfs /tmp && ip link add hub type bridge && ip link add a type veth peer name b \
+     && nft add table ip cuts && nft add chain ip cuts arriving '{ type filter hook input priority 0 ; }' \
+     && nft add rule ip cuts arriving numgen random mod 100 '<' 20 drop \
+     && tc qdisc add dev a root tbf rate 512kbit burst 4000 latency 800ms";
 /// With Debian's packages.
 const NEEDED: [(&str, &str); 6] = [
     ("unshare", "util-linux"),
@@ -43,7 +48,7 @@ pub fn missing() -> Option<String> {
     if !gone.is_empty() {
         return Some(format!("missing: {}", gone.join(", ")));
     }
-    let trial = unshare().args(["true"]).stdin(Stdio::null()).output();
+    let trial = unshare().args(["sh", "-c", TRIAL]).stdin(Stdio::null()).output();
     match trial {
         Ok(output) if output.status.success() => None,
         Ok(output) => Some(String::from_utf8_lossy(&output.stderr).trim().to_owned()),

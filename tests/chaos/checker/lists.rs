@@ -220,7 +220,11 @@ impl<'a> Book<'a> {
 
     fn no_intermediate(&self, report: &mut Report, reading: &Reading<'_>) {
         let Some(last) = reading.values.last() else { return };
-        let Some(writer) = self.writer(*last).filter(|writer| *writer != reading.transaction) else { return };
+        let Some((writer, home)) = self.writers.get(last).copied() else { return };
+        // A value in a list of another is a phantom, and told as one.
+        if writer == reading.transaction || home != reading.place {
+            return;
+        }
         let key = reading.place.1;
         let mut appended = self.transaction(writer).ops.iter().filter_map(|op| match op {
             Op::Append(to, value) if *to == key => Some(*value),
