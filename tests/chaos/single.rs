@@ -89,15 +89,20 @@ impl Single {
 
     /// Every process of it at once, and waits until they are gone.
     fn kill(&mut self) {
+        let mut killed = Vec::new();
         wait_at_most(END_TIMEOUT, || {
             let running = processes::belonging_to(&self.data);
             running.iter().for_each(|process| processes::signal(process.pid, Signal::KILL));
+            killed.extend(running.iter().map(|process| process.pid));
             running.is_empty().then_some(())
         });
         if let Some(mut child) = self.child.take() {
             // Its end was waited for above; this only takes its exit code away.
             let _ = child.wait();
         }
+        // To the next postmaster one that init has not buried yet is alive.
+        let buried = |pid: &i32| !Path::new(&format!("/proc/{pid}")).exists();
+        wait_at_most(END_TIMEOUT, || killed.iter().all(buried).then_some(()));
     }
 }
 

@@ -17,4 +17,5 @@ pub mod wait;
 pub use cluster::{Cluster, Node, Prepared, configure};
 pub use ledger::{Account, Ledger, Session, rows_of, session_at, value_at};
 pub use ports::Ports;
+pub use status::requests;
 pub use wait::wait_for;

@@ -17,10 +17,10 @@ const MARK: &str = "PGHERD_TEST_SANDBOX";
 /// would seem alive to the next one.
 const INIT: &str = "\"$@\"; exit $?";
 /// Everything that a run will want, once: a container may allow some of it.
-const TRIAL: &str = "mount -t tmpfs tmpfs /tmp && ip link add hub type bridge && ip link add a type veth peer name b \
+const TRIAL: &str = "mount -t tmpfs tmpfs /tmp && ip link add hub type bridge && ip link add trial-0 type veth peer name trial-1 \
      && nft add table ip cuts && nft add chain ip cuts arriving '{ type filter hook input priority 0 ; }' \
      && nft add rule ip cuts arriving numgen random mod 100 '<' 20 drop \
-     && tc qdisc add dev a root tbf rate 512kbit burst 4000 latency 800ms";
+     && tc qdisc add dev trial-0 root tbf rate 512kbit burst 4000 latency 800ms";
 /// With Debian's packages.
 const NEEDED: [(&str, &str); 6] = [
     ("unshare", "util-linux"),

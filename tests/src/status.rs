@@ -48,6 +48,25 @@ impl Status {
     }
 }
 
+/// Something that was asked for.
+#[derive(Deserialize, Debug, Clone)]
+pub struct Request {
+    pub id: u64,
+    pub stage: String,
+    pub note: String,
+}
+
+impl Request {
+    pub fn has_ended(&self) -> bool {
+        self.stage == "done" || self.stage == "failed"
+    }
+}
+
+/// What was asked for, as the node with this HTTP port knows it.
+pub fn requests(http: u16) -> Option<Vec<Request>> {
+    get(http, "/api/v1/requests")
+}
+
 /// The view of the node whose HTTP port this is; `None` when it does not answer.
 pub fn ask(http: u16) -> Option<Status> {
     ask_at("127.0.0.1", http)
@@ -70,4 +89,8 @@ pub fn page_at(host: &str, http: u16, path: &str) -> Option<String> {
     let config = ureq::Agent::config_builder().timeout_global(Some(QUESTION_TIMEOUT)).max_idle_connections(0);
     let agent: ureq::Agent = config.build().into();
     agent.get(format!("http://{host}:{http}{path}")).call().ok()?.body_mut().read_to_string().ok()
+}
+
+fn get<T: serde::de::DeserializeOwned>(http: u16, path: &str) -> Option<T> {
+    serde_json::from_str(&page_at("127.0.0.1", http, path)?).ok()
 }

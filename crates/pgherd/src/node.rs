@@ -16,12 +16,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::{Agent, EventLog, Panel, Parts, Words, WordsFile, Worker};
+use crate::agent::{Agent, EventLog, Panel, Parts, ServerWaits, Words, WordsFile, Worker};
 use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, Tunable, binaries};
-use crate::proxy::{Proxy, ProxyConfig, topology::Topology};
+use crate::proxy::{Proxy, ProxyConfig, SyncWaits, topology::Topology};
 use crate::store::{RaftConfig, RaftStore, Store};
 
 /// Messages of all peers that wait for the agent: at 4 a second and peer, seconds of them.
@@ -68,7 +68,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
 
     let (topology, seen_topology) = watch::channel(Topology::default());
-    let proxy = Proxy::start(proxy_config(&config), seen_topology).await?;
+    let proxy = Proxy::start(proxy_config(&config), seen_topology, sync_waits(worker.as_ref())).await?;
 
     let (raft_out, raft_outgoing) = mpsc::channel(RAFT_MESSAGES_MAX);
     let voters = config.peers.keys().cloned().collect();
@@ -299,7 +299,13 @@ fn proxy_config(config: &Config) -> ProxyConfig {
         sessions_max: config.proxy.sessions_max as usize,
         connect_timeout: CONNECT_TIMEOUT,
         login_timeout: LOGIN_TIMEOUT,
+        lowered_commit: config.sync.lowered_commit,
     }
+}
+
+/// A witness has no password of the cluster's own roles, and so cannot ask.
+fn sync_waits(worker: Option<&Arc<Worker>>) -> Option<Arc<dyn SyncWaits>> {
+    worker.map(|worker| Arc::new(ServerWaits::new(Arc::clone(worker))) as Arc<dyn SyncWaits>)
 }
 
 fn peer_config(config: &Config) -> Result<PeerConfig> {

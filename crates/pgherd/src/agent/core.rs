@@ -386,8 +386,9 @@ impl Agent {
 
     fn publish(&self, decision: &Decision) {
         self.pulse.beat();
-        let topology = publish::topology(&self.view, &self.parts.addresses);
+        let mut topology = publish::topology(&self.view, &self.parts.addresses);
         self.parts.topology.send_if_modified(|old| {
+            topology.hold = publish::hold(&self.view, old.hold);
             let changed = *old != topology;
             *old = topology;
             changed

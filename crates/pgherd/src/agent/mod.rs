@@ -26,6 +26,7 @@ mod publish;
 mod records;
 mod requests;
 mod retry;
+mod waits;
 mod work;
 
 pub use core::{Agent, Parts};
@@ -35,4 +36,5 @@ pub use message::Message;
 pub use panel::Panel;
 pub use publish::topology;
 pub use requests::{Command, PAUSE_SECONDS_MAX, Refusal, submit};
+pub use waits::ServerWaits;
 pub use work::Worker;

@@ -9,6 +9,7 @@ use brain::OnLastStandbyLost;
 use super::draft::Draft;
 use super::value::{Value, split_address};
 use crate::postgres::Method;
+use crate::proxy::LoweredCommit;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -112,6 +113,7 @@ pub struct Sync {
     pub on_last_standby_lost: OnLastStandbyLost,
     pub method: Method,
     pub maximum_lag_on_failover: u64,
+    pub lowered_commit: LoweredCommit,
 }
 
 impl NodeKind {
@@ -253,6 +255,7 @@ impl Config {
             },
             sync: Sync {
                 standbys: take.number("sync.standbys")?,
+                lowered_commit: LoweredCommit::of(&take.text("sync.lowered_commit")?),
                 on_last_standby_lost: match draft.text("sync.on_last_standby_lost") {
                     Some("degrade") => OnLastStandbyLost::Degrade,
                     _ => OnLastStandbyLost::Block,
@@ -313,6 +316,7 @@ impl Config {
             "failover.failure_timeout" => duration(self.failover.failure_timeout),
             "failover.drift_percent" => Some(self.failover.drift_percent.to_string()),
             "sync.standbys" => Some(self.sync.standbys.to_string()),
+            "sync.lowered_commit" => text(self.sync.lowered_commit.as_str()),
             "failover.drain_timeout" => duration(self.failover.drain_timeout),
             "sync.on_last_standby_lost" => match self.sync.on_last_standby_lost {
                 OnLastStandbyLost::Block => text("block"),

@@ -340,6 +340,14 @@ pub const SETTINGS: &[Setting] = &[
         "\"a\"",
         "Where this node is. Among candidates of the same priority one in the old primary's zone wins.",
     ),
+    setting(
+        "sync.lowered_commit",
+        Kind::Choice(&["allow", "warn", "forbid"]),
+        Default::Value("allow"),
+        "\"warn\"",
+        "What happens when a client sets `synchronous_commit` below `on` through the proxy, whose commits a takeover \
+         may then lose: `allow` it, `warn` the client, or `forbid` it with an error.",
+    ),
 ];
 
 impl Setting {

@@ -36,6 +36,7 @@ mod session;
 mod settings;
 mod sync;
 mod timelines;
+mod waits;
 mod wal;
 
 #[cfg(test)]
@@ -59,3 +60,4 @@ pub use roles::Passwords;
 pub use server::{DataState, Server, ServerConfig, Source, Tunable};
 pub use settings::{NOBODY, check_parameters};
 pub use sync::{Applied, Method, standby_names};
+pub use waits::SyncRepQuestion;

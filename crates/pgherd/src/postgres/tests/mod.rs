@@ -5,6 +5,7 @@
 mod lifecycle;
 mod replication;
 mod takeover;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
