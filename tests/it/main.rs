@@ -20,5 +20,6 @@ mod primary_node_killed;
 mod primary_postgres_killed;
 mod restart_and_reinit;
 mod rewind_interrupted;
+mod slots_survive_takeovers;
 mod switchover;
 mod switchover_interrupted;

@@ -218,6 +218,16 @@ impl Cluster {
         Cluster::start_configured(nodes, |_| String::new())
     }
 
+    /// The same with more lines at the end of each node's configuration.
+    pub fn start_with(nodes: u16, more: &str) -> Cluster {
+        let prepared = Prepared::new(nodes);
+        for node in &prepared.nodes {
+            let text = fs::read_to_string(node.config()).expect("its configuration");
+            fs::write(node.config(), text + more).expect("its configuration is writable");
+        }
+        Cluster::start_prepared(prepared)
+    }
+
     /// The same with lines of TOML added to each node's configuration, as in `[tags]\nnofailover = true`. A table
     /// that is there already is added to.
     pub fn start_configured(nodes: u16, lines: impl Fn(&Node) -> String) -> Cluster {

@@ -35,6 +35,23 @@ pub struct NodeStatus {
     pub lag_bytes: Option<u64>,
     pub sync: bool,
     pub healthy: bool,
+    #[serde(default)]
+    pub slots: Slots,
+}
+
+#[derive(Deserialize, Debug, Clone, Default)]
+pub struct Slots {
+    pub ready: bool,
+    pub missing: Vec<String>,
+    pub slots: Vec<Slot>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct Slot {
+    pub name: String,
+    pub kept: bool,
+    pub held_bytes: u64,
+    pub owner: Option<String>,
 }
 
 impl Status {

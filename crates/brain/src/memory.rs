@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
 use crate::{
-    Commit, Durable, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Requests, Settings, Stage,
-    SyncSet, Tags, Term, View, health,
+    Commit, Durable, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Requests, Settings,
+    SlotReport, Stage, SyncSet, Tags, Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -39,6 +39,7 @@ pub struct Status {
     pub open: bool,
     pub postgres: Postgres,
     pub busy: Option<Operation>,
+    pub slots: SlotReport,
     /// See [`View::served`].
     pub served: Option<Term>,
     /// The rule that the speaker follows now.
@@ -67,6 +68,7 @@ impl Status {
             open: health::open(view),
             postgres: view.postgres.clone(),
             busy: view.busy,
+            slots: view.slots.clone(),
             served: view.served,
             rule: rule.to_owned(),
             tags: view.tags.clone(),
@@ -82,7 +84,7 @@ impl Status {
     }
 
     fn outline(&self) -> Status {
-        let mut outline = Status { sequence: 0, ..self.clone() };
+        let mut outline = Status { sequence: 0, slots: self.slots.outline(), ..self.clone() };
         match &mut outline.postgres {
             Postgres::Standby(standby) => {
                 standby.position.lsn = Lsn::ZERO;
@@ -156,6 +158,8 @@ pub struct Memory {
     sync_read: bool,
     /// When the server was last seen to be a primary, since it was seen to be anything else.
     primary_seen: Option<Millis>,
+    /// Since when a restart would bring slots, and the peers are told so.
+    slots_wanted: Option<Millis>,
     /// Requests under way: their stage, since when this node knows it, and since when it holds sessions for them.
     requests: BTreeMap<u64, Seen>,
     /// Members that do not stream, and since when.
@@ -359,6 +363,15 @@ impl Memory {
             Postgres::Unknown => {}
             _ => self.primary_seen = None,
         }
+    }
+
+    pub(crate) fn note_slots(&mut self, now: Millis, wanted: bool) {
+        self.slots_wanted = wanted.then(|| self.slots_wanted.unwrap_or(now));
+    }
+
+    /// Milliseconds for which a restart would have brought slots; 0 when it would not.
+    pub fn slots_wanted_ms(&self, now: Millis) -> u64 {
+        self.slots_wanted.map_or(0, |at| now.since(at))
     }
 
     pub(crate) fn note_suspicion(&mut self, now: Millis, suspect: bool) {

@@ -16,11 +16,11 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::{Agent, EventLog, Panel, Parts, ServerWaits, Words, WordsFile, Worker};
+use crate::agent::{Agent, EventLog, Panel, Parts, ServerWaits, SlotPolicy, Words, WordsFile, Worker};
 use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
-use crate::postgres::{DataState, Layout, Server, ServerConfig, Tunable, binaries};
+use crate::postgres::{DataState, Layout, Server, ServerConfig, SlotSettings, Tunable, binaries};
 use crate::proxy::{Proxy, ProxyConfig, SyncWaits, topology::Topology};
 use crate::store::{RaftConfig, RaftStore, Store};
 
@@ -96,6 +96,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
         events,
         panel: panel.clone(),
         topology: Arc::new(topology),
+        slots: SlotPolicy { slots: config.slots.clone(), file: config.node.dir.join("slots.json") },
         addresses: addresses.clone(),
     };
     let view = Arc::new(NodeView {
@@ -202,7 +203,16 @@ async fn server(config: &Config, words: &Words) -> Result<Server> {
 
 /// What a reload may change.
 fn tunable(config: &Config) -> Tunable {
-    Tunable { parameters: config.postgres.parameters.clone(), hba: config.postgres.hba.clone() }
+    let declared = &config.slots.declared;
+    Tunable {
+        parameters: config.postgres.parameters.clone(),
+        hba: config.postgres.hba.clone(),
+        slots: SlotSettings {
+            declared: declared.len(),
+            logical: declared.values().any(|slot| slot.logical.is_some()),
+            budget_bytes_max: declared.values().filter_map(|slot| slot.wal_budget).max().unwrap_or(0),
+        },
+    }
 }
 
 /// Reads the configuration file again, for a reload; a file of another node is refused.
@@ -282,6 +292,7 @@ fn settings(config: &Config) -> Settings {
         failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
         drift_percent: config.failover.drift_percent.into(),
         standbys: config.sync.standbys as usize,
+        slot_gate: config.slots.gate,
         on_last_standby_lost: config.sync.on_last_standby_lost,
         maximum_lag_bytes: config.sync.maximum_lag_on_failover,
         drain_timeout_ms: config.failover.drain_timeout.as_millis() as u64,

@@ -8,6 +8,7 @@ mod fence;
 mod primary;
 mod rejoin;
 mod request;
+mod slots;
 mod takeover;
 
 use crate::{Action, Decision, RuleId, View};
@@ -105,6 +106,7 @@ pub const RULES: &[Rule] = rules! {
     "rejoin.rewind" "The own WAL has left the recorded history: rewind to the primary's." rejoin::rewind;
     "follow" "The own WAL is a beginning of the primary's: follow it." rejoin::follow;
     "replica.admit" "A replica that streams from the recorded primary admits readers." rejoin::admit;
+    "replica.slots" "A replica takes in logical slots by a restart, never the last sync standby, one at a time." slots::take_in;
     "rejoin.stalled" "The upstream no longer has the WAL this node needs: copy it anew." rejoin::stalled;
     "request.restart" "Somebody asked this replica to restart." request::restart;
     "request.reload.replica" "Somebody asked this replica to read its configuration anew." request::reload;

@@ -26,6 +26,7 @@ mod publish;
 mod records;
 mod requests;
 mod retry;
+mod slots;
 mod waits;
 mod work;
 
@@ -36,5 +37,6 @@ pub use message::Message;
 pub use panel::Panel;
 pub use publish::topology;
 pub use requests::{Command, PAUSE_SECONDS_MAX, Refusal, submit};
+pub use slots::SlotPolicy;
 pub use waits::ServerWaits;
 pub use work::Worker;

@@ -14,6 +14,7 @@ use wire::{Lsn, Timeline};
 
 use super::note::{Done, Errand, Note};
 use super::records::{self, Credentials};
+use super::slots::SlotKnown;
 use crate::postgres::{
     DataState, Method, NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Tunable,
     Upstream as Pointer,
@@ -62,6 +63,7 @@ pub enum Work {
     ApplySync { names: Names },
     Gate { open: bool },
     Slots { members: BTreeSet<MemberId> },
+    TakeSlots { from: NodeName },
 }
 
 /// A sync set as PostgreSQL is to be told it.
@@ -97,6 +99,7 @@ pub(super) struct Known {
     pub stalled_since: Option<Instant>,
     /// The last look that the server answered.
     pub answer: Option<(Instant, Postgres)>,
+    pub slots: SlotKnown,
 }
 
 /// What the configuration file says now of what a reload may change.
@@ -204,6 +207,7 @@ impl Worker {
                 }
             }
             Work::Gate { open: false } => server.quarantine().await?,
+            Work::TakeSlots { from } => self.take_slots(&from).await?,
             Work::Slots { members } => {
                 let wanted = members.iter().map(MemberId::slot_name).collect();
                 server.ensure_slots(&wanted, is_ours).await?;
@@ -212,13 +216,13 @@ impl Worker {
         Ok(())
     }
 
-    async fn start_detached(&self) -> Result<()> {
+    pub(super) async fn start_detached(&self) -> Result<()> {
         self.forget_run();
         self.server.start_detached(START_DEADLINE).await?;
         Ok(())
     }
 
-    async fn stop(&self) -> Result<()> {
+    pub(super) async fn stop(&self) -> Result<()> {
         self.server.stop(StopMode::Fast, STOP_DEADLINE).await?;
         self.forget_run();
         Ok(())
@@ -231,6 +235,8 @@ impl Worker {
         (known.write, known.confirmed, known.stalled_since) = (None, None, None);
         known.answer = None;
         known.unconfirmed.clear();
+        // Told of anew within a heartbeat, when there is a primary.
+        known.slots.original = None;
     }
 
     async fn follow(&self, upstream: &Upstream, member: &MemberId, slot: bool) -> Result<()> {
@@ -263,7 +269,11 @@ impl Worker {
         let mut tell = tokio::time::interval(PROGRESS_INTERVAL);
         loop {
             tokio::select! {
-                result = &mut copy => return Ok(result?),
+                result = &mut copy => {
+                    result?;
+                    self.bring_slots().await;
+                    return Ok(());
+                }
                 _ = tell.tick() => {
                     let Progress { done_bytes, total_bytes } = *seen.borrow();
                     tracing::info!(%node, done_mb = done_bytes >> 20, total_mb = total_bytes >> 20, "copying");
@@ -286,6 +296,7 @@ impl Worker {
             RewindOutcome::NotRequired => {}
             RewindOutcome::Failed { reason } => return Err(RewindImpossible(reason).into()),
         }
+        self.bring_slots().await;
         let superseded = self.superseded(upstream.term);
         let started = tokio::select! {
             started = self.server.start_following(&pointer, START_FOLLOWING_DEADLINE) => started.map(drop).map_err(Into::into),
@@ -299,7 +310,10 @@ impl Worker {
     }
 
     async fn promote(&self, timeline: Timeline, names: Names) -> Result<()> {
-        let promoted = self.server.promote(timeline, &names.for_promotion()?, PROMOTE_DEADLINE).await?;
+        self.drop_unready_slots().await;
+        let value = names.for_promotion()?;
+        let slots = slots_of(&names.set);
+        let promoted = self.server.promote(timeline, &value, &slots, PROMOTE_DEADLINE).await?;
         let Names { term, set, order, method } = names;
         let mut known = self.known();
         known.end_of_recovery = Some(promoted.end_of_recovery);
@@ -329,13 +343,18 @@ impl Worker {
 
     async fn apply_sync(&self, names: Names) -> Result<()> {
         let (spelled, k) = names.spelled()?;
-        let applied = self.server.apply_sync(&spelled, k, names.method).await;
+        let slots = slots_of(&names.set);
+        let applied = self.server.apply_sync(&spelled, k, names.method, &slots).await;
         let Names { term, set, order, method } = names;
         // After a failure nobody knows what is in force.
         let mut known = self.known();
         known.applied = applied.as_ref().ok().map(|applied| Applied { term, set, lsn: applied.lsn });
         (known.order, known.method) = (order, method);
         Ok(applied.map(drop)?)
+    }
+
+    pub(super) fn recorded_term(&self) -> Term {
+        *self.recorded.borrow()
     }
 
     /// Resolves once a higher term than `term` is recorded.
@@ -349,7 +368,11 @@ impl Worker {
         }
     }
 
-    fn source(&self, node: &NodeName, password: impl Fn(&Credentials) -> String) -> Result<Source> {
+    pub(super) fn source(
+        &self,
+        node: &NodeName,
+        password: impl Fn(&Credentials) -> String,
+    ) -> Result<Source> {
         let address =
             self.addresses.get(&node.0).with_context(|| format!("{node} has no PostgreSQL address"))?;
         let (host, port) = address.rsplit_once(':').with_context(|| format!("{address} is no host:port"))?;
@@ -364,6 +387,10 @@ impl Worker {
 
 pub(super) fn is_ours(slot: &str) -> bool {
     MemberId::of_slot(slot).is_some()
+}
+
+fn slots_of(set: &SyncSet) -> Vec<String> {
+    set.members.iter().map(MemberId::slot_name).collect()
 }
 
 impl Names {

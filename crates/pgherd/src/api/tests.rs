@@ -79,6 +79,7 @@ fn node(name: &str, role: Role) -> NodeReport {
         tags: brain::Tags::default(),
         rule: String::new(),
         why: Vec::new(),
+        slots: SlotsReport::default(),
     }
 }
 

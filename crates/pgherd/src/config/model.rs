@@ -7,6 +7,7 @@ use std::time::Duration;
 use brain::OnLastStandbyLost;
 
 use super::draft::Draft;
+use super::slots::Slots;
 use super::value::{Value, split_address};
 use crate::postgres::Method;
 use crate::proxy::LoweredCommit;
@@ -24,6 +25,7 @@ pub struct Config {
     pub peers: BTreeMap<String, Peer>,
     pub failover: Failover,
     pub sync: Sync,
+    pub slots: Slots,
     pub tags: brain::Tags,
 }
 
@@ -274,6 +276,7 @@ impl Config {
                 failover_priority: take.number("tags.failover_priority")?,
                 zone: draft.text("tags.zone").unwrap_or_default().to_owned(),
             },
+            slots: Slots::from_draft(draft)?,
             node: Node { name, dir, kind: own.kind, advertise },
             peers,
         })
@@ -333,7 +336,7 @@ impl Config {
             "tags.nosync" => Some(self.tags.nosync.to_string()),
             "tags.failover_priority" => Some(self.tags.failover_priority.to_string()),
             "tags.zone" => (!self.tags.zone.is_empty()).then(|| quote(&self.tags.zone)),
-            _ => None,
+            key => self.slots.written(key),
         }
     }
 }

@@ -18,6 +18,8 @@ use super::layout::Layout;
 use super::observe::Observer;
 use super::session::Kept;
 use super::settings::{self, Dynamic, Static};
+use super::slot_settings::{SlotSettings, is_logical};
+use super::slots::{FAILOVER_SLOTS, SlotSessions};
 
 /// What the composition root knows of this node's server.
 #[derive(Clone, Debug)]
@@ -41,6 +43,8 @@ pub struct Tunable {
     pub parameters: BTreeMap<String, String>,
     /// Lines of pg_hba.conf for clients, in force while the server is open.
     pub hba: Vec<String>,
+    /// What the slots that are declared need of the server.
+    pub slots: SlotSettings,
 }
 
 /// Another server to copy from.
@@ -85,6 +89,7 @@ pub struct Server {
     /// For changes; kept open so that a change gets through when every other connection is taken.
     pub(super) admin: Mutex<Kept>,
     pub(super) prober: Mutex<Kept>,
+    pub(super) slot_sessions: Mutex<SlotSessions>,
 }
 
 impl Server {
@@ -112,6 +117,7 @@ impl Server {
             observer: Mutex::default(),
             admin: Mutex::default(),
             prober: Mutex::default(),
+            slot_sessions: Mutex::default(),
         })
     }
 
@@ -194,11 +200,14 @@ impl Server {
         let _writing = self.writing.lock().await;
         let mut dynamic = self.dynamic();
         edit(&mut dynamic);
+        if self.installation.major < FAILOVER_SLOTS {
+            dynamic.synchronized_standby_slots = None;
+        }
         dynamic.generation += 1;
         let control = control::read(&self.layout.data).ok();
         let tunable = self.tunable();
         let conf = settings::render(&self.fixed(&tunable, control.as_ref()), &dynamic);
-        let hba = hba::hba(dynamic.admission, &tunable.hba);
+        let hba = hba::hba(dynamic.admission, self.synchronizes_slots(), &tunable.hba);
         let ident = hba::ident(&self.account);
         let (layout, account) = (self.layout.clone(), self.account.clone());
         files::blocking(move || {
@@ -239,8 +248,17 @@ impl Server {
             listen: &self.config.listen,
             port: self.config.port,
             parameters: &tunable.parameters,
+            slots: &tunable.slots,
+            synchronizes_slots: self.synchronizes_slots(),
+            disk_bytes: disk_bytes(&self.layout.dir),
             control,
         }
+    }
+
+    /// PostgreSQL itself brings logical slots from the primary to this server while it is a standby.
+    pub(super) fn synchronizes_slots(&self) -> bool {
+        let tunable = self.tunable();
+        self.installation.major >= FAILOVER_SLOTS && is_logical(&tunable.slots, &tunable.parameters)
     }
 
     pub(super) fn running(&self) -> Result<super::Postmaster> {
@@ -260,5 +278,15 @@ impl Server {
         *self.observer.lock().await = Observer::default();
         self.admin.lock().await.close();
         self.prober.lock().await.close();
+        // One that is in use finds out by itself.
+        if let Ok(mut sessions) = self.slot_sessions.try_lock() {
+            *sessions = SlotSessions::default();
+        }
     }
+}
+
+/// The size of the file system that `dir` is or will be on; `None` when it does not tell.
+fn disk_bytes(dir: &std::path::Path) -> Option<u64> {
+    let present = dir.ancestors().find(|dir| dir.exists())?;
+    rustix::fs::statvfs(present).ok().map(|disk| disk.f_blocks * disk.f_frsize)
 }

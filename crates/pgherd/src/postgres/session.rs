@@ -37,12 +37,17 @@ impl Drop for Session {
 
 impl Session {
     pub async fn open(layout: &Layout, port: u16, deadline: Duration) -> Result<Session> {
+        Session::open_in(layout, port, "postgres", deadline).await
+    }
+
+    /// In another database than our own; needed for what PostgreSQL does only in an object's own database.
+    pub async fn open_in(layout: &Layout, port: u16, database: &str, deadline: Duration) -> Result<Session> {
         let mut config = Config::new();
         config
             .host_path(&layout.run)
             .port(port)
             .user("postgres")
-            .dbname("postgres")
+            .dbname(database)
             .application_name(APPLICATION_NAME)
             .options(OPTIONS);
         let what = "connect to the local PostgreSQL";
@@ -87,12 +92,16 @@ pub(super) struct Kept(Option<Session>);
 
 impl Kept {
     pub async fn session(&mut self, layout: &Layout, port: u16) -> Result<&mut Session> {
+        self.session_in(layout, port, "postgres").await
+    }
+
+    pub async fn session_in(&mut self, layout: &Layout, port: u16, database: &str) -> Result<&mut Session> {
         if !self.0.as_ref().is_some_and(Session::usable) {
             self.0 = None;
         }
         match &mut self.0 {
             Some(session) => Ok(session),
-            empty => Ok(empty.insert(Session::open(layout, port, CONNECT_DEADLINE).await?)),
+            empty => Ok(empty.insert(Session::open_in(layout, port, database, CONNECT_DEADLINE).await?)),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use super::slots;
 use crate::api::{NodeReport, Role, StatusReport, SyncMode};
 use crate::cli::client::Answered;
 
@@ -87,7 +88,7 @@ fn row(node: &NodeReport) -> [String; 9] {
 }
 
 /// `0 B`, `512 B`, `1.5 kB`, `23 MB`: two digits are enough to see which way it goes.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     let mut unit = "B";
     for larger in ["kB", "MB", "GB", "TB"] {
@@ -138,6 +139,7 @@ fn advice(answered: &Answered) -> Vec<String> {
             lines.push(format!("commits wait: {sound} of {} members needed can flush", report.sync.k));
         }
     }
+    lines.extend(slots::advice(&report.nodes));
     for silent in &answered.silent {
         lines.push(format!("no answer from {silent}"));
     }
@@ -167,6 +169,7 @@ mod tests {
             tags: brain::Tags::default(),
             rule: String::new(),
             why: Vec::new(),
+            slots: crate::api::SlotsReport::default(),
         }
     }
 

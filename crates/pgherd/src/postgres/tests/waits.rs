@@ -14,7 +14,7 @@ async fn a_process_that_waits_for_a_standby_is_known_to_whoever_has_the_password
     assert_eq!(ask().await, Some(false));
     assert_eq!(question.ask(&address, 1, &password).await, Some(false), "no process of that server");
     assert_eq!(SyncRepQuestion::default().ask(&address, pid as u32, "wrong").await, None);
-    node.apply_sync(&["nobody_at_all".into()], 1, Method::Quorum).await.unwrap();
+    node.apply_sync(&["nobody_at_all".into()], 1, Method::Quorum, &[]).await.unwrap();
     let insert = session.0.batch_execute("INSERT INTO t VALUES (1)");
     let waits = eventually("the wait is seen", async || (ask().await == Some(true)).then_some(()));
     tokio::select! {
