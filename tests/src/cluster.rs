@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 
 use crate::machine;
+use crate::network::Network;
 use crate::ports::Ports;
 use crate::processes::{self, Process};
 use crate::status::{self, Status};
@@ -51,6 +52,10 @@ pub fn command(arguments: &[&str]) -> Command {
 pub struct Node {
     pub name: String,
     pub dir: PathBuf,
+    /// Where all its ports are.
+    pub host: String,
+    /// It runs in the network namespace that has its name ([`crate::network`]).
+    pub namespaced: bool,
     pub postgres: u16,
     pub read_write: u16,
     pub read_only: u16,
@@ -65,6 +70,8 @@ impl Node {
         Node {
             dir: dir.join(&name),
             name,
+            host: "127.0.0.1".to_owned(),
+            namespaced: false,
             postgres: first,
             read_write: first + 1,
             read_only: first + 2,
@@ -79,6 +86,15 @@ impl Node {
 
     pub fn data(&self) -> PathBuf {
         self.dir.join("data")
+    }
+
+    /// Changes the configuration before the node is started.
+    pub fn edit_config(&self, change: impl FnOnce(&mut toml::Table)) {
+        let text = fs::read_to_string(self.config()).expect("its configuration");
+        let mut table: toml::Table = toml::from_str(&text).expect("TOML");
+        change(&mut table);
+        fs::write(self.config(), toml::to_string(&table).expect("TOML"))
+            .expect("its configuration is writable");
     }
 
     pub fn agent_pid(&self) -> Option<i32> {
@@ -306,6 +322,13 @@ impl Cluster {
         self.nodes().iter().find(|node| node.name == name).unwrap_or_else(|| panic!("no node {name}"))
     }
 
+    /// `pgherd run` for this node with its words going to `log`.
+    pub fn start_agent_logging_to(&mut self, log: File, name: &str) {
+        self.reap();
+        let child = spawn_agent_logging_to(log, self.node(name));
+        self.agents.push(child);
+    }
+
     /// A client command against this cluster, run to its end.
     pub fn pgherd(&self, arguments: &[&str]) -> Output {
         let dir = self.dir();
@@ -363,7 +386,7 @@ impl Cluster {
 
     /// The view with the highest term among the nodes that answer.
     pub fn status(&self) -> Option<Status> {
-        let answers = self.nodes().iter().filter_map(|node| status::ask(node.http));
+        let answers = self.nodes().iter().filter_map(|node| status::ask_at(&node.host, node.http));
         answers.max_by_key(|status| (status.term, status.primary.is_some()))
     }
 
@@ -404,8 +427,16 @@ impl Drop for Cluster {
 /// `pgherd run` for this node, its words going to its log.
 pub fn spawn_agent(node: &Node) -> Child {
     let log = File::options().create(true).append(true).open(node.dir.join("pgherd.log")).expect("its log");
+    spawn_agent_logging_to(log, node)
+}
+
+/// The same with another place for its words.
+pub fn spawn_agent_logging_to(log: File, node: &Node) -> Child {
     let errors = log.try_clone().expect("its log twice");
-    let mut command = Command::new(program());
+    let mut command = match node.namespaced {
+        true => Network::command(node, &program()),
+        false => Command::new(program()),
+    };
     command.arg("run").arg("--config").arg(node.config());
     command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir("/");
     command.spawn().expect("pgherd run starts")

@@ -8,8 +8,10 @@ pub mod cluster;
 pub mod consumer;
 pub mod ledger;
 pub mod machine;
+pub mod network;
 pub mod ports;
 pub mod processes;
+pub mod sandbox;
 pub mod status;
 pub mod wait;
 

@@ -65,7 +65,7 @@ pub fn version_under_test() -> Option<String> {
 
 /// `initdb` of the PostgreSQL under test, into `data`, as the user that would run it.
 pub fn initdb(data: &Path) {
-    let initdb = bin_under_test().unwrap_or_else(newest_bin).join("initdb");
+    let initdb = bin().join("initdb");
     let data = data.to_str().expect("a path in UTF-8");
     if is_root() {
         run(Command::new("install").args(["-d", "-o", "postgres", "-g", "postgres", "-m", "700", data]));
@@ -82,6 +82,11 @@ pub fn as_postgres(program: &str) -> Command {
     let mut command = Command::new("runuser");
     command.args(["-u", "postgres", "--", program]).current_dir("/");
     command
+}
+
+/// The directory of the programs of the PostgreSQL under test.
+pub fn bin() -> PathBuf {
+    bin_under_test().unwrap_or_else(newest_bin)
 }
 
 fn newest_bin() -> PathBuf {

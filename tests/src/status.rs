@@ -94,11 +94,28 @@ pub fn requests(http: u16) -> Option<Vec<Request>> {
 
 /// The view of the node whose HTTP port this is; `None` when it does not answer.
 pub fn ask(http: u16) -> Option<Status> {
-    get(http, "/api/v1/status")
+    ask_at("127.0.0.1", http)
+}
+
+/// The same for a node that is at another address than this machine's own.
+pub fn ask_at(host: &str, http: u16) -> Option<Status> {
+    serde_json::from_str(&page_at(host, http, "/api/v1/status")?).ok()
+}
+
+/// How often the node's store has stopped by itself, as its events tell; `None` when it does not answer.
+pub fn store_stops_at(host: &str, http: u16) -> Option<usize> {
+    let events: Vec<serde_json::Value> =
+        serde_json::from_str(&page_at(host, http, "/api/v1/events")?).ok()?;
+    Some(events.iter().filter(|event| event["rule"] == "store").count())
+}
+
+/// What the node answers to this path.
+pub fn page_at(host: &str, http: u16, path: &str) -> Option<String> {
+    let config = ureq::Agent::config_builder().timeout_global(Some(QUESTION_TIMEOUT)).max_idle_connections(0);
+    let agent: ureq::Agent = config.build().into();
+    agent.get(format!("http://{host}:{http}{path}")).call().ok()?.body_mut().read_to_string().ok()
 }
 
 fn get<T: serde::de::DeserializeOwned>(http: u16, path: &str) -> Option<T> {
-    let config = ureq::Agent::config_builder().timeout_global(Some(QUESTION_TIMEOUT)).max_idle_connections(0);
-    let agent: ureq::Agent = config.build().into();
-    agent.get(format!("http://127.0.0.1:{http}{path}")).call().ok()?.body_mut().read_json().ok()
+    serde_json::from_str(&page_at("127.0.0.1", http, path)?).ok()
 }

@@ -10,6 +10,8 @@ use crate::{majors, setup, shell, tidy};
 const SEEDS: &str = "20000";
 /// Each test of real processes runs three servers: more at once only wait for each other on two cores.
 const CLUSTERS_AT_ONCE: &str = "2";
+/// Each push meets another schedule, whose seed is printed. With the ending and its checks some three minutes in all.
+const CHAOS: [&str; 4] = ["--seconds", "100", "--baseline", "20"];
 /// Names the directory of PostgreSQL's programs to the tests of real servers.
 const TEST_BIN: &str = "PGHERD_TEST_BIN";
 
@@ -72,7 +74,23 @@ pub fn test(arguments: &[String]) -> Result<()> {
     if filter.is_empty() {
         sim(&["--seeds".to_owned(), SEEDS.to_owned()])?;
     }
-    shell::run(&mut clusters(&filter))
+    shell::run(&mut clusters(&filter))?;
+    if filter.is_empty() { chaos_with(&CHAOS, !wanted.without_setup) } else { Ok(()) }
+}
+
+/// `chaos …`: a real cluster under faults; the arguments pass through.
+pub fn chaos(arguments: &[String]) -> Result<()> {
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    chaos_with(&arguments, true)
+}
+
+fn chaos_with(arguments: &[&str], setup: bool) -> Result<()> {
+    if setup {
+        setup::postgres()?;
+        setup::namespaces()?;
+    }
+    shell::cargo(&["build", "--package", "pgherd", "--package", "tests", "--bins"])?;
+    shell::run(Command::new(shell::target_dir().join("debug/chaos")).args(arguments))
 }
 
 /// The tests that start real servers, on servers of this major.
@@ -92,7 +110,8 @@ fn test_on(major: u32, filter: &[&str]) -> Result<()> {
 
 fn clusters(filter: &[&str]) -> Command {
     let mut cargo = shell::cargo_command();
-    cargo.args(["test", "--package", "tests", "--test", "it"]).args(filter);
+    // The chaos program's own tests: its checker and its arguments.
+    cargo.args(["test", "--package", "tests", "--test", "it", "--bin", "chaos"]).args(filter);
     cargo.args(["--", "--test-threads", CLUSTERS_AT_ONCE]);
     cargo
 }

@@ -21,6 +21,7 @@ cargo xtask demo [args…]                    set up, build and start a live clu
 cargo xtask test [--no-setup] [filter]      set up, build and pass every test, simulator seeds included
 cargo xtask test --major 18 [filter]         fetch that PostgreSQL (15 to 18) and pass the tests of real servers on it
 cargo xtask sim [--seed N | --seeds N] …    the simulator, optimised
+cargo xtask chaos [--seconds 240] [--seed N] …   a real cluster under faults, its history checked (docs/concepts/chaos.md)
 cargo xtask bench failover [--runs 20]      how long writes stop, measured from a client
 cargo xtask tidy                            the style check
 cargo xtask ci                              format, lints, tidy, test";
@@ -46,6 +47,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "demo" => demo(rest),
         "test" => check::test(rest),
         "sim" => check::sim(rest),
+        "chaos" => check::chaos(rest),
         "bench" => bench::bench(rest),
         "tidy" => tidy::tidy(),
         "ci" => check::ci(),

@@ -1,4 +1,4 @@
-//! What a fresh Debian machine lacks: PostgreSQL's server.
+//! What a fresh Debian machine lacks: PostgreSQL's server, and the tools that cut networks for the chaos tests.
 //!
 //! A C compiler is no question here: without its linker this task could not have been built.
 //! Invariant: a machine that has a server is left as it is, without sudo and without the network.
@@ -50,6 +50,27 @@ fn keep_port_5432_free() -> Result<()> {
         bail!("{} cannot be written", path.display());
     }
     Ok(())
+}
+
+/// What namespaces and cuts need, with the program that shows that a package is there.
+const FOR_NAMESPACES: [(&str, &str); 3] =
+    [("nsenter", "util-linux"), ("tc", "iproute2"), ("nft", "nftables")];
+
+/// Installs what the chaos tests cut networks with. Without it they run on loopback and say so: only a machine that could
+/// have had it, and failed to install it, is an error.
+pub fn namespaces() -> Result<()> {
+    let missing = FOR_NAMESPACES.iter().filter(|(program, _)| !has_system_program(program));
+    let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
+    if packages.is_empty() || !shell::has_program("apt-get") {
+        return Ok(());
+    }
+    println!("Installing what chaos needs for network namespaces: {}", packages.join(", "));
+    packages.into_iter().try_for_each(install)
+}
+
+/// Debian keeps these where only root's PATH looks.
+fn has_system_program(program: &str) -> bool {
+    ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|dir| Path::new(dir).join(program).is_file())
 }
 
 fn install(package: &str) -> Result<()> {

@@ -29,6 +29,9 @@ pub enum TelemetryError {
 pub fn init() -> Result<(), TelemetryError> {
     let filter = filter(std::env::var(LEVEL_VARIABLE).ok().as_deref())?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // The subscriber tells on stderr that stderr cannot be written, and that panics in whoever wanted to log: on a disk
+    // that is full the lines are lost, and nothing else.
+    let lines = lines.log_internal_errors(false);
     let set = if io::stderr().is_terminal() {
         lines.finish().try_init()
     } else {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use brain::{
     Action, Decision, Millis, NodeName, Operation, Postgres, Settings, SlotReport, Status, Tags, Term, View,
     decide,
@@ -167,6 +167,7 @@ impl Agent {
                 Some(note) = self.notes.recv() => self.on_note(note)?,
                 Ok(()) = self.snapshots.changed() => self.read_store()?,
                 Ok(()) = self.parts.seats.changed() => self.read_store()?,
+                why = Observer::ended(&mut self.observer) => bail!("the observer of PostgreSQL has ended: {why}"),
             }
             while let Ok((from, payload)) = self.parts.incoming.try_recv() {
                 self.on_message(&from, &payload);
@@ -308,7 +309,10 @@ impl Agent {
             }
             let impossible = done.result.as_ref().is_err_and(|error| error.is::<RewindImpossible>());
             self.rewinds_failed = if impossible { self.rewinds_failed + 1 } else { 0 };
-            if self.rewinds_failed >= REWINDS_MAX {
+            // pg_rewind cannot take up what another run of it has left half done.
+            let half_done =
+                failed && self.parts.worker.as_ref().is_some_and(|worker| worker.rewind_unfinished());
+            if self.rewinds_failed >= REWINDS_MAX || half_done {
                 self.rewinds_failed = 0;
                 self.save(|words| words.durable.needs_clone = true);
             }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use brain::Postgres;
 use tokio::sync::{Notify, mpsc};
-use tokio::task::AbortHandle;
+use tokio::task::JoinSet;
 
 use super::note::{Note, Observed};
 use super::work::Worker;
@@ -21,30 +21,35 @@ const BRISK: Duration = Duration::from_secs(2);
 
 pub struct Observer {
     wake: Arc<Notify>,
-    tasks: Vec<AbortHandle>,
+    tasks: JoinSet<()>,
 }
 
 impl Observer {
     pub fn start(worker: Arc<Worker>, notes: mpsc::Sender<Note>) -> Observer {
         let wake = Arc::new(Notify::new());
-        let looking = tokio::spawn(look(worker.clone(), wake.clone(), notes));
-        let probing = tokio::spawn({
+        let mut tasks = JoinSet::new();
+        tasks.spawn(look(worker.clone(), wake.clone(), notes));
+        tasks.spawn({
             let worker = worker.clone();
             async move { worker.probe_forever().await }
         });
-        let watching = tokio::spawn(watch_exits(worker, wake.clone()));
-        let tasks = [looking, probing, watching].iter().map(|task| task.abort_handle()).collect();
+        tasks.spawn(watch_exits(worker, wake.clone()));
         Observer { wake, tasks }
     }
 
     pub fn wake(&self) {
         self.wake.notify_one();
     }
-}
 
-impl Drop for Observer {
-    fn drop(&mut self) {
-        self.tasks.iter().for_each(AbortHandle::abort);
+    /// Resolves when something that looks has ended, which is a fault: an agent must not go on blind.
+    pub async fn ended(observer: &mut Option<Observer>) -> String {
+        match observer {
+            Some(observer) => match observer.tasks.join_next().await {
+                Some(Err(error)) => error.to_string(),
+                _ => "it returned".to_owned(),
+            },
+            None => std::future::pending().await,
+        }
     }
 }
 

@@ -18,7 +18,7 @@ use super::records::{self, Credentials};
 use super::slots::SlotKnown;
 use crate::fencer::Identity;
 use crate::postgres::{
-    Method, NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Tunable,
+    DataState, Method, NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Tunable,
     Upstream as Pointer,
 };
 use crate::store::Store;
@@ -150,6 +150,11 @@ impl Worker {
     pub(super) fn set_words(&self, member: Option<MemberId>, upstream: Option<Upstream>) {
         let mut known = self.known();
         (known.member, known.upstream) = (member, upstream);
+    }
+
+    /// A rewind began to change the data directory and did not end: only a new copy helps.
+    pub fn rewind_unfinished(&self) -> bool {
+        self.server.data_state() == DataState::RewindUnfinished
     }
 
     /// Changes when a piece of work begins and when it ends: a look from before shows what is no more.

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use serde::Deserialize;
+use tokio_postgres::SimpleQueryRow;
 use wire::{History, Lsn, Timeline};
 
 use super::control;
@@ -228,13 +229,10 @@ impl Server {
         if !seen.in_recovery {
             return Ok(Observation::Primary(Box::new(self.primary(seen, identity)?)));
         }
-        if let (Some(event), Some(started)) = (rows[0].get(0), rows[0].get(1))
-            && rows.len() == 2
-            && EXHAUSTED.contains(&event)
-        {
-            *exhausted = Some(started.to_owned());
+        let (event, started) = startup_process(&rows);
+        if event.is_some_and(|event| EXHAUSTED.contains(&event)) {
+            *exhausted = started.map(str::to_owned);
         }
-        let started = rows[0].get(1).filter(|_| rows.len() == 2);
         // A receiver is requested only when pg_wal has nothing more, and that is when the LSN is first set.
         let complete = seen.receive_lsn.is_some() || (started.is_some() && exhausted.as_deref() == started);
         Ok(Observation::Standby(Box::new(self.standby(seen, identity, complete)?)))
@@ -336,6 +334,15 @@ impl Server {
             true => replay,
             false => end,
         }
+    }
+}
+
+/// What the startup process waits for, and the postmaster's start time. Neither when there is none: on a standby whose
+/// replay has just failed, sessions that are open go on answering for a moment.
+fn startup_process(rows: &[SimpleQueryRow]) -> (Option<&str>, Option<&str>) {
+    match rows {
+        [startup, _observation] => (startup.get(0), startup.get(1)),
+        _ => (None, None),
     }
 }
 

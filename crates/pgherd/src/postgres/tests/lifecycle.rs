@@ -162,3 +162,27 @@ async fn a_line_of_pg_hba_that_cannot_be_read_lets_nobody_in_and_is_named() {
     let seen = await_complete(&node).await;
     assert_ne!(seen.admission, Some(Admission::Open));
 }
+
+/// Replay that fails (a full disk, a damaged record) ends the startup process first and the sessions a moment later.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_without_its_startup_process_is_seen_as_unfinished() {
+    use rustix::process::{Pid, Signal, kill_process};
+    let primary = primary("n1").await;
+    let standby = standby("n2", &primary).await;
+    standby.admit().await.unwrap();
+    let client = client(&standby).await.unwrap();
+    let startup = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'startup'";
+    let pid: i32 = client.0.query_one(startup, &[]).await.unwrap().get(0);
+    let postmaster = Pid::from_raw(standby.adopt().unwrap().unwrap().pid).unwrap();
+    // The postmaster would end everybody else at once; frozen, it makes the moment as long as it is needed.
+    kill_process(postmaster, Signal::STOP).unwrap();
+    kill_process(Pid::from_raw(pid).unwrap(), Signal::TERM).unwrap();
+    let gone = async || client.0.query(startup, &[]).await.unwrap().is_empty().then_some(());
+    eventually("the startup process is gone", gone).await;
+    let seen = standby.observe().await;
+    kill_process(postmaster, Signal::CONT).unwrap();
+    match seen.unwrap() {
+        Observation::Standby(seen) => assert!(!seen.complete || seen.streaming, "{seen:?}"),
+        other => panic!("{other:?}"),
+    }
+}
