@@ -73,6 +73,7 @@ impl World {
             busy: None,
             store: brain::StoreView::default(),
             memory: Memory::new(now),
+            condition: brain::Condition::default(),
             served: None,
         };
         self.nodes[node].agent_frozen = false;

@@ -21,6 +21,8 @@ pub struct Answer {
     /// This was the open primary of the term that `/sync` names, and its agent has lived ever since: it has all
     /// that it acknowledged.
     pub whole: bool,
+    /// Its disk is full: of two that hold the same it is not the one to choose.
+    pub full: bool,
 }
 
 /// The answers so far, and why others do not count.
@@ -44,6 +46,7 @@ struct Candidate<'a> {
     promise: Term,
     served: Option<Term>,
     busy: Option<Operation>,
+    full: bool,
     postgres: &'a Postgres,
 }
 
@@ -74,6 +77,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
         promise: *promise,
         served: view.served,
         busy: view.busy,
+        full: view.condition.disk_full,
         postgres: &view.postgres,
     });
     let peers = view.fresh_peers().filter_map(|status| {
@@ -83,6 +87,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
             promise: status.promise,
             served: status.served,
             busy: status.busy,
+            full: status.condition.disk_full,
             postgres: &status.postgres,
         })
     });
@@ -117,12 +122,13 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
         position: standby.position,
         replay: standby.replay,
         whole: was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term)),
+        full: candidate.full,
     })
 }
 
 impl Tally {
     /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
-    /// The highest recorded term wins, then the highest LSN, then the name.
+    /// The highest recorded term wins, then the highest LSN, then one with room on its disk, then the name.
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
         let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
         let whole = self.answers.iter().any(|answer| answer.whole);
@@ -131,7 +137,7 @@ impl Tally {
             .answers
             .iter()
             .filter(eligible)
-            .max_by(|a, b| a.position.cmp(&b.position).then_with(|| b.node.cmp(&a.node)));
+            .max_by(|a, b| (a.position, !a.full, &b.node).cmp(&(b.position, !b.full, &a.node)));
         match best {
             Some(best) if whole || sync.set.may_choose(members) => Outcome::Chosen(best.clone()),
             _ => Outcome::Missing(format!(
@@ -172,7 +178,9 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Health, Memory, Millis, Settings, Standby, Status, StoreView, SyncSet, Versioned};
+    use crate::{
+        Condition, Health, Memory, Millis, Settings, Standby, Status, StoreView, SyncSet, Versioned,
+    };
 
     const NOW: Millis = Millis(100_000);
     const TERM: Term = Term(2);
@@ -211,6 +219,7 @@ mod tests {
             open: false,
             postgres: standby(200),
             busy,
+            condition: Condition::default(),
             served: None,
             rule: String::new(),
         }
@@ -251,6 +260,7 @@ mod tests {
             durable,
             postgres: standby(100),
             busy: own,
+            condition: Condition::default(),
             store,
             memory,
             served: None,
@@ -282,6 +292,26 @@ mod tests {
             assert_eq!(chosen(None, Some(operation)), None, "{operation:?} on the peer");
             assert_eq!(chosen(Some(operation), None), None, "{operation:?} on this node");
         }
+    }
+
+    /// What was acknowledged may be on the full disk alone, so only among equals does room decide.
+    #[test]
+    fn room_decides_among_equals_and_never_against_wal() {
+        let full = Condition { disk_full: true, ..Condition::default() };
+        let mut view = view(None, None);
+        view.memory.peers.get_mut(&"n2".into()).unwrap().status.condition = full.clone();
+        let winner = |view: &View| match outcome(view) {
+            Outcome::Chosen(answer) => answer.node.0,
+            Outcome::Missing(missing) => panic!("{missing}"),
+        };
+        assert_eq!(winner(&view), "n2", "it has more");
+        view.postgres = standby(200);
+        assert_eq!(winner(&view), "n1");
+        let mut other = view.clone();
+        other.condition = full;
+        assert_eq!(winner(&other), "n1", "both are full: the name");
+        other.memory.peers.get_mut(&"n2".into()).unwrap().status.condition = Condition::default();
+        assert_eq!(winner(&other), "n2");
     }
 
     #[test]

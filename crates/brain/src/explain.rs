@@ -74,7 +74,11 @@ fn primary_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {
         return;
     }
     explanation.why.push(counted);
-    let best = answering.iter().max_by(|a, b| a.2.cmp(&b.2).then_with(|| b.0.cmp(&a.0)));
+    let full = |node: &NodeName| {
+        let own = *node == view.me && view.condition.disk_full;
+        own || view.fresh_peers().any(|status| status.node == *node && status.condition.disk_full)
+    };
+    let best = answering.iter().max_by(|a, b| (a.2, !full(&a.0), &b.0).cmp(&(b.2, !full(&b.0), &a.0)));
     if let Some((winner, _, position)) = best {
         explanation.takes_over = Some(winner.clone());
         explanation.why.push(format!("{winner} has the most WAL, to {}", position.lsn));
@@ -83,6 +87,10 @@ fn primary_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {
     explanation.why.push(format!(
         "PostgreSQL's death is announced at once; a silent node is given {timeout_ms} ms; no acknowledged commit is at risk"
     ));
+    if survivors.iter().all(|(node, ..)| full(node)) {
+        explanation.takes_over = None;
+        explanation.blockers.push("no room is left on the disk of any other node".to_owned());
+    }
     let others = survivors.len().saturating_sub(1);
     if others < view.k_wanted() {
         explanation

@@ -8,6 +8,7 @@
 //! Invariant: the same view gives the same decision.
 
 mod action;
+mod condition;
 mod election;
 mod explain;
 mod health;
@@ -21,6 +22,7 @@ mod sync_set;
 mod view;
 
 pub use action::{Action, Commit, Decision, Key, Put, RuleId};
+pub use condition::{Condition, LostWrites, Pending, Progress};
 pub use election::{Answer, Outcome, Tally};
 pub use explain::{Explanation, explain};
 pub use health::{Health, open as is_open, own as health_of};

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
 use crate::{
-    Commit, Durable, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet, Term,
-    View, health,
+    Commit, Condition, Durable, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Settings,
+    SyncSet, Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -39,6 +39,8 @@ pub struct Status {
     pub open: bool,
     pub postgres: Postgres,
     pub busy: Option<Operation>,
+    #[serde(default)]
+    pub condition: Condition,
     /// See [`View::served`].
     pub served: Option<Term>,
     /// The rule that the speaker follows now.
@@ -62,6 +64,7 @@ impl Status {
             open: health::open(view),
             postgres: view.postgres.clone(),
             busy: view.busy,
+            condition: view.condition.clone(),
             served: view.served,
             rule: rule.to_owned(),
         }
@@ -75,7 +78,7 @@ impl Status {
     }
 
     fn outline(&self) -> Status {
-        let mut outline = Status { sequence: 0, ..self.clone() };
+        let mut outline = Status { sequence: 0, condition: self.condition.outline(), ..self.clone() };
         match &mut outline.postgres {
             Postgres::Standby(standby) => {
                 standby.position.lsn = Lsn::ZERO;

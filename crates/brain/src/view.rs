@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status, StoreView,
-    SyncRecord, Term, Versioned,
+    Condition, MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status,
+    StoreView, SyncRecord, Term, Versioned,
 };
 
 /// The cluster's settings, as far as decisions depend on them.
@@ -59,6 +59,8 @@ pub struct View {
     pub busy: Option<Operation>,
     pub store: StoreView,
     pub memory: Memory,
+    /// Room on the disks, connection slots, the way back.
+    pub condition: Condition,
     /// The highest term under which this process itself saw its server open; lost with the process.
     pub served: Option<Term>,
 }

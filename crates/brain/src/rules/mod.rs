@@ -76,10 +76,12 @@ pub const RULES: &[Rule] = rules! {
 
     "detach" "A promise above the upstream's term ends replication from it." rejoin::detach;
     "takeover.vouched" "A majority sees the primary fine: this node alone has lost it." takeover::vouched;
+    "takeover.full" "Every disk is full: the next primary would end as this one did, so nobody takes over." takeover::full;
     "takeover.defer" "Another candidate comes first; this node waits its turn." takeover::defer;
     "takeover.record" "Enough members have answered: the best of them is recorded as primary." takeover::record;
     "takeover.revoke" "The primary is suspect: its members are asked to promise a higher term." takeover::revoke;
 
+    "rejoin.full" "A full disk takes no WAL: the node follows once there is room." rejoin::full;
     "rejoin.clone" "There is no data directory, or it cannot be repaired: copy the primary's." rejoin::clone;
     "rejoin.again" "A rewind that was interrupted is done again." rejoin::rewind_again;
     "rejoin.wait" "The primary is not ready to be followed." rejoin::wait_for_primary;

@@ -74,6 +74,15 @@ pub(super) fn clone(view: &View) -> Option<Want> {
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)
 }
 
+/// Following, rewinding and copying all write: on a full disk the server would end, be started, and end again.
+pub(super) fn full(view: &View) -> Option<Want> {
+    let (record, ..) = upstream(view).ok()?;
+    let follows = view.postgres.standby().is_some_and(|standby| standby.follows(record));
+    (view.condition.disk_full && !follows).then(|| {
+        wait(format!("no room is left on the disk of {}: it follows {} once there is", view.me, record.node))
+    })?
+}
+
 pub(super) fn rewind_again(view: &View) -> Option<Want> {
     let (record, ..) = upstream(view).ok()?;
     let waits = matches!(view.postgres, Postgres::Stopped | Postgres::Starting);

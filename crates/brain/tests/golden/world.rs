@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use brain::{
-    Action, Applied, Commit, Durable, Key, MemberId, Memory, Millis, NodeName, Position, Postgres, Primary,
-    Put, Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide,
+    Action, Applied, Commit, Condition, Durable, Key, MemberId, Memory, Millis, NodeName, Position, Postgres,
+    Primary, Put, Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender,
+    decide,
 };
 use wire::{Branch, History, Lsn, Timeline};
 
@@ -87,6 +88,7 @@ impl World {
                 busy: None,
                 store: StoreView::default(),
                 memory: Memory::new(world.now),
+                condition: Condition::default(),
                 served: None,
             };
             let node = Node {
@@ -123,6 +125,12 @@ impl World {
         if let Some(server) = &mut self.node(node).server {
             server.running = false;
         }
+    }
+
+    /// `disk n1 full`, `disk n1 room`
+    pub fn disk(&mut self, node: &str, state: &str) {
+        self.note(&format!("disk {node} {state}"));
+        self.node(node).view.condition.disk_full = state == "full";
     }
 
     pub fn kill_agent(&mut self, node: &str) {

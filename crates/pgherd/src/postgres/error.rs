@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use wire::Timeline;
 
+/// SQLSTATE too_many_connections: every slot is taken. A server that says so lives.
+pub(super) const TOO_MANY_CONNECTIONS: &str = "53300";
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +23,13 @@ pub enum Error {
     Deadline { what: String, deadline: Duration },
     /// The server answered a statement with an error, or the connection broke.
     #[error("{what}: {message}")]
-    Sql { what: String, message: String, sqlstate: Option<String> },
+    Sql {
+        what: String,
+        message: String,
+        sqlstate: Option<String>,
+        /// The connection is gone with it.
+        closed: bool,
+    },
     #[error("PostgreSQL in {data} is not running")]
     NotRunning { data: PathBuf },
     #[error("PostgreSQL in {data} is running (process {pid}); it must be stopped first")]
@@ -60,15 +69,13 @@ impl Error {
         Error::io(format!("{verb} {}", path.display()))
     }
 
-    pub(super) fn sql(what: &str) -> impl FnOnce(tokio_postgres::Error) -> Error + use<> {
-        let what = what.to_owned();
-        move |error| {
-            let sqlstate = error.code().map(|code| code.code().to_owned());
-            let message = match error.as_db_error() {
-                Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
-                None => with_causes(&error),
-            };
-            Error::Sql { what, message, sqlstate }
+    /// The same error from a server that closed the connection with it.
+    pub(super) fn closing(self) -> Error {
+        match self {
+            Error::Sql { what, message, sqlstate, .. } => {
+                Error::Sql { what, message, sqlstate, closed: true }
+            }
+            other => other,
         }
     }
 
@@ -78,17 +85,6 @@ impl Error {
             _ => None,
         }
     }
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(inner) = cause {
-        text.push_str(": ");
-        text.push_str(&inner.to_string());
-        cause = inner.source();
-    }
-    text
 }
 
 /// Waits for `work` no longer than `deadline`, naming it in the error.
