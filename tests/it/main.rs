@@ -12,3 +12,4 @@ mod old_primary_rejoins_by_rewind;
 mod primary_frozen;
 mod primary_node_killed;
 mod primary_postgres_killed;
+mod slots_exhausted;

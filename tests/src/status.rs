@@ -35,6 +35,36 @@ pub struct NodeStatus {
     pub lag_bytes: Option<u64>,
     pub sync: bool,
     pub healthy: bool,
+    #[serde(default)]
+    pub condition: Condition,
+}
+
+/// What burdens a node.
+#[derive(Deserialize, Debug, Clone, Default)]
+#[serde(default)]
+pub struct Condition {
+    pub disk_full: bool,
+    pub free_bytes: Option<u64>,
+    pub crowded: bool,
+    pub hung: bool,
+    pub stuck: Option<String>,
+    pub lost: Vec<LostWrites>,
+    pub pending: Vec<Pending>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct LostWrites {
+    pub transactions: u64,
+    pub relations: u64,
+    pub bytes: u64,
+    pub listed: String,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct Pending {
+    pub name: String,
+    pub old: String,
+    pub new: String,
 }
 
 impl Status {

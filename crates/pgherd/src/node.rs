@@ -186,6 +186,7 @@ async fn server(config: &Config, words: &Words) -> Result<Server> {
         port: postgres.port,
         parameters: postgres.parameters.clone(),
         hba: postgres.hba.clone(),
+        reserve_bytes: u64::from(config.node.reserve_mb) << 20,
     };
     let server = Server::new(server_config, installation.clone()).await?;
     check_data(&server, words).map_err(Precondition)?;

@@ -24,6 +24,7 @@ use super::panel::Panel;
 use super::publish;
 use super::records;
 use super::retry::Retry;
+use super::tidings;
 use super::work::RewindImpossible;
 use crate::peer::{Channel, Link};
 use crate::proxy::topology::Topology;
@@ -101,6 +102,7 @@ impl Agent {
             durable: parts.words.words().durable.clone(),
             postgres: if parts.worker.is_some() { Postgres::Unknown } else { Postgres::Empty },
             busy: None,
+            condition: brain::Condition::default(),
             store: StoreView::default(),
             memory: Memory::new(now),
             served: None,
@@ -239,11 +241,12 @@ impl Agent {
             matches!(self.view.postgres, Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting);
         if ran && *seen == Postgres::Stopped && self.view.busy.is_none() {
             let was = self.view.postgres.word();
+            let words = self.parts.worker.as_ref().and_then(|worker| worker.last_words());
             self.parts.events.note(
                 self.term(),
                 "observed",
                 "PostgreSQL has ended",
-                vec![format!("it was {was}")],
+                std::iter::once(format!("it was {was}")).chain(words).collect(),
             );
         }
     }
@@ -306,7 +309,18 @@ impl Agent {
         true
     }
 
+    /// What burdens the node is shown with each decision; what changed in it is an event.
+    fn see_condition(&mut self) {
+        let Some(worker) = &self.parts.worker else { return };
+        let condition = worker.condition();
+        for (what, why) in tidings::of(&self.view.condition, &condition) {
+            self.parts.events.note(self.term(), "observed", what, why);
+        }
+        self.view.condition = condition;
+    }
+
     fn step(&mut self) {
+        self.see_condition();
         for _ in 0..DECISIONS_MAX {
             let now = self.now();
             self.view.tick(now);

@@ -12,6 +12,7 @@
 //! Invariant: while work on the server is under way the view says so (`busy`), and it ends with a fresh observation.
 
 mod act;
+mod burden;
 mod core;
 mod durable;
 mod events;
@@ -21,9 +22,11 @@ mod message;
 mod note;
 mod observer;
 mod panel;
+mod probing;
 mod publish;
 mod records;
 mod retry;
+mod tidings;
 mod work;
 
 pub use core::{Agent, Parts};

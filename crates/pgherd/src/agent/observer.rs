@@ -28,12 +28,10 @@ impl Observer {
     pub fn start(worker: Arc<Worker>, notes: mpsc::Sender<Note>) -> Observer {
         let wake = Arc::new(Notify::new());
         let looking = tokio::spawn(look(worker.clone(), wake.clone(), notes));
-        let probing = tokio::spawn({
-            let worker = worker.clone();
-            async move { worker.probe_forever().await }
-        });
+        let probing = tokio::spawn(worker.clone().probe_forever());
+        let disk = tokio::spawn(worker.clone().watch_disk());
         let watching = tokio::spawn(watch_exits(worker, wake.clone()));
-        let tasks = [looking, probing, watching].iter().map(|task| task.abort_handle()).collect();
+        let tasks = [looking, probing, disk, watching].iter().map(|task| task.abort_handle()).collect();
         Observer { wake, tasks }
     }
 

@@ -12,6 +12,7 @@ use brain::{Applied, MemberId, NodeName, Operation, Postgres, SyncSet, Term, Ups
 use tokio::sync::{mpsc, watch};
 use wire::{Lsn, Timeline};
 
+use super::burden::Burden;
 use super::note::{Done, Note};
 use super::records::{self, Credentials};
 use crate::postgres::{
@@ -82,6 +83,7 @@ pub(super) struct Known {
     /// When the last probe was written that k of the set have flushed.
     pub confirmed: Option<Instant>,
     pub stalled_since: Option<Instant>,
+    pub burden: Burden,
     /// The last look that the server answered.
     pub answer: Option<(Instant, Postgres)>,
 }
@@ -182,7 +184,7 @@ impl Worker {
 
     async fn start_detached(&self) -> Result<()> {
         self.forget_run();
-        self.server.start_detached(START_DEADLINE).await?;
+        self.with_room(|| self.server.start_detached(START_DEADLINE)).await?;
         Ok(())
     }
 
@@ -254,7 +256,7 @@ impl Worker {
         }
         let superseded = self.superseded(upstream.term);
         let started = tokio::select! {
-            started = self.server.start_following(&pointer, START_FOLLOWING_DEADLINE) => started.map(drop).map_err(Into::into),
+            started = self.with_room(|| self.server.start_following(&pointer, START_FOLLOWING_DEADLINE)) => started.map(drop).map_err(Into::into),
             () = superseded => Err(anyhow::anyhow!("term {} has ended before the rewound server was whole", upstream.term)),
         };
         if started.is_err() {
@@ -266,6 +268,7 @@ impl Worker {
 
     async fn promote(&self, term: Term, timeline: Timeline, set: SyncSet) -> Result<()> {
         let names = standby_names(term, &set)?;
+        self.make_room().await;
         let promoted = self.server.promote(timeline, &names, PROMOTE_DEADLINE).await?;
         let mut known = self.known();
         known.end_of_recovery = Some(promoted.end_of_recovery);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use brain::{Operation, Postgres, View, is_open};
+use brain::{Condition, Operation, Postgres, View, is_open};
 use wire::Lsn;
 
 use super::ClusterView;
@@ -28,6 +28,7 @@ struct Part<'a> {
     contact_ms: Option<u64>,
     rule: &'a str,
     why: Vec<String>,
+    condition: &'a Condition,
 }
 
 impl ClusterView for NodeView {
@@ -139,6 +140,7 @@ impl NodeView {
             postgres: full.then(|| self.addresses.get(name).cloned()).flatten(),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
+            condition: part.map_or_else(Condition::default, |part| part.condition.clone()),
         }
     }
 }
@@ -152,6 +154,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: None,
         rule,
         why: why.to_vec(),
+        condition: &view.condition,
     };
     let peers = view.memory.peers.values().map(|heard| Part {
         name: &heard.status.node.0,
@@ -161,6 +164,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: Some(view.now.since(heard.at)),
         rule: &heard.status.rule,
         why: Vec::new(),
+        condition: &heard.status.condition,
     });
     std::iter::once(own).chain(peers).collect()
 }

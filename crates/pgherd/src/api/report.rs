@@ -1,5 +1,6 @@
 //! The reports that users, scripts and the command line read. Their names are a contract: extend, do not rename.
 
+use brain::Condition;
 use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
@@ -92,6 +93,9 @@ pub struct NodeReport {
     pub rule: String,
     #[serde(default)]
     pub why: Vec<String>,
+    /// Room on its disks, connection slots, progress of its way back.
+    #[serde(default)]
+    pub condition: Condition,
 }
 
 /// Something that pgherd did by itself or was asked to do.

@@ -57,6 +57,7 @@ fn node(name: &str, role: Role) -> NodeReport {
         postgres: Some("127.0.0.1:5432".into()),
         rule: String::new(),
         why: Vec::new(),
+        condition: brain::Condition::default(),
     }
 }
 

@@ -10,6 +10,7 @@ use tokio::sync::Mutex;
 use super::account::Account;
 use super::binaries::Installation;
 use super::control::{self, ControlFile};
+use super::disk::Disk;
 use super::error::{Error, Result};
 use super::files;
 use super::hba;
@@ -34,6 +35,8 @@ pub struct ServerConfig {
     pub parameters: BTreeMap<String, String>,
     /// Lines of pg_hba.conf for clients, in force while the server is open.
     pub hba: Vec<String>,
+    /// Kept allocated on the disk of pg_wal, for a recovery when it is full; 0: nothing.
+    pub reserve_bytes: u64,
 }
 
 /// Another server to copy from.
@@ -71,6 +74,7 @@ pub struct Server {
     pub layout: Layout,
     pub installation: Installation,
     pub account: Account,
+    pub disk: Disk,
     /// Held while the configuration files are read, changed and written.
     writing: Mutex<()>,
     pub(super) observer: Mutex<Observer>,
@@ -94,8 +98,10 @@ impl Server {
             });
         }
         let account = Account::resolve(config.os_user.as_deref()).await?;
+        let disk = Disk::new(&layout, config.reserve_bytes);
         Ok(Server {
             config,
+            disk,
             layout,
             installation,
             account,
@@ -234,6 +240,9 @@ impl Server {
     pub(super) async fn close_sessions(&self) {
         *self.observer.lock().await = Observer::default();
         self.admin.lock().await.close();
-        self.prober.lock().await.close();
+        // A probe that hangs with its server finds its connection gone by itself.
+        if let Ok(mut prober) = self.prober.try_lock() {
+            prober.close();
+        }
     }
 }

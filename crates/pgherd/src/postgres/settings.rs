@@ -17,12 +17,13 @@ use super::layout::Layout;
 pub const NOBODY: &str = "ANY 1 (pgherd_nobody)";
 
 /// What the user may change. Timeouts: a dead peer must be noticed within the bounds of a takeover.
-/// 16 WAL senders: eight standbys, each once more for a base backup. Ten reserved connections keep the agent's
-/// way in free when every client waits for a standby that died.
+/// 24 WAL senders: eight standbys, each once more for a base backup, and the agent's own sessions: three that it keeps,
+/// one that confirms a reload, and as many again of an agent that has just died. Ten reserved connections are for the
+/// operator when every client waits for a standby that died.
 const DEFAULTS: [(&str, &str); 14] = [
     ("max_connections", "100"),
     ("superuser_reserved_connections", "10"),
-    ("max_wal_senders", "16"),
+    ("max_wal_senders", "24"),
     ("max_replication_slots", "16"),
     ("wal_level", "replica"),
     ("wal_keep_size", "1GB"),

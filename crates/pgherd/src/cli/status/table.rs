@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use super::burdens;
 use crate::api::{NodeReport, Role, StatusReport, SyncMode};
 use crate::cli::client::Answered;
 
@@ -87,7 +88,7 @@ fn row(node: &NodeReport) -> [String; 9] {
 }
 
 /// `0 B`, `512 B`, `1.5 kB`, `23 MB`: two digits are enough to see which way it goes.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let mut value = count as f64;
     let mut unit = "B";
     for larger in ["kB", "MB", "GB", "TB"] {
@@ -125,6 +126,7 @@ fn advice(answered: &Answered) -> Vec<String> {
         let why = if node.why.is_empty() { String::new() } else { format!(" ({})", node.why.join("; ")) };
         lines.push(format!("{} is {}{why}", node.name, node.state));
     }
+    lines.extend(report.nodes.iter().flat_map(burdens::lines));
     if report.sync.mode == SyncMode::Quorum {
         let sound = report.nodes.iter().filter(|node| node.sync && node.healthy).count();
         if sound < report.sync.k as usize {
@@ -141,11 +143,11 @@ fn advice(answered: &Answered) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::api::SyncReport;
 
-    fn node(name: &str, role: Role, state: &str) -> NodeReport {
+    pub fn node(name: &str, role: Role, state: &str) -> NodeReport {
         NodeReport {
             name: name.into(),
             role,
@@ -159,6 +161,7 @@ mod tests {
             postgres: None,
             rule: String::new(),
             why: Vec::new(),
+            condition: brain::Condition::default(),
         }
     }
 

@@ -91,6 +91,7 @@ fn config_in(dir: &TempDir, node: &str) -> ServerConfig {
             ("max_standby_streaming_delay".into(), "-1".into()),
         ]),
         hba: vec!["host all all 127.0.0.1/32 trust".into()],
+        reserve_bytes: 0,
     }
 }
 

@@ -1,0 +1,142 @@
+//! What burdens the node beside its server's state: kept here, told to peers and people as [`brain::Condition`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use brain::{Condition, LostWrites, Pending, Progress};
+
+use super::work::Worker;
+use crate::postgres::{self, Room};
+
+/// A disk that fills fills within seconds; statvfs takes microseconds.
+const DISK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What PostgreSQL and the kernel call a full disk.
+const NO_SPACE: &str = "No space left on device";
+
+#[derive(Default)]
+pub(super) struct Burden {
+    pub room: Option<Room>,
+    pub crowded: bool,
+    pub hung: bool,
+    pub progress: Option<Progress>,
+    pub stuck: Option<String>,
+    pub lost: Vec<LostWrites>,
+    pub pending: Vec<Pending>,
+    /// The last that the server said before it ended by itself.
+    pub last_words: Option<String>,
+}
+
+impl Burden {
+    fn full(&self) -> bool {
+        self.room.is_some_and(|room| room.full)
+    }
+}
+
+/// True when an error or a line of the log says that a disk is full.
+pub(super) fn says_full(text: &str) -> bool {
+    text.contains(NO_SPACE)
+}
+
+impl Worker {
+    pub fn condition(&self) -> Condition {
+        let Burden { room, crowded, hung, progress, stuck, lost, pending, .. } = &self.known().burden;
+        Condition {
+            disk_full: room.is_some_and(|room| room.full),
+            free_bytes: room.map(|room| room.free_bytes),
+            crowded: *crowded,
+            hung: *hung,
+            progress: progress.clone(),
+            stuck: stuck.clone(),
+            lost: lost.clone(),
+            pending: pending.clone(),
+        }
+    }
+
+    /// Looks at the disks again and again. A look that hangs with its disk is waited for: one thread, no more.
+    pub async fn watch_disk(self: Arc<Self>) {
+        loop {
+            self.look_at_disk().await;
+            tokio::time::sleep(DISK_INTERVAL).await;
+        }
+    }
+
+    async fn look_at_disk(&self) {
+        let disk = self.server.disk.clone();
+        let was_full = self.known().burden.full();
+        match tokio::task::spawn_blocking(move || disk.look(was_full)).await {
+            Ok(Ok(room)) => {
+                let mut known = self.known();
+                // What was said of the disk while this look was under way is newer than the look.
+                let said_full = known.burden.full() && !was_full;
+                known.burden.room = Some(Room { full: room.full || said_full, ..room });
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "the disks could not be looked at"),
+            Err(error) => tracing::warn!(%error, "the look at the disks ended by itself"),
+        }
+    }
+
+    /// The server, or one of our own writes, said that a disk is full. That holds until there is room for more than what
+    /// failed: a file that could not be written whole has been taken away, and leaves room of which nothing follows.
+    pub(super) fn note_full(&self) {
+        let mut known = self.known();
+        let before = known.burden.room.unwrap_or(Room { free_bytes: 0, full: true, reserved: false });
+        known.burden.room = Some(Room { full: true, ..before });
+    }
+
+    /// On a full disk, makes room for a recovery or a promotion out of the reserve.
+    pub(super) async fn make_room(&self) -> bool {
+        if !self.known().burden.full() {
+            return false;
+        }
+        let disk = self.server.disk.clone();
+        match tokio::task::spawn_blocking(move || disk.release()).await {
+            Ok(Ok(true)) => {
+                if let Some(room) = &mut self.known().burden.room {
+                    room.reserved = false;
+                }
+                tracing::warn!("the disk is full: the reserve is given up so that PostgreSQL can recover");
+                true
+            }
+            Ok(Ok(false)) => false,
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the reserve could not be given up");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(%error, "giving up the reserve ended by itself");
+                false
+            }
+        }
+    }
+
+    /// The server has ended by itself: what did it say?
+    pub(super) async fn hear_last_words(&self) {
+        let words = self.server.last_words().await;
+        if words.as_deref().is_some_and(says_full) {
+            self.note_full();
+        }
+        let mut known = self.known();
+        known.burden.last_words = words;
+        (known.burden.crowded, known.burden.hung) = (false, false);
+    }
+
+    pub(super) fn last_words(&self) -> Option<String> {
+        self.known().burden.last_words.clone()
+    }
+
+    /// Starts the server with `start`, once more with the reserve given up if the first time there was no room.
+    pub(super) async fn with_room<T, F>(&self, start: impl Fn() -> F) -> postgres::Result<T>
+    where
+        F: Future<Output = postgres::Result<T>>,
+    {
+        self.make_room().await;
+        match start().await {
+            Err(error) if says_full(&error.to_string()) => {
+                self.note_full();
+                if self.make_room().await { start().await } else { Err(error) }
+            }
+            result => result,
+        }
+    }
+}
