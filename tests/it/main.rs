@@ -5,10 +5,14 @@
 
 mod agent_killed_and_adopted;
 mod all_nodes_killed_and_started;
+mod backend_killed;
 mod bad_input;
 mod bootstrap_and_replicate;
 mod demo_detach_and_stop;
+mod disk_full;
+mod disk_stalled;
 mod old_primary_rejoins_by_rewind;
+mod postmaster_hung;
 mod primary_frozen;
 mod primary_node_killed;
 mod primary_postgres_killed;

@@ -9,12 +9,14 @@ use tokio_postgres::{Client, NoTls};
 
 /// A flag is raised by the second probe of new connections, one a second.
 const NOTICED_TIMEOUT: Duration = Duration::from_secs(30);
-/// Three `failure_timeout`s, in which a primary taken for dead would be replaced.
-const STEADY: Duration = Duration::from_secs(6);
+/// Long enough for an agent to be started anew on a busy machine.
+const FAILURE_TIMEOUT: &str = "[failover]\nfailure_timeout = \"5s\"";
+/// Twice that: a primary taken for dead would be replaced.
+const STEADY: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_primary_without_a_free_slot_is_alive() {
-    let mut cluster = Cluster::start(3);
+    let mut cluster = Cluster::start_configured(3, FAILURE_TIMEOUT);
     let before = cluster.wait_until_whole();
     let primary = before.primary.clone().unwrap();
     let node = cluster.node(&primary).clone();

@@ -177,7 +177,16 @@ pub struct Cluster {
 impl Cluster {
     /// `nodes` nodes, started and whole: an open primary and healthy replicas.
     pub fn start(nodes: u16) -> Cluster {
+        Cluster::start_configured(nodes, "")
+    }
+
+    /// The same with `lines` at the end of each node's configuration: tables that a demo's has not.
+    pub fn start_configured(nodes: u16, lines: &str) -> Cluster {
         let mut cluster = Cluster { agents: Vec::new(), prepared: Prepared::new(nodes) };
+        for node in cluster.nodes() {
+            let text = fs::read_to_string(node.config()).expect("its configuration");
+            fs::write(node.config(), format!("{text}\n{lines}\n")).expect("its configuration is writable");
+        }
         for name in cluster.names() {
             cluster.start_agent(&name);
         }

@@ -60,7 +60,9 @@ impl Worker {
                 }
             };
             round = round.wrapping_add(1);
-            if round.is_multiple_of(CONNECTION_EVERY) {
+            // After a connection without an answer no write is tried until one has its answer: writes of ours go by an old
+            // session, and would show as fine a server that no client can reach.
+            if unanswered > 0 || round.is_multiple_of(CONNECTION_EVERY) {
                 unanswered = if self.connects().await { 0 } else { unanswered + 1 };
                 self.known().burden.hung = unanswered >= SILENT_CONNECTIONS;
                 if unanswered > 0 {

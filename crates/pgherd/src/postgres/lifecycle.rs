@@ -190,6 +190,10 @@ impl Server {
             StopMode::Immediate => vec![(Ended::Immediate, Signal::QUIT, deadline)],
         };
         for (ended, signal, patience) in steps {
+            if process::is_stopped(postmaster.pid) {
+                // A frozen postmaster hears nothing, while sessions that it began may go on.
+                break;
+            }
             postmaster.signal(signal)?;
             if tokio::time::timeout(patience, postmaster.exited()).await.is_ok() {
                 self.close_sessions().await;
