@@ -2,8 +2,8 @@
 
 use super::{Want, act, wait};
 use crate::{
-    Action, MemberId, Operation, Postgres, Primary, PrimaryRecord, Standby, Status, SyncRecord, View,
-    Walsender,
+    Action, MemberId, NodeName, Operation, Postgres, Primary, PrimaryRecord, Standby, Status, SyncRecord,
+    View, Walsender,
 };
 
 /// A standby that has not streamed for this long from a primary that is fine has lost the WAL it needs: reconnects
@@ -70,6 +70,9 @@ pub(super) fn clone(view: &View) -> Option<Want> {
     if !empty && !expendable(view, record, primary) {
         return None;
     }
+    if let Some(other) = copying(view) {
+        return wait(format!("{other} is copying; one node at a time loads the primary"));
+    }
     let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)
 }
@@ -81,6 +84,12 @@ pub(super) fn full(view: &View) -> Option<Want> {
     (view.condition.disk_full && !follows).then(|| {
         wait(format!("no room is left on the disk of {}: it follows {} once there is", view.me, record.node))
     })?
+}
+
+/// Who copies now, in a cluster that serves. Before it has opened nobody is harmed, and all begin at once.
+fn copying(view: &View) -> Option<&NodeName> {
+    let mut peers = view.fresh_peers().filter(|_| view.opened());
+    peers.find(|status| status.busy == Some(Operation::Clone)).map(|status| &status.node)
 }
 
 pub(super) fn rewind_again(view: &View) -> Option<Want> {
@@ -228,6 +237,9 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
     let standby = view.postgres.standby().filter(|standby| standby.stalled_ms > STALLED_MS_MAX)?;
     if !status.open || !expendable(view, record, primary) {
         return wait(format!("not streaming for {} ms", standby.stalled_ms));
+    }
+    if let Some(other) = copying(view) {
+        return wait(format!("{other} is copying; one node at a time loads the primary"));
     }
     let why = format!("not streaming for {} ms although {} is open", standby.stalled_ms, record.node);
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)

@@ -76,7 +76,8 @@ impl Agent {
     /// Work is under way, or this kind of work has just failed.
     fn refused(&self, operation: Operation) -> bool {
         let early = self.retry.get(&operation).is_some_and(|retry| Instant::now() < retry.at);
-        self.view.busy.is_some() || early
+        let given_up = self.retry.get(&operation).is_some_and(|retry| retry.given_up(operation));
+        self.view.busy.is_some() || early || given_up
     }
 
     fn start(&mut self, operation: Operation, work: Work) -> bool {
@@ -98,7 +99,7 @@ impl Agent {
         let incarnation = format!("{:08x}", rand::random::<u32>());
         let member = brain::MemberId::new(&self.view.me, &incarnation);
         self.save(|Words { durable, .. }| {
-            durable.member = Some(member);
+            durable.member = Some(member.clone());
             durable.promise = durable.promise.max(term);
             durable.needs_clone = operation == Operation::Clone;
         }) && self.start(operation, work)

@@ -3,16 +3,28 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use brain::{Condition, LostWrites, Pending, Progress};
+use brain::{Condition, LostWrites, NodeName, Pending, Progress};
+use tokio::sync::watch;
 
 use super::work::Worker;
-use crate::postgres::{self, Room};
+use crate::postgres::{self, Lost, Room};
 
 /// A disk that fills fills within seconds; statvfs takes microseconds.
 const DISK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What PostgreSQL and the kernel call a full disk.
 const NO_SPACE: &str = "No space left on device";
+
+/// How often the progress of a copy is taken over into the status, and how often it is told in the log.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+const PROGRESS_TOLD: u32 = 10;
+
+/// Listings of lost writes are shown for a week, or until somebody acknowledges them.
+const LOST_AGE_MAX: jiff::SignedDuration = jiff::SignedDuration::from_hours(7 * 24);
+/// Shown at once; a node that rewinds more often than that within a week has its listings in `kept`.
+const LOST_SHOWN_MAX: usize = 10;
+/// Looks at the disk between two looks at the listings: somebody may have acknowledged one.
+const LISTINGS_EVERY: u32 = 10;
 
 #[derive(Default)]
 pub(super) struct Burden {
@@ -38,6 +50,17 @@ pub(super) fn says_full(text: &str) -> bool {
     text.contains(NO_SPACE)
 }
 
+fn in_short(lost: &Lost) -> LostWrites {
+    LostWrites {
+        at: lost.at.clone(),
+        fork: lost.fork,
+        transactions: lost.committed.len() as u64,
+        relations: lost.tables().count() as u64,
+        bytes: lost.bytes,
+        listed: lost.kept.join("report.txt").display().to_string(),
+    }
+}
+
 impl Worker {
     pub fn condition(&self) -> Condition {
         let Burden { room, crowded, hung, progress, stuck, lost, pending, .. } = &self.known().burden;
@@ -55,9 +78,68 @@ impl Worker {
 
     /// Looks at the disks again and again. A look that hangs with its disk is waited for: one thread, no more.
     pub async fn watch_disk(self: Arc<Self>) {
+        let mut round = 0u32;
         loop {
             self.look_at_disk().await;
+            if round.is_multiple_of(LISTINGS_EVERY) {
+                self.look_at_listings().await;
+            }
+            round = round.wrapping_add(1);
             tokio::time::sleep(DISK_INTERVAL).await;
+        }
+    }
+
+    /// Which listings of lost writes are still to be shown.
+    async fn look_at_listings(self: &Arc<Self>) {
+        let worker = self.clone();
+        let Ok(lists) = tokio::task::spawn_blocking(move || worker.server.kept_lists()).await else { return };
+        let now = crate::clock::wall();
+        let recent = |lost: &&Lost| {
+            lost.at.parse::<jiff::Timestamp>().is_ok_and(|at| now.duration_since(at) < LOST_AGE_MAX)
+        };
+        let mut lost: Vec<LostWrites> = lists.iter().filter(recent).map(in_short).collect();
+        lost.drain(..lost.len().saturating_sub(LOST_SHOWN_MAX));
+        self.known().burden.lost = lost;
+    }
+
+    /// The rewound server runs: names the relations and shows what was lost.
+    pub(super) async fn tell_lost(&self, mut lost: Lost) {
+        if let Err(error) = self.server.name_lost(&mut lost).await {
+            tracing::warn!(%error, "the relations of the kept WAL could not be named");
+        }
+        let mut known = self.known();
+        let shown = &mut known.burden.lost;
+        shown.retain(|other| other.at != lost.at);
+        shown.push(in_short(&lost));
+    }
+
+    /// Does `work`, showing how far it is.
+    pub(super) async fn shown<T>(
+        &self,
+        what: &str,
+        node: &NodeName,
+        seen: watch::Receiver<postgres::Progress>,
+        work: impl Future<Output = T>,
+    ) -> T {
+        let mut look = tokio::time::interval(PROGRESS_INTERVAL);
+        let mut round = 0u32;
+        tokio::pin!(work);
+        loop {
+            tokio::select! {
+                result = &mut work => {
+                    self.known().burden.progress = None;
+                    return result;
+                }
+                _ = look.tick() => {
+                    let postgres::Progress { done_bytes, total_bytes } = *seen.borrow();
+                    if round.is_multiple_of(PROGRESS_TOLD) {
+                        tracing::info!(%node, done_mb = done_bytes >> 20, total_mb = total_bytes >> 20, "{what}");
+                    }
+                    round = round.wrapping_add(1);
+                    let progress = Progress { what: what.to_owned(), done_bytes, total_bytes };
+                    self.known().burden.progress = Some(progress);
+                }
+            }
         }
     }
 
@@ -108,6 +190,25 @@ impl Worker {
                 false
             }
         }
+    }
+
+    /// A word that could not be written for want of room is written out of the reserve. The caller waits for the disk
+    /// anyway.
+    pub(super) fn make_room_for_words(&self) -> bool {
+        self.note_full();
+        let released = self.server.disk.release();
+        if let Err(error) = &released {
+            tracing::warn!(%error, "the reserve could not be given up");
+        }
+        released.unwrap_or(false)
+    }
+
+    pub(super) fn give_up(&self, why: String) {
+        self.known().burden.stuck = Some(why);
+    }
+
+    pub(super) fn take_heart(&self) {
+        self.known().burden.stuck = None;
     }
 
     /// The server has ended by itself: what did it say?

@@ -160,7 +160,11 @@ impl Agent {
     fn read_store(&mut self) -> Result<()> {
         let snapshot = self.snapshots.borrow_and_update().clone();
         let loaded = self.view.store.loaded || snapshot.connected;
+        let term = self.term();
         self.view.store = records::store_view(&snapshot, loaded)?;
+        if self.term() != term {
+            self.begin_again();
+        }
         let system_id = self.view.store.cluster.as_ref().and_then(|cluster| cluster.value.system_id);
         if system_id.is_some() {
             self.save(|words| words.system_id = system_id);
@@ -257,8 +261,11 @@ impl Agent {
         let failed = done.result.is_err();
         let failures =
             if failed { self.retry.get(&done.operation).map_or(0, |retry| retry.failures) + 1 } else { 0 };
-        self.retry.insert(done.operation, Retry::after(failures));
+        let retry = Retry::after(done.operation, failures);
+        let (is_told, given_up) = (retry.is_told(), retry.given_up(done.operation));
+        self.retry.insert(done.operation, retry);
         if done.operation == Operation::Clone && !failed {
+            self.begin_again();
             self.save(|words| (words.durable.needs_clone, words.durable.rewound) = (false, false));
         }
         if done.operation == Operation::Rewind {
@@ -267,7 +274,7 @@ impl Agent {
             }
             let impossible = done.result.as_ref().is_err_and(|error| error.is::<RewindImpossible>());
             self.rewinds_failed = if impossible { self.rewinds_failed + 1 } else { 0 };
-            if self.rewinds_failed >= REWINDS_MAX {
+            if self.rewinds_failed >= REWINDS_MAX || given_up {
                 self.rewinds_failed = 0;
                 self.save(|words| words.durable.needs_clone = true);
             }
@@ -277,12 +284,35 @@ impl Agent {
                 tracing::info!(operation = ?done.operation, took_ms = done.took.as_millis() as u64, "done")
             }
             Err(error) => {
-                let what = format!("{:?} failed", done.operation);
-                self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
+                if is_told {
+                    let what = format!("{:?} failed", done.operation);
+                    self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
+                }
+                if given_up && done.operation == Operation::Clone {
+                    self.give_up_copying(failures, &error);
+                }
             }
         }
         if let Some(observer) = &self.observer {
             observer.wake();
+        }
+    }
+
+    /// Copying anew is the last rung: where it fails again and again somebody has to look.
+    fn give_up_copying(&self, failures: u32, error: &anyhow::Error) {
+        let Some(worker) = &self.parts.worker else { return };
+        worker.give_up(format!(
+            "copying the data directory has failed {failures} times in a row ({error:#}); mend the cause, then start this \
+             node's pgherd anew: pgherd run --config FILE"
+        ));
+    }
+
+    /// A new primary is a new source: what failed with the last one may be tried again.
+    fn begin_again(&mut self) {
+        let copies = [Operation::Clone, Operation::Rewind];
+        copies.iter().for_each(|operation| drop(self.retry.remove(operation)));
+        if let Some(worker) = &self.parts.worker {
+            worker.take_heart();
         }
     }
 
@@ -292,8 +322,16 @@ impl Agent {
 
     /// Changes the durable words on disk, then in the view. False: they could not be written, and nothing that rests
     /// on them may be done; the decision will come again.
-    pub(super) fn save(&mut self, change: impl FnOnce(&mut Words)) -> bool {
-        if let Err(error) = self.parts.words.save(change) {
+    pub(super) fn save(&mut self, change: impl Fn(&mut Words)) -> bool {
+        let full = |error: &anyhow::Error| super::burden::says_full(&format!("{error:#}"));
+        let mut saved = self.parts.words.save(&change);
+        if let (Some(error), Some(worker)) = (saved.as_ref().err(), &self.parts.worker)
+            && full(error)
+            && worker.make_room_for_words()
+        {
+            saved = self.parts.words.save(&change);
+        }
+        if let Err(error) = saved {
             if self.unwritable.is_none_or(|at| at.elapsed() > UNWRITABLE_AGAIN) {
                 let what = "the durable words could not be written; this node promises and does nothing new";
                 self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);

@@ -38,9 +38,6 @@ const START_FOLLOWING_DEADLINE: Duration = Duration::from_secs(600);
 /// A restartpoint writes all of the shared buffers; minutes on a slow disk.
 const CLEAN_STOP_DEADLINE: Duration = Duration::from_secs(300);
 
-/// How often a copy under way is told in the log.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
-
 const REWIND_DEADLINE: Duration = Duration::from_secs(6 * 3600);
 
 /// The tool says that this data directory cannot be rewound to that source: it has to be copied anew.
@@ -226,18 +223,8 @@ impl Worker {
         self.stop().await?;
         let source = self.source(node, |credentials| credentials.replication.clone())?;
         let (progress, seen) = watch::channel(Progress::default());
-        let copy = self.server.basebackup(&source, None, progress, CLONE_DEADLINE);
-        tokio::pin!(copy);
-        let mut tell = tokio::time::interval(PROGRESS_INTERVAL);
-        loop {
-            tokio::select! {
-                result = &mut copy => return Ok(result?),
-                _ = tell.tick() => {
-                    let Progress { done_bytes, total_bytes } = *seen.borrow();
-                    tracing::info!(%node, done_mb = done_bytes >> 20, total_mb = total_bytes >> 20, "copying");
-                }
-            }
-        }
+        let copy = self.server.basebackup(&source, None, &progress, CLONE_DEADLINE);
+        Ok(self.shown("copying", node, seen, copy).await?)
     }
 
     /// A rewound server is started following: it may need its source's WAL before it accepts a connection.
@@ -247,9 +234,13 @@ impl Worker {
         // pg_rewind wants a clean end: the shutdown's restartpoint is given its time.
         self.server.stop(StopMode::Fast, CLEAN_STOP_DEADLINE).await?;
         self.forget_run();
-        match self.server.rewind(&source, REWIND_DEADLINE).await? {
-            RewindOutcome::Done { fork, kept } => {
+        let (progress, seen) = watch::channel(Progress::default());
+        let rewind = self.server.rewind(&source, &progress, REWIND_DEADLINE);
+        let mut lost = None;
+        match self.shown("rewinding", &upstream.node, seen, rewind).await? {
+            RewindOutcome::Done { fork, kept, lost: listed } => {
                 tracing::info!(%fork, kept = %kept.display(), "rewound; the WAL from the fork on is kept");
+                lost = listed;
             }
             RewindOutcome::NotRequired => {}
             RewindOutcome::Failed { reason } => return Err(RewindImpossible(reason).into()),
@@ -262,6 +253,8 @@ impl Worker {
         if started.is_err() {
             // It would wait for WAL of a primary that is no more; stopped, it is rewound to the next one.
             self.stop().await?;
+        } else if let Some(lost) = lost {
+            self.tell_lost(*lost).await;
         }
         started
     }

@@ -69,6 +69,26 @@ impl Session {
     }
 
     pub async fn open_in(seat: Seat, layout: &Layout, port: u16, deadline: Duration) -> Result<Session> {
+        Session::connect("postgres", seat, layout, port, deadline).await
+    }
+
+    /// In another database than `postgres`.
+    pub async fn open_database(
+        name: &str,
+        layout: &Layout,
+        port: u16,
+        deadline: Duration,
+    ) -> Result<Session> {
+        Session::connect(name, Seat::Walsender, layout, port, deadline).await
+    }
+
+    async fn connect(
+        database: &str,
+        seat: Seat,
+        layout: &Layout,
+        port: u16,
+        deadline: Duration,
+    ) -> Result<Session> {
         const WHAT: &str = "connect to the local PostgreSQL";
         let path = layout.run.join(format!(".s.PGSQL.{port}"));
         within(WHAT, deadline, async {
@@ -76,7 +96,7 @@ impl Session {
             let mut session = Session { stream, received: BytesMut::new(), broken: false };
             let parameters = [
                 ("user", "postgres"),
-                ("database", "postgres"),
+                ("database", database),
                 ("application_name", APPLICATION_NAME),
                 ("client_encoding", "UTF8"),
                 ("options", OPTIONS),
