@@ -16,4 +16,5 @@ mod postmaster_hung;
 mod primary_frozen;
 mod primary_node_killed;
 mod primary_postgres_killed;
+mod settings_raised;
 mod slots_exhausted;

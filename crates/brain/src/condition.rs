@@ -1,6 +1,6 @@
 //! What burdens a node beside what its server is doing: room on its disks, connection slots, its way back.
 //!
-//! Told with each heartbeat and shown to people. Decisions rest on `disk_full` alone; the rest is
+//! Told with each heartbeat and shown to people. Decisions rest on `disk_full` and `outgrown`; the rest is
 //! for whoever reads the status.
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +25,8 @@ pub struct Condition {
     pub lost: Vec<LostWrites>,
     /// Settings that wait for a restart of this node's server.
     pub pending: Vec<Pending>,
+    /// Replay has stopped because the primary's settings are larger than this standby's: a restart raises them.
+    pub outgrown: bool,
 }
 
 /// How far a copy, a rewind or a recovery is.

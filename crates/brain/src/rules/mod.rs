@@ -92,6 +92,7 @@ pub const RULES: &[Rule] = rules! {
     "rejoin.rewind" "The own WAL has left the recorded history: rewind to the primary's." rejoin::rewind;
     "follow" "The own WAL is a beginning of the primary's: follow it." rejoin::follow;
     "replica.admit" "A replica that streams from the recorded primary admits readers." rejoin::admit;
+    "replica.outgrown" "The primary's settings are larger: the standby is started anew with settings as large." rejoin::outgrown;
     "rejoin.stalled" "The upstream no longer has the WAL this node needs: copy it anew." rejoin::stalled;
     "replica" "The replica follows the recorded primary." rejoin::steady;
 };

@@ -40,6 +40,7 @@ fn run(commands: &str) -> String {
             ["kill", "node", node] => world.kill_node(node),
             ["kill", "agent", node] => world.kill_agent(node),
             ["start", "node", node] => world.start_agent(node),
+            ["outgrow", node] => world.outgrow(node),
             ["disk", node, state] => world.disk(node, state),
             ["cut", from, to] => world.cut(from, to),
             ["heal"] => world.heal(),

@@ -133,6 +133,12 @@ impl World {
         self.node(node).view.condition.disk_full = state == "full";
     }
 
+    /// Replay stops until the server is started again.
+    pub fn outgrow(&mut self, node: &str) {
+        self.note(&format!("outgrow {node}"));
+        self.node(node).view.condition.outgrown = true;
+    }
+
     pub fn kill_agent(&mut self, node: &str) {
         self.note(&format!("kill agent {node}"));
         self.node(node).alive = false;
@@ -391,6 +397,10 @@ impl World {
         };
         match action {
             Action::Promise { term } => durable.promise = durable.promise.max(term),
+            Action::StartDetached => {
+                node.view.condition.outgrown = false;
+                apply(node.server.as_mut().unwrap(), durable, action, now);
+            }
             Action::Revoke { .. } | Action::Commit(_) => {}
             Action::Initdb => {
                 fresh_id(durable);

@@ -15,6 +15,9 @@ const DISK_INTERVAL: Duration = Duration::from_secs(1);
 /// What PostgreSQL and the kernel call a full disk.
 const NO_SPACE: &str = "No space left on device";
 
+/// People wait for this when they have changed a setting, a standby whose replay has stopped as well.
+const SETTINGS_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How often the progress of a copy is taken over into the status, and how often it is told in the log.
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 const PROGRESS_TOLD: u32 = 10;
@@ -35,6 +38,7 @@ pub(super) struct Burden {
     pub stuck: Option<String>,
     pub lost: Vec<LostWrites>,
     pub pending: Vec<Pending>,
+    pub outgrown: bool,
     /// The last that the server said before it ended by itself.
     pub last_words: Option<String>,
 }
@@ -63,7 +67,8 @@ fn in_short(lost: &Lost) -> LostWrites {
 
 impl Worker {
     pub fn condition(&self) -> Condition {
-        let Burden { room, crowded, hung, progress, stuck, lost, pending, .. } = &self.known().burden;
+        let Burden { room, crowded, hung, progress, stuck, lost, pending, outgrown, .. } =
+            &self.known().burden;
         Condition {
             disk_full: room.is_some_and(|room| room.full),
             free_bytes: room.map(|room| room.free_bytes),
@@ -73,6 +78,7 @@ impl Worker {
             stuck: stuck.clone(),
             lost: lost.clone(),
             pending: pending.clone(),
+            outgrown: *outgrown,
         }
     }
 
@@ -86,6 +92,48 @@ impl Worker {
             }
             round = round.wrapping_add(1);
             tokio::time::sleep(DISK_INTERVAL).await;
+        }
+    }
+
+    /// Brings this agent's configuration in force, and looks for what waits for a restart.
+    pub async fn watch_settings(self: Arc<Self>) {
+        let mut refreshed = false;
+        loop {
+            tokio::time::sleep(SETTINGS_INTERVAL).await;
+            let answers = self.known().answer.is_some();
+            if !answers {
+                continue;
+            }
+            if !refreshed {
+                match self.server.refresh_settings().await {
+                    Ok(changed) => {
+                        refreshed = true;
+                        if changed {
+                            tracing::info!("the configuration has changed: PostgreSQL was told to reload it");
+                        }
+                    }
+                    Err(error) => tracing::warn!(%error, "the configuration could not be brought in force"),
+                }
+            }
+            self.look_at_settings().await;
+        }
+    }
+
+    async fn look_at_settings(&self) {
+        let generation = self.generation();
+        let state = match self.server.settings_state().await {
+            Ok(state) => state,
+            Err(error) => {
+                tracing::debug!(%error, "the settings could not be looked at");
+                return;
+            }
+        };
+        let pending = state.pending.into_iter();
+        let pending = pending.map(|p| Pending { name: p.name, old: p.old, new: p.new }).collect();
+        let mut known = self.known();
+        // Work has begun or ended meanwhile: this may have been another run of the server.
+        if generation == self.generation() {
+            (known.burden.pending, known.burden.outgrown) = (pending, state.outgrown);
         }
     }
 

@@ -30,8 +30,10 @@ impl Observer {
         let looking = tokio::spawn(look(worker.clone(), wake.clone(), notes));
         let probing = tokio::spawn(worker.clone().probe_forever());
         let disk = tokio::spawn(worker.clone().watch_disk());
+        let settings = tokio::spawn(worker.clone().watch_settings());
         let watching = tokio::spawn(watch_exits(worker, wake.clone()));
-        let tasks = [looking, probing, disk, watching].iter().map(|task| task.abort_handle()).collect();
+        let tasks =
+            [looking, probing, disk, settings, watching].iter().map(|task| task.abort_handle()).collect();
         Observer { wake, tasks }
     }
 

@@ -33,6 +33,18 @@ pub(super) fn of(old: &Condition, new: &Condition) -> Vec<(String, Vec<String>)>
             "its postmaster does not respond, although sessions of before may go on".into(),
         );
     }
+    if new.outgrown && !old.outgrown {
+        tell(
+            "replay has stopped: the primary's settings are larger than this standby's",
+            "max_connections and its like must not be smaller here; this standby is started anew with values as large".into(),
+        );
+    }
+    for pending in new.pending.iter().filter(|pending| !old.pending.contains(pending)) {
+        tell(
+            &format!("{} waits for a restart of PostgreSQL", pending.name),
+            format!("it is {} and becomes {}", pending.old, pending.new),
+        );
+    }
     if let Some(stuck) = new.stuck.as_ref().filter(|_| new.stuck != old.stuck) {
         tell("coming back has been given up", stuck.clone());
     }

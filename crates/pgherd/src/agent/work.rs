@@ -197,6 +197,7 @@ impl Worker {
         (known.applied, known.prepared, known.end_of_recovery) = (None, false, None);
         (known.write, known.confirmed, known.stalled_since) = (None, None, None);
         known.answer = None;
+        known.burden.outgrown = false;
         known.unconfirmed.clear();
     }
 

@@ -192,9 +192,7 @@ impl Server {
         let mut dynamic = self.dynamic();
         edit(&mut dynamic);
         dynamic.generation += 1;
-        let control = control::read(&self.layout.data).ok();
-        let fixed = self.fixed(control.as_ref());
-        let conf = settings::render(&fixed, &dynamic);
+        let conf = self.rendered(&dynamic);
         let hba = hba::hba(dynamic.admission, &self.config.hba);
         let ident = hba::ident(&self.account);
         let (layout, account) = (self.layout.clone(), self.account.clone());
@@ -206,6 +204,12 @@ impl Server {
         })
         .await?;
         Ok(dynamic)
+    }
+
+    /// What `pgherd.conf` should say.
+    pub(super) fn rendered(&self, dynamic: &Dynamic) -> String {
+        let control = control::read(&self.layout.data).ok();
+        settings::render(&self.fixed(control.as_ref()), dynamic)
     }
 
     /// The command line's `-c` options: what nothing can override.

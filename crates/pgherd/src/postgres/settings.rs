@@ -49,7 +49,7 @@ const REFUSED: [(&str, &str); 7] = [
 ];
 
 /// On a standby these must not be smaller than the primary's were, or it refuses to start.
-const FLOORS: [&str; 5] = [
+pub(super) const FLOORS: [&str; 5] = [
     "max_connections",
     "max_worker_processes",
     "max_wal_senders",
@@ -243,16 +243,21 @@ pub(super) fn render(fixed: &Static<'_>, dynamic: &Dynamic) -> String {
     text
 }
 
-/// The bounds from the control file that are above what would be configured.
-fn floors(fixed: &Static<'_>) -> Vec<(String, String)> {
-    let Some(control) = fixed.control else { return Vec::new() };
-    let bounds = [
+/// What the former primary had, in the order of [`FLOORS`].
+pub(super) fn bounds(control: &ControlFile) -> [u32; 5] {
+    [
         control.max_connections,
         control.max_worker_processes,
         control.max_wal_senders,
         control.max_prepared_transactions,
         control.max_locks_per_transaction,
-    ];
+    ]
+}
+
+/// The bounds from the control file that are above what would be configured.
+fn floors(fixed: &Static<'_>) -> Vec<(String, String)> {
+    let Some(control) = fixed.control else { return Vec::new() };
+    let bounds = bounds(control);
     let configured = |name: &str| {
         let user = fixed.parameters.get(name).map(String::as_str);
         let default = DEFAULTS.iter().find(|(default, _)| *default == name).map(|(_, value)| *value);

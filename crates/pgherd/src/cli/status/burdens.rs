@@ -9,7 +9,8 @@ use crate::api::NodeReport;
 const LOST_SHOWN: usize = 3;
 
 pub fn lines(node: &NodeReport) -> Vec<String> {
-    let Condition { disk_full, free_bytes, crowded, hung, progress, stuck, lost, pending } = &node.condition;
+    let Condition { disk_full, free_bytes, crowded, hung, progress, stuck, lost, pending, outgrown } =
+        &node.condition;
     let name = &node.name;
     let mut lines = Vec::new();
     if *disk_full {
@@ -44,6 +45,11 @@ pub fn lines(node: &NodeReport) -> Vec<String> {
             lost.fork,
             lost.at,
             lost.listed
+        ));
+    }
+    if *outgrown {
+        lines.push(format!(
+            "{name}: replay has stopped: the primary's settings are larger; it is restarted by itself"
         ));
     }
     for setting in pending {
