@@ -6,7 +6,7 @@
 
 use std::rc::Rc;
 
-use brain::{Applied, Decision, Durable, Grant, Memory, Millis, Postgres, Status, Term, View, decide};
+use brain::{Applied, Decision, Durable, Grant, Millis, Postgres, Status, Term, View, decide};
 
 use crate::event::{Event, Recipient};
 use crate::exec::Op;
@@ -64,18 +64,8 @@ impl World {
         }
         let boot = self.dice.word();
         let now = self.clock(node);
-        let view = View {
-            now,
-            me: self.nodes[node].name.clone(),
-            settings: self.plan.settings.clone(),
-            durable: self.nodes[node].durable.clone(),
-            postgres: Postgres::Unknown,
-            busy: None,
-            store: brain::StoreView::default(),
-            memory: Memory::new(now),
-            condition: brain::Condition::default(),
-            served: None,
-        };
+        let Node { name, durable, .. } = &self.nodes[node];
+        let view = View::new(name.clone(), self.plan.settings.clone(), durable.clone(), now);
         self.nodes[node].agent_frozen = false;
         self.nodes[node].agent = Some(Agent {
             boot,

@@ -6,8 +6,8 @@
 use wire::Lsn;
 
 use crate::{
-    Action, Commit, Durable, Key, MemberId, NodeName, Operation, Position, Postgres, PrimaryRecord, Put,
-    SyncRecord, Term, TimelineRecord, View,
+    Action, Ask, Commit, Durable, Key, MemberId, NodeName, Operation, Position, Postgres, PrimaryRecord, Put,
+    Request, Stage, SyncRecord, Tags, Term, TimelineRecord, View,
 };
 
 /// A member that promised, and the end of its WAL.
@@ -18,11 +18,22 @@ pub struct Answer {
     pub position: Position,
     /// Replayed, so surely whole records: the end of `position` may be a piece of one.
     pub replay: Lsn,
+    pub fitness: Fitness,
     /// This was the open primary of the term that `/sync` names, and its agent has lived ever since: it has all
     /// that it acknowledged.
     pub whole: bool,
-    /// Its disk is full: of two that hold the same it is not the one to choose.
-    pub full: bool,
+}
+
+/// Among answers with the same WAL the greater wins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Fitness {
+    /// It may be primary at all.
+    pub eligible: bool,
+    /// A request names it.
+    pub wanted: bool,
+    pub priority: u32,
+    /// It is in the old primary's zone.
+    pub near: bool,
 }
 
 /// The answers so far, and why others do not count.
@@ -36,6 +47,11 @@ pub struct Tally {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     Chosen(Answer),
+    /// `from` has the most WAL but may not be primary: `by`, which may, takes that WAL first.
+    Fetch {
+        from: Answer,
+        by: Answer,
+    },
     Missing(String),
 }
 
@@ -48,6 +64,7 @@ struct Candidate<'a> {
     busy: Option<Operation>,
     full: bool,
     postgres: &'a Postgres,
+    tags: &'a Tags,
 }
 
 /// The term that a campaign on this node asks for: above the record, and no promise is higher.
@@ -79,6 +96,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
         busy: view.busy,
         full: view.condition.disk_full,
         postgres: &view.postgres,
+        tags: &view.tags,
     });
     let peers = view.fresh_peers().filter_map(|status| {
         Some(Candidate {
@@ -89,6 +107,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
             busy: status.busy,
             full: status.condition.disk_full,
             postgres: &status.postgres,
+            tags: &status.tags,
         })
     });
     own.into_iter().chain(peers).collect()
@@ -99,6 +118,17 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
     if !sync.set.members.contains(candidate.member) && !was_primary {
         return Err("not in the sync set".to_owned());
     }
+    let whole = was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term));
+    Ok(Answer { whole, ..answer(view, term, candidate)? })
+}
+
+/// What this node itself would answer, a member or not.
+pub fn own_answer(view: &View, term: Term) -> Option<Answer> {
+    let own = candidates(view).into_iter().find(|candidate| *candidate.node == view.me)?;
+    answer(view, term, &own).ok()
+}
+
+fn answer(view: &View, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
     if candidate.promise < term {
         return Err(format!("has promised {} only", candidate.promise));
     }
@@ -121,25 +151,54 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
         member: candidate.member.clone(),
         position: standby.position,
         replay: standby.replay,
-        whole: was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term)),
-        full: candidate.full,
+        fitness: fitness(view, candidate),
+        whole: false,
     })
+}
+
+fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
+    let Tags { nofailover, failover_priority, zone, .. } = candidate.tags;
+    let named = |request: &Request| match &request.ask {
+        Ask::Failover { to } => to == candidate.node,
+        _ => request.stage == Stage::Stopping && request.successor() == Some(candidate.node),
+    };
+    let primary = view.record().map(|record| &record.node);
+    let zone_of = |node: &NodeName| match *node == view.me {
+        true => Some(&view.tags.zone),
+        false => view.memory.peers.get(node).map(|heard| &heard.status.tags.zone),
+    };
+    Fitness {
+        eligible: !nofailover && *failover_priority > 0 && !candidate.full,
+        wanted: view.requests().any(named),
+        priority: *failover_priority,
+        near: primary.and_then(zone_of) == Some(zone),
+    }
 }
 
 impl Tally {
     /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
-    /// The highest recorded term wins, then the highest LSN, then one with room on its disk, then the name.
+    /// The highest recorded term wins, then the highest LSN, then fitness, then the name. One whose disk is full is not fit:
+    /// another fetches its WAL first.
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
         let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
         let whole = self.answers.iter().any(|answer| answer.whole);
         let eligible = |answer: &&Answer| answer.whole || sync.set.members.contains(&answer.member);
-        let best = self
-            .answers
-            .iter()
-            .filter(eligible)
-            .max_by(|a, b| (a.position, !a.full, &b.node).cmp(&(b.position, !b.full, &a.node)));
+        let counted = self.answers.iter().filter(eligible);
+        let order = |a: &&Answer, b: &&Answer| {
+            let (a, b) = (*a, *b);
+            a.position.cmp(&b.position).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
+        };
+        let best = counted.clone().max_by(order);
+        let best_eligible = counted.filter(|answer| answer.fitness.eligible).max_by(order);
         match best {
-            Some(best) if whole || sync.set.may_choose(members) => Outcome::Chosen(best.clone()),
+            Some(best) if whole || sync.set.may_choose(members) => match best_eligible {
+                Some(by) if !best.fitness.eligible => Outcome::Fetch { from: best.clone(), by: by.clone() },
+                None => Outcome::Missing(format!(
+                    "{} has the WAL, but nobody who answers may be primary",
+                    best.node
+                )),
+                Some(_) => Outcome::Chosen(best.clone()),
+            },
             _ => Outcome::Missing(format!(
                 "{members} of {} have answered, {} are needed",
                 sync.set,
@@ -222,6 +281,8 @@ mod tests {
             condition: Condition::default(),
             served: None,
             rule: String::new(),
+            tags: Tags::default(),
+            holding: None,
         }
     }
 
@@ -236,6 +297,8 @@ mod tests {
             failure_timeout_ms: 2_000,
             drift_percent: 5,
             standbys: 1,
+            on_last_standby_lost: Default::default(),
+            drain_timeout_ms: 5_000,
         };
         let sync = SyncRecord {
             term: Term(1),
@@ -254,16 +317,12 @@ mod tests {
         let mut memory = Memory::new(Millis(0));
         memory.on_status(NOW, promised("n2", peer), &durable, &settings);
         View {
-            now: NOW,
-            me: "n1".into(),
-            settings,
-            durable,
             postgres: standby(100),
             busy: own,
             condition: Condition::default(),
             store,
             memory,
-            served: None,
+            ..View::new("n1".into(), settings, durable, NOW)
         }
     }
 
@@ -275,7 +334,7 @@ mod tests {
     fn chosen(own: Option<Operation>, peer: Option<Operation>) -> Option<NodeName> {
         match outcome(&view(own, peer)) {
             Outcome::Chosen(answer) => Some(answer.node),
-            Outcome::Missing(_) => None,
+            Outcome::Fetch { .. } | Outcome::Missing(_) => None,
         }
     }
 
@@ -294,24 +353,28 @@ mod tests {
         }
     }
 
-    /// What was acknowledged may be on the full disk alone, so only among equals does room decide.
+    /// What was acknowledged may be on the full disk alone: one with room fetches it and takes over.
     #[test]
-    fn room_decides_among_equals_and_never_against_wal() {
+    fn a_full_disk_wins_nothing_and_loses_nothing() {
         let full = Condition { disk_full: true, ..Condition::default() };
         let mut view = view(None, None);
         view.memory.peers.get_mut(&"n2".into()).unwrap().status.condition = full.clone();
+        match outcome(&view) {
+            Outcome::Fetch { from, by } => {
+                assert_eq!((from.node.0.as_str(), by.node.0.as_str()), ("n2", "n1"))
+            }
+            other => panic!("n2 has more, and no room: {other:?}"),
+        }
         let winner = |view: &View| match outcome(view) {
-            Outcome::Chosen(answer) => answer.node.0,
-            Outcome::Missing(missing) => panic!("{missing}"),
+            Outcome::Chosen(answer) => Some(answer.node.0),
+            _ => None,
         };
-        assert_eq!(winner(&view), "n2", "it has more");
         view.postgres = standby(200);
-        assert_eq!(winner(&view), "n1");
-        let mut other = view.clone();
-        other.condition = full;
-        assert_eq!(winner(&other), "n1", "both are full: the name");
-        other.memory.peers.get_mut(&"n2".into()).unwrap().status.condition = Condition::default();
-        assert_eq!(winner(&other), "n2");
+        assert_eq!(winner(&view).as_deref(), Some("n1"), "both have the same");
+        view.condition = full;
+        assert_eq!(winner(&view), None, "both are full");
+        view.memory.peers.get_mut(&"n2".into()).unwrap().status.condition = Condition::default();
+        assert_eq!(winner(&view).as_deref(), Some("n2"));
     }
 
     #[test]

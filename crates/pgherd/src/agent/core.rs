@@ -1,13 +1,12 @@
 //! The loop: wake, bring the view up to date, decide, act.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use brain::{
-    Action, Decision, Memory, Millis, NodeName, Operation, Postgres, Settings, Status, StoreView, Term, View,
-    decide,
+    Action, Decision, Millis, NodeName, Operation, Postgres, Settings, Status, Tags, Term, View, decide,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -18,13 +17,12 @@ use super::durable::{Words, WordsFile};
 use super::events::EventLog;
 use super::guard::{Pulse, guard};
 use super::message::Message;
-use super::note::{Done, Note, Observed};
+use super::note::{Done, Errand, Note, Observed};
 use super::observer::Observer;
 use super::panel::Panel;
 use super::publish;
 use super::records;
 use super::retry::Retry;
-use super::tidings;
 use super::work::RewindImpossible;
 use crate::peer::{Channel, Link};
 use crate::proxy::topology::Topology;
@@ -45,6 +43,7 @@ const UNWRITABLE_AGAIN: Duration = Duration::from_secs(10);
 /// What an agent is made of.
 pub struct Parts {
     pub settings: Settings,
+    pub tags: Tags,
     pub me: NodeName,
     pub words: WordsFile,
     pub store: Arc<dyn Store>,
@@ -76,6 +75,8 @@ pub struct Agent {
     pub(super) committing: Option<u64>,
     pub(super) retry: BTreeMap<Operation, Retry>,
     rewinds_failed: u32,
+    /// Errands under way, by request.
+    pub(super) errands: BTreeSet<(Errand, u64)>,
     /// When it was last told that the words cannot be written.
     unwritable: Option<Instant>,
     /// The decision that was told last.
@@ -95,17 +96,11 @@ impl Agent {
             worker.set_words(durable.member.clone(), upstream.clone());
         }
         let observer = parts.worker.as_ref().map(|worker| Observer::start(worker.clone(), note.clone()));
+        let durable = parts.words.words().durable.clone();
         let view = View {
-            now,
-            me: parts.me.clone(),
-            settings: parts.settings.clone(),
-            durable: parts.words.words().durable.clone(),
             postgres: if parts.worker.is_some() { Postgres::Unknown } else { Postgres::Empty },
-            busy: None,
-            condition: brain::Condition::default(),
-            store: StoreView::default(),
-            memory: Memory::new(now),
-            served: None,
+            tags: parts.tags.clone(),
+            ..View::new(parts.me.clone(), parts.settings.clone(), durable, now)
         };
         let snapshots = parts.store.watch();
         Ok(Agent {
@@ -123,6 +118,7 @@ impl Agent {
             committing: None,
             retry: BTreeMap::new(),
             rewinds_failed: 0,
+            errands: BTreeSet::new(),
             unwritable: None,
             told: (String::new(), Vec::new()),
         })
@@ -210,6 +206,7 @@ impl Agent {
         match note {
             Note::Observed(observed) => self.on_observed(observed),
             Note::Done(done) => self.on_done(*done),
+            Note::Errand { errand, request, result } => self.on_errand(errand, request, result),
             Note::Committed(result) => {
                 match result {
                     Ok(revision) => self.committing = Some(revision),
@@ -298,25 +295,21 @@ impl Agent {
         }
     }
 
-    /// Copying anew is the last rung: where it fails again and again somebody has to look.
-    fn give_up_copying(&self, failures: u32, error: &anyhow::Error) {
-        let Some(worker) = &self.parts.worker else { return };
-        worker.give_up(format!(
-            "copying the data directory has failed {failures} times in a row ({error:#}); mend the cause, then start this \
-             node's pgherd anew: pgherd run --config FILE"
-        ));
-    }
-
-    /// A new primary is a new source: what failed with the last one may be tried again.
-    fn begin_again(&mut self) {
-        let copies = [Operation::Clone, Operation::Rewind];
-        copies.iter().for_each(|operation| drop(self.retry.remove(operation)));
-        if let Some(worker) = &self.parts.worker {
-            worker.take_heart();
+    fn on_errand(&mut self, errand: Errand, request: u64, result: Result<()>) {
+        self.errands.remove(&(errand, request));
+        if let Err(error) = result {
+            let what = format!("{errand:?} failed");
+            return self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
         }
+        let errands = &mut self.view.errands;
+        let done = match errand {
+            Errand::Checkpoint => &mut errands.checkpointed,
+            Errand::Reload => &mut errands.reloaded,
+        };
+        *done = request.max(*done);
     }
 
-    fn term(&self) -> u64 {
+    pub(super) fn term(&self) -> u64 {
         self.view.record().map_or(0, |record| record.term.0)
     }
 
@@ -347,20 +340,11 @@ impl Agent {
         true
     }
 
-    /// What burdens the node is shown with each decision; what changed in it is an event.
-    fn see_condition(&mut self) {
-        let Some(worker) = &self.parts.worker else { return };
-        let condition = worker.condition();
-        for (what, why) in tidings::of(&self.view.condition, &condition) {
-            self.parts.events.note(self.term(), "observed", what, why);
-        }
-        self.view.condition = condition;
-    }
-
     fn step(&mut self) {
         self.see_condition();
         for _ in 0..DECISIONS_MAX {
             let now = self.now();
+            self.view.wall_s = crate::clock::wall_seconds();
             self.view.tick(now);
             let decision = decide(&self.view);
             self.revoking = decision.actions.iter().find_map(|action| match action {

@@ -1,9 +1,41 @@
 //! Changes of a node's condition, as events.
 
-use brain::Condition;
+use brain::{Condition, Operation};
+
+use super::core::Agent;
+
+impl Agent {
+    /// What burdens the node is shown with each decision; what changed in it is an event.
+    pub(super) fn see_condition(&mut self) {
+        let Some(worker) = &self.parts.worker else { return };
+        let condition = worker.condition();
+        for (what, why) in of(&self.view.condition, &condition) {
+            self.parts.events.note(self.term(), "observed", what, why);
+        }
+        self.view.condition = condition;
+    }
+
+    /// Copying anew is the last rung: where it fails again and again somebody has to look.
+    pub(super) fn give_up_copying(&self, failures: u32, error: &anyhow::Error) {
+        let Some(worker) = &self.parts.worker else { return };
+        worker.give_up(format!(
+            "copying the data directory has failed {failures} times in a row ({error:#}); mend the cause, then type: \
+             pgherd reinit {}",
+            self.view.me
+        ));
+    }
+
+    /// A new source, or somebody who has looked: what failed before may be tried again.
+    pub(super) fn begin_again(&mut self) {
+        self.retry.retain(|operation, _| !matches!(operation, Operation::Clone | Operation::Rewind));
+        if let Some(worker) = &self.parts.worker {
+            worker.take_heart();
+        }
+    }
+}
 
 /// What happened and why, for each change that people should know of.
-pub(super) fn of(old: &Condition, new: &Condition) -> Vec<(String, Vec<String>)> {
+fn of(old: &Condition, new: &Condition) -> Vec<(String, Vec<String>)> {
     let mut told = Vec::new();
     let mut tell = |what: &str, why: String| told.push((what.to_owned(), vec![why]));
     if new.disk_full && !old.disk_full {

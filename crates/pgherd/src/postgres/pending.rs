@@ -45,8 +45,11 @@ impl Server {
     pub async fn refresh_settings(&self) -> Result<bool> {
         let dynamic = self.dynamic();
         let same = |path: std::path::PathBuf, text: String| fs::read_to_string(path).is_ok_and(|t| t == text);
-        let rules = hba::hba(dynamic.admission, &self.config.hba);
-        if same(self.layout.pgherd_conf(), self.rendered(&dynamic)) && same(self.layout.hba(), rules) {
+        let tunable = self.tunable();
+        let rules = hba::hba(dynamic.admission, &tunable.hba);
+        if same(self.layout.pgherd_conf(), self.rendered(&tunable, &dynamic))
+            && same(self.layout.hba(), rules)
+        {
             return Ok(false);
         }
         self.write_settings(|_| ()).await?;
