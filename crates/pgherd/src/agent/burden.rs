@@ -12,6 +12,8 @@ use crate::postgres::{self, Lost, Room};
 /// A disk that fills fills within seconds; statvfs takes microseconds.
 const DISK_INTERVAL: Duration = Duration::from_secs(1);
 
+const RECOVERING: &str = "recovering";
+
 /// What PostgreSQL and the kernel call a full disk.
 const NO_SPACE: &str = "No space left on device";
 
@@ -44,6 +46,11 @@ pub(super) struct Burden {
 }
 
 impl Burden {
+    /// The server answers, so whatever it had to recover it has.
+    pub fn recovered(&mut self) {
+        self.progress.take_if(|progress| progress.what == RECOVERING);
+    }
+
     fn full(&self) -> bool {
         self.room.is_some_and(|room| room.full)
     }
@@ -80,6 +87,13 @@ impl Worker {
             pending: pending.clone(),
             outgrown: *outgrown,
         }
+    }
+
+    /// The server starts: `title` is its startup process's.
+    pub(super) fn note_recovery(&self, title: &str) {
+        let Some(done_bytes) = self.server.recovered_bytes(title) else { return };
+        let what = RECOVERING.to_owned();
+        self.known().burden.progress = Some(Progress { what, done_bytes, total_bytes: 0 });
     }
 
     /// Looks at the disks again and again. A look that hangs with its disk is waited for: one thread, no more.
@@ -268,6 +282,7 @@ impl Worker {
         let mut known = self.known();
         known.burden.last_words = words;
         (known.burden.crowded, known.burden.hung) = (false, false);
+        known.burden.recovered();
     }
 
     pub(super) fn last_words(&self) -> Option<String> {

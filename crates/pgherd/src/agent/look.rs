@@ -21,7 +21,11 @@ impl Worker {
                 }
                 return self.stopped();
             }
-            Ok(Observation::Starting { .. } | Observation::Stopping) => return Postgres::Starting,
+            Ok(Observation::Starting { progress }) => {
+                self.note_recovery(&progress);
+                return Postgres::Starting;
+            }
+            Ok(Observation::Stopping) => return Postgres::Starting,
             Ok(Observation::Unresponsive { reason }) => reason,
             Ok(Observation::Standby(standby)) => return self.answered(Self::standby, *standby),
             Ok(Observation::Primary(primary)) => return self.answered(Self::primary, *primary),
@@ -33,7 +37,10 @@ impl Worker {
 
     fn answered<T>(&self, read: impl Fn(&Self, T) -> Postgres, seen: T) -> Postgres {
         let postgres = read(self, seen);
-        self.known().answer = Some((Instant::now(), postgres.clone()));
+        let mut known = self.known();
+        known.answer = Some((Instant::now(), postgres.clone()));
+        known.burden.recovered();
+        drop(known);
         postgres
     }
 

@@ -33,6 +33,7 @@ mod probe;
 mod process;
 mod promote;
 mod receiver;
+mod recovery;
 mod rewind;
 mod roles;
 mod server;

@@ -146,7 +146,7 @@ impl Server {
 }
 
 /// Where a WAL segment file begins, by its name: timeline, high and low half of the segment number in hexadecimal.
-fn segment_start(name: &str, segment_bytes: u32) -> Option<Lsn> {
+pub(super) fn segment_start(name: &str, segment_bytes: u32) -> Option<Lsn> {
     if name.len() != 24 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) || segment_bytes == 0 {
         return None;
     }
