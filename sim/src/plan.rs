@@ -168,6 +168,7 @@ impl Plan {
             standbys: k,
             on_last_standby_lost: brain::OnLastStandbyLost::Block,
             drain_timeout_ms: 5_000,
+            maximum_lag_bytes: 1 << 20,
         };
         let single = dice.percent(15) && full > k + 1;
         let mut plan = Plan {

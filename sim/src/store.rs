@@ -23,6 +23,7 @@ fn version(view: &StoreView, key: Key) -> u64 {
         Key::Sync => view.sync.as_ref().map(|v| v.version),
         Key::Timelines => view.timelines.as_ref().map(|v| v.version),
         Key::Requests => view.requests.as_ref().map(|v| v.version),
+        Key::Lease => view.lease.as_ref().map(|v| v.version),
     }
     .unwrap_or(0)
 }

@@ -5,16 +5,22 @@
 
 mod agent_killed_and_adopted;
 mod all_nodes_killed_and_started;
+mod asynchronous;
 mod backend_killed;
 mod bad_input;
 mod bootstrap_and_replicate;
+mod degraded;
 mod demo_detach_and_stop;
 mod disk_full;
 mod disk_stalled;
+mod nofailover;
 mod old_primary_rejoins_by_rewind;
+mod paused;
 mod postmaster_hung;
 mod primary_frozen;
 mod primary_node_killed;
 mod primary_postgres_killed;
+mod restart_and_reinit;
 mod settings_raised;
 mod slots_exhausted;
+mod switchover;

@@ -16,7 +16,7 @@ const STEADY: Duration = Duration::from_secs(10);
 
 #[test]
 fn a_primary_without_a_free_slot_is_alive() {
-    let mut cluster = Cluster::start_configured(3, FAILURE_TIMEOUT);
+    let mut cluster = Cluster::start_configured(3, |_| FAILURE_TIMEOUT.to_owned());
     let before = cluster.wait_until_whole();
     let primary = before.primary.clone().unwrap();
     let node = cluster.node(&primary).clone();

@@ -151,6 +151,28 @@ fn name_bin_dir(node: &Node, bin: &Path) {
     fs::write(node.config(), named).expect("its configuration is writable");
 }
 
+/// Adds lines of TOML to the node's configuration, each below its table.
+pub fn configure(node: &Node, lines: &str) {
+    let mut text = fs::read_to_string(node.config()).expect("its configuration");
+    let mut table = String::new();
+    for line in lines.lines().filter(|line| !line.is_empty()) {
+        if line.starts_with('[') {
+            table = format!("\n{line}\n");
+            continue;
+        }
+        let key = line.split('=').next().unwrap_or_default();
+        if !text.contains(&table) {
+            text.push_str(&table);
+        }
+        // What the file says already gives way.
+        let before = text.find(&table).unwrap() + table.len();
+        let end = text[before..].find("\n[").map_or(text.len(), |at| before + at);
+        let kept: Vec<&str> = text[before..end].lines().filter(|old| !old.starts_with(key)).collect();
+        text = format!("{}{line}\n{}\n{}", &text[..before], kept.join("\n"), &text[end..]);
+    }
+    fs::write(node.config(), text).expect("its configuration is writable");
+}
+
 /// A folder that the user postgres can enter, with a name short enough for sockets.
 pub fn folder() -> TempDir {
     let folder = tempfile::Builder::new().prefix("pgherd-").tempdir_in("/tmp").expect("a folder in /tmp");
@@ -177,16 +199,15 @@ pub struct Cluster {
 impl Cluster {
     /// `nodes` nodes, started and whole: an open primary and healthy replicas.
     pub fn start(nodes: u16) -> Cluster {
-        Cluster::start_configured(nodes, "")
+        Cluster::start_configured(nodes, |_| String::new())
     }
 
-    /// The same with `lines` at the end of each node's configuration: tables that a demo's has not.
-    pub fn start_configured(nodes: u16, lines: &str) -> Cluster {
-        let mut cluster = Cluster { agents: Vec::new(), prepared: Prepared::new(nodes) };
-        for node in cluster.nodes() {
-            let text = fs::read_to_string(node.config()).expect("its configuration");
-            fs::write(node.config(), format!("{text}\n{lines}\n")).expect("its configuration is writable");
-        }
+    /// The same with lines of TOML added to each node's configuration, as in `[tags]\nnofailover = true`. A table
+    /// that is there already is added to.
+    pub fn start_configured(nodes: u16, lines: impl Fn(&Node) -> String) -> Cluster {
+        let prepared = Prepared::new(nodes);
+        prepared.nodes.iter().for_each(|node| configure(node, &lines(node)));
+        let mut cluster = Cluster { agents: Vec::new(), prepared };
         for name in cluster.names() {
             cluster.start_agent(&name);
         }
@@ -208,6 +229,22 @@ impl Cluster {
 
     pub fn node(&self, name: &str) -> &Node {
         self.nodes().iter().find(|node| node.name == name).unwrap_or_else(|| panic!("no node {name}"))
+    }
+
+    /// A client command against this cluster, run to its end.
+    pub fn pgherd(&self, arguments: &[&str]) -> Output {
+        let dir = self.dir();
+        pgherd(&[arguments, &["--dir", &dir.to_string_lossy()]].concat())
+    }
+
+    /// The same, which must succeed; answers with what it printed.
+    #[track_caller]
+    pub fn pgherd_ok(&self, arguments: &[&str]) -> String {
+        let output = self.pgherd(arguments);
+        let (out, errors) =
+            (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "pgherd {arguments:?}: {out}{errors}");
+        out.into_owned()
     }
 
     pub fn start_agent(&mut self, name: &str) {

@@ -168,6 +168,26 @@ pub fn value_at(port: u16, sql: &str) -> Result<String> {
     })
 }
 
+/// A session past every proxy, for statements one after the other.
+pub struct Session {
+    runtime: tokio::runtime::Runtime,
+    client: Client,
+}
+
+/// A session at the server or proxy on this port.
+#[track_caller]
+pub fn session_at(port: u16) -> Session {
+    let runtime = runtime();
+    let client = runtime.block_on(connect(port)).expect("a session");
+    Session { runtime, client }
+}
+
+impl Session {
+    pub fn execute(&mut self, sql: &str) -> Result<()> {
+        self.runtime.block_on(execute(&self.client, sql))
+    }
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }

@@ -12,7 +12,7 @@ pub mod processes;
 pub mod status;
 pub mod wait;
 
-pub use cluster::{Cluster, Node, Prepared};
-pub use ledger::{Account, Ledger};
+pub use cluster::{Cluster, Node, Prepared, configure};
+pub use ledger::{Account, Ledger, Session, rows_of, session_at, value_at};
 pub use ports::Ports;
 pub use wait::wait_for;

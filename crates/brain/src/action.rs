@@ -142,6 +142,7 @@ pub enum Key {
     Sync,
     Timelines,
     Requests,
+    Lease,
 }
 
 impl Key {
@@ -153,6 +154,7 @@ impl Key {
             Key::Sync => "/sync",
             Key::Timelines => "/timelines",
             Key::Requests => "/requests",
+            Key::Lease => "/lease",
         }
     }
 }

@@ -6,8 +6,8 @@
 use wire::Lsn;
 
 use crate::{
-    Action, Ask, Commit, Durable, Key, MemberId, NodeName, Operation, Position, Postgres, PrimaryRecord, Put,
-    Request, Stage, SyncRecord, Tags, Term, TimelineRecord, View,
+    Action, Ask, Commit, Durable, Key, LeaseRecord, MemberId, NodeName, Operation, Position, Postgres,
+    PrimaryRecord, Put, Request, Stage, SyncRecord, Tags, Term, TimelineRecord, View,
 };
 
 /// A member that promised, and the end of its WAL.
@@ -115,7 +115,8 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
 
 fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
     let was_primary = *candidate.member == sync.primary;
-    if !sync.set.members.contains(candidate.member) && !was_primary {
+    let counts = sync.set.members.contains(candidate.member) || is_async(view, sync);
+    if !counts && !was_primary {
         return Err("not in the sync set".to_owned());
     }
     let whole = was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term));
@@ -175,6 +176,69 @@ fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
     }
 }
 
+/// Nobody had to confirm what was acknowledged: the store's lease decides when a takeover is due, and the furthest
+/// of those who are there is the best that can be had.
+fn is_async(view: &View, sync: &SyncRecord) -> bool {
+    view.settings.is_async() && sync.set.k == 0
+}
+
+/// What the answers for `term` allow.
+pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
+    if !is_async(view, sync) {
+        return tally.outcome(sync);
+    }
+    if let Some(lease) = &view.store.lease {
+        let LeaseRecord { node, term } = &lease.value;
+        return Outcome::Missing(format!("{node} holds the store's lease for term {term}"));
+    }
+    let patient =
+        view.memory.suspect_since.is_some_and(|at| view.now.since(at) > 2 * view.settings.failure_timeout_ms);
+    let awaited = view
+        .fresh_peers()
+        .filter(|status| status.postgres.standby().is_some())
+        .find(|status| !tally.answers.iter().any(|answer| answer.node == status.node));
+    if let Some(status) = awaited.filter(|_| !patient) {
+        return Outcome::Missing(format!("{} has not answered yet", status.node));
+    }
+    let outcome = best(tally.answers.iter());
+    if let Outcome::Chosen(winner) | Outcome::Fetch { from: winner, .. } = &outcome {
+        let lost = lost_bytes(view, winner);
+        if lost > view.settings.maximum_lag_bytes {
+            return Outcome::Missing(format!(
+                "{} bytes of WAL would be lost, maximum_lag_on_failover is {}",
+                lost, view.settings.maximum_lag_bytes
+            ));
+        }
+    }
+    outcome
+}
+
+/// What the primary was last known to have and the winner has not. It may have written more since.
+pub fn lost_bytes(view: &View, winner: &Answer) -> u64 {
+    let primary = view.record().and_then(|record| view.memory.peers.get(&record.node));
+    let end = primary.and_then(|heard| heard.last_flush);
+    end.map_or(0, |end| end.bytes_since(winner.position.lsn))
+}
+
+fn best<'a>(answers: impl Iterator<Item = &'a Answer> + Clone) -> Outcome {
+    let order = |a: &&Answer, b: &&Answer| {
+        let (a, b) = (*a, *b);
+        a.position.cmp(&b.position).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
+    };
+    let best = answers.clone().max_by(order);
+    let best_eligible = answers.filter(|answer| answer.fitness.eligible).max_by(order);
+    match (best, best_eligible) {
+        (None, _) => Outcome::Missing("nobody has answered".to_owned()),
+        (Some(best), Some(by)) if !best.fitness.eligible => {
+            Outcome::Fetch { from: best.clone(), by: by.clone() }
+        }
+        (Some(best), None) => {
+            Outcome::Missing(format!("{} has the WAL, but nobody who answers may be primary", best.node))
+        }
+        (Some(best), Some(_)) => Outcome::Chosen(best.clone()),
+    }
+}
+
 impl Tally {
     /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
     /// The highest recorded term wins, then the highest LSN, then fitness, then the name. One whose disk is full is not fit:
@@ -183,28 +247,14 @@ impl Tally {
         let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
         let whole = self.answers.iter().any(|answer| answer.whole);
         let eligible = |answer: &&Answer| answer.whole || sync.set.members.contains(&answer.member);
-        let counted = self.answers.iter().filter(eligible);
-        let order = |a: &&Answer, b: &&Answer| {
-            let (a, b) = (*a, *b);
-            a.position.cmp(&b.position).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
-        };
-        let best = counted.clone().max_by(order);
-        let best_eligible = counted.filter(|answer| answer.fitness.eligible).max_by(order);
-        match best {
-            Some(best) if whole || sync.set.may_choose(members) => match best_eligible {
-                Some(by) if !best.fitness.eligible => Outcome::Fetch { from: best.clone(), by: by.clone() },
-                None => Outcome::Missing(format!(
-                    "{} has the WAL, but nobody who answers may be primary",
-                    best.node
-                )),
-                Some(_) => Outcome::Chosen(best.clone()),
-            },
-            _ => Outcome::Missing(format!(
+        if !whole && !sync.set.may_choose(members) {
+            return Outcome::Missing(format!(
                 "{members} of {} have answered, {} are needed",
                 sync.set,
                 sync.set.answers_needed()
-            )),
+            ));
         }
+        best(self.answers.iter().filter(eligible))
     }
 }
 
@@ -224,14 +274,12 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     };
     let mut history = timelines.value.clone();
     history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
-    Some(Action::Commit(Commit {
-        conditions: vec![
-            (Key::Primary, primary.version),
-            (Key::Sync, sync.version),
-            (Key::Timelines, timelines.version),
-        ],
-        puts: vec![Put::Primary(record), Put::Timelines(history)],
-    }))
+    let mut conditions =
+        vec![(Key::Primary, primary.version), (Key::Sync, sync.version), (Key::Timelines, timelines.version)];
+    if is_async(view, &sync.value) {
+        conditions.push((Key::Lease, 0));
+    }
+    Some(Action::Commit(Commit { conditions, puts: vec![Put::Primary(record), Put::Timelines(history)] }))
 }
 
 #[cfg(test)]
@@ -299,6 +347,7 @@ mod tests {
             standbys: 1,
             on_last_standby_lost: Default::default(),
             drain_timeout_ms: 5_000,
+            maximum_lag_bytes: 1 << 20,
         };
         let sync = SyncRecord {
             term: Term(1),

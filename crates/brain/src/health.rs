@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Operation, Status, View};
+use crate::{Operation, Status, Term, View};
 
 /// A promotion may take this long before others take over from it: end-of-recovery on a caught-up standby takes
 /// tens of milliseconds, opening takes one follower's reconnect; thirty times that is surely stuck.
@@ -119,9 +119,20 @@ fn is_well(view: &View) -> bool {
     matches!(own(view), Health::Fine | Health::Unknown)
 }
 
-/// k members of the set promise nobody else; with k = 0 there is nobody else.
+/// Without synchronous replication the store's lease is held while this node serves, and given back when it stops.
+pub fn wants_store_lease(view: &View) -> Option<Term> {
+    let (record, _) = view.serving().filter(|_| view.settings.is_async())?;
+    wants_lease(view).then_some(record.value.term)
+}
+
+/// k members of the set promise nobody else. With k = 0 nobody else may take over; where that was chosen for several
+/// nodes, the store's lease says so.
 pub fn lease_held(view: &View) -> bool {
     let Some(sync) = view.sync() else { return false };
+    if view.settings.is_async() && sync.set.k == 0 {
+        let term = view.record().map(|record| record.term);
+        return view.store_lease.is_some_and(|(held, until)| Some(held) == term && view.now < until);
+    }
     view.memory.leases_held(view.now, &sync.set, &view.settings) >= sync.set.k
 }
 

@@ -27,12 +27,14 @@ pub use action::{Action, Commit, Decision, Key, Put, RuleId};
 pub use condition::{Condition, LostWrites, Pending, Progress};
 pub use election::{Answer, Outcome, Tally};
 pub use explain::{Explanation, explain};
-pub use health::{Health, open as is_open, own as health_of};
+pub use health::{Health, open as is_open, own as health_of, wants_store_lease};
 pub use memory::{Grant, Heard, Memory, Status};
 pub use names::{MemberId, Millis, NodeName, Term};
 pub use postgres::{Activity, Applied, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender};
 pub use quorum::SyncSet;
-pub use record::{ClusterRecord, PrimaryRecord, StoreView, SyncRecord, TimelineRecord, Versioned};
+pub use record::{
+    ClusterRecord, LeaseRecord, PrimaryRecord, StoreView, SyncRecord, TimelineRecord, Versioned,
+};
 pub use request::{Ask, Hold, Request, Requests, Stage};
 pub use rules::{RULES, Rule, decide, dump_rules};
 pub use tags::Tags;

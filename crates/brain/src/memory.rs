@@ -118,6 +118,8 @@ pub struct Grant {
 pub struct Heard {
     pub status: Status,
     pub at: Millis,
+    /// The end of its WAL when it last spoke as a running primary.
+    pub last_flush: Option<Lsn>,
 }
 
 /// A request under way, as this node came to know it.
@@ -194,7 +196,9 @@ impl Memory {
             self.owed = None;
         }
         let grant = self.consider_grant(now, &status, recorded, durable, settings);
-        self.peers.insert(status.node.clone(), Heard { status, at: now });
+        let before = self.peers.get(&status.node).and_then(|heard| heard.last_flush);
+        let last_flush = status.postgres.primary().map(|primary| primary.flush).or(before);
+        self.peers.insert(status.node.clone(), Heard { status, at: now, last_flush });
         grant
     }
 

@@ -36,6 +36,13 @@ pub struct SyncRecord {
     pub set: SyncSet,
 }
 
+/// `/lease`: who may serve as primary without synchronous replication. It vanishes with the store's lease.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LeaseRecord {
+    pub node: NodeName,
+    pub term: Term,
+}
+
 /// An entry of `/timelines`: a timeline id is used once, by the primary of one term.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TimelineRecord {
@@ -62,6 +69,9 @@ pub struct StoreView {
     pub timelines: Option<Versioned<Vec<TimelineRecord>>>,
     #[serde(default)]
     pub requests: Option<Versioned<Requests>>,
+    /// Bound to a lease of the store: it is there while its holder keeps it.
+    #[serde(default)]
+    pub lease: Option<Versioned<LeaseRecord>>,
 }
 
 impl StoreView {

@@ -30,6 +30,15 @@ pub fn next_target(
     }
     let k = view.k_wanted();
     let gone = |member: &MemberId| view.memory.missing_ms(view.now, member) > MISSING_MS_MAX;
+    // Before any removal, which would wait for a flush by those who are lost too.
+    let lost = set.members.iter().filter(|member| gone(member)).count();
+    let left = set.members.len() - lost;
+    if view.settings.on_last_standby_lost == OnLastStandbyLost::Degrade && left < set.k {
+        return (
+            set.with_k(set.k - 1),
+            format!("{left} member(s) left for k = {}: lower it, as on_last_standby_lost says", set.k),
+        );
+    }
     let superfluous = |member: &&MemberId| {
         unwanted(view, member)
             .or_else(|| gone(member).then(|| format!("has not streamed for {MISSING_MS_MAX} ms")))
@@ -46,14 +55,6 @@ pub fn next_target(
     }
     if set.k > k && set.k > 1 {
         return (set.with_k(set.k - 1), format!("k is {}, {k} is wanted: lower it", set.k));
-    }
-    let lost = set.members.iter().filter(|member| gone(member)).count();
-    let left = set.members.len() - lost;
-    if view.settings.on_last_standby_lost == OnLastStandbyLost::Degrade && left < set.k {
-        return (
-            set.with_k(set.k - 1),
-            format!("{left} member(s) left for k = {}: lower it, as on_last_standby_lost says", set.k),
-        );
     }
     (set.clone(), "the sync set is as wanted".to_owned())
 }
@@ -133,7 +134,7 @@ fn finish(
         let set = stored.clone();
         return (Some(Action::ApplySync { term, set }), "bring the store's set in force".to_owned());
     }
-    let flushed = primary.flushed(target, term, applied.lsn) >= target.k.max(1);
+    let flushed = primary.flushed(target, term, applied.lsn) >= target.k;
     if quorum::may_record(stored, &applied.set, target, flushed) {
         return (
             Some(record_set(record, sync, target.clone())),

@@ -25,6 +25,8 @@ pub struct Settings {
     pub standbys: usize,
     /// What becomes of k when too few standbys are left.
     pub on_last_standby_lost: OnLastStandbyLost,
+    /// Without synchronous replication: how far a successor may be behind what was last known of the primary, bytes.
+    pub maximum_lag_bytes: u64,
     /// How long a planned switchover lets running transactions end.
     pub drain_timeout_ms: u64,
 }
@@ -41,6 +43,12 @@ pub enum OnLastStandbyLost {
 }
 
 impl Settings {
+    /// Chosen by the operator: the primary acknowledges alone although there are others. The store's lease decides
+    /// who may serve, and a takeover may lose what was acknowledged last.
+    pub fn is_async(&self) -> bool {
+        self.standbys == 0 && self.full.len() > 1
+    }
+
     /// How long an answered lease may be used, from the moment the question was sent: the drift margin taken off.
     pub fn lease_usable_ms(&self) -> u64 {
         self.failure_timeout_ms * (100 - self.drift_percent.min(100)) / 100
@@ -88,6 +96,9 @@ pub struct View {
     pub wall_s: u64,
     /// What this process has done for requests.
     pub errands: Errands,
+    /// Without synchronous replication: the term for which this node holds the store's lease, and until when it may be
+    /// used, counted from when it was asked for, the drift margin taken off.
+    pub store_lease: Option<(Term, Millis)>,
 }
 
 /// The last request for which each of these was done; lost with the process, and then done again.
@@ -114,6 +125,7 @@ impl View {
             tags: Tags::default(),
             wall_s: 0,
             errands: Errands::default(),
+            store_lease: None,
         }
     }
 

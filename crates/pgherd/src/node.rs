@@ -86,6 +86,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
     let parts = Parts {
         settings: settings(&config),
         tags: config.tags.clone(),
+        method: config.sync.method,
         me: NodeName(config.node.name.clone()),
         words,
         store: store.clone() as Arc<dyn Store>,
@@ -283,6 +284,7 @@ fn settings(config: &Config) -> Settings {
         drift_percent: config.failover.drift_percent.into(),
         standbys: config.sync.standbys as usize,
         on_last_standby_lost: config.sync.on_last_standby_lost,
+        maximum_lag_bytes: config.sync.maximum_lag_on_failover,
         drain_timeout_ms: config.failover.drain_timeout.as_millis() as u64,
     }
 }

@@ -2,8 +2,8 @@
 
 use super::{Want, wait};
 use crate::{
-    Action, Ask, NodeName, Operation, Postgres, Stage, Status, Term, View, election, election::Outcome,
-    health,
+    Action, Ask, NodeName, Operation, Postgres, Stage, Status, SyncRecord, Term, View, election,
+    election::Outcome, health,
 };
 
 /// Each candidate gives the one before it this long before it stands itself: a campaign takes a promise (one fsync,
@@ -77,6 +77,10 @@ pub(super) fn full(view: &View) -> Option<Want> {
     wait(format!("no room is left on the disk of {}; make room on one of them", names.join(", ")))
 }
 
+fn outcome(view: &View, sync: &SyncRecord, term: Term) -> Outcome {
+    election::outcome(view, sync, &election::tally(view, sync, term))
+}
+
 /// How many other candidates stand before this node: full nodes by name, those without room on their disk behind the
 /// others, the suspect itself last.
 fn rank(view: &View) -> u64 {
@@ -126,7 +130,7 @@ pub(super) fn forced(view: &View) -> Option<Want> {
     suspicion(view)?;
     let sync = view.sync()?;
     let term = election::campaign_term(view);
-    let Outcome::Missing(missing) = election::tally(view, sync, term).outcome(sync) else { return None };
+    let Outcome::Missing(missing) = outcome(view, sync, term) else { return None };
     let patient = view.memory.stage_age_ms(view.now, request.id) > view.settings.failure_timeout_ms;
     if !patient || request.stage != Stage::Waiting {
         return None;
@@ -145,7 +149,7 @@ pub(super) fn fetch(view: &View) -> Option<Want> {
     suspicion(view)?;
     let sync = view.sync()?;
     let term = election::campaign_term(view);
-    let Outcome::Fetch { from, by } = election::tally(view, sync, term).outcome(sync) else { return None };
+    let Outcome::Fetch { from, by } = outcome(view, sync, term) else { return None };
     if by.node != view.me {
         return None;
     }
@@ -187,8 +191,12 @@ pub(super) fn record(view: &View) -> Option<Want> {
     let sync = view.sync()?;
     let term = election::campaign_term(view);
     let tally = election::tally(view, sync, term);
-    let Outcome::Chosen(winner) = tally.outcome(sync) else { return None };
+    let Outcome::Chosen(winner) = election::outcome(view, sync, &tally) else { return None };
     let mut why = vec![format!("{} wins term {term} with WAL to {}", winner.node, winner.position.lsn)];
+    if sync.set.k == 0 && view.settings.is_async() {
+        let lost = election::lost_bytes(view, &winner);
+        why.push(format!("asynchronous: {lost} bytes that the old primary was last known to have are lost, and what it wrote since"));
+    }
     why.extend(
         tally
             .answers
@@ -205,7 +213,7 @@ pub(super) fn revoke(view: &View) -> Option<Want> {
     let term = election::campaign_term(view);
     let tally = election::tally(view, sync, term);
     let mut why = vec![reason];
-    if let Outcome::Missing(missing) = tally.outcome(sync) {
+    if let Outcome::Missing(missing) = election::outcome(view, sync, &tally) {
         why.push(missing);
     }
     why.extend(tally.rejected);

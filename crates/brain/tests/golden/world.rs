@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use brain::{
-    Action, Activity, Applied, Ask, Commit, Durable, Key, MemberId, Memory, Millis, NodeName,
+    Action, Activity, Applied, Ask, Commit, Durable, Key, LeaseRecord, MemberId, Memory, Millis, NodeName,
     OnLastStandbyLost, Position, Postgres, Primary, Put, Requests, Settings, Standby, Status, StoreView,
-    SyncSet, Term, Upstream, Versioned, View, Walsender, decide,
+    SyncSet, Term, Upstream, Versioned, View, Walsender, decide, wants_store_lease,
 };
 use wire::{Branch, History, Lsn, Timeline};
 
@@ -56,6 +56,7 @@ pub struct World {
     now: Millis,
     nodes: BTreeMap<NodeName, Node>,
     store: StoreView,
+    lease_ends: Millis,
     cuts: BTreeSet<(NodeName, NodeName)>,
     slow: BTreeMap<NodeName, SlowStore>,
     pub trace: String,
@@ -82,6 +83,7 @@ impl World {
                 _ => OnLastStandbyLost::Block,
             },
             drain_timeout_ms: 5000,
+            maximum_lag_bytes: 1 << 20,
         };
         let mut world = World { now: Millis(1_000_000), ..World::default() };
         for name in names {
@@ -402,6 +404,25 @@ impl World {
             node.view.store = store;
         }
         node.view.wall_s = now.0 / 1000;
+        // A lease of one failure timeout, kept while it is wanted and the store is reached.
+        match wants_store_lease(&node.view).filter(|_| connected) {
+            Some(term) => {
+                node.view.store_lease = Some((term, now.plus(node.view.settings.lease_usable_ms())));
+                self.lease_ends = now.plus(node.view.settings.failure_timeout_ms);
+                let value = LeaseRecord { node: name.clone(), term };
+                self.store.lease = Some(Versioned { value, version: 1 });
+            }
+            None if self.store.lease.as_ref().is_some_and(|l| l.value.node == *name) && connected => {
+                self.store.lease = None;
+            }
+            None => {}
+        }
+        if now >= self.lease_ends {
+            self.store.lease = None;
+        }
+        if connected {
+            node.view.store.lease = self.store.lease.clone();
+        }
         node.view.tick(now);
         let decision = decide(&node.view);
         node.revoking = decision.actions.iter().find_map(|action| match action {
@@ -487,6 +508,7 @@ impl World {
             Key::Sync => store.sync.as_ref().map_or(0, |v| v.version),
             Key::Timelines => store.timelines.as_ref().map_or(0, |v| v.version),
             Key::Requests => store.requests.as_ref().map_or(0, |v| v.version),
+            Key::Lease => store.lease.as_ref().map_or(0, |v| v.version),
         };
         if commit.conditions.iter().any(|(key, expected)| version(*key) != *expected) {
             return false;

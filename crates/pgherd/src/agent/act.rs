@@ -5,14 +5,15 @@
 
 use std::time::Duration;
 
-use brain::{Action, Commit, NodeName, Operation, Term, Upstream};
+use brain::{Action, Commit, MemberId, NodeName, Operation, SyncSet, Term, Upstream};
 use tokio::time::Instant;
 
 use super::core::Agent;
 use super::durable::Words;
 use super::note::{Errand, Note};
 use super::records;
-use super::work::Work;
+use super::work::{Names, Work};
+use crate::postgres::Method;
 
 /// An errand that failed is tried again after this; its request has a deadline.
 const ERRAND_AGAIN: Duration = Duration::from_secs(1);
@@ -80,18 +81,32 @@ impl Agent {
                     return false;
                 }
                 self.save(|words| words.durable.promoted = term)
-                    && self.start(Operation::Promote, Work::Promote { term, timeline, set })
+                    && self
+                        .start(Operation::Promote, Work::Promote { timeline, names: self.named(term, set) })
             }
             Action::Prepare { .. } => {
                 self.start(Operation::Prepare, Work::Prepare { store: self.parts.store.clone() })
             }
             Action::ApplySync { term, set } => {
-                self.start(Operation::ApplySync, Work::ApplySync { term, set })
+                self.start(Operation::ApplySync, Work::ApplySync { names: self.named(term, set) })
             }
             Action::Quarantine { .. } => self.start(Operation::Gate, Work::Gate { open: false }),
             Action::Admit { .. } => self.start(Operation::Gate, Work::Gate { open: true }),
             Action::Slots { members, .. } => self.start(Operation::Slots, Work::Slots { members }),
         }
+    }
+
+    /// The set in the order in which its members count.
+    fn named(&self, term: Term, set: SyncSet) -> Names {
+        let priority = |member: &MemberId| {
+            let peer = self.view.memory.peers.get(&member.node());
+            peer.map_or(0, |heard| heard.status.tags.failover_priority)
+        };
+        let mut order: Vec<MemberId> = set.members.iter().cloned().collect();
+        if self.parts.method == Method::Priority {
+            order.sort_by_key(|member| std::cmp::Reverse(priority(member)));
+        }
+        Names { term, set, order, method: self.parts.method }
     }
 
     /// Work is under way, or this kind of work has just failed.

@@ -16,6 +16,7 @@ use super::act::Taken;
 use super::durable::{Words, WordsFile};
 use super::events::EventLog;
 use super::guard::{Pulse, guard};
+use super::lease::StoreLease;
 use super::message::Message;
 use super::note::{Done, Errand, Note, Observed};
 use super::observer::Observer;
@@ -25,6 +26,7 @@ use super::records;
 use super::retry::Retry;
 use super::work::RewindImpossible;
 use crate::peer::{Channel, Link};
+use crate::postgres::Method;
 use crate::proxy::topology::Topology;
 use crate::store::{Snapshot, Store};
 
@@ -44,6 +46,7 @@ const UNWRITABLE_AGAIN: Duration = Duration::from_secs(10);
 pub struct Parts {
     pub settings: Settings,
     pub tags: Tags,
+    pub method: Method,
     pub me: NodeName,
     pub words: WordsFile,
     pub store: Arc<dyn Store>,
@@ -70,6 +73,7 @@ pub struct Agent {
     observer: Option<Observer>,
     revoking: Option<Term>,
     pulse: Arc<Pulse>,
+    lease: StoreLease,
     sent: Option<(Millis, Status)>,
     /// A change is under way (0), or made at this revision and not seen in a snapshot yet.
     pub(super) committing: Option<u64>,
@@ -103,6 +107,7 @@ impl Agent {
             ..View::new(parts.me.clone(), parts.settings.clone(), durable, now)
         };
         let snapshots = parts.store.watch();
+        let lease = StoreLease::start(parts.store.clone(), parts.me.clone(), &parts.settings);
         Ok(Agent {
             parts,
             view,
@@ -114,6 +119,7 @@ impl Agent {
             observer,
             revoking: None,
             pulse: Arc::default(),
+            lease,
             sent: None,
             committing: None,
             retry: BTreeMap::new(),
@@ -345,6 +351,7 @@ impl Agent {
         for _ in 0..DECISIONS_MAX {
             let now = self.now();
             self.view.wall_s = crate::clock::wall_seconds();
+            self.view.store_lease = self.lease.held();
             self.view.tick(now);
             let decision = decide(&self.view);
             self.revoking = decision.actions.iter().find_map(|action| match action {
@@ -356,8 +363,9 @@ impl Agent {
             if taken > Taken::Refused {
                 self.tell(&decision);
             }
-            // The own proxy stops serving before the peers are told that it does.
+            // The own proxy stops serving before the peers are told that it does, and before the lease is given back.
             self.publish(&decision);
+            self.lease.want(brain::wants_store_lease(&self.view));
             self.heartbeat(decision.rule);
             if taken < Taken::Changed {
                 break;

@@ -6,7 +6,7 @@ use brain::{MemberId, Position, Postgres, Primary, Standby, Term, Upstream, Wals
 use wire::{History, Lsn, Timeline};
 
 use super::work::{Known, Worker, is_ours};
-use crate::postgres::{self, Admission, DataState, Observation};
+use crate::postgres::{self, Admission, DataState, Method, Observation};
 
 /// For so long a server that gave no answer is taken to be as it was: the shortest `failure_timeout`.
 const SILENCE_MAX: Duration = Duration::from_millis(500);
@@ -60,7 +60,9 @@ impl Worker {
     }
 
     fn stopped(&self) -> Postgres {
-        let known = self.known();
+        let mut known = self.known();
+        // There is nothing to probe.
+        known.answer = None;
         match self.server.data_state() {
             DataState::Absent | DataState::Empty => Postgres::Empty,
             // The words say that it is being rewound: it is not started, and copied anew once rewinding fails.
@@ -157,12 +159,25 @@ fn age_ms(at: Instant) -> u64 {
 /// Moves the probes that k of the set have flushed from waiting to confirmed.
 fn confirm_probes(known: &mut Known, primary: &Primary) {
     let Some(applied) = known.applied.clone() else { return };
-    let flushed = |lsn: Lsn| primary.flushed(&applied.set, applied.term, lsn) >= applied.set.k;
+    let (order, method) = (known.order.clone(), known.method);
+    let flushed = |lsn: Lsn| match method {
+        Method::Quorum => primary.flushed(&applied.set, applied.term, lsn) >= applied.set.k,
+        Method::Priority => first_flushed(primary, &order, applied.term, applied.set.k, lsn),
+    };
     let newest = known.unconfirmed.iter().rposition(|(_, lsn)| flushed(*lsn));
     if let Some(index) = newest {
         known.confirmed = Some(known.unconfirmed[index].0);
         known.unconfirmed.drain(..=index);
     }
+}
+
+/// The first k of those that stream have all flushed `lsn`: a later one that has does not count.
+fn first_flushed(primary: &Primary, order: &[MemberId], term: Term, k: usize, lsn: Lsn) -> bool {
+    let sender = |member: &MemberId| {
+        primary.walsenders.iter().find(|w| w.member == *member && w.term == term && w.streaming)
+    };
+    let first: Vec<&Walsender> = order.iter().filter_map(sender).take(k).collect();
+    first.len() == k && first.iter().all(|sender| sender.flush >= lsn)
 }
 
 fn walsender(seen: &postgres::Walsender) -> Option<Walsender> {

@@ -17,6 +17,7 @@ mod core;
 mod durable;
 mod events;
 mod guard;
+mod lease;
 mod look;
 mod message;
 mod note;

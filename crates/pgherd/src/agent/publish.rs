@@ -46,6 +46,12 @@ fn reason(view: &View, record: &brain::PrimaryRecord, status: Option<&Status>) -
     let health =
         if record.node == view.me { Some(health_of(view)) } else { status.map(|status| status.health) };
     let node = &record.node;
+    if view.paused() && matches!(health, None | Some(Health::Down)) {
+        return format!(
+            "{node}, the primary of term {}, is down; the cluster is paused, so nobody takes over.",
+            record.term
+        );
+    }
     match health {
         None => format!("{node}, the primary of term {}, is not heard.", record.term),
         Some(Health::Down) => {

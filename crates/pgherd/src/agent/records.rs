@@ -39,6 +39,7 @@ pub fn store_view(snapshot: &Snapshot, loaded: bool) -> Result<StoreView> {
         sync: record(snapshot, Key::Sync.path())?,
         timelines: record(snapshot, Key::Timelines.path())?,
         requests: record(snapshot, Key::Requests.path())?,
+        lease: record(snapshot, Key::Lease.path())?,
     })
 }
 
@@ -79,7 +80,7 @@ pub fn put_if(key: &str, version: u64, value: &impl Serialize) -> Result<Transac
     Ok(Transaction { conditions: vec![condition(key, version)], changes: vec![change], lease: None })
 }
 
-fn condition(key: &str, version: u64) -> Condition {
+pub fn condition(key: &str, version: u64) -> Condition {
     Condition { key: key.to_owned(), version }
 }
 

@@ -16,7 +16,8 @@ use super::burden::Burden;
 use super::note::{Done, Errand, Note};
 use super::records::{self, Credentials};
 use crate::postgres::{
-    NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Tunable, Upstream as Pointer,
+    Method, NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Tunable,
+    Upstream as Pointer,
 };
 use crate::store::Store;
 
@@ -54,11 +55,20 @@ pub enum Work {
     Follow { upstream: Upstream, member: MemberId, slot: bool },
     Clone { from: NodeName },
     Rewind { upstream: Upstream, member: MemberId },
-    Promote { term: Term, timeline: Timeline, set: SyncSet },
+    Promote { timeline: Timeline, names: Names },
     Prepare { store: Arc<dyn Store> },
-    ApplySync { term: Term, set: SyncSet },
+    ApplySync { names: Names },
     Gate { open: bool },
     Slots { members: BTreeSet<MemberId> },
+}
+
+/// A sync set as PostgreSQL is to be told it.
+pub struct Names {
+    pub term: Term,
+    pub set: SyncSet,
+    /// All members; the first ones count first.
+    pub order: Vec<MemberId>,
+    pub method: Method,
 }
 
 /// What this process knows of its server beyond what the server says; lost with the process, and then asked anew.
@@ -71,6 +81,9 @@ pub(super) struct Known {
     pub member: Option<MemberId>,
     pub upstream: Option<Upstream>,
     pub applied: Option<Applied>,
+    /// The order of the names in force, and how they count.
+    pub order: Vec<MemberId>,
+    pub method: Method,
     pub prepared: bool,
     pub end_of_recovery: Option<Lsn>,
     /// When the last write probe reached the local disk, and where it ended.
@@ -174,9 +187,9 @@ impl Worker {
             Work::Follow { upstream, member, slot } => self.follow(&upstream, &member, slot).await?,
             Work::Clone { from } => self.clone_from(&from).await?,
             Work::Rewind { upstream, member } => self.rewind_to(&upstream, &member).await?,
-            Work::Promote { term, timeline, set } => self.promote(term, timeline, set).await?,
+            Work::Promote { timeline, names } => self.promote(timeline, names).await?,
             Work::Prepare { store } => self.prepare(store.as_ref()).await?,
-            Work::ApplySync { term, set } => self.apply_sync(term, set).await?,
+            Work::ApplySync { names } => self.apply_sync(names).await?,
             Work::Gate { open: true } => {
                 server.admit().await?;
                 // The copy streams and admits readers: what it replaced is not needed any more.
@@ -276,14 +289,15 @@ impl Worker {
         started
     }
 
-    async fn promote(&self, term: Term, timeline: Timeline, set: SyncSet) -> Result<()> {
-        let names = standby_names(term, &set)?;
+    async fn promote(&self, timeline: Timeline, names: Names) -> Result<()> {
         self.make_room().await;
-        let promoted = self.server.promote(timeline, &names, PROMOTE_DEADLINE).await?;
+        let promoted = self.server.promote(timeline, &names.for_promotion()?, PROMOTE_DEADLINE).await?;
+        let Names { term, set, order, method } = names;
         let mut known = self.known();
         known.end_of_recovery = Some(promoted.end_of_recovery);
         // In force without more ado: no walsender has run under another value since the server became writable.
         known.applied = Some(Applied { term, set, lsn: promoted.end_of_recovery });
+        (known.order, known.method) = (order, method);
         // The first primary made the roles before anybody could follow; its heirs have them.
         known.prepared = term > Term(1);
         Ok(())
@@ -305,11 +319,14 @@ impl Worker {
         Ok(())
     }
 
-    async fn apply_sync(&self, term: Term, set: SyncSet) -> Result<()> {
-        let (names, k) = names_and_k(term, &set)?;
-        let applied = self.server.apply_sync(&names, k).await;
+    async fn apply_sync(&self, names: Names) -> Result<()> {
+        let (spelled, k) = names.spelled()?;
+        let applied = self.server.apply_sync(&spelled, k, names.method).await;
+        let Names { term, set, order, method } = names;
         // After a failure nobody knows what is in force.
-        self.known().applied = applied.as_ref().ok().map(|applied| Applied { term, set, lsn: applied.lsn });
+        let mut known = self.known();
+        known.applied = applied.as_ref().ok().map(|applied| Applied { term, set, lsn: applied.lsn });
+        (known.order, known.method) = (order, method);
         Ok(applied.map(drop)?)
     }
 
@@ -341,20 +358,21 @@ pub(super) fn is_ours(slot: &str) -> bool {
     MemberId::of_slot(slot).is_some()
 }
 
-/// The standby names of `set` under `term`, and k. A set that cannot acknowledge names nobody.
-fn names_and_k(term: Term, set: &SyncSet) -> Result<(Vec<String>, u32)> {
-    let names: Vec<String> = set.members.iter().map(|member| member.standby_name(term)).collect();
-    // With k = 0 nobody is waited for, and members are named for the store's sake only.
-    let names = if set.k == 0 { Vec::new() } else { names };
-    let k = u32::try_from(set.k).context("k is too large")?;
-    Ok((names, k))
-}
-
-/// The value for a promotion; a set with fewer members than k acknowledges nothing.
-fn standby_names(term: Term, set: &SyncSet) -> Result<String> {
-    let (names, k) = names_and_k(term, set)?;
-    if k > 0 && names.len() < set.k {
-        return Ok(NOBODY.to_owned());
+impl Names {
+    /// Application names, and k.
+    fn spelled(&self) -> Result<(Vec<String>, u32)> {
+        let names = self.order.iter().map(|member| member.standby_name(self.term));
+        // With k = 0 nobody is waited for, and members are named for the store's sake only.
+        let names = if self.set.k == 0 { Vec::new() } else { names.collect() };
+        Ok((names, u32::try_from(self.set.k).context("k is too large")?))
     }
-    Ok(crate::postgres::standby_names(&names, k)?)
+
+    /// The value for a promotion; a set with fewer members than k acknowledges nothing.
+    fn for_promotion(&self) -> Result<String> {
+        let (names, k) = self.spelled()?;
+        if k > 0 && names.len() < self.set.k {
+            return Ok(NOBODY.to_owned());
+        }
+        Ok(crate::postgres::standby_names(&names, k, self.method)?)
+    }
 }

@@ -171,12 +171,7 @@ fn sync(draft: &mut Draft) {
     }
     let text = match (full, standbys) {
         (0, _) => "peers has no full node, so there is no PostgreSQL".to_owned(),
-        (1, 0) => return,
-        (_, 0) => {
-            "sync.standbys: 0 (asynchronous replication) is not supported yet with more than one full node; \
-                   set 1 or more"
-                .to_owned()
-        }
+        (_, 0) => return,
         (1, _) => "sync.standbys: with a single full node no commit could ever be acknowledged; \
                    set sync.standbys = 0 or add a full node to [peers]"
             .to_owned(),

@@ -8,6 +8,7 @@ use brain::OnLastStandbyLost;
 
 use super::draft::Draft;
 use super::value::{Value, split_address};
+use crate::postgres::Method;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -111,6 +112,8 @@ pub struct Sync {
     /// k: how many standbys must flush a commit.
     pub standbys: u32,
     pub on_last_standby_lost: OnLastStandbyLost,
+    pub method: Method,
+    pub maximum_lag_on_failover: u64,
 }
 
 impl NodeKind {
@@ -256,6 +259,11 @@ impl Config {
                     Some("degrade") => OnLastStandbyLost::Degrade,
                     _ => OnLastStandbyLost::Block,
                 },
+                method: match draft.text("sync.method") {
+                    Some("priority") => Method::Priority,
+                    _ => Method::Quorum,
+                },
+                maximum_lag_on_failover: take.number("sync.maximum_lag_on_failover")?,
             },
             tags: brain::Tags {
                 nofailover: take.flag("tags.nofailover")?,
@@ -313,6 +321,11 @@ impl Config {
                 OnLastStandbyLost::Block => text("block"),
                 OnLastStandbyLost::Degrade => text("degrade"),
             },
+            "sync.method" => match self.sync.method {
+                Method::Quorum => text("quorum"),
+                Method::Priority => text("priority"),
+            },
+            "sync.maximum_lag_on_failover" => Some(self.sync.maximum_lag_on_failover.to_string()),
             "tags.nofailover" => Some(self.tags.nofailover.to_string()),
             "tags.noloadbalance" => Some(self.tags.noloadbalance.to_string()),
             "tags.clonefrom" => Some(self.tags.clonefrom.to_string()),

@@ -278,7 +278,8 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Integer { min: 0, max: 4, unit: "standbys" },
         Default::Value("1"),
         "1",
-        "How many standbys must have flushed a commit before it is acknowledged. 0 only in a cluster with one full node.",
+        "How many standbys must have flushed a commit before it is acknowledged. 0 with several full nodes is \
+         asynchronous replication: a takeover may lose the last commits (maximum_lag_on_failover).",
     ),
     setting(
         "sync.on_last_standby_lost",
@@ -288,6 +289,22 @@ pub const SETTINGS: &[Setting] = &[
         "What happens when too few standbys are left: `block` lets commits wait until enough are back. `degrade` \
          lets the primary acknowledge alone meanwhile; if it is lost then, nobody takes over by himself, because \
          nobody has what it acknowledged.",
+    ),
+    setting(
+        "sync.method",
+        Kind::Choice(&["quorum", "priority"]),
+        Default::Value("quorum"),
+        "\"quorum\"",
+        "`quorum`: any `standbys` of the sync set confirm a commit (ANY k). `priority`: the first of those that are \
+         there do (FIRST k), by failover_priority and name.",
+    ),
+    setting(
+        "sync.maximum_lag_on_failover",
+        Kind::Integer { min: 0, max: 1 << 40, unit: "bytes" },
+        Default::Value("1048576"),
+        "1048576",
+        "With asynchronous replication: a replica that lacks more of what the primary was last known to have does \
+         not take over by itself.",
     ),
     setting(
         "tags.nofailover",

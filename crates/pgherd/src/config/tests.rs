@@ -179,11 +179,6 @@ fn wrong_types_and_values_are_refused() {
             "F:15:12: sync.standbys is 2, but 2 full nodes have only 1 standbys: no commit could ever be acknowledged",
         ),
         (
-            "[sync]\nstandbys = 0\n",
-            "F:15:12: sync.standbys: 0 (asynchronous replication) is not supported yet with more than one full node; \
-             set 1 or more",
-        ),
-        (
             "[proxy]\nqueue_max = -1\n",
             "F:15:13: proxy.queue_max: expected a whole number, 0 to 1000000 sessions, found -1",
         ),

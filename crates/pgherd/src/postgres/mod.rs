@@ -66,4 +66,4 @@ pub use rewind::RewindOutcome;
 pub use roles::Passwords;
 pub use server::{DataState, Server, ServerConfig, Source, Tunable};
 pub use settings::{NOBODY, check_parameters};
-pub use sync::{Applied, standby_names};
+pub use sync::{Applied, Method, standby_names};

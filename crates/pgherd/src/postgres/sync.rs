@@ -30,8 +30,18 @@ pub struct Applied {
     pub lsn: Lsn,
 }
 
+/// Whose flushes count.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Method {
+    /// Any k of the names.
+    #[default]
+    Quorum,
+    /// The first k of those that are there, in the order of the names.
+    Priority,
+}
+
 /// The value of `synchronous_standby_names` for k of `names`; `''` only for k = 0.
-pub fn standby_names(names: &[String], k: u32) -> Result<String> {
+pub fn standby_names(names: &[String], k: u32, method: Method) -> Result<String> {
     let refuse = |reason: &str| {
         Err(Error::Parameter { name: "synchronous_standby_names".into(), reason: reason.to_owned() })
     };
@@ -42,15 +52,19 @@ pub fn standby_names(names: &[String], k: u32) -> Result<String> {
         (false, 0) => refuse("k = 0 with members would acknowledge commits that nobody holds"),
         (false, _) => {
             let names: Vec<String> = names.iter().map(|name| identifier(name)).collect();
-            Ok(format!("ANY {k} ({})", names.join(", ")))
+            let word = match method {
+                Method::Quorum => "ANY",
+                Method::Priority => "FIRST",
+            };
+            Ok(format!("{word} {k} ({})", names.join(", ")))
         }
     }
 }
 
 impl Server {
     /// Makes commits wait for `k` of `names` (application names); returns once that is in force.
-    pub async fn apply_sync(&self, names: &[String], k: u32) -> Result<Applied> {
-        let wanted = standby_names(names, k)?;
+    pub async fn apply_sync(&self, names: &[String], k: u32, method: Method) -> Result<Applied> {
+        let wanted = standby_names(names, k, method)?;
         let mut dynamic = self.dynamic();
         // On disk, so that an agent which dies before the checkpoint leaves the duty to the next one.
         let from_empty = dynamic.synchronous_standby_names.is_empty() || dynamic.sync_unproven;
@@ -147,6 +161,8 @@ mod tests {
     #[test]
     fn names_are_quoted_and_empty_means_k_0() {
         let names = ["n2_7f3a_t3".to_owned(), "a\"b".to_owned()];
+        assert_eq!(standby_names(&names[..1], 1, Method::Priority).unwrap(), r#"FIRST 1 ("n2_7f3a_t3")"#);
+        let standby_names = |names: &[String], k| standby_names(names, k, Method::Quorum);
         assert_eq!(standby_names(&names, 1).unwrap(), r#"ANY 1 ("n2_7f3a_t3", "a""b")"#);
         assert_eq!(standby_names(&[], 0).unwrap(), "");
         assert_eq!(standby_names(&[], 1).unwrap(), NOBODY);
