@@ -50,6 +50,7 @@ fn operation_of(action: &Action) -> Option<(Operation, Term)> {
         Action::Follow { term, .. } | Action::Fetch { term, .. } => (Operation::Follow, *term),
         Action::Clone { term, .. } => (Operation::Clone, *term),
         Action::Rewind { term, .. } => (Operation::Rewind, *term),
+        Action::TakeSlots { term, .. } => (Operation::TakeSlots, *term),
         Action::Promote { term, .. } => (Operation::Promote, *term),
         Action::Prepare { term } => (Operation::Prepare, *term),
         Action::ApplySync { term, .. } => (Operation::ApplySync, *term),
@@ -183,7 +184,8 @@ impl World {
         match op.action.clone() {
             Action::Initdb => self.do_initdb(node, op),
             Action::StartDetached => self.do_start(node, op),
-            Action::Stop | Action::Restart { .. } => self.do_stop(node, op),
+            // The model has no slots: what others see of it is the stop, and the start that follows.
+            Action::Stop | Action::Restart { .. } | Action::TakeSlots { .. } => self.do_stop(node, op),
             Action::Detach { term } => self.do_detach(node, op, term),
             Action::Follow { term, node: upstream } | Action::Fetch { term, node: upstream } => {
                 self.do_follow(node, op, term, upstream)

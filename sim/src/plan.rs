@@ -166,6 +166,7 @@ impl Plan {
             failure_timeout_ms: 2_000,
             drift_percent: 5,
             standbys: k,
+            slot_gate: brain::SlotGate::Warn,
             on_last_standby_lost: brain::OnLastStandbyLost::Block,
             drain_timeout_ms: 5_000,
             maximum_lag_bytes: 1 << 20,

@@ -202,11 +202,25 @@ impl Cluster {
         Cluster::start_configured(nodes, |_| String::new())
     }
 
+    /// The same with more lines at the end of each node's configuration.
+    pub fn start_with(nodes: u16, more: &str) -> Cluster {
+        let prepared = Prepared::new(nodes);
+        for node in &prepared.nodes {
+            let text = fs::read_to_string(node.config()).expect("its configuration");
+            fs::write(node.config(), text + more).expect("its configuration is writable");
+        }
+        Cluster::run(prepared)
+    }
+
     /// The same with lines of TOML added to each node's configuration, as in `[tags]\nnofailover = true`. A table
     /// that is there already is added to.
     pub fn start_configured(nodes: u16, lines: impl Fn(&Node) -> String) -> Cluster {
         let prepared = Prepared::new(nodes);
         prepared.nodes.iter().for_each(|node| configure(node, &lines(node)));
+        Cluster::run(prepared)
+    }
+
+    fn run(prepared: Prepared) -> Cluster {
         let mut cluster = Cluster { agents: Vec::new(), prepared };
         for name in cluster.names() {
             cluster.start_agent(&name);

@@ -188,11 +188,11 @@ impl Session {
     }
 }
 
-fn runtime() -> tokio::runtime::Runtime {
+pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-async fn connect(port: u16) -> Result<Client> {
+pub(crate) async fn connect(port: u16) -> Result<Client> {
     let text = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres application_name=ledger");
     let attempt = tokio::time::timeout(CONNECT_TIMEOUT, tokio_postgres::connect(&text, NoTls)).await;
     let (client, connection) = attempt.with_context(|| format!("connect to {port}"))??;

@@ -5,6 +5,7 @@
 //! Invariants: a test waits for conditions, never for times; whatever way a test ends, no process of it is left.
 
 pub mod cluster;
+pub mod consumer;
 pub mod ledger;
 pub mod machine;
 pub mod ports;
@@ -15,4 +16,5 @@ pub mod wait;
 pub use cluster::{Cluster, Node, Prepared, configure};
 pub use ledger::{Account, Ledger, Session, rows_of, session_at, value_at};
 pub use ports::Ports;
+pub use status::requests;
 pub use wait::wait_for;

@@ -37,6 +37,23 @@ pub struct NodeStatus {
     pub healthy: bool,
     #[serde(default)]
     pub condition: Condition,
+    #[serde(default)]
+    pub slots: Slots,
+}
+
+#[derive(Deserialize, Debug, Clone, Default)]
+pub struct Slots {
+    pub ready: bool,
+    pub missing: Vec<String>,
+    pub slots: Vec<Slot>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct Slot {
+    pub name: String,
+    pub kept: bool,
+    pub held_bytes: u64,
+    pub owner: Option<String>,
 }
 
 /// What burdens a node.
@@ -78,9 +95,32 @@ impl Status {
     }
 }
 
+/// Something that was asked for.
+#[derive(Deserialize, Debug, Clone)]
+pub struct Request {
+    pub id: u64,
+    pub stage: String,
+    pub note: String,
+}
+
+impl Request {
+    pub fn has_ended(&self) -> bool {
+        self.stage == "done" || self.stage == "failed"
+    }
+}
+
+/// What was asked for, as the node with this HTTP port knows it.
+pub fn requests(http: u16) -> Option<Vec<Request>> {
+    get(http, "/api/v1/requests")
+}
+
 /// The view of the node whose HTTP port this is; `None` when it does not answer.
 pub fn ask(http: u16) -> Option<Status> {
+    get(http, "/api/v1/status")
+}
+
+fn get<T: serde::de::DeserializeOwned>(http: u16, path: &str) -> Option<T> {
     let config = ureq::Agent::config_builder().timeout_global(Some(QUESTION_TIMEOUT)).max_idle_connections(0);
     let agent: ureq::Agent = config.build().into();
-    agent.get(format!("http://127.0.0.1:{http}/api/v1/status")).call().ok()?.body_mut().read_json().ok()
+    agent.get(format!("http://127.0.0.1:{http}{path}")).call().ok()?.body_mut().read_json().ok()
 }

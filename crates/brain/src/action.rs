@@ -57,6 +57,8 @@ pub enum Action {
     Quarantine { term: Term },
     /// Admit clients.
     Admit { term: Term },
+    /// Restart as a standby of nobody, with copies of the logical slots of `node`.
+    TakeSlots { term: Term, node: NodeName },
     /// Have exactly the slots of these members.
     Slots { term: Term, members: BTreeSet<MemberId> },
     /// CHECKPOINT, beside all other work; its end shows in the view's errands.
@@ -89,6 +91,7 @@ impl Action {
             Action::ApplySync { .. } => "apply-sync",
             Action::Quarantine { .. } => "quarantine",
             Action::Admit { .. } => "admit",
+            Action::TakeSlots { .. } => "take-slots",
             Action::Slots { .. } => "slots",
             Action::Checkpoint { .. } => "checkpoint",
             Action::Reload { .. } => "reload",
@@ -122,6 +125,7 @@ impl fmt::Display for Action {
             Action::ApplySync { set, .. } => write!(f, "bring {set} in force"),
             Action::Quarantine { .. } => write!(f, "admit no clients"),
             Action::Admit { .. } => write!(f, "admit clients"),
+            Action::TakeSlots { node, .. } => write!(f, "restart with the logical slots of {node}"),
             Action::Slots { members, .. } => {
                 let members: Vec<&str> = members.iter().map(|member| member.0.as_str()).collect();
                 write!(f, "have slots for {}", members.join(", "))

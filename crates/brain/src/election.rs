@@ -32,6 +32,8 @@ pub struct Fitness {
     /// A request names it.
     pub wanted: bool,
     pub priority: u32,
+    /// A takeover to it keeps every replication slot.
+    pub slots_ready: bool,
     /// It is in the old primary's zone.
     pub near: bool,
 }
@@ -64,6 +66,7 @@ struct Candidate<'a> {
     busy: Option<Operation>,
     full: bool,
     postgres: &'a Postgres,
+    slots_ready: bool,
     tags: &'a Tags,
 }
 
@@ -96,6 +99,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
         busy: view.busy,
         full: view.condition.disk_full,
         postgres: &view.postgres,
+        slots_ready: view.slots.ready(),
         tags: &view.tags,
     });
     let peers = view.fresh_peers().filter_map(|status| {
@@ -107,6 +111,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
             busy: status.busy,
             full: status.condition.disk_full,
             postgres: &status.postgres,
+            slots_ready: status.slots.ready(),
             tags: &status.tags,
         })
     });
@@ -172,6 +177,7 @@ fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
         eligible: !nofailover && *failover_priority > 0 && !candidate.full,
         wanted: view.requests().any(named),
         priority: *failover_priority,
+        slots_ready: candidate.slots_ready,
         near: primary.and_then(zone_of) == Some(zone),
     }
 }
@@ -286,7 +292,8 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
 mod tests {
     use super::*;
     use crate::{
-        Condition, Health, Memory, Millis, Settings, Standby, Status, StoreView, SyncSet, Versioned,
+        Condition, Health, Memory, Millis, Settings, SlotGate, SlotReport, Standby, Status, StoreView,
+        SyncSet, Versioned,
     };
 
     const NOW: Millis = Millis(100_000);
@@ -327,6 +334,7 @@ mod tests {
             postgres: standby(200),
             busy,
             condition: Condition::default(),
+            slots: SlotReport::default(),
             served: None,
             rule: String::new(),
             tags: Tags::default(),
@@ -345,6 +353,7 @@ mod tests {
             failure_timeout_ms: 2_000,
             drift_percent: 5,
             standbys: 1,
+            slot_gate: SlotGate::Warn,
             on_last_standby_lost: Default::default(),
             drain_timeout_ms: 5_000,
             maximum_lag_bytes: 1 << 20,
@@ -390,6 +399,44 @@ mod tests {
     #[test]
     fn the_longest_of_those_who_answer_wins() {
         assert_eq!(chosen(None, None), Some("n2".into()));
+    }
+
+    #[test]
+    fn ready_slots_decide_among_equals_and_never_over_wal() {
+        let unready = SlotReport { missing: vec!["app".into()], ..SlotReport::default() };
+        let mut equal = view(None, None);
+        equal.postgres = standby(200);
+        let winner = |view: &View| match outcome(view) {
+            Outcome::Chosen(answer) => answer.node,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(winner(&equal), "n1".into(), "by name");
+        equal.slots = unready.clone();
+        assert_eq!(winner(&equal), "n2".into(), "n2's slots are ready");
+        let mut ahead = equal.clone();
+        ahead.postgres = standby(201);
+        assert_eq!(winner(&ahead), "n1".into(), "one byte of WAL weighs more");
+    }
+
+    #[test]
+    fn a_takeover_waits_a_bounded_time_for_a_candidate_with_ready_slots() {
+        let mut view = view(None, None);
+        view.postgres = standby(200);
+        view.slots = SlotReport { missing: vec!["app".into()], ..SlotReport::default() };
+        view.memory.suspect_since = Some(Millis(NOW.0 - 100));
+        // n2 is ready and has as much WAL, but its answer has not come: n1 and the old primary suffice.
+        let mut sync = view.sync().unwrap().clone();
+        sync.set = SyncSet::new([member("n1"), member("n2")], 2);
+        let mut told = tally(&view, &sync, TERM);
+        assert_eq!(crate::slots::hold_back(&view, &sync, &told), None, "n2 has answered and wins");
+        told.answers.retain(|answer| answer.node == "n1".into());
+        assert!(crate::slots::hold_back(&view, &sync, &told).unwrap().contains("n2"));
+        view.memory.suspect_since = Some(Millis(NOW.0 - 600));
+        assert_eq!(crate::slots::hold_back(&view, &sync, &told), None, "long enough");
+        view.settings.slot_gate = SlotGate::Wait;
+        assert!(crate::slots::hold_back(&view, &sync, &told).is_some());
+        view.settings.slot_gate = SlotGate::Off;
+        assert_eq!(crate::slots::hold_back(&view, &sync, &told), None);
     }
 
     /// A look taken before the work shows a detached standby; meanwhile the work may have pointed it at a primary, whose

@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{MemberId, NodeName, Position, Postgres, SyncRecord, SyncSet, View, health, sync_set};
+use crate::{
+    MemberId, NodeName, Position, Postgres, SlotReport, SyncRecord, SyncSet, View, health, sync_set,
+};
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Explanation {
@@ -78,10 +80,14 @@ fn primary_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {
         let own = *node == view.me && view.condition.disk_full;
         own || view.fresh_peers().any(|status| status.node == *node && status.condition.disk_full)
     };
-    let best = answering.iter().max_by(|a, b| (a.2, !full(&a.0), &b.0).cmp(&(b.2, !full(&b.0), &a.0)));
+    let rank = |s: &(NodeName, MemberId, Position)| {
+        (s.2, !full(&s.0), report_of(view, &s.0).is_some_and(SlotReport::ready))
+    };
+    let best = answering.iter().max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| b.0.cmp(&a.0)));
     if let Some((winner, _, position)) = best {
         explanation.takes_over = Some(winner.clone());
         explanation.why.push(format!("{winner} has the most WAL, to {}", position.lsn));
+        explanation.why.extend(slots_at(view, winner));
     }
     let timeout_ms = view.settings.failure_timeout_ms;
     explanation.why.push(format!(
@@ -97,6 +103,20 @@ fn primary_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {
             .blockers
             .push(format!("{others} standby would be left, {} must confirm each commit", view.k_wanted()));
     }
+}
+
+fn report_of<'a>(view: &'a View, node: &NodeName) -> Option<&'a SlotReport> {
+    let heard = view.fresh_peers().find(|status| status.node == *node).map(|status| &status.slots);
+    (view.me == *node).then_some(&view.slots).or(heard)
+}
+
+/// What becomes of the replication slots at `winner`; nothing is said where there are none.
+fn slots_at(view: &View, winner: &NodeName) -> Vec<String> {
+    let Some(report) = report_of(view, winner) else { return Vec::new() };
+    if report.ready() && report.slots.iter().any(|slot| slot.kept) {
+        return vec![format!("every slot that a takeover keeps is ready on {winner}")];
+    }
+    report.missing.iter().map(|reason| format!("slot not ready on {winner}: {reason}")).collect()
 }
 
 fn replica_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {

@@ -19,6 +19,7 @@ pub mod quorum;
 mod record;
 mod request;
 mod rules;
+pub mod slots;
 mod sync_set;
 mod tags;
 mod view;
@@ -37,5 +38,6 @@ pub use record::{
 };
 pub use request::{Ask, Hold, Request, Requests, Stage};
 pub use rules::{RULES, Rule, decide, dump_rules};
+pub use slots::{SlotGate, SlotReport, SlotState};
 pub use tags::Tags;
 pub use view::{Durable, Errands, OnLastStandbyLost, Settings, View};

@@ -10,7 +10,7 @@ use wire::Lsn;
 
 use crate::{
     Commit, Condition, Durable, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Requests,
-    Settings, Stage, SyncSet, Tags, Term, View, health,
+    Settings, SlotReport, Stage, SyncSet, Tags, Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -41,6 +41,7 @@ pub struct Status {
     pub busy: Option<Operation>,
     #[serde(default)]
     pub condition: Condition,
+    pub slots: SlotReport,
     /// See [`View::served`].
     pub served: Option<Term>,
     /// The rule that the speaker follows now.
@@ -70,6 +71,7 @@ impl Status {
             postgres: view.postgres.clone(),
             busy: view.busy,
             condition: view.condition.clone(),
+            slots: view.slots.clone(),
             served: view.served,
             rule: rule.to_owned(),
             tags: view.tags.clone(),
@@ -85,7 +87,8 @@ impl Status {
     }
 
     fn outline(&self) -> Status {
-        let mut outline = Status { sequence: 0, condition: self.condition.outline(), ..self.clone() };
+        let (condition, slots) = (self.condition.outline(), self.slots.outline());
+        let mut outline = Status { sequence: 0, condition, slots, ..self.clone() };
         match &mut outline.postgres {
             Postgres::Standby(standby) => {
                 standby.position.lsn = Lsn::ZERO;
@@ -159,6 +162,8 @@ pub struct Memory {
     sync_read: bool,
     /// When the server was last seen to be a primary, since it was seen to be anything else.
     primary_seen: Option<Millis>,
+    /// Since when a restart would bring slots, and the peers are told so.
+    slots_wanted: Option<Millis>,
     /// Requests under way: their stage, since when this node knows it, and since when it holds sessions for them.
     requests: BTreeMap<u64, Seen>,
     /// Members that do not stream, and since when.
@@ -362,6 +367,15 @@ impl Memory {
             Postgres::Unknown => {}
             _ => self.primary_seen = None,
         }
+    }
+
+    pub(crate) fn note_slots(&mut self, now: Millis, wanted: bool) {
+        self.slots_wanted = wanted.then(|| self.slots_wanted.unwrap_or(now));
+    }
+
+    /// Milliseconds for which a restart would have brought slots; 0 when it would not.
+    pub fn slots_wanted_ms(&self, now: Millis) -> u64 {
+        self.slots_wanted.map_or(0, |at| now.since(at))
     }
 
     pub(crate) fn note_suspicion(&mut self, now: Millis, suspect: bool) {

@@ -136,6 +136,7 @@ pub enum Operation {
     ApplySync,
     Gate,
     Slots,
+    TakeSlots,
 }
 
 impl Operation {
@@ -144,6 +145,7 @@ impl Operation {
         match self {
             Operation::Initdb | Operation::Start | Operation::Stop | Operation::Detach => true,
             Operation::Follow | Operation::Clone | Operation::Rewind | Operation::Promote => true,
+            Operation::TakeSlots => true,
             Operation::Prepare | Operation::ApplySync | Operation::Gate | Operation::Slots => false,
         }
     }

@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Condition, MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status,
-    StoreView, SyncRecord, Tags, Term, Versioned,
+    Condition, MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, SlotGate,
+    SlotReport, Status, StoreView, SyncRecord, Tags, Term, Versioned,
 };
 
 /// The cluster's settings, as far as decisions depend on them.
@@ -23,6 +23,9 @@ pub struct Settings {
     pub drift_percent: u64,
     /// k: how many standbys must flush a commit before it is acknowledged.
     pub standbys: usize,
+    /// How much the readiness of slots may delay a takeover.
+    #[serde(default)]
+    pub slot_gate: SlotGate,
     /// What becomes of k when too few standbys are left.
     pub on_last_standby_lost: OnLastStandbyLost,
     /// Without synchronous replication: how far a successor may be behind what was last known of the primary, bytes.
@@ -87,6 +90,8 @@ pub struct View {
     pub memory: Memory,
     /// Room on the disks, connection slots, the way back.
     pub condition: Condition,
+    /// The slots of the local server, as last looked at.
+    pub slots: SlotReport,
     /// The highest term under which this process itself saw its server open; lost with the process.
     pub served: Option<Term>,
     /// What the operator says of this node.
@@ -121,6 +126,7 @@ impl View {
             store: StoreView::default(),
             memory: Memory::new(now),
             condition: Condition::default(),
+            slots: SlotReport::default(),
             served: None,
             tags: Tags::default(),
             wall_s: 0,
@@ -191,6 +197,7 @@ impl View {
                 self.served = self.served.max(Some(term));
             }
         }
+        self.memory.note_slots(now, self.slots.restart);
         let suspect = crate::health::suspect(self).is_some();
         self.memory.note_suspicion(now, suspect);
     }

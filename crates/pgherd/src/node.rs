@@ -16,12 +16,12 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
-use crate::agent::{Agent, EventLog, Panel, Parts, Words, WordsFile, Worker};
+use crate::agent::{Agent, EventLog, Panel, Parts, ServerWaits, SlotPolicy, Words, WordsFile, Worker};
 use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
-use crate::postgres::{DataState, Layout, Server, ServerConfig, Tunable, binaries};
-use crate::proxy::{Proxy, ProxyConfig, topology::Topology};
+use crate::postgres::{DataState, Layout, Server, ServerConfig, SlotSettings, Tunable, binaries};
+use crate::proxy::{Proxy, ProxyConfig, SyncWaits, topology::Topology};
 use crate::store::{RaftConfig, RaftStore, Store};
 
 /// Messages of all peers that wait for the agent: at 4 a second and peer, seconds of them.
@@ -68,7 +68,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
 
     let (topology, seen_topology) = watch::channel(Topology::default());
-    let proxy = Proxy::start(proxy_config(&config), seen_topology).await?;
+    let proxy = Proxy::start(proxy_config(&config), seen_topology, sync_waits(worker.as_ref())).await?;
 
     let (raft_out, raft_outgoing) = mpsc::channel(RAFT_MESSAGES_MAX);
     let voters = config.peers.keys().cloned().collect();
@@ -96,6 +96,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
         events,
         panel: panel.clone(),
         topology: Arc::new(topology),
+        slots: SlotPolicy { slots: config.slots.clone(), file: config.node.dir.join("slots.json") },
         addresses: addresses.clone(),
     };
     let view = Arc::new(NodeView {
@@ -203,7 +204,16 @@ async fn server(config: &Config, words: &Words) -> Result<Server> {
 
 /// What a reload may change.
 fn tunable(config: &Config) -> Tunable {
-    Tunable { parameters: config.postgres.parameters.clone(), hba: config.postgres.hba.clone() }
+    let declared = &config.slots.declared;
+    Tunable {
+        parameters: config.postgres.parameters.clone(),
+        hba: config.postgres.hba.clone(),
+        slots: SlotSettings {
+            declared: declared.len(),
+            logical: declared.values().any(|slot| slot.logical.is_some()),
+            budget_bytes_max: declared.values().filter_map(|slot| slot.wal_budget).max().unwrap_or(0),
+        },
+    }
 }
 
 /// Reads the configuration file again, for a reload; a file of another node is refused.
@@ -283,6 +293,7 @@ fn settings(config: &Config) -> Settings {
         failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
         drift_percent: config.failover.drift_percent.into(),
         standbys: config.sync.standbys as usize,
+        slot_gate: config.slots.gate,
         on_last_standby_lost: config.sync.on_last_standby_lost,
         maximum_lag_bytes: config.sync.maximum_lag_on_failover,
         drain_timeout_ms: config.failover.drain_timeout.as_millis() as u64,
@@ -300,7 +311,13 @@ fn proxy_config(config: &Config) -> ProxyConfig {
         sessions_max: config.proxy.sessions_max as usize,
         connect_timeout: CONNECT_TIMEOUT,
         login_timeout: LOGIN_TIMEOUT,
+        lowered_commit: config.sync.lowered_commit,
     }
+}
+
+/// A witness has no password of the cluster's own roles, and so cannot ask.
+fn sync_waits(worker: Option<&Arc<Worker>>) -> Option<Arc<dyn SyncWaits>> {
+    worker.map(|worker| Arc::new(ServerWaits::new(Arc::clone(worker))) as Arc<dyn SyncWaits>)
 }
 
 fn peer_config(config: &Config) -> Result<PeerConfig> {

@@ -7,6 +7,8 @@ use crate::message::{backend, put_frame, split_text};
 /// How grave an error is for the session that gets it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Severity {
+    /// Said beside the answer; the statement goes on. Sent as NoticeResponse.
+    Warning,
     /// The statement failed; the session goes on.
     Error,
     /// The session ends.
@@ -16,6 +18,7 @@ pub enum Severity {
 impl Severity {
     fn text(self) -> &'static str {
         match self {
+            Severity::Warning => "WARNING",
             Severity::Error => "ERROR",
             Severity::Fatal => "FATAL",
         }
@@ -52,7 +55,11 @@ impl ErrorResponse {
         }
         body.push(0);
         let mut frame = Vec::with_capacity(body.len() + 5);
-        put_frame(&mut frame, backend::ERROR_RESPONSE, &body);
+        let tag = match self.severity {
+            Severity::Warning => backend::NOTICE_RESPONSE,
+            Severity::Error | Severity::Fatal => backend::ERROR_RESPONSE,
+        };
+        put_frame(&mut frame, tag, &body);
         frame
     }
 }

@@ -7,13 +7,16 @@
 #[cfg(test)]
 mod chance;
 mod command;
+mod effect;
 mod error;
 mod lsn;
 pub mod message;
 pub mod startup;
 mod timeline;
+pub mod token;
 
 pub use command::Commands;
+pub use effect::{Assignment, Effects, OnSession, Watched};
 pub use error::{ErrorFields, ErrorResponse, Severity};
 pub use lsn::{Lsn, ParseLsnError};
 pub use timeline::{Branch, History, HistoryError, Timeline};

@@ -1,9 +1,9 @@
 //! Frames after the start-up: a type byte, a length, a body.
 //!
-//! What it is: `Framer` follows a stream of frames across reads of any size and shows the beginning of those
-//! bodies that its user asked for; the few bodies that a relay must understand. What it is not: a buffer; a body of
-//! a gigabyte passes without being kept. Invariant: `at_boundary` is true exactly when every byte seen so far
-//! belongs to a whole frame.
+//! What it is: `Framer` follows a stream of frames across reads of any size and shows each with the beginning of its
+//! body that its user asked for; the few bodies that a relay must understand. What it is not: a buffer; it is shown
+//! again what was too short, and a body of a gigabyte passes without being kept. Invariant: `at_boundary` is true
+//! exactly when every byte shown so far belongs to a whole frame.
 
 use std::fmt;
 
@@ -31,7 +31,13 @@ pub mod backend {
     pub const KEY_DATA: u8 = b'K';
     pub const READY_FOR_QUERY: u8 = b'Z';
     pub const ERROR_RESPONSE: u8 = b'E';
+    pub const NOTICE_RESPONSE: u8 = b'N';
+    pub const NOTIFICATION: u8 = b'A';
+    pub const PARAMETER_STATUS: u8 = b'S';
+    pub const PARSE_COMPLETE: u8 = b'1';
+    pub const CLOSE_COMPLETE: u8 = b'3';
     pub const COPY_IN_RESPONSE: u8 = b'G';
+    pub const COPY_BOTH_RESPONSE: u8 = b'W';
     pub const COMMAND_COMPLETE: u8 = b'C';
 }
 
@@ -55,7 +61,7 @@ impl Status {
     }
 }
 
-/// One whole frame that has passed.
+/// A frame of which the header and the wanted beginning of the body are there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Frame<'a> {
     pub tag: u8,
@@ -63,6 +69,8 @@ pub struct Frame<'a> {
     pub length: u32,
     /// The body's beginning, as many bytes as were asked for.
     pub head: &'a [u8],
+    /// What is there of it, header included.
+    pub bytes: &'a [u8],
 }
 
 impl Frame<'_> {
@@ -70,6 +78,20 @@ impl Frame<'_> {
     pub fn is_cut(&self) -> bool {
         self.head.len() < self.length as usize
     }
+
+    /// True when `bytes` is the whole frame.
+    pub fn is_whole(&self) -> bool {
+        self.bytes.len() == self.length as usize + HEADER
+    }
+}
+
+/// What the next bytes of a stream are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Piece<'a> {
+    /// A frame begins.
+    Frame(Frame<'a>),
+    /// More of the body that began before.
+    Rest(&'a [u8]),
 }
 
 /// A length word below 4 or above `i32::MAX`: the stream has lost its framing.
@@ -87,72 +109,45 @@ impl fmt::Display for FrameError {
 
 impl std::error::Error for FrameError {}
 
+/// Type byte and length word.
+const HEADER: usize = 5;
+
 /// Follows one direction of a connection.
 #[derive(Debug)]
 pub struct Framer {
     /// How many bytes of a body with this type byte are of interest.
     wanted: fn(u8) -> usize,
-    prefix: [u8; 5],
-    prefix_have: usize,
     /// Bytes of the present body that have not come yet.
     body_left: usize,
-    /// The beginning of a body that spans reads; no allocation otherwise.
-    kept: Vec<u8>,
 }
 
 impl Framer {
     pub fn new(wanted: fn(u8) -> usize) -> Framer {
-        Framer { wanted, prefix: [0; 5], prefix_have: 0, body_left: 0, kept: Vec::new() }
+        Framer { wanted, body_left: 0 }
     }
 
-    /// True when no frame is under way.
+    /// True when every byte shown so far belongs to a whole frame.
     pub fn at_boundary(&self) -> bool {
-        self.prefix_have == 0
+        self.body_left == 0
     }
 
-    /// Reads on to the end of the next frame, or takes all of `bytes` and answers `None`.
-    pub fn next<'s, 'b: 's>(&'s mut self, bytes: &mut &'b [u8]) -> Option<Result<Frame<'s>, FrameError>> {
-        if self.prefix_have < self.prefix.len() {
-            if self.prefix_have == 0 {
-                self.kept = Vec::new();
-            }
-            let part = take(bytes, self.prefix.len() - self.prefix_have);
-            self.prefix[self.prefix_have..][..part.len()].copy_from_slice(part);
-            self.prefix_have += part.len();
-            if self.prefix_have < self.prefix.len() {
-                return None;
-            }
-            match body_length(self.prefix) {
-                Ok(length) => self.body_left = length,
-                Err(error) => return Some(Err(error)),
-            }
+    /// The first piece of `bytes`; `None` when they are too few to tell, and must be shown again with more.
+    pub fn next<'b>(&mut self, bytes: &'b [u8]) -> Result<Option<Piece<'b>>, FrameError> {
+        if self.body_left > 0 && !bytes.is_empty() {
+            let rest = &bytes[..self.body_left.min(bytes.len())];
+            self.body_left -= rest.len();
+            return Ok(Some(Piece::Rest(rest)));
         }
-        let [tag, word @ ..] = self.prefix;
-        let length = u32::from_be_bytes(word) - 4;
-        let wanted = (self.wanted)(tag).min(length as usize);
-        let part = take(bytes, self.body_left);
-        let came_whole = part.len() == length as usize;
-        self.body_left -= part.len();
-        if !came_whole {
-            let missing = wanted.saturating_sub(self.kept.len()).min(part.len());
-            self.kept.extend_from_slice(&part[..missing]);
-        }
-        if self.body_left > 0 {
-            return None;
-        }
-        self.prefix_have = 0;
-        let head = if came_whole { &part[..wanted] } else { &self.kept[..] };
-        Some(Ok(Frame { tag, length, head }))
+        let Some((prefix, body)) = bytes.split_first_chunk::<HEADER>() else { return Ok(None) };
+        let (tag, length) = (prefix[0], body_length(*prefix)?);
+        let Some(head) = body.get(..(self.wanted)(tag).min(length)) else { return Ok(None) };
+        let here = length.min(body.len());
+        self.body_left = length - here;
+        Ok(Some(Piece::Frame(Frame { tag, length: length as u32, head, bytes: &bytes[..HEADER + here] })))
     }
 }
 
-fn take<'b>(bytes: &mut &'b [u8], count_max: usize) -> &'b [u8] {
-    let (part, rest) = bytes.split_at(count_max.min(bytes.len()));
-    *bytes = rest;
-    part
-}
-
-fn body_length(prefix: [u8; 5]) -> Result<usize, FrameError> {
+fn body_length(prefix: [u8; HEADER]) -> Result<usize, FrameError> {
     let [tag, word @ ..] = prefix;
     let length = u32::from_be_bytes(word);
     if (4..=i32::MAX as u32).contains(&length) {
@@ -180,11 +175,20 @@ mod tests {
     use super::*;
     use crate::chance::Chance;
 
-    fn frames(framer: &mut Framer, mut bytes: &[u8], seen: &mut Vec<(u8, u32, Vec<u8>)>) {
-        while let Some(frame) = framer.next(&mut bytes) {
-            let frame = frame.unwrap();
-            seen.push((frame.tag, frame.length, frame.head.to_vec()));
+    /// Shows `part` after what was left over before; keeps what is left over again.
+    fn frames(framer: &mut Framer, left: &mut Vec<u8>, part: &[u8], seen: &mut Vec<(u8, u32, Vec<u8>)>) {
+        left.extend_from_slice(part);
+        let mut at = 0;
+        while let Some(piece) = framer.next(&left[at..]).unwrap() {
+            at += match piece {
+                Piece::Frame(frame) => {
+                    seen.push((frame.tag, frame.length, frame.head.to_vec()));
+                    frame.bytes.len()
+                }
+                Piece::Rest(rest) => rest.len(),
+            };
         }
+        left.drain(..at);
     }
 
     #[test]
@@ -198,43 +202,30 @@ mod tests {
                 put_frame(&mut stream, tag, &body);
                 expected.push((tag, body.len() as u32, body[..body.len().min(6)].to_vec()));
             }
-            let mut framer = Framer::new(|_| 6);
+            let (mut framer, mut left) = (Framer::new(|_| 6), Vec::new());
             let mut seen = Vec::new();
             let mut rest = &stream[..];
             while !rest.is_empty() {
                 let (part, after) = rest.split_at(1 + chance.below(rest.len() as u64) as usize);
-                frames(&mut framer, part, &mut seen);
+                frames(&mut framer, &mut left, part, &mut seen);
+                assert!(left.len() < HEADER + 6, "no more is kept than is wanted");
                 rest = after;
             }
             assert_eq!(seen, expected);
-            assert!(framer.at_boundary());
+            assert!(framer.at_boundary() && left.is_empty());
         }
-    }
-
-    #[test]
-    fn a_boundary_is_known_at_every_byte() {
-        let mut stream = Vec::new();
-        put_frame(&mut stream, b'Z', b"I");
-        put_frame(&mut stream, b'H', b"");
-        let mut framer = Framer::new(|_| 0);
-        let boundaries: Vec<usize> = (0..stream.len())
-            .filter(|at| {
-                frames(&mut framer, &stream[*at..=*at], &mut Vec::new());
-                framer.at_boundary()
-            })
-            .collect();
-        assert_eq!(boundaries, [5, 10]);
     }
 
     #[test]
     fn a_long_body_is_not_kept() {
-        let mut framer = Framer::new(|_| 4);
+        let (mut framer, mut left) = (Framer::new(|_| 4), Vec::new());
         let mut stream = Vec::new();
         put_frame(&mut stream, b'd', &[9; 100_000]);
         for part in stream.chunks(1000) {
-            frames(&mut framer, part, &mut Vec::new());
+            frames(&mut framer, &mut left, part, &mut Vec::new());
+            assert!(left.is_empty());
         }
-        assert!(framer.kept.capacity() <= 64, "{}", framer.kept.capacity());
+        assert!(framer.at_boundary());
     }
 
     #[test]
@@ -242,17 +233,21 @@ mod tests {
         for length in [0u32, 3, 0x8000_0000, u32::MAX] {
             let mut bytes = vec![b'Q'];
             bytes.extend_from_slice(&length.to_be_bytes());
-            let mut rest = &bytes[..];
-            let error = Framer::new(|_| 9).next(&mut rest).unwrap().unwrap_err();
+            let error = Framer::new(|_| 9).next(&bytes).unwrap_err();
             assert_eq!(error, FrameError { tag: b'Q', length });
         }
         let mut chance = Chance::new(3);
         for _ in 0..20_000 {
             let bytes = chance.bytes(40);
-            let mut rest = &bytes[..];
-            let mut framer = Framer::new(usize::from);
-            while let Some(Ok(frame)) = framer.next(&mut rest) {
-                let _ = (Status::parse(frame.head), split_text(frame.head));
+            let (mut framer, mut at) = (Framer::new(usize::from), 0);
+            while let Ok(Some(piece)) = framer.next(&bytes[at..]) {
+                at += match piece {
+                    Piece::Frame(frame) => {
+                        let _ = (Status::parse(frame.head), split_text(frame.head));
+                        frame.bytes.len()
+                    }
+                    Piece::Rest(rest) => rest.len(),
+                };
             }
         }
     }

@@ -143,6 +143,63 @@ impl<'a> Startup<'a> {
     }
 }
 
+impl Startup<'_> {
+    /// The value that a session begins with for the setting `name`: a parameter of its own wins over `options`.
+    pub fn setting(&self, name: &str) -> Option<Vec<u8>> {
+        let own = self.parameters().filter(|(key, _)| key.eq_ignore_ascii_case(name.as_bytes())).last();
+        match own {
+            Some((_, value)) => Some(value.to_vec()),
+            None => setting_in_options(self.get("options").unwrap_or_default(), name),
+        }
+    }
+}
+
+/// `-c name=value`, `-cname=value` and `--name=value`, divided as PostgreSQL's `pg_split_opts` does.
+fn setting_in_options(options: &[u8], name: &str) -> Option<Vec<u8>> {
+    let mut found = None;
+    let mut after_c = false;
+    for argument in split_options(options) {
+        let assignment = match &argument[..] {
+            _ if after_c => &argument[..],
+            [b'-', b'-', rest @ ..] | [b'-', b'c', rest @ ..] => rest,
+            _ => &[],
+        };
+        after_c = !after_c && argument == b"-c";
+        let Some(equals) = assignment.iter().position(|byte| *byte == b'=') else { continue };
+        let key: Vec<u8> =
+            assignment[..equals].iter().map(|byte| if *byte == b'-' { b'_' } else { *byte }).collect();
+        if key.eq_ignore_ascii_case(name.as_bytes()) {
+            found = Some(assignment[equals + 1..].to_vec());
+        }
+    }
+    found
+}
+
+fn split_options(options: &[u8]) -> Vec<Vec<u8>> {
+    let mut arguments = vec![Vec::new()];
+    let mut bytes = options.iter();
+    while let Some(byte) = bytes.next() {
+        let argument = arguments.len() - 1;
+        match byte {
+            b'\\' => arguments[argument].extend(bytes.next()),
+            byte if byte.is_ascii_whitespace() || *byte == 0x0b => arguments.push(Vec::new()),
+            byte => arguments[argument].push(*byte),
+        }
+    }
+    arguments.retain(|argument| !argument.is_empty());
+    arguments
+}
+
+/// `packet` with one more parameter, which wins over those before it; `None` when it becomes too long.
+pub fn with_parameter(packet: &[u8], name: &str, value: &[u8]) -> Option<Vec<u8>> {
+    let (0, pairs) = packet.split_last()? else { return None };
+    let longer = [pairs, name.as_bytes(), b"\0", value, b"\0\0"].concat();
+    let body = longer.len().checked_sub(4).filter(|body| *body <= STARTUP_BODY_MAX)?;
+    let mut longer = longer;
+    longer[..4].copy_from_slice(&(body as u32 + 4).to_be_bytes());
+    Some(longer)
+}
+
 /// A start-up packet of protocol 3.`minor`, length word included.
 pub fn startup_packet(minor: u16, parameters: &[(&str, &str)]) -> Vec<u8> {
     let mut packet = vec![0, 0, 0, 0, 0, 3];
@@ -194,6 +251,30 @@ mod tests {
         assert_eq!(startup.get("options"), Some(&b""[..]));
         assert_eq!(startup.get("database"), None);
         assert_eq!(startup.parameters().count(), 3);
+    }
+
+    #[test]
+    fn settings_are_found_where_postgresql_finds_them() {
+        let setting = |parameters: &[(&str, &str)]| {
+            let packet = startup_packet(0, parameters);
+            let Ok(Opening::Startup(startup)) = parse_opening(body(&packet)) else { panic!("no startup") };
+            startup.setting("work_mem").map(|value| String::from_utf8(value).unwrap())
+        };
+        for options in ["-c work_mem=1MB", " -cwork_mem=1MB -d", "--work-mem=1MB", "-c a=b -c Work_Mem=1MB"] {
+            assert_eq!(setting(&[("options", options)]).unwrap(), "1MB", "{options}");
+        }
+        assert_eq!(setting(&[("options", r"-c work_mem=1\ MB")]).unwrap(), "1 MB");
+        assert_eq!(setting(&[("options", "-c a=work_mem=2")]), None);
+        assert_eq!(setting(&[("WORK_MEM", "2MB"), ("options", "-c work_mem=1MB")]).unwrap(), "2MB");
+    }
+
+    #[test]
+    fn a_parameter_is_added_as_the_last() {
+        let packet = startup_packet(0, &[("user", "ann"), ("a", "1")]);
+        let longer = with_parameter(&packet, "a", b"2").unwrap();
+        let Ok(Opening::Startup(startup)) = parse_opening(body(&longer)) else { panic!("no startup") };
+        assert_eq!((startup.get("user"), startup.get("a")), (Some(&b"ann"[..]), Some(&b"2"[..])));
+        assert_eq!(with_parameter(&packet, "b", &[b'x'; STARTUP_BODY_MAX]), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod fence;
 mod primary;
 mod rejoin;
 mod request;
+mod slots;
 mod takeover;
 
 use crate::{Action, Decision, RuleId, View};
@@ -108,6 +109,7 @@ pub const RULES: &[Rule] = rules! {
     "follow" "The own WAL is a beginning of the primary's: follow it." rejoin::follow;
     "replica.admit" "A replica that streams from the recorded primary admits readers." rejoin::admit;
     "replica.outgrown" "The primary's settings are larger: the standby is started anew with settings as large." rejoin::outgrown;
+    "replica.slots" "A replica takes in logical slots by a restart, never the last sync standby, one at a time." slots::take_in;
     "rejoin.stalled" "The upstream no longer has the WAL this node needs: copy it anew." rejoin::stalled;
     "request.restart" "Somebody asked this replica to restart." request::restart;
     "request.reload.replica" "Somebody asked this replica to read its configuration anew." request::reload;

@@ -59,7 +59,7 @@ pub(super) fn detach(view: &View) -> Option<Want> {
 }
 
 /// The recorded primary, when it is promoted and not this node, and is the one whose term this node may follow.
-fn upstream(view: &View) -> Result<(&PrimaryRecord, &Status, &Primary), String> {
+pub(super) fn upstream(view: &View) -> Result<(&PrimaryRecord, &Status, &Primary), String> {
     let record = view.record().ok_or("no primary is recorded")?;
     if view.recorded_me().is_some() {
         return Err("this node is the recorded primary".to_owned());

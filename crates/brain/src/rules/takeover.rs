@@ -3,7 +3,7 @@
 use super::{Want, wait};
 use crate::{
     Action, Ask, NodeName, Operation, Postgres, Stage, Status, SyncRecord, Term, View, election,
-    election::Outcome, health,
+    election::Outcome, health, slots,
 };
 
 /// Each candidate gives the one before it this long before it stands itself: a campaign takes a promise (one fsync,
@@ -192,6 +192,9 @@ pub(super) fn record(view: &View) -> Option<Want> {
     let term = election::campaign_term(view);
     let tally = election::tally(view, sync, term);
     let Outcome::Chosen(winner) = election::outcome(view, sync, &tally) else { return None };
+    if slots::hold_back(view, sync, &tally).is_some() {
+        return None;
+    }
     let mut why = vec![format!("{} wins term {term} with WAL to {}", winner.node, winner.position.lsn)];
     if sync.set.k == 0 && view.settings.is_async() {
         let lost = election::lost_bytes(view, &winner);
@@ -203,6 +206,12 @@ pub(super) fn record(view: &View) -> Option<Want> {
             .iter()
             .map(|a| format!("{} answered {} on timeline {}", a.node, a.position.lsn, a.position.timeline)),
     );
+    if !winner.fitness.slots_ready {
+        why.push(format!(
+            "not every slot is ready on {}; no candidate with as much WAL has more",
+            winner.node
+        ));
+    }
     why.extend(tally.rejected.iter().cloned());
     Some(Want { actions: vec![election::record(view, &winner, term)?], why })
 }
@@ -216,6 +225,7 @@ pub(super) fn revoke(view: &View) -> Option<Want> {
     if let Outcome::Missing(missing) = election::outcome(view, sync, &tally) {
         why.push(missing);
     }
+    why.extend(slots::hold_back(view, sync, &tally));
     why.extend(tally.rejected);
     let mut actions = vec![Action::Revoke { term }];
     let server = !matches!(view.postgres, Postgres::Unknown | Postgres::Empty | Postgres::Unusable(_));

@@ -48,6 +48,8 @@ fn run(commands: &str) -> String {
             ["pass", "commits", node] => world.pass_commits(node),
             ["deliver", "commits", node] => world.deliver_commits(node),
             ["write", node, bytes] => world.write(node, bytes.parse().unwrap()),
+            ["slots", node, "restart", reason @ ..] => world.slots(node, true, reason),
+            ["slots", node, reason @ ..] => world.slots(node, false, reason),
             ["ask", words @ ..] => world.ask(words),
             ["busy", node, count] => world.busy_sessions(node, count.parse().unwrap()),
             ["tag", node, tag] => world.tag(node, tag),

@@ -6,8 +6,8 @@ use std::fmt::Write;
 
 use brain::{
     Action, Activity, Applied, Ask, Commit, Durable, Key, LeaseRecord, MemberId, Memory, Millis, NodeName,
-    OnLastStandbyLost, Position, Postgres, Primary, Put, Requests, Settings, Standby, Status, StoreView,
-    SyncSet, Term, Upstream, Versioned, View, Walsender, decide, wants_store_lease,
+    OnLastStandbyLost, Position, Postgres, Primary, Put, Requests, Settings, SlotGate, SlotReport, Standby,
+    Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide, wants_store_lease,
 };
 use wire::{Branch, History, Lsn, Timeline};
 
@@ -78,6 +78,7 @@ impl World {
             failure_timeout_ms: 2000,
             drift_percent: 5,
             standbys: setting("k").map_or(1, |k| k.parse().unwrap()),
+            slot_gate: SlotGate::Warn,
             on_last_standby_lost: match setting("lost") {
                 Some("degrade") => OnLastStandbyLost::Degrade,
                 _ => OnLastStandbyLost::Block,
@@ -229,6 +230,14 @@ impl World {
         if told {
             self.tell_commit(name, commit, word);
         }
+    }
+
+    /// The node's slots are not ready, for this reason; with `restart`, a restart would mend it. Without a reason they
+    /// are ready.
+    pub fn slots(&mut self, node: &str, restart: bool, reason: &[&str]) {
+        let missing: Vec<String> = (!reason.is_empty()).then(|| reason.join(" ")).into_iter().collect();
+        self.note(&format!("slots {node}{} {}", if restart { " restart" } else { "" }, reason.join(" ")));
+        self.node(node).view.slots = SlotReport { looked: true, missing, restart, slots: Vec::new() };
     }
 
     /// WAL that nobody has received yet.
@@ -495,6 +504,10 @@ impl World {
                 node.server =
                     Some(Server { running: true, upstream, ..Server::new(source.history, source.end, now) });
             }
+            taken @ Action::TakeSlots { .. } => {
+                node.view.slots = SlotReport::default();
+                apply(node.server.as_mut().unwrap(), durable, taken, now);
+            }
             on_server => apply(node.server.as_mut().unwrap(), durable, on_server, now),
         }
     }
@@ -610,6 +623,10 @@ fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis
             server.end = Lsn(server.end.0 + 0x100);
             server.end_of_recovery = server.end;
             in_force(server, term, set);
+        }
+        // Back as it was stopped, with the slots in it.
+        Action::TakeSlots { .. } => {
+            (server.upstream, server.quarantined, server.streaming) = (None, true, false);
         }
         Action::Prepare { .. } => server.prepared = true,
         Action::ApplySync { term, set } => in_force(server, term, set),

@@ -92,6 +92,10 @@ impl Agent {
             }
             Action::Quarantine { .. } => self.start(Operation::Gate, Work::Gate { open: false }),
             Action::Admit { .. } => self.start(Operation::Gate, Work::Gate { open: true }),
+            Action::TakeSlots { term, node } => {
+                self.view.durable.promise <= term
+                    && self.start(Operation::TakeSlots, Work::TakeSlots { from: node })
+            }
             Action::Slots { members, .. } => self.start(Operation::Slots, Work::Slots { members }),
         }
     }

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use brain::{
-    Action, Decision, Millis, NodeName, Operation, Postgres, Settings, Status, Tags, Term, View, decide,
+    Action, Decision, Millis, NodeName, Operation, Postgres, Settings, SlotReport, Status, Tags, Term, View,
+    decide,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -24,6 +25,7 @@ use super::panel::Panel;
 use super::publish;
 use super::records;
 use super::retry::Retry;
+use super::slots::{self, KeeperTask, SlotPolicy};
 use super::work::RewindImpossible;
 use crate::peer::{Channel, Link};
 use crate::postgres::Method;
@@ -58,6 +60,7 @@ pub struct Parts {
     pub events: Arc<EventLog>,
     pub panel: Arc<Panel>,
     pub topology: Arc<watch::Sender<Topology>>,
+    pub slots: SlotPolicy,
     /// Each node's PostgreSQL as `host:port`.
     pub addresses: BTreeMap<String, String>,
 }
@@ -71,6 +74,8 @@ pub struct Agent {
     notes: mpsc::Receiver<Note>,
     pub(super) note: mpsc::Sender<Note>,
     observer: Option<Observer>,
+    /// Tends the slots for as long as the agent lives.
+    _keeper: Option<KeeperTask>,
     revoking: Option<Term>,
     pulse: Arc<Pulse>,
     lease: StoreLease,
@@ -100,9 +105,17 @@ impl Agent {
             worker.set_words(durable.member.clone(), upstream.clone());
         }
         let observer = parts.worker.as_ref().map(|worker| Observer::start(worker.clone(), note.clone()));
+        let keeper = match &parts.worker {
+            Some(worker) => {
+                let (policy, events) = (parts.slots.clone(), parts.events.clone());
+                Some(slots::start(worker.clone(), policy, events, note.clone())?)
+            }
+            None => None,
+        };
         let durable = parts.words.words().durable.clone();
         let view = View {
             postgres: if parts.worker.is_some() { Postgres::Unknown } else { Postgres::Empty },
+            slots: keeper.as_ref().map_or_else(SlotReport::default, |_| slots::unlooked()),
             tags: parts.tags.clone(),
             ..View::new(parts.me.clone(), parts.settings.clone(), durable, now)
         };
@@ -117,6 +130,7 @@ impl Agent {
             notes,
             note,
             observer,
+            _keeper: keeper,
             revoking: None,
             pulse: Arc::default(),
             lease,
@@ -185,6 +199,7 @@ impl Agent {
         let now = self.now();
         match Message::decode(payload) {
             Ok(Message::Status(status)) if status.node.0 == from => {
+                self.learn_slots(&status);
                 let View { memory, durable, settings, .. } = &mut self.view;
                 if let Some(grant) = memory.on_status(now, *status, durable, settings) {
                     self.send(from, &Message::Grant(grant));
@@ -212,6 +227,7 @@ impl Agent {
         match note {
             Note::Observed(observed) => self.on_observed(observed),
             Note::Done(done) => self.on_done(*done),
+            Note::Slots { generation, report } => self.on_slots(generation, *report),
             Note::Errand { errand, request, result } => self.on_errand(errand, request, result),
             Note::Committed(result) => {
                 match result {
@@ -261,6 +277,7 @@ impl Agent {
     fn on_done(&mut self, done: Done) {
         self.view.busy = None;
         self.view.postgres = done.postgres;
+        self.forget_slots(done.operation);
         let failed = done.result.is_err();
         let failures =
             if failed { self.retry.get(&done.operation).map_or(0, |retry| retry.failures) + 1 } else { 0 };
@@ -404,8 +421,9 @@ impl Agent {
 
     fn publish(&self, decision: &Decision) {
         self.pulse.beat();
-        let topology = publish::topology(&self.view, &self.parts.addresses);
+        let mut topology = publish::topology(&self.view, &self.parts.addresses);
         self.parts.topology.send_if_modified(|old| {
+            topology.hold = publish::hold(&self.view, old.hold);
             let changed = *old != topology;
             *old = topology;
             changed

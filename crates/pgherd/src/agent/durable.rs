@@ -75,7 +75,7 @@ impl WordsFile {
 }
 
 /// Replaces `path` by `bytes`: a new file, fsynced, renamed over it, and the directory fsynced.
-fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
+pub(super) fn write_durably(path: &Path, bytes: &[u8]) -> Result<()> {
     let dir = path.parent().context("the file has no directory")?;
     let temporary = path.with_extension("json.new");
     let write = || -> std::io::Result<()> {

@@ -28,7 +28,9 @@ mod publish;
 mod records;
 mod requests;
 mod retry;
+mod slots;
 mod tidings;
+mod waits;
 mod work;
 
 pub use core::{Agent, Parts};
@@ -38,4 +40,6 @@ pub use message::Message;
 pub use panel::Panel;
 pub use publish::topology;
 pub use requests::{Command, PAUSE_SECONDS_MAX, Refusal, submit};
+pub use slots::SlotPolicy;
+pub use waits::ServerWaits;
 pub use work::Worker;

@@ -3,12 +3,17 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use brain::{Operation, Postgres};
+use brain::{Operation, Postgres, SlotReport};
 
 /// What reaches the loop from its tasks.
 pub enum Note {
     Observed(Observed),
     Done(Box<Done>),
+    /// The server's slots, and the worker's generation before the look.
+    Slots {
+        generation: u64,
+        report: Box<SlotReport>,
+    },
     /// The end of an errand.
     Errand {
         errand: Errand,

@@ -2,8 +2,19 @@
 
 use brain::{Health, Postgres, Status, View, health_of, is_open};
 
-use crate::proxy::topology::{Backend, Topology};
 use std::collections::BTreeMap;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::proxy::topology::{Backend, Hold, Topology};
+
+/// The hold that the proxy is to keep: its end stays where it was when it was first published, so that it ends there.
+pub fn hold(view: &View, published: Option<Hold>) -> Option<Hold> {
+    let wanted = view.hold()?;
+    let until = Instant::now() + Duration::from_millis(wanted.left_ms);
+    published.filter(|hold| hold.id == wanted.request).or(Some(Hold { id: wanted.request, until }))
+}
 
 /// Where the proxy may send sessions. `addresses` gives each node's PostgreSQL as `host:port`.
 pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
@@ -14,8 +25,15 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         return Topology { reason: "The cluster has no primary yet.".to_owned(), ..Topology::default() };
     };
     let own_open = is_open(view).then(|| view.me.0.clone());
+    // Between the record of a renewal and the first status under it the primary is still the same: only a renewal
+    // keeps the timeline.
+    let renewed = |status: &Status| {
+        let same = matches!(&status.postgres, Postgres::Primary(p) if p.timeline() == record.timeline);
+        same && status.record_term < record.term
+    };
     let peer_open = view.fresh_peers().find(|status| {
-        status.node == record.node && status.record_term == record.term && status.open && view.opened()
+        let of_record = status.record_term == record.term || renewed(status);
+        status.node == record.node && of_record && status.open && view.opened()
     });
     let primary = own_open.or_else(|| peer_open.map(|status| status.node.0.clone()));
     let follows = |postgres: &Postgres| {
@@ -35,6 +53,8 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         primary: primary.as_deref().and_then(backend),
         replicas: replicas.iter().filter_map(|node| backend(node)).collect(),
         reason,
+        timeline: record.timeline.0,
+        hold: None,
     }
 }
 

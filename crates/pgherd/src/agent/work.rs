@@ -15,6 +15,7 @@ use wire::{Lsn, Timeline};
 use super::burden::Burden;
 use super::note::{Done, Errand, Note};
 use super::records::{self, Credentials};
+use super::slots::SlotKnown;
 use crate::postgres::{
     Method, NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Tunable,
     Upstream as Pointer,
@@ -60,6 +61,7 @@ pub enum Work {
     ApplySync { names: Names },
     Gate { open: bool },
     Slots { members: BTreeSet<MemberId> },
+    TakeSlots { from: NodeName },
 }
 
 /// A sync set as PostgreSQL is to be told it.
@@ -96,6 +98,7 @@ pub(super) struct Known {
     pub burden: Burden,
     /// The last look that the server answered.
     pub answer: Option<(Instant, Postgres)>,
+    pub slots: SlotKnown,
 }
 
 /// What the configuration file says now of what a reload may change.
@@ -198,6 +201,7 @@ impl Worker {
                 }
             }
             Work::Gate { open: false } => server.quarantine().await?,
+            Work::TakeSlots { from } => self.take_slots(&from).await?,
             Work::Slots { members } => {
                 let wanted = members.iter().map(MemberId::slot_name).collect();
                 server.ensure_slots(&wanted, is_ours).await?;
@@ -206,13 +210,13 @@ impl Worker {
         Ok(())
     }
 
-    async fn start_detached(&self) -> Result<()> {
+    pub(super) async fn start_detached(&self) -> Result<()> {
         self.forget_run();
         self.with_room(|| self.server.start_detached(START_DEADLINE)).await?;
         Ok(())
     }
 
-    async fn stop(&self) -> Result<()> {
+    pub(super) async fn stop(&self) -> Result<()> {
         self.server.stop(StopMode::Fast, STOP_DEADLINE).await?;
         self.forget_run();
         Ok(())
@@ -226,6 +230,8 @@ impl Worker {
         known.answer = None;
         known.burden.outgrown = false;
         known.unconfirmed.clear();
+        // Told of anew within a heartbeat, when there is a primary.
+        known.slots.original = None;
     }
 
     async fn follow(&self, upstream: &Upstream, member: &MemberId, slot: bool) -> Result<()> {
@@ -254,7 +260,9 @@ impl Worker {
         let source = self.source(node, |credentials| credentials.replication.clone())?;
         let (progress, seen) = watch::channel(Progress::default());
         let copy = self.server.basebackup(&source, None, &progress, CLONE_DEADLINE);
-        Ok(self.shown("copying", node, seen, copy).await?)
+        self.shown("copying", node, seen, copy).await?;
+        self.bring_slots().await;
+        Ok(())
     }
 
     /// A rewound server is started following: it may need its source's WAL before it accepts a connection.
@@ -275,6 +283,7 @@ impl Worker {
             RewindOutcome::NotRequired => {}
             RewindOutcome::Failed { reason } => return Err(RewindImpossible(reason).into()),
         }
+        self.bring_slots().await;
         let superseded = self.superseded(upstream.term);
         let started = tokio::select! {
             started = self.with_room(|| self.server.start_following(&pointer, START_FOLLOWING_DEADLINE)) => started.map(drop).map_err(Into::into),
@@ -291,7 +300,10 @@ impl Worker {
 
     async fn promote(&self, timeline: Timeline, names: Names) -> Result<()> {
         self.make_room().await;
-        let promoted = self.server.promote(timeline, &names.for_promotion()?, PROMOTE_DEADLINE).await?;
+        self.drop_unready_slots().await;
+        let value = names.for_promotion()?;
+        let slots = slots_of(&names.set);
+        let promoted = self.server.promote(timeline, &value, &slots, PROMOTE_DEADLINE).await?;
         let Names { term, set, order, method } = names;
         let mut known = self.known();
         known.end_of_recovery = Some(promoted.end_of_recovery);
@@ -321,13 +333,18 @@ impl Worker {
 
     async fn apply_sync(&self, names: Names) -> Result<()> {
         let (spelled, k) = names.spelled()?;
-        let applied = self.server.apply_sync(&spelled, k, names.method).await;
+        let slots = slots_of(&names.set);
+        let applied = self.server.apply_sync(&spelled, k, names.method, &slots).await;
         let Names { term, set, order, method } = names;
         // After a failure nobody knows what is in force.
         let mut known = self.known();
         known.applied = applied.as_ref().ok().map(|applied| Applied { term, set, lsn: applied.lsn });
         (known.order, known.method) = (order, method);
         Ok(applied.map(drop)?)
+    }
+
+    pub(super) fn recorded_term(&self) -> Term {
+        *self.recorded.borrow()
     }
 
     /// Resolves once a higher term than `term` is recorded.
@@ -341,7 +358,11 @@ impl Worker {
         }
     }
 
-    fn source(&self, node: &NodeName, password: impl Fn(&Credentials) -> String) -> Result<Source> {
+    pub(super) fn source(
+        &self,
+        node: &NodeName,
+        password: impl Fn(&Credentials) -> String,
+    ) -> Result<Source> {
         let address =
             self.addresses.get(&node.0).with_context(|| format!("{node} has no PostgreSQL address"))?;
         let (host, port) = address.rsplit_once(':').with_context(|| format!("{address} is no host:port"))?;
@@ -356,6 +377,10 @@ impl Worker {
 
 pub(super) fn is_ours(slot: &str) -> bool {
     MemberId::of_slot(slot).is_some()
+}
+
+fn slots_of(set: &SyncSet) -> Vec<String> {
+    set.members.iter().map(MemberId::slot_name).collect()
 }
 
 impl Names {

@@ -24,8 +24,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 pub use panel::NodeView;
 pub use report::{
-    Accepted, EventRecord, Explanation, NodeReport, RequestReport, Role, StatusReport, SyncMode, SyncReport,
-    wall_text,
+    Accepted, EventRecord, Explanation, NodeReport, RequestReport, Role, SlotLine, SlotsReport, StatusReport,
+    SyncMode, SyncReport, wall_text,
 };
 pub use routes::{EVENTS_PER_ANSWER_MAX, ROUTES, Route};
 

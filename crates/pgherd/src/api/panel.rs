@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use brain::{Condition, Operation, Postgres, View, is_open};
+use brain::{Condition, Operation, Postgres, SlotReport, SlotState, View, is_open};
 use wire::Lsn;
 
 use super::report::{
-    EventRecord, Explanation, NodeReport, RequestReport, Role, StatusReport, SyncMode, SyncReport, wall_text,
+    EventRecord, Explanation, NodeReport, RequestReport, Role, SlotLine, SlotsReport, StatusReport, SyncMode,
+    SyncReport, wall_text,
 };
 use super::{BoxFuture, ClusterView};
 use crate::agent::{Command, Panel, Refusal, submit, topology};
@@ -33,6 +34,7 @@ struct Part<'a> {
     rule: &'a str,
     why: Vec<String>,
     condition: &'a Condition,
+    slots: &'a SlotReport,
     tags: &'a brain::Tags,
 }
 
@@ -173,6 +175,7 @@ impl NodeView {
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
             condition: part.map_or_else(Condition::default, |part| part.condition.clone()),
+            slots: part.filter(|_| full && fresh).map_or_else(SlotsReport::default, |part| slots(part.slots)),
         }
     }
 }
@@ -187,6 +190,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         rule,
         why: why.to_vec(),
         condition: &view.condition,
+        slots: &view.slots,
         tags: &view.tags,
     };
     let peers = view.memory.peers.values().map(|heard| Part {
@@ -198,9 +202,32 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         rule: &heard.status.rule,
         why: Vec::new(),
         condition: &heard.status.condition,
+        slots: &heard.status.slots,
         tags: &heard.status.tags,
     });
     std::iter::once(own).chain(peers).collect()
+}
+
+fn slots(report: &SlotReport) -> SlotsReport {
+    let line = |slot: &SlotState| SlotLine {
+        name: slot.name.clone(),
+        kind: if slot.database.is_some() { "logical" } else { "physical" }.to_owned(),
+        database: slot.database.clone(),
+        kept: slot.kept,
+        active: slot.active,
+        restart_lsn: slot.restart,
+        confirmed_flush_lsn: slot.confirmed,
+        held_bytes: slot.held_bytes,
+        budget_bytes: slot.budget_bytes,
+        owner: slot.owner.clone(),
+        holds_back_vacuum: slot.holds_back_vacuum(),
+        lost: slot.lost.clone(),
+    };
+    SlotsReport {
+        ready: report.ready(),
+        missing: report.missing.clone(),
+        slots: report.slots.iter().map(line).collect(),
+    }
 }
 
 fn position(postgres: &Postgres) -> (Option<u32>, Option<Lsn>) {
@@ -230,6 +257,7 @@ fn state(full: bool, postgres: &Postgres, busy: Option<Operation>) -> String {
         Some(Operation::Clone) => "cloning",
         Some(Operation::Rewind) => "rewinding",
         Some(Operation::Promote) => "promoting",
+        Some(Operation::TakeSlots) => "restarting",
         _ => postgres.word(),
     };
     word.to_owned()

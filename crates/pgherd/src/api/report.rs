@@ -146,6 +146,41 @@ pub struct NodeReport {
     /// Room on its disks, connection slots, progress of its way back.
     #[serde(default)]
     pub condition: Condition,
+    #[serde(default)]
+    pub slots: SlotsReport,
+}
+
+/// The replication slots of one node.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct SlotsReport {
+    /// A takeover to this node keeps every slot that is to be kept.
+    pub ready: bool,
+    /// Why not, one reason per slot.
+    pub missing: Vec<String>,
+    pub slots: Vec<SlotLine>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SlotLine {
+    pub name: String,
+    /// `physical` or `logical`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub database: Option<String>,
+    /// A takeover keeps it.
+    pub kept: bool,
+    pub active: bool,
+    pub restart_lsn: Option<Lsn>,
+    pub confirmed_flush_lsn: Option<Lsn>,
+    /// WAL that it holds.
+    pub held_bytes: u64,
+    pub budget_bytes: u64,
+    /// Null: nobody has declared it.
+    pub owner: Option<String>,
+    /// Nobody reads it, and it keeps vacuum from removing dead rows.
+    pub holds_back_vacuum: bool,
+    /// Why it can be used no more.
+    pub lost: Option<String>,
 }
 
 /// Something that pgherd did by itself or was asked to do.

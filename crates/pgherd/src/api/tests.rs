@@ -80,6 +80,7 @@ fn node(name: &str, role: Role) -> NodeReport {
         rule: String::new(),
         why: Vec::new(),
         condition: brain::Condition::default(),
+        slots: SlotsReport::default(),
     }
 }
 

@@ -19,6 +19,7 @@ pub(super) fn check(draft: &mut Draft) {
     socket_path(draft);
     timeouts(draft);
     sync(draft);
+    super::slots::check(draft);
 }
 
 fn peers(draft: &mut Draft) {

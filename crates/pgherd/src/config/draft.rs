@@ -14,6 +14,8 @@ pub(super) struct Draft {
     pub parameters: BTreeMap<String, (String, Place)>,
     /// Names that have a table in `[peers]`.
     pub peers: BTreeMap<String, Place>,
+    /// Names that have a table in `[slots]`.
+    pub slots: BTreeMap<String, Place>,
     pub problems: Vec<Problem>,
     /// Keys that were set to something wrong; they are not missing.
     pub refused: Vec<String>,
@@ -81,8 +83,13 @@ impl Draft {
     /// Fills in what has a fixed default and complains about what must be set. Derived ones are [`Config`]'s.
     pub fn apply_defaults(&mut self) {
         for setting in SETTINGS {
-            let keys: Vec<String> = match setting.key.strip_prefix("peers.*.") {
-                Some(name) => self.peers.keys().map(|peer| format!("peers.{peer}.{name}")).collect(),
+            let keys: Vec<String> = match setting.key.split_once(".*.") {
+                Some(("peers", name)) => {
+                    self.peers.keys().map(|peer| format!("peers.{peer}.{name}")).collect()
+                }
+                Some((table, name)) => {
+                    self.slots.keys().map(|slot| format!("{table}.{slot}.{name}")).collect()
+                }
                 None => vec![setting.key.to_owned()],
             };
             for key in keys {
@@ -138,6 +145,13 @@ impl Draft {
     pub fn duration(&self, key: &str) -> Option<std::time::Duration> {
         match self.values.get(key) {
             Some((Value::Duration(duration), _)) => Some(*duration),
+            _ => None,
+        }
+    }
+
+    pub fn bytes(&self, key: &str) -> Option<u64> {
+        match self.values.get(key) {
+            Some((Value::Bytes(bytes), _)) => Some(*bytes),
             _ => None,
         }
     }

@@ -42,6 +42,7 @@ impl Reader<'_> {
             };
             match name {
                 "peers" => self.peers(table),
+                "slots" => self.slots(table),
                 _ => self.section(name, table),
             }
         }
@@ -76,6 +77,24 @@ impl Reader<'_> {
             let place = self.place(key);
             self.draft.peers.insert(name.to_owned(), place);
             self.section(&format!("peers.{name}"), table);
+        }
+    }
+
+    /// A table in it is a slot's, anything else a setting for all of them.
+    fn slots(&mut self, table: &DeTable<'_>) {
+        for (key, item) in table {
+            let name: &str = key.get_ref();
+            let Some(table) = item.get_ref().as_table() else {
+                self.setting(&format!("slots.{name}"), key, item);
+                continue;
+            };
+            if let Err(text) = value::slot_name(name) {
+                self.problem(key, format!("slots: {text}"));
+                continue;
+            }
+            let place = self.place(key);
+            self.draft.slots.insert(name.to_owned(), place);
+            self.section(&format!("slots.{name}"), table);
         }
     }
 

@@ -17,6 +17,7 @@ mod parameters;
 mod reference;
 mod render;
 pub mod settings;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod value;
@@ -30,6 +31,7 @@ pub use model::{Config, Failover, Http, Node, NodeKind, Peer, PeerListen, Postgr
 pub use parameters::owner as parameter_owner;
 pub use reference::page as reference_page;
 pub use render::render;
+pub use slots::{DeclaredSlot, Logical, Slots};
 
 /// Reads the file at `path` and the environment of this process.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {

@@ -7,8 +7,10 @@ use std::time::Duration;
 use brain::OnLastStandbyLost;
 
 use super::draft::Draft;
+use super::slots::Slots;
 use super::value::{Value, split_address};
 use crate::postgres::Method;
+use crate::proxy::LoweredCommit;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -23,6 +25,7 @@ pub struct Config {
     pub peers: BTreeMap<String, Peer>,
     pub failover: Failover,
     pub sync: Sync,
+    pub slots: Slots,
     pub tags: brain::Tags,
 }
 
@@ -114,6 +117,7 @@ pub struct Sync {
     pub on_last_standby_lost: OnLastStandbyLost,
     pub method: Method,
     pub maximum_lag_on_failover: u64,
+    pub lowered_commit: LoweredCommit,
 }
 
 impl NodeKind {
@@ -255,6 +259,7 @@ impl Config {
             },
             sync: Sync {
                 standbys: take.number("sync.standbys")?,
+                lowered_commit: LoweredCommit::of(&take.text("sync.lowered_commit")?),
                 on_last_standby_lost: match draft.text("sync.on_last_standby_lost") {
                     Some("degrade") => OnLastStandbyLost::Degrade,
                     _ => OnLastStandbyLost::Block,
@@ -273,6 +278,7 @@ impl Config {
                 failover_priority: take.number("tags.failover_priority")?,
                 zone: draft.text("tags.zone").unwrap_or_default().to_owned(),
             },
+            slots: Slots::from_draft(draft)?,
             node: Node { name, dir, kind: own.kind, advertise, reserve_mb: take.number("node.reserve")? },
             peers,
         })
@@ -316,6 +322,7 @@ impl Config {
             "failover.failure_timeout" => duration(self.failover.failure_timeout),
             "failover.drift_percent" => Some(self.failover.drift_percent.to_string()),
             "sync.standbys" => Some(self.sync.standbys.to_string()),
+            "sync.lowered_commit" => text(self.sync.lowered_commit.as_str()),
             "failover.drain_timeout" => duration(self.failover.drain_timeout),
             "sync.on_last_standby_lost" => match self.sync.on_last_standby_lost {
                 OnLastStandbyLost::Block => text("block"),
@@ -332,7 +339,7 @@ impl Config {
             "tags.nosync" => Some(self.tags.nosync.to_string()),
             "tags.failover_priority" => Some(self.tags.failover_priority.to_string()),
             "tags.zone" => (!self.tags.zone.is_empty()).then(|| quote(&self.tags.zone)),
-            _ => None,
+            key => self.slots.written(key),
         }
     }
 }

@@ -20,10 +20,11 @@ const OWNED: &[(&str, &str)] = &[
     ("primary_slot_name", "pgherd decides whom a replica follows"),
     ("promote_trigger_file", "pgherd decides who is primary"),
     ("restart_after_crash", "pgherd decides whether a crashed primary comes back"),
+    ("sync_replication_slots", "declare slots in [slots]; replicas always keep those of the primary"),
+    ("synchronized_standby_slots", "set sync.standbys; pgherd keeps it in step with the sync set"),
     ("synchronous_standby_names", "set sync.standbys; pgherd chooses the standbys"),
     ("trigger_file", "pgherd decides who is primary"),
     ("unix_socket_directories", "sockets are in node.dir/run"),
-    ("wal_level", "pgherd sets what replication and pg_rewind need"),
     ("wal_log_hints", "pg_rewind needs it"),
     ("wal_retrieve_retry_interval", "takeover times depend on it"),
 ];

@@ -58,6 +58,15 @@ kind = "witness"
 ```
 "#;
 
+const COLUMNS: &str = "| setting | type | default | environment | what it is |\n|---|---|---|---|---|\n";
+
+const SLOT: &str = "\
+A table for each slot that a takeover keeps. NAME has 1 to 63 characters, `a-z`, `0-9` and `_`, and does not begin with
+`pgherd_`. A logical slot brings `wal_level = logical` and `hot_standby_feedback = on`. See
+[slots](../concepts/slots.md).
+
+";
+
 /// The whole page.
 pub fn page() -> String {
     let mut page = format!("{HEAD}{EXAMPLE}");
@@ -71,13 +80,19 @@ pub fn page() -> String {
         if !section.doc.is_empty() {
             page.push_str(&format!("{}\n\n", section.doc));
         }
-        page.push_str("| setting | type | default | environment | what it is |\n|---|---|---|---|---|\n");
-        SETTINGS
-            .iter()
-            .filter(|setting| setting.section() == section.name)
-            .for_each(|s| page.push_str(&row(s)));
-        if section.name == "postgres" {
-            page.push_str(&parameter_section());
+        let of = |starred: bool| {
+            let here = move |s: &&Setting| s.section() == section.name && s.key.contains('*') == starred;
+            SETTINGS.iter().filter(here).map(row).collect::<String>()
+        };
+        let (plain, starred) = (of(false), of(true));
+        match section.name {
+            "peers" => page.push_str(&format!("{COLUMNS}{starred}")),
+            _ => page.push_str(&format!("{COLUMNS}{plain}")),
+        }
+        match section.name {
+            "postgres" => page.push_str(&parameter_section()),
+            "slots" => page.push_str(&format!("\n### `[slots.NAME]`\n\n{SLOT}{COLUMNS}{starred}")),
+            _ => {}
         }
     }
     page

@@ -22,12 +22,15 @@ pub fn render(config: &Config) -> String {
             comment(&mut out, section.doc);
             push(&mut out, &format!("[{}]", section.name));
         }
-        for setting in SETTINGS.iter().filter(|setting| setting.section() == section.name) {
+        let plain = |setting: &&Setting| setting.section() == section.name && !setting.key.contains('*');
+        for setting in SETTINGS.iter().filter(plain) {
             comment(&mut out, setting.doc);
             push(&mut out, &line(setting, config));
         }
-        if section.name == "postgres" {
-            parameters(&mut out, config);
+        match section.name {
+            "postgres" => parameters(&mut out, config),
+            "slots" => config.slots.tables().iter().for_each(|line| push(&mut out, line)),
+            _ => {}
         }
     }
     out

@@ -6,7 +6,7 @@ use super::value::Kind;
 
 /// One setting. Adding one: a row here, a field in `model.rs`.
 pub struct Setting {
-    /// `section.name`; `peers.*.name` stands for one of each peer.
+    /// `section.name`; `peers.*.name` stands for one of each peer, `slots.*.name` for one of each slot.
     pub key: &'static str,
     pub kind: Kind,
     pub default: Default,
@@ -50,6 +50,10 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "sync",
         doc: "What must be flushed where before a commit is acknowledged. The same on every node.",
+    },
+    Section {
+        name: "slots",
+        doc: "Replication slots: which ones a takeover keeps, and how much WAL one may hold. The same on every node.",
     },
     Section { name: "tags", doc: "What this node is fit for; its peers learn it with its heartbeats." },
 ];
@@ -348,6 +352,80 @@ pub const SETTINGS: &[Setting] = &[
         "\"a\"",
         "Where this node is. Among candidates of the same priority one in the old primary's zone wins.",
     ),
+    setting(
+        "sync.lowered_commit",
+        Kind::Choice(&["allow", "warn", "forbid"]),
+        Default::Value("allow"),
+        "\"warn\"",
+        "What happens when a client sets `synchronous_commit` below `on` through the proxy, whose commits a takeover \
+         may then lose: `allow` it, `warn` the client, or `forbid` it with an error.",
+    ),
+    setting(
+        "slots.gate",
+        Kind::Choice(&["off", "warn", "wait"]),
+        Default::Value("warn"),
+        "\"wait\"",
+        "Whether slots that are not ready on the next primary may delay a takeover: `warn` waits half a second for an \
+         equal candidate whose slots are ready, `wait` five seconds, `off` not at all. WAL always comes first.",
+    ),
+    setting(
+        "slots.restart_replicas",
+        Kind::Choice(&["never", "one_at_a_time"]),
+        Default::Value("one_at_a_time"),
+        "\"never\"",
+        "PostgreSQL 15 and 16 take in a logical slot only when they start: whether a replica may be restarted for it, \
+         one at a time and never the last sync standby.",
+    ),
+    setting(
+        "slots.over_budget",
+        Kind::Choice(&["warn", "drop"]),
+        Default::Value("warn"),
+        "\"drop\"",
+        "What happens to a slot over its budget that nobody has declared and nobody reads: `warn` tells it, `drop` drops \
+         it. Declared slots are only ever told.",
+    ),
+    setting(
+        "slots.wal_budget",
+        Kind::Bytes,
+        Default::Derived("half of `max_slot_wal_keep_size`"),
+        "\"5GB\"",
+        "How much WAL a slot without a budget of its own may hold. From 80 % on it is warned about.",
+    ),
+    setting(
+        "slots.*.type",
+        Kind::Choice(&["physical", "logical"]),
+        Default::Required,
+        "\"logical\"",
+        "Physical for receivers of WAL, logical for consumers of changes.",
+    ),
+    setting(
+        "slots.*.owner",
+        Kind::Text,
+        Default::Required,
+        "\"billing: change feed to the warehouse\"",
+        "Team or purpose: whom to ask when the slot holds WAL.",
+    ),
+    setting(
+        "slots.*.database",
+        Kind::Text,
+        Default::Derived("required for a logical slot, not allowed for a physical one"),
+        "\"app\"",
+        "Database whose changes it reads.",
+    ),
+    setting(
+        "slots.*.plugin",
+        Kind::Text,
+        Default::Derived("`pgoutput` for a logical slot, not allowed for a physical one"),
+        "\"test_decoding\"",
+        "Output plugin.",
+    ),
+    setting(
+        "slots.*.wal_budget",
+        Kind::Bytes,
+        Default::Derived("`wal_budget` of `[slots]`"),
+        "\"10GB\"",
+        "How much WAL it may hold.",
+    ),
 ];
 
 impl Setting {
@@ -370,9 +448,9 @@ impl Setting {
 
 /// The setting that `key` names; `peers.n1.kind` is `peers.*.kind`.
 pub(super) fn find(key: &str) -> Option<&'static Setting> {
-    let key = match key.strip_prefix("peers.").and_then(|rest| rest.split_once('.')) {
-        Some((_, name)) => format!("peers.*.{name}"),
-        None => key.to_owned(),
+    let key = match key.split_once('.').and_then(|(table, rest)| Some((table, rest.split_once('.')?.1))) {
+        Some((table @ ("peers" | "slots"), name)) => format!("{table}.*.{name}"),
+        _ => key.to_owned(),
     };
     SETTINGS.iter().find(|setting| setting.key == key)
 }
@@ -385,9 +463,9 @@ pub(super) fn suggest(key: &str) -> Option<String> {
         let distance = strsim::damerau_levenshtein(candidate, name);
         (distance <= name.len().max(candidate.len()) / 3).then_some(distance)
     };
-    let peer = section.strip_prefix("peers.");
-    let here = SETTINGS.iter().filter(|setting| match peer {
-        Some(_) => setting.section() == "peers",
+    let table = section.split_once('.').map(|(table, _)| table);
+    let here = SETTINGS.iter().filter(|setting| match table {
+        Some(table) => setting.section() == table && setting.key.contains('*'),
         None => setting.section() == section && !setting.key.contains('*'),
     });
     let mut names: Vec<&str> = here.map(Setting::name).collect();

@@ -33,6 +33,8 @@ pub enum Kind {
         min: Duration,
         max: Duration,
     },
+    /// An amount as PostgreSQL writes it: a whole number and MB, GB or TB, of 1024 each.
+    Bytes,
     Choice(&'static [&'static str]),
     /// `true` or `false`.
     Flag,
@@ -45,6 +47,7 @@ pub enum Value {
     Text(String),
     Integer(i64),
     Duration(Duration),
+    Bytes(u64),
     Flag(bool),
     List(Vec<String>),
 }
@@ -62,6 +65,7 @@ impl Kind {
                 format!("a whole number, {min} to {max} {unit}").trim_end().to_owned()
             }
             Kind::Duration { .. } => "a duration such as \"250ms\", \"2s\" or \"5min\"".into(),
+            Kind::Bytes => "an amount such as \"512MB\" or \"10GB\"".into(),
             Kind::Choice(choices) => {
                 choices.iter().map(|choice| format!("{choice:?}")).collect::<Vec<_>>().join(" or ")
             }
@@ -85,6 +89,7 @@ impl Kind {
             Kind::Duration { min, max } => {
                 format!("duration, {}–{}", format_duration(min), format_duration(max))
             }
+            Kind::Bytes => "amount, MB, GB or TB".into(),
             Kind::Choice(choices) => {
                 choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ")
             }
@@ -133,6 +138,7 @@ impl Kind {
             Kind::Address => split_address(text).map(|_| ()),
             Kind::Choice(choices) if choices.contains(&text) => Ok(()),
             Kind::Choice(_) => Err(format!("expected {}, found {text:?}", self.expected())),
+            Kind::Bytes => return bytes(text).map(Value::Bytes),
             Kind::Duration { min, max } => return duration(text, min, max).map(Value::Duration),
             Kind::Port | Kind::Integer { .. } => match text.parse() {
                 Ok(number) => return self.integer(number),
@@ -188,6 +194,18 @@ pub(super) fn name(text: &str) -> Result<(), String> {
     if good { Ok(()) } else { Err(format!("{text:?} is no name: {rule}")) }
 }
 
+/// As PostgreSQL allows it, and none of the cluster's own.
+pub(super) fn slot_name(text: &str) -> Result<(), String> {
+    let allowed = |c: u8| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'_';
+    let good = (1..=63).contains(&text.len()) && text.bytes().all(allowed);
+    match good && !text.starts_with("pgherd_") {
+        true => Ok(()),
+        false => Err(format!(
+            "{text:?} is no name for a slot: it has 1 to 63 characters, a-z, 0-9 and _, and does not begin with pgherd_"
+        )),
+    }
+}
+
 fn host(text: &str) -> Result<(), String> {
     let word = !text.is_empty()
         && text.len() <= 253
@@ -235,6 +253,23 @@ fn duration(text: &str, min: Duration, max: Duration) -> Result<Duration, String
         return Err(format!("must be at most {}, found {text}", format_duration(max)));
     }
     Ok(value)
+}
+
+const BYTE_UNITS: [(&str, u64); 3] = [("TB", 1 << 40), ("GB", 1 << 30), ("MB", 1 << 20)];
+
+fn bytes(text: &str) -> Result<u64, String> {
+    let wrong = || format!("expected a whole number and one of MB, GB, TB, such as \"10GB\", found {text:?}");
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().ok().filter(|number| *number > 0).ok_or_else(wrong)?;
+    let size = BYTE_UNITS.iter().find(|(name, _)| *name == unit.trim_start()).ok_or_else(wrong)?.1;
+    number.checked_mul(size).filter(|bytes| *bytes <= 1 << 50).ok_or_else(wrong)
+}
+
+/// As it would be written in the file: the largest unit that leaves a whole number.
+pub(super) fn format_bytes(bytes: u64) -> String {
+    let unit = BYTE_UNITS.iter().find(|(_, size)| bytes.is_multiple_of(*size)).unwrap_or(&BYTE_UNITS[2]);
+    format!("{}{}", bytes / unit.1, unit.0)
 }
 
 /// As it would be written in the file: the largest unit that leaves a whole number.

@@ -69,6 +69,19 @@ impl Error {
         Error::io(format!("{verb} {}", path.display()))
     }
 
+    /// Of a client library's connection, which is given up with it.
+    pub(super) fn sql(what: &str) -> impl FnOnce(tokio_postgres::Error) -> Error + use<> {
+        let what = what.to_owned();
+        move |error| {
+            let sqlstate = error.code().map(|code| code.code().to_owned());
+            let message = match error.as_db_error() {
+                Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
+                None => with_causes(&error),
+            };
+            Error::Sql { what, message, sqlstate, closed: true }
+        }
+    }
+
     /// The same error from a server that closed the connection with it.
     pub(super) fn closing(self) -> Error {
         match self {
@@ -85,6 +98,17 @@ impl Error {
             _ => None,
         }
     }
+}
+
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
 }
 
 /// Waits for `work` no longer than `deadline`, naming it in the error.

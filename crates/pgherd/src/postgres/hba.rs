@@ -30,13 +30,19 @@ impl Admission {
     }
 }
 
-pub(super) fn hba(admission: Admission, user_lines: &[String]) -> String {
+/// `slots`: standbys of 17 and newer read the primary's slots by an ordinary connection of the replication role.
+pub(super) fn hba(admission: Admission, slots: bool, user_lines: &[String]) -> String {
+    let slots = match slots {
+        true => format!("host  postgres    {REPLICATION_ROLE} all  scram-sha-256\n"),
+        false => String::new(),
+    };
     let mut text = format!(
         "# Written by pgherd ({}); changes are lost. The cluster's own lines are the setting postgres.hba.\n\
          local all         postgres             peer map={MAP}\n\
          local replication postgres             peer map={MAP}\n\
          host  replication {REPLICATION_ROLE} all  scram-sha-256\n\
          host  postgres    {REWIND_ROLE}      all  scram-sha-256\n\
+         {slots}\
          host  all         {REPLICATION_ROLE},{REWIND_ROLE} all reject\n",
         admission.word()
     );
@@ -66,8 +72,10 @@ mod tests {
     #[test]
     fn user_lines_come_after_ours_and_only_when_open() {
         let lines = ["host all all 0.0.0.0/0 trust".to_owned()];
-        let open = hba(Admission::Open, &lines);
+        let open = hba(Admission::Open, false, &lines);
         assert!(open.find("pgherd_replication all  scram").unwrap() < open.find("trust").unwrap());
-        assert!(!hba(Admission::Quarantined, &lines).contains("trust"));
+        assert!(!open.contains("host  postgres    pgherd_replication"));
+        assert!(hba(Admission::Open, true, &lines).contains("host  postgres    pgherd_replication"));
+        assert!(!hba(Admission::Quarantined, false, &lines).contains("trust"));
     }
 }

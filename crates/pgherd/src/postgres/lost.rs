@@ -187,8 +187,7 @@ impl Server {
         let databases: BTreeSet<u32> = lost.tables().map(|relation| relation.database).collect();
         for database in databases {
             let Some(name) = self.database_name(database).await? else { continue };
-            let mut session =
-                Session::open_database(&name, &self.layout, self.config.port, QUERY_DEADLINE).await?;
+            let mut session = Session::open_in(&self.layout, self.config.port, &name, QUERY_DEADLINE).await?;
             for relation in lost.relations.iter_mut().filter(|r| r.database == database) {
                 name_one(&mut session, &name, relation).await?;
             }

@@ -39,8 +39,12 @@ mod roles;
 mod server;
 mod session;
 mod settings;
+mod slot_copies;
+mod slot_settings;
+mod slots;
 mod sync;
 mod timelines;
+mod waits;
 mod wal;
 
 #[cfg(test)]
@@ -66,4 +70,8 @@ pub use rewind::RewindOutcome;
 pub use roles::Passwords;
 pub use server::{DataState, Server, ServerConfig, Source, Tunable};
 pub use settings::{NOBODY, check_parameters};
+pub use slot_copies::{COPIES_UNTIL, SlotCopy};
+pub use slot_settings::SlotSettings;
+pub use slots::{FAILOVER_SLOTS, SlotRow, SlotsSeen};
 pub use sync::{Applied, Method, standby_names};
+pub use waits::SyncRepQuestion;

@@ -210,7 +210,7 @@ impl Server {
         if !session.as_mut().is_some_and(Session::usable) {
             // In a walsender and nowhere else: an ordinary session does not answer IDENTIFY_SYSTEM.
             let port = self.config.port;
-            *session = Some(Session::open_in(Seat::Walsender, &self.layout, port, CONNECT_DEADLINE).await?);
+            *session = Some(Session::open_as(Seat::Walsender, &self.layout, port, CONNECT_DEADLINE).await?);
         }
         let Some(session) = session else { return Ok(Observation::Down) };
         let rows = session.rows("observe", SQL, QUERY_DEADLINE).await?;

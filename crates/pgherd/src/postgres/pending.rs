@@ -46,7 +46,7 @@ impl Server {
         let dynamic = self.dynamic();
         let same = |path: std::path::PathBuf, text: String| fs::read_to_string(path).is_ok_and(|t| t == text);
         let tunable = self.tunable();
-        let rules = hba::hba(dynamic.admission, &tunable.hba);
+        let rules = hba::hba(dynamic.admission, self.synchronizes_slots(), &tunable.hba);
         if same(self.layout.pgherd_conf(), self.rendered(&tunable, &dynamic))
             && same(self.layout.hba(), rules)
         {

@@ -27,7 +27,7 @@ impl Server {
     pub async fn probe_connection(&self, deadline: Duration) -> Result<Answered> {
         let work = async {
             let mut session =
-                Session::open_in(Seat::Ordinary, &self.layout, self.config.port, deadline).await?;
+                Session::open_as(Seat::Ordinary, &self.layout, self.config.port, deadline).await?;
             session.value("probe", "SELECT 1", deadline).await.map(drop)
         };
         match within("the answer to a new connection", deadline, work).await {

@@ -30,13 +30,15 @@ pub struct Promoted {
 }
 
 impl Server {
-    /// Makes this standby a primary on exactly `timeline`, quarantined, with the given sync set.
+    /// Makes this standby a primary on exactly `timeline`, quarantined, with the given sync set; `member_slots` are its
+    /// members' slots.
     ///
     /// The checkpoint that makes the control file name the new timeline runs in the background.
     pub async fn promote(
         &self,
         timeline: Timeline,
         synchronous_standby_names: &str,
+        member_slots: &[String],
         deadline: Duration,
     ) -> Result<Promoted> {
         self.detach().await?;
@@ -54,6 +56,7 @@ impl Server {
             .write_settings(|dynamic| {
                 dynamic.admission = Admission::Quarantined;
                 dynamic.synchronous_standby_names = synchronous_standby_names.to_owned();
+                dynamic.synchronized_standby_slots = Some(member_slots.join(", "));
             })
             .await?;
         self.reload_and_confirm(&dynamic).await?;

@@ -93,7 +93,10 @@ impl Server {
     }
 
     async fn end_receiver(&self) -> Result<()> {
-        const SQL: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'walreceiver'";
+        // The worker that synchronizes slots goes too: a promotion waits for it, and it waits for a primary that may be
+        // frozen. Without an upstream no other is started.
+        const SQL: &str =
+            "SELECT pid FROM pg_stat_activity WHERE backend_type IN ('walreceiver', 'slotsync worker')";
         let begun = Instant::now();
         let mut admin = self.admin.lock().await;
         loop {
@@ -121,9 +124,9 @@ impl Server {
         let before = self.dynamic();
         let present = conninfo_value(&before.primary_conninfo, "passfile").map(PathBuf::from);
         let unchanged = before.primary_slot_name == slot
-            && present
-                .as_deref()
-                .is_some_and(|passfile| before.primary_conninfo == conninfo_of(upstream, passfile));
+            && present.as_deref().is_some_and(|passfile| {
+                before.primary_conninfo == conninfo_of(upstream, passfile, self.synchronizes_slots())
+            });
         if !unchanged && !before.primary_conninfo.is_empty() {
             // A receiver of the former upstream would go on while replay is stuck.
             self.detach().await?;
@@ -149,8 +152,9 @@ impl Server {
     pub(super) async fn point_at(&self, upstream: &Upstream) -> Result<Dynamic> {
         let passfile = self.layout.credential(rand::random());
         self.write_credential(upstream, &passfile)?;
+        let slots = self.synchronizes_slots();
         self.write_settings(|dynamic| {
-            dynamic.primary_conninfo = conninfo_of(upstream, &passfile);
+            dynamic.primary_conninfo = conninfo_of(upstream, &passfile, slots);
             dynamic.primary_slot_name = upstream.slot_name.clone().unwrap_or_default();
             dynamic.synchronous_standby_names = super::NOBODY.to_owned();
         })
@@ -167,9 +171,10 @@ impl Server {
     }
 }
 
-fn conninfo_of(upstream: &Upstream, passfile: &Path) -> String {
+/// `slots`: with a database, which PostgreSQL's own synchronization of slots logs into.
+fn conninfo_of(upstream: &Upstream, passfile: &Path, slots: bool) -> String {
     let Upstream { host, port, application_name, .. } = upstream;
-    conninfo(&[
+    let mut pairs = vec![
         ("host", host.clone()),
         ("port", port.to_string()),
         ("user", REPLICATION_ROLE.to_owned()),
@@ -183,7 +188,11 @@ fn conninfo_of(upstream: &Upstream, passfile: &Path) -> String {
         ("tcp_user_timeout", "5000".to_owned()),
         ("sslmode", "prefer".to_owned()),
         ("gssencmode", "disable".to_owned()),
-    ])
+    ];
+    if slots {
+        pairs.push(("dbname", "postgres".to_owned()));
+    }
+    conninfo(&pairs)
 }
 
 /// A libpq connection string; values are quoted as `PQconninfoParse` reads them.

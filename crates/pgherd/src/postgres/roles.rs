@@ -25,12 +25,14 @@ impl std::fmt::Debug for Passwords {
 impl Server {
     /// Creates the cluster's roles on a primary, or sets them right.
     ///
-    /// The rewind role may do what `pg_rewind` needs of its source and nothing else (PostgreSQL's documentation, pg_rewind).
+    /// The rewind role may do what `pg_rewind` needs of its source and see what processes wait for, and nothing else (PostgreSQL's documentation, pg_rewind).
     pub async fn ensure_roles(&self, passwords: &Passwords) -> Result<()> {
         let sql = [
             role(REPLICATION_ROLE, "REPLICATION LOGIN", &passwords.replication),
             role(REWIND_ROLE, "LOGIN", &passwords.rewind),
             format!("ALTER ROLE {REWIND_ROLE} SET statement_timeout = 0;"),
+            // For the proxies: whether a process that is to be cancelled waits for a standby.
+            format!("GRANT pg_read_all_stats TO {REWIND_ROLE};"),
             format!(
                 "GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean), \
                  pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean) TO {REWIND_ROLE};"

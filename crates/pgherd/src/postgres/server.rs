@@ -19,6 +19,8 @@ use super::layout::Layout;
 use super::observe::Observer;
 use super::session::Kept;
 use super::settings::{self, Dynamic, Static};
+use super::slot_settings::{SlotSettings, is_logical};
+use super::slots::{FAILOVER_SLOTS, SlotSessions};
 
 /// What the composition root knows of this node's server.
 #[derive(Clone, Debug)]
@@ -44,6 +46,8 @@ pub struct Tunable {
     pub parameters: BTreeMap<String, String>,
     /// Lines of pg_hba.conf for clients, in force while the server is open.
     pub hba: Vec<String>,
+    /// What the slots that are declared need of the server.
+    pub slots: SlotSettings,
 }
 
 /// Another server to copy from.
@@ -89,6 +93,7 @@ pub struct Server {
     /// For changes; kept open so that a change gets through when every other connection is taken.
     pub(super) admin: Mutex<Kept>,
     pub(super) prober: Mutex<Kept>,
+    pub(super) slot_sessions: Mutex<SlotSessions>,
 }
 
 impl Server {
@@ -118,6 +123,7 @@ impl Server {
             observer: Mutex::default(),
             admin: Mutex::default(),
             prober: Mutex::default(),
+            slot_sessions: Mutex::default(),
         })
     }
 
@@ -200,10 +206,13 @@ impl Server {
         let _writing = self.writing.lock().await;
         let mut dynamic = self.dynamic();
         edit(&mut dynamic);
+        if self.installation.major < FAILOVER_SLOTS {
+            dynamic.synchronized_standby_slots = None;
+        }
         dynamic.generation += 1;
         let tunable = self.tunable();
         let conf = self.rendered(&tunable, &dynamic);
-        let hba = hba::hba(dynamic.admission, &tunable.hba);
+        let hba = hba::hba(dynamic.admission, self.synchronizes_slots(), &tunable.hba);
         let ident = hba::ident(&self.account);
         let (layout, account) = (self.layout.clone(), self.account.clone());
         files::blocking(move || {
@@ -250,8 +259,17 @@ impl Server {
             listen: &self.config.listen,
             port: self.config.port,
             parameters: &tunable.parameters,
+            slots: &tunable.slots,
+            synchronizes_slots: self.synchronizes_slots(),
+            disk_bytes: disk_bytes(&self.layout.dir),
             control,
         }
+    }
+
+    /// PostgreSQL itself brings logical slots from the primary to this server while it is a standby.
+    pub(super) fn synchronizes_slots(&self) -> bool {
+        let tunable = self.tunable();
+        self.installation.major >= FAILOVER_SLOTS && is_logical(&tunable.slots, &tunable.parameters)
     }
 
     pub(super) fn running(&self) -> Result<super::Postmaster> {
@@ -270,9 +288,18 @@ impl Server {
     pub(super) async fn close_sessions(&self) {
         *self.observer.lock().await = Observer::default();
         self.admin.lock().await.close();
-        // A probe that hangs with its server finds its connection gone by itself.
+        // A probe that hangs with its server finds its connection gone by itself, and so does a slot's.
         if let Ok(mut prober) = self.prober.try_lock() {
             prober.close();
         }
+        if let Ok(mut sessions) = self.slot_sessions.try_lock() {
+            *sessions = SlotSessions::default();
+        }
     }
+}
+
+/// The size of the file system that `dir` is or will be on; `None` when it does not tell.
+fn disk_bytes(dir: &std::path::Path) -> Option<u64> {
+    let present = dir.ancestors().find(|dir| dir.exists())?;
+    rustix::fs::statvfs(present).ok().map(|disk| disk.f_blocks * disk.f_frsize)
 }

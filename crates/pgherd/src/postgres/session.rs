@@ -33,6 +33,9 @@ const OPTIONS: &str = "-c synchronous_commit=local -c statement_timeout=30s -c l
      -c idle_session_timeout=0 -c idle_in_transaction_session_timeout=0 -c standard_conforming_strings=on \
      -c client_min_messages=warning -c default_transaction_read_only=off -c log_statement=none -c log_min_duration_statement=-1";
 
+/// Where the agent's kept sessions are.
+const OWN_DATABASE: &str = "postgres";
+
 /// Whose slot a session takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Seat {
@@ -60,26 +63,24 @@ impl Row {
 
 impl Session {
     pub async fn open(layout: &Layout, port: u16, deadline: Duration) -> Result<Session> {
-        match Session::open_in(Seat::Walsender, layout, port, deadline).await {
+        match Session::open_as(Seat::Walsender, layout, port, deadline).await {
             Err(error) if error.sqlstate() == Some(TOO_MANY_CONNECTIONS) => {
-                Session::open_in(Seat::Ordinary, layout, port, deadline).await
+                Session::open_as(Seat::Ordinary, layout, port, deadline).await
             }
             result => result,
         }
     }
 
-    pub async fn open_in(seat: Seat, layout: &Layout, port: u16, deadline: Duration) -> Result<Session> {
-        Session::connect("postgres", seat, layout, port, deadline).await
+    pub async fn open_as(seat: Seat, layout: &Layout, port: u16, deadline: Duration) -> Result<Session> {
+        Session::connect(OWN_DATABASE, seat, layout, port, deadline).await
     }
 
-    /// In another database than `postgres`.
-    pub async fn open_database(
-        name: &str,
-        layout: &Layout,
-        port: u16,
-        deadline: Duration,
-    ) -> Result<Session> {
-        Session::connect(name, Seat::Walsender, layout, port, deadline).await
+    /// In another database than our own; needed for what PostgreSQL does only in an object's own database.
+    pub async fn open_in(layout: &Layout, port: u16, database: &str, deadline: Duration) -> Result<Session> {
+        if database == OWN_DATABASE {
+            return Session::open(layout, port, deadline).await;
+        }
+        Session::connect(database, Seat::Ordinary, layout, port, deadline).await
     }
 
     async fn connect(
@@ -218,12 +219,16 @@ pub(super) struct Kept(Option<Session>);
 
 impl Kept {
     pub async fn session(&mut self, layout: &Layout, port: u16) -> Result<&mut Session> {
+        self.session_in(layout, port, OWN_DATABASE).await
+    }
+
+    pub async fn session_in(&mut self, layout: &Layout, port: u16, database: &str) -> Result<&mut Session> {
         if !self.0.as_mut().is_some_and(Session::usable) {
             self.0 = None;
         }
         match &mut self.0 {
             Some(session) => Ok(session),
-            empty => Ok(empty.insert(Session::open(layout, port, CONNECT_DEADLINE).await?)),
+            empty => Ok(empty.insert(Session::open_in(layout, port, database, CONNECT_DEADLINE).await?)),
         }
     }
 

@@ -12,6 +12,7 @@ use super::control::ControlFile;
 use super::error::{Error, Result};
 use super::hba::Admission;
 use super::layout::Layout;
+use super::slot_settings::SlotSettings;
 
 /// On a server that is no open primary: a sync set that nobody can be in, so no commit is ever acknowledged by it.
 pub const NOBODY: &str = "ANY 1 (pgherd_nobody)";
@@ -20,20 +21,16 @@ pub const NOBODY: &str = "ANY 1 (pgherd_nobody)";
 /// 24 WAL senders: eight standbys, each once more for a base backup, and the agent's own sessions: three that it keeps,
 /// one that confirms a reload, and as many again of an agent that has just died. Ten reserved connections are for the
 /// operator when every client waits for a standby that died.
-const DEFAULTS: [(&str, &str); 14] = [
+const DEFAULTS: [(&str, &str); 10] = [
     ("max_connections", "100"),
     ("superuser_reserved_connections", "10"),
     ("max_wal_senders", "24"),
-    ("max_replication_slots", "16"),
-    ("wal_level", "replica"),
     ("wal_keep_size", "1GB"),
-    ("max_slot_wal_keep_size", "10GB"),
     ("wal_sender_timeout", "5s"),
     ("wal_receiver_timeout", "5s"),
     ("wal_receiver_status_interval", "1s"),
     ("synchronous_commit", "on"),
     ("password_encryption", "scram-sha-256"),
-    ("hot_standby_feedback", "off"),
     ("authentication_timeout", "10s"),
 ];
 
@@ -66,6 +63,8 @@ pub(super) struct Dynamic {
     pub primary_conninfo: String,
     pub primary_slot_name: String,
     pub synchronous_standby_names: String,
+    /// The members' slots that have to confirm before a logical consumer is sent a change; `None` before 17.
+    pub synchronized_standby_slots: Option<String>,
     /// The sync set was empty before and no checkpoint has proved yet that backends wait for the new one.
     pub sync_unproven: bool,
 }
@@ -83,19 +82,23 @@ impl Dynamic {
             primary_conninfo: String::new(),
             primary_slot_name: String::new(),
             synchronous_standby_names: NOBODY.to_owned(),
+            synchronized_standby_slots: Some(String::new()),
             sync_unproven: false,
         }
     }
 
-    pub fn pairs(&self) -> [(&'static str, String); 6] {
-        [
+    pub fn pairs(&self) -> Vec<(&'static str, String)> {
+        let slots =
+            self.synchronized_standby_slots.clone().map(|slots| ("synchronized_standby_slots", slots));
+        let pairs = [
             (GENERATION, self.generation.to_string()),
             (ADMISSION, self.admission.word().to_owned()),
             ("primary_conninfo", self.primary_conninfo.clone()),
             ("primary_slot_name", self.primary_slot_name.clone()),
             ("synchronous_standby_names", self.synchronous_standby_names.clone()),
             (SYNC_UNPROVEN, self.sync_unproven.to_string()),
-        ]
+        ];
+        pairs.into_iter().chain(slots).collect()
     }
 
     /// Reads back what [`render`] wrote; `None` when the text is not ours or not whole.
@@ -116,6 +119,7 @@ impl Dynamic {
             primary_conninfo: values.remove("primary_conninfo")?,
             primary_slot_name: values.remove("primary_slot_name")?,
             synchronous_standby_names: values.remove("synchronous_standby_names")?,
+            synchronized_standby_slots: values.remove("synchronized_standby_slots"),
             sync_unproven: values.remove(SYNC_UNPROVEN)?.parse().ok()?,
         })
     }
@@ -128,6 +132,11 @@ pub(super) struct Static<'a> {
     pub listen: &'a str,
     pub port: u16,
     pub parameters: &'a BTreeMap<String, String>,
+    pub slots: &'a SlotSettings,
+    /// The server brings logical slots from its primary by itself: 17 and newer.
+    pub synchronizes_slots: bool,
+    /// Of the file system that the data directory is on.
+    pub disk_bytes: Option<u64>,
     /// The control file of the data directory, for the lower bounds a standby has to keep.
     pub control: Option<&'a ControlFile>,
 }
@@ -217,7 +226,9 @@ pub(super) fn owned(name: &str) -> bool {
 
 /// Ours and changed by reload: what a line elsewhere would silently defeat.
 pub(super) fn dynamic(name: &str) -> bool {
-    ["primary_conninfo", "primary_slot_name", "synchronous_standby_names"].contains(&name)
+    const DYNAMIC: [&str; 4] =
+        ["primary_conninfo", "primary_slot_name", "synchronous_standby_names", "synchronized_standby_slots"];
+    DYNAMIC.contains(&name)
 }
 
 pub(super) fn render(fixed: &Static<'_>, dynamic: &Dynamic) -> String {
@@ -232,7 +243,7 @@ pub(super) fn render(fixed: &Static<'_>, dynamic: &Dynamic) -> String {
         }
     };
     let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-    section("defaults", DEFAULTS.iter().map(own).collect());
+    section("defaults", DEFAULTS.iter().map(own).chain(fixed.slot_defaults()).collect());
     section(
         "the cluster's parameters",
         fixed.parameters.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
@@ -292,6 +303,9 @@ mod tests {
             listen: "*",
             port: 5432,
             parameters: &parameters,
+            slots: &SlotSettings::default(),
+            synchronizes_slots: false,
+            disk_bytes: None,
             control: None,
         };
         let dynamic = Dynamic {
@@ -300,6 +314,7 @@ mod tests {
             primary_conninfo: r"host='a\'b' passfile='C:\\x'".into(),
             primary_slot_name: "n2_7f3a".into(),
             synchronous_standby_names: r#"ANY 1 ("n2", "n""3")"#.into(),
+            synchronized_standby_slots: Some("pgherd_n2_7f3a, pgherd_n3_1".into()),
             sync_unproven: true,
         };
         let text = render(&fixed, &dynamic);

@@ -63,15 +63,33 @@ pub fn standby_names(names: &[String], k: u32, method: Method) -> Result<String>
 
 impl Server {
     /// Makes commits wait for `k` of `names` (application names); returns once that is in force.
-    pub async fn apply_sync(&self, names: &[String], k: u32, method: Method) -> Result<Applied> {
+    ///
+    /// `slots` are the members' slots: from 17 on a logical consumer is sent nothing that one of them has not flushed, so
+    /// it never has what a later primary lacks. They change with the set, so a member that is gone holds up no consumer
+    /// for longer than it holds up commits.
+    pub async fn apply_sync(
+        &self,
+        names: &[String],
+        k: u32,
+        method: Method,
+        slots: &[String],
+    ) -> Result<Applied> {
         let wanted = standby_names(names, k, method)?;
         let mut dynamic = self.dynamic();
         // On disk, so that an agent which dies before the checkpoint leaves the duty to the next one.
         let from_empty = dynamic.synchronous_standby_names.is_empty() || dynamic.sync_unproven;
         let unproven = from_empty && !wanted.is_empty();
-        if dynamic.synchronous_standby_names != wanted || dynamic.sync_unproven != unproven {
+        // A set without members acknowledges nothing; whoever had to confirm before still has to.
+        let confirming = (k == 0 || !slots.is_empty()).then(|| slots.join(", "));
+        let confirmed = dynamic.synchronized_standby_slots.is_none()
+            || confirming.is_none()
+            || dynamic.synchronized_standby_slots == confirming;
+        if dynamic.synchronous_standby_names != wanted || dynamic.sync_unproven != unproven || !confirmed {
             let edit = |dynamic: &mut Dynamic| {
                 dynamic.synchronous_standby_names = wanted.clone();
+                if let Some(confirming) = confirming {
+                    dynamic.synchronized_standby_slots = Some(confirming);
+                }
                 dynamic.sync_unproven = unproven;
             };
             dynamic = self.write_settings(edit).await?;

@@ -9,10 +9,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::backend::Choice;
-use super::ledger::Loss;
 use super::refusal::{CutCause, Refusal};
 use super::servers::{Opened, Seat};
 use super::{Counters, Port, Shared, Stage};
@@ -20,7 +19,7 @@ use super::{Counters, Port, Shared, Stage};
 /// Between two rounds over servers that all failed. Ten tries a second find a server that has just opened soon, and
 /// a queue of a thousand costs a refusing host ten thousand SYNs a second at most.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// A client has nothing to say before it is asked; this much is kept for the server, more is no PostgreSQL client.
+/// A client has nothing to say before it is asked; this much is read before there is a server for it.
 const EARLY_MAX: usize = 8 * 1024;
 
 /// A session's server.
@@ -29,6 +28,18 @@ pub struct Admitted {
     pub choice: Choice,
     pub seat: Seat,
     pub opened: Opened,
+    /// The first one asked took it.
+    pub at_once: bool,
+}
+
+/// What is looked for.
+pub struct Search<'a> {
+    pub port: Port,
+    pub startup: &'a [u8],
+    /// Without any queue time a healthy server must still have time to accept: this is never before it could.
+    pub deadline: Instant,
+    /// Takes a place in the queue. A session that had a server already takes none: the limit on sessions holds it.
+    pub queues: bool,
 }
 
 /// Why there is none.
@@ -47,52 +58,65 @@ pub async fn admit<C: AsyncRead + Unpin>(
     early: &mut Vec<u8>,
 ) -> Result<Admitted, NotAdmitted> {
     let mut stage = shared.stage.subscribe();
+    let deadline = Instant::now() + shared.config.queue_timeout;
+    let search = Search { port, startup, deadline, queues: true };
     tokio::select! {
         biased;
-        outcome = find(shared, port, startup) => outcome.map_err(NotAdmitted::Refused),
-        () = until_left(client, early) => Err(NotAdmitted::ClientLeft),
+        outcome = find(shared, &search) => outcome.map_err(NotAdmitted::Refused),
+        () = until_left(client, early, EARLY_MAX) => Err(NotAdmitted::ClientLeft),
         () = Stage::Draining.reached(&mut stage) => {
-            Err(NotAdmitted::Refused(Refusal::Cut { cause: CutCause::Shutdown, loss: Loss::Nothing }))
+            Err(NotAdmitted::Refused(Refusal::cut(CutCause::Shutdown)))
         }
     }
 }
 
-/// Resolves when the client has gone or talks out of turn.
-async fn until_left<C: AsyncRead + Unpin>(client: &mut C, early: &mut Vec<u8>) {
+/// Resolves when the client has gone. What it sends meanwhile goes to `early`; beyond `early_max` it is not read, and
+/// whether it is still there not known.
+pub async fn until_left<C: AsyncRead + Unpin>(client: &mut C, early: &mut Vec<u8>, early_max: usize) {
     let mut chunk = [0; 512];
-    while let Ok(read @ 1..) = client.read(&mut chunk).await {
-        early.extend_from_slice(&chunk[..read]);
-        if early.len() > EARLY_MAX {
-            return;
+    while early.len() < early_max {
+        match client.read(&mut chunk).await {
+            Ok(read @ 1..) => early.extend_from_slice(&chunk[..read]),
+            _ => return,
         }
     }
+    std::future::pending().await
 }
 
-async fn find(shared: &Shared, port: Port, startup: &[u8]) -> Result<Admitted, Refusal> {
+/// Waits for a server up to the deadline of `search`.
+pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refusal> {
     let config = &shared.config;
+    let Search { port, startup, deadline, queues } = *search;
     let started = Instant::now();
-    let deadline = started + config.queue_timeout;
-    // Without any queue time a healthy server must still have time to accept.
     let open_deadline = deadline.max(started + config.connect_timeout);
     let mut topology = shared.topology.clone();
     let mut failed: Vec<String> = Vec::new();
     let mut last_error = None;
     let mut place = None;
+    let mut at_once = true;
     loop {
-        let now = topology.borrow_and_update().clone();
+        let mut now = topology.borrow_and_update().clone();
+        let held_until = now.held_until().filter(|_| now.primary.is_some());
+        if held_until.is_some() {
+            now.primary = None;
+            now.reason = "A switchover is under way.".to_owned();
+        }
         if let Some((choice, seat)) = shared.servers.pick(port, &now, &failed) {
             let mut watched = topology.clone();
             let opened = tokio::select! {
                 biased;
                 // What happened is in the topology, which is read again at once.
                 cause = choice.until_cut(&mut watched) => match cause {
-                    CutCause::AgentGone => return Err(Refusal::Cut { cause, loss: Loss::Nothing }),
-                    _ => continue,
+                    CutCause::AgentGone => return Err(Refusal::cut(cause)),
+                    _ => {
+                        at_once = false;
+                        continue;
+                    }
                 },
                 opened = timeout_at(open_deadline, seat.open(startup, config.connect_timeout)) => opened,
             };
             match opened {
-                Ok(Ok(opened)) => return Ok(Admitted { choice, seat, opened }),
+                Ok(Ok(opened)) => return Ok(Admitted { choice, seat, opened, at_once }),
                 Ok(Err(error)) => {
                     tracing::debug!(node = choice.backend.node, %error, "opening failed");
                     last_error = Some(format!("The last attempt: {error}."));
@@ -102,7 +126,8 @@ async fn find(shared: &Shared, port: Port, startup: &[u8]) -> Result<Admitted, R
                 Err(_) => last_error = last_error.or(Some(format!("{} did not answer.", seat.address()))),
             }
         }
-        if place.is_none() {
+        at_once = false;
+        if queues && place.is_none() {
             place = Some(Place::take(shared).ok_or_else(|| Refusal::QueueFull {
                 port,
                 queue_max: config.queue_max,
@@ -114,14 +139,14 @@ async fn find(shared: &Shared, port: Port, startup: &[u8]) -> Result<Admitted, R
             tokio::select! {
                 changed = topology.changed() => changed.is_ok(),
                 () = sleep(RETRY_AFTER), if retries => true,
+                () = sleep_until(held_until.unwrap_or(deadline)), if held_until.is_some() => true,
             }
         };
         let woken = if Instant::now() < deadline { timeout_at(deadline, wake).await.ok() } else { None };
         if woken != Some(true) {
             Counters::add(&shared.counters.queue_timeouts);
             let waited = started.elapsed();
-            let reason = shared.topology.borrow().reason.clone();
-            return Err(Refusal::QueueTimeout { port, waited, reason, last_error });
+            return Err(Refusal::QueueTimeout { port, waited, reason: now.reason, last_error });
         }
         failed.clear();
     }

@@ -1,7 +1,8 @@
 //! The choice of a server for a session, and when that choice has become wrong.
 //!
 //! What it is: pure rules over a `Topology`. What it is not: a connection or a count; both are `servers`.
-//! Invariant: a choice is bound to the term it was made in; a primary of a lower term is never right again.
+//! Invariant: a choice of a primary is bound to its timeline; one that another promotion has followed is never right
+//! again. A higher term on the same timeline is the same primary, which has renewed.
 
 use tokio::sync::watch;
 
@@ -21,13 +22,21 @@ pub struct Choice {
     pub backend: Backend,
     pub role: Role,
     pub term: u64,
+    /// See [`Topology::timeline`].
+    pub timeline: u32,
 }
 
 impl Choice {
     /// The servers that `port` may use now, best class first: the first list is balanced over before the next is used.
     pub fn candidates(port: Port, topology: &Topology) -> [Vec<Choice>; 2] {
-        let choice =
-            |role| move |backend: &Backend| Choice { backend: backend.clone(), role, term: topology.term };
+        let choice = |role| {
+            move |backend: &Backend| Choice {
+                backend: backend.clone(),
+                role,
+                term: topology.term,
+                timeline: topology.timeline,
+            }
+        };
         let primary = topology.primary.iter().map(choice(Role::Primary)).collect();
         match port {
             Port::ReadOnly => [topology.replicas.iter().map(choice(Role::Replica)).collect(), primary],
@@ -41,12 +50,17 @@ impl Choice {
         match self.role {
             Role::Replica if topology.replicas.contains(&self.backend) => None,
             Role::Replica => Some(CutCause::ReplicaGone { node }),
-            Role::Primary if topology.term != self.term => {
+            Role::Primary if topology.timeline != self.timeline => {
                 Some(CutCause::Takeover { node, term_was: self.term, term: topology.term })
             }
             Role::Primary if topology.primary.as_ref() == Some(&self.backend) => None,
             Role::Primary => Some(CutCause::PrimaryClosed { node, reason: topology.reason.clone() }),
         }
+    }
+
+    /// True for the same server in the same primaryship.
+    pub fn is_same_server(&self, other: &Choice) -> bool {
+        self.backend == other.backend && self.timeline == other.timeline
     }
 
     /// Waits until the session may not stay.
@@ -74,9 +88,10 @@ mod tests {
     fn topology(term: u64, primary: Option<&str>, replicas: &[&str]) -> Topology {
         Topology {
             term,
+            timeline: term as u32,
             primary: primary.map(backend),
             replicas: replicas.iter().map(|node| backend(node)).collect(),
-            reason: String::new(),
+            ..Topology::default()
         }
     }
 
@@ -93,14 +108,16 @@ mod tests {
     }
 
     #[test]
-    fn a_choice_ends_with_its_term_or_its_server() {
+    fn a_choice_ends_with_its_primaryship_or_its_server() {
         let now = topology(1, Some("n1"), &["n2"]);
         let [replicas, primary] = Choice::candidates(Port::ReadOnly, &now);
         let (replica, primary) = (&replicas[0], &primary[0]);
         assert_eq!((replica.cut(&now), primary.cut(&now)), (None, None));
-        let renewed = topology(2, Some("n1"), &["n2"]);
-        assert!(matches!(primary.cut(&renewed), Some(CutCause::Takeover { term_was: 1, term: 2, .. })));
-        assert_eq!(replica.cut(&renewed), None, "a replica that is still listed stays");
+        let renewed = Topology { timeline: 1, ..topology(2, Some("n1"), &["n2"]) };
+        assert_eq!(primary.cut(&renewed), None, "the same primary under a higher term");
+        let again = topology(3, Some("n1"), &["n2"]);
+        assert!(matches!(primary.cut(&again), Some(CutCause::Takeover { term_was: 1, term: 3, .. })));
+        assert_eq!(replica.cut(&again), None, "a replica that is still listed stays");
         let closed = topology(1, None, &["n2"]);
         assert!(matches!(primary.cut(&closed), Some(CutCause::PrimaryClosed { .. })));
         let promoted = topology(2, Some("n2"), &[]);

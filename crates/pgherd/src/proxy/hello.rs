@@ -10,6 +10,7 @@
 
 use std::io;
 
+use super::policy;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use wire::startup::{CancelKey, Opening, OpeningError, opening_body_length, parse_opening};
 
@@ -19,15 +20,8 @@ const NEGOTIATIONS_MAX: usize = 2;
 /// What a client came for.
 #[derive(Debug)]
 pub enum Hello {
-    Cancel {
-        pid: u32,
-        secret: Vec<u8>,
-    },
-    Session {
-        /// The start-up packet, length word included, as the server shall get it.
-        startup: Vec<u8>,
-        replication: bool,
-    },
+    Cancel { pid: u32, secret: Vec<u8> },
+    Session { startup: policy::Opening, replication: bool },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +53,9 @@ where
             }
             Opening::Startup(startup) => {
                 let replication = startup.get("replication").is_some_and(is_true);
-                return Ok(Hello::Session { startup: packet, replication });
+                let startup =
+                    policy::opening(&packet, &startup).ok_or(OpeningError::Length(packet.len() as u32))?;
+                return Ok(Hello::Session { startup, replication });
             }
         }
     }

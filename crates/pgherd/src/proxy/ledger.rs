@@ -10,10 +10,20 @@ use std::collections::BTreeMap;
 use wire::message::{Frame, Status, backend, frontend, split_text};
 use wire::{Commands, ErrorFields};
 
-/// Query texts are read this far. Transaction commands are short; a longer text counts as "may commit".
-const QUERY_HEAD_MAX: usize = 1024;
+use super::answers::NOTICE_HEAD_MAX;
+use super::cancel::Commit;
+
+/// Query texts are read this far; a longer one counts as "may commit", and as binding its session. So much is held
+/// back at most while it comes in pieces: at 5,000 sessions that all do so at once, 80 MB.
+const QUERY_HEAD_MAX: usize = 16 * 1024;
+/// Names of portals and statements are at most 63 bytes long in every driver that makes them.
+const NAMES_HEAD_MAX: usize = 1024;
 /// PostgreSQL cuts severity, SQLSTATE and friends far below this.
 const ERROR_HEAD_MAX: usize = 256;
+/// COMPLETION_TAG_BUFSIZE of PostgreSQL.
+const TAG_MAX: usize = 64;
+/// A name and a value; the longest of PostgreSQL's own is an application_name.
+const PARAMETER_HEAD_MAX: usize = 1024;
 /// Transaction commands that one session keeps prepared by name: BEGIN, COMMIT and ROLLBACK in a few spellings.
 /// A session with more is taken to commit with each Execute.
 const NAMED_MAX: usize = 32;
@@ -21,17 +31,22 @@ const NAMED_MAX: usize = 32;
 /// Bytes of a client's message body that the ledger reads.
 pub fn frontend_wanted(tag: u8) -> usize {
     match tag {
-        frontend::QUERY | frontend::PARSE | frontend::BIND | frontend::EXECUTE => QUERY_HEAD_MAX,
+        frontend::QUERY | frontend::PARSE => QUERY_HEAD_MAX,
+        frontend::BIND | frontend::EXECUTE | frontend::CLOSE => NAMES_HEAD_MAX,
         _ => 0,
     }
 }
 
-/// Bytes of a server's message body that the ledger and the cancel map read.
+/// Bytes of a server's message body that somebody here reads.
 pub fn backend_wanted(tag: u8) -> usize {
     match tag {
         backend::READY_FOR_QUERY => 1,
         backend::KEY_DATA => 4 + wire::startup::CANCEL_KEY_MAX,
+        backend::AUTHENTICATION => 4,
         backend::ERROR_RESPONSE => ERROR_HEAD_MAX,
+        backend::NOTICE_RESPONSE => NOTICE_HEAD_MAX,
+        backend::COMMAND_COMPLETE => TAG_MAX,
+        backend::PARAMETER_STATUS => PARAMETER_HEAD_MAX,
         _ => 0,
     }
 }
@@ -78,6 +93,10 @@ pub struct Ledger {
     query_at: u64,
     said_good_bye: bool,
     server_was_fatal: bool,
+    /// The server reads rows; until it answers, the client is needed.
+    copying: bool,
+    /// What runs has committed, and nobody knows where.
+    in_doubt: bool,
     unnamed: Kind,
     unnamed_portal: Kind,
     named: BTreeMap<Vec<u8>, Kind>,
@@ -100,6 +119,8 @@ impl Ledger {
             query_at: 0,
             said_good_bye: false,
             server_was_fatal: false,
+            copying: false,
+            in_doubt: false,
             unnamed: Kind::Other,
             unnamed_portal: Kind::Other,
             named: BTreeMap::new(),
@@ -116,9 +137,35 @@ impl Ledger {
         self.logged_in && !self.outstanding() && self.status == Status::Idle
     }
 
-    /// An explicit commit is under way.
-    pub fn committing(&self) -> bool {
-        self.commit_at > self.done
+    /// No message of the client is needed before the server has answered: the client may be kept waiting here.
+    pub fn may_pause(&self) -> bool {
+        let answers_due = self.sent > self.done && !self.group_open && !self.copying;
+        self.logged_in && (answers_due || self.idle())
+    }
+
+    /// Which commit is under way.
+    pub fn commit(&self) -> Commit {
+        if self.commit_at > self.done {
+            Commit::Asked
+        } else if self.may_commit_at > self.done {
+            Commit::Possible
+        } else {
+            Commit::None
+        }
+    }
+
+    /// The number of the request that the server answers now, and of the one that the client's next message is of.
+    pub fn running(&self) -> u64 {
+        self.done + 1
+    }
+
+    pub fn next(&self) -> u64 {
+        self.sent + 1
+    }
+
+    /// The server has ended a wait for standbys with the connection.
+    pub fn doubt(&mut self) {
+        self.in_doubt = true;
     }
 
     /// The client's connection ends by its own will, or the server has told why it ends.
@@ -129,7 +176,7 @@ impl Ledger {
     pub fn loss(&self) -> Loss {
         if !self.logged_in || self.replication || self.said_good_bye {
             Loss::Nothing
-        } else if self.may_commit_at > self.done {
+        } else if self.may_commit_at > self.done || self.in_doubt {
             Loss::Unknown
         } else if self.status != Status::Idle || self.outstanding() {
             Loss::OpenTransaction
@@ -143,11 +190,11 @@ impl Ledger {
     }
 
     /// Known for sure to be inside a transaction block before the next request runs.
-    fn in_transaction(&self) -> bool {
+    pub fn in_transaction(&self) -> bool {
         !self.outstanding() && self.status != Status::Idle
     }
 
-    /// A whole message of the client, before it is passed on.
+    /// A message of the client of which at least the head is there, before it is passed on.
     pub fn client_sent(&mut self, frame: &Frame<'_>) {
         if !self.logged_in {
             return;
@@ -171,18 +218,22 @@ impl Ledger {
         }
     }
 
-    /// A whole message of the server, before it is passed on.
+    /// A message of the server of which at least the head is there, before it is passed on.
     pub fn server_sent(&mut self, frame: &Frame<'_>) {
         match frame.tag {
             backend::READY_FOR_QUERY => {
                 self.done = if self.logged_in { (self.done + 1).min(self.sent) } else { self.sent };
                 self.logged_in = true;
+                (self.copying, self.in_doubt) = (false, false);
                 self.status = Status::parse(frame.head).unwrap_or(Status::Failed);
             }
             backend::ERROR_RESPONSE => {
+                self.copying = false;
                 self.server_was_fatal = ErrorFields::new(frame.head).is_fatal();
             }
+            backend::COMMAND_COMPLETE => self.copying = false,
             backend::COPY_IN_RESPONSE => self.copy_in(),
+            backend::COPY_BOTH_RESPONSE => self.copying = true,
             _ => {}
         }
     }
@@ -285,6 +336,7 @@ impl Ledger {
     /// sends one with the Execute and another after the data. A Sync sent from now on is counted; before CopyDone
     /// no driver sends one, and counting too much is the careful side.
     fn copy_in(&mut self) {
+        self.copying = true;
         let running = self.done + 1;
         if self.query_at != running && self.sent >= running {
             self.sent = self.done;

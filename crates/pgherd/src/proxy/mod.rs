@@ -3,33 +3,46 @@
 //! ```text
 //! listener ─► session ─► hello        what does the client want?
 //!                    ├─► admission    wait for a server (queue), choose (backend), connect (servers)
-//!                    ├─► relay        move bytes, keep the ledger, mind cancels
+//!                    ├─► relay        move bytes, keep the books (ledger, ties, answers), mind cancels
+//!                    ├─► relocation   a new server for a session whose old one is gone
 //!                    └─► refusal      what the client is told
 //! ```
 //!
-//! What it is: a session relay. Each session has one server connection for its whole life; start-up packet and
-//! authentication pass through untouched, so every method of pg_hba works as without a proxy. What it is not yet: a
-//! pool, a router by statement, a holder of sessions during a switchover; these take the place of `admission` (when
-//! a server is taken) and sit on `ledger` (when it may be given back).
+//! What it is: a session relay. Start-up packet and authentication pass through, so every method of pg_hba works as
+//! without a proxy; a session keeps its server until that is gone or is no primary any more, and is then moved to
+//! another when nothing of it is lost by that. During a hold it is parked at its next transaction boundary. What it
+//! is not yet: a pool, or a router by statement; these take the place of `admission` (when a server is taken) and sit
+//! on `ledger` (when it may be given back).
 //!
-//! Invariants: the topology is learnt from one watch and from nowhere else. A session on the primary ends the moment
-//! the topology names a higher term, another primary or none; one on a replica, when that replica is not listed. No
-//! client can make the proxy hold unbounded memory, or a slot for ever before it is authenticated.
+//! Invariants: the topology is learnt from one watch and from nowhere else. A server connection to a primary ends the
+//! moment the topology names another primaryship, another primary or none; one to a replica, when that replica is not
+//! listed. A message that a server was sent is never sent to another. A commit whose wait for standbys was cancelled
+//! is never told as success (`answers`). No client can make the proxy hold unbounded memory, or a slot for ever before
+//! it is authenticated.
 
 pub mod topology;
 
 mod admission;
+mod answers;
 mod backend;
+mod books;
 mod cancel;
 mod hello;
+mod lane;
 mod ledger;
 mod listener;
+mod policy;
 mod refusal;
 mod relay;
+mod relocation;
 mod servers;
 mod session;
 #[cfg(test)]
 mod tests;
+mod ties;
+
+pub use cancel::SyncWaits;
+pub use policy::LoweredCommit;
 
 use std::io;
 use std::net::SocketAddr;
@@ -62,6 +75,8 @@ pub struct ProxyConfig {
     pub connect_timeout: Duration,
     /// Within this a client must have sent its start-up packet.
     pub login_timeout: Duration,
+    /// For users who lower `synchronous_commit`.
+    pub lowered_commit: LoweredCommit,
 }
 
 /// A port of the proxy.
@@ -141,12 +156,18 @@ struct Shared {
     dead_ends: Arc<Semaphore>,
     queued: Arc<AtomicUsize>,
     cancels: Arc<CancelMap>,
-    counters: Counters,
+    counters: Arc<Counters>,
+    sync_waits: Option<Arc<dyn SyncWaits>>,
 }
 
-/// Events since the start.
-#[derive(Default)]
+/// Events since the start, and the sessions that are parked now.
+#[derive(Default, Debug)]
 struct Counters {
+    parked: AtomicUsize,
+    moved: AtomicU64,
+    withheld_cancels: AtomicU64,
+    unacknowledged: AtomicU64,
+    lowered_commits: AtomicU64,
     refused: AtomicU64,
     queue_timeouts: AtomicU64,
     cuts: AtomicU64,
@@ -174,6 +195,16 @@ pub struct Counts {
     pub cuts: u64,
     /// Cancel requests that reached a server.
     pub cancels: u64,
+    /// Cancel requests dropped because they could have ended a commit's wait for standbys.
+    pub withheld_cancels: u64,
+    /// Sessions that wait at a transaction boundary for a switchover to end, now.
+    pub parked: usize,
+    /// Sessions that went on with another server.
+    pub moved: u64,
+    /// Commits whose wait for standbys was cancelled, told as 08007.
+    pub unacknowledged: u64,
+    /// Times that a user lowered `synchronous_commit` and was warned.
+    pub lowered_commits: u64,
 }
 
 /// Where it listens; tells the ports when the configuration left them to the kernel (port 0).
@@ -192,10 +223,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Listens on all ports or, when one cannot be had, on none.
+    /// Listens on all ports or, when one cannot be had, on none. Without `sync_waits` a statement that commits by
+    /// standing alone is cancelled without a question.
     pub async fn start(
         config: ProxyConfig,
         topology: watch::Receiver<Topology>,
+        sync_waits: Option<Arc<dyn SyncWaits>>,
     ) -> Result<Proxy, ProxyError> {
         let host = config.listen.as_str();
         let read_write = listener::bind(host, config.read_write_port, "read_write_port").await?;
@@ -220,7 +253,8 @@ impl Proxy {
             dead_ends: listener::dead_ends(),
             queued: Arc::default(),
             cancels: Arc::default(),
-            counters: Counters::default(),
+            counters: Arc::default(),
+            sync_waits,
             config,
         });
         let mut listeners = JoinSet::new();
@@ -248,6 +282,11 @@ impl Proxy {
             queue_timeouts: total(&shared.counters.queue_timeouts),
             cuts: total(&shared.counters.cuts),
             cancels: total(&shared.counters.cancels),
+            withheld_cancels: total(&shared.counters.withheld_cancels),
+            parked: shared.counters.parked.load(Ordering::Relaxed),
+            moved: total(&shared.counters.moved),
+            unacknowledged: total(&shared.counters.unacknowledged),
+            lowered_commits: total(&shared.counters.lowered_commits),
         }
     }
 

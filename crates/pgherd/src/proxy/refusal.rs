@@ -9,17 +9,34 @@ use wire::{ErrorResponse, Severity};
 
 use super::Port;
 use super::ledger::Loss;
+use super::policy;
 
 const STATUS_HINT: &str = "Run \"pgherd status\" to see the cluster.";
 
 /// Why there is no session, or none any more.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Refusal {
-    TooManySessions { sessions_max: usize },
-    QueueFull { port: Port, queue_max: usize, reason: String },
-    QueueTimeout { port: Port, waited: Duration, reason: String, last_error: Option<String> },
+    TooManySessions {
+        sessions_max: usize,
+    },
+    QueueFull {
+        port: Port,
+        queue_max: usize,
+        reason: String,
+    },
+    QueueTimeout {
+        port: Port,
+        waited: Duration,
+        reason: String,
+        last_error: Option<String>,
+    },
     Protocol(String),
-    Cut { cause: CutCause, loss: Loss },
+    /// The start-up packet lowers `synchronous_commit`, and the cluster forbids it.
+    LoweredCommit,
+    Cut {
+        cause: CutCause,
+        loss: Loss,
+    },
 }
 
 /// Why a server connection was taken away from its session.
@@ -48,12 +65,35 @@ pub enum CutCause {
         node: String,
         error: String,
     },
+    /// The session was between two transactions, but has what only its old server had.
+    Bound {
+        /// What took the old server away.
+        cause: Box<CutCause>,
+        why: &'static str,
+    },
+    /// The session was to go on with this server, which did not take it.
+    NotTaken {
+        node: String,
+        reason: String,
+    },
+    /// No primary came for a session that was to be moved.
+    Stranded {
+        waited: Duration,
+        reason: String,
+    },
+    /// A statement of which the outcome is unknown is followed by one that wants data.
+    Stuck,
     /// Nobody publishes the topology any more.
     AgentGone,
     Shutdown,
 }
 
 impl Refusal {
+    /// Of a session that loses nothing by it.
+    pub fn cut(cause: CutCause) -> Refusal {
+        Refusal::Cut { cause, loss: Loss::Nothing }
+    }
+
     pub fn response(&self) -> ErrorResponse {
         let (sqlstate, message, detail, hint) = match self {
             Refusal::TooManySessions { sessions_max } => (
@@ -75,6 +115,7 @@ impl Refusal {
                 why(reason, last_error.clone().unwrap_or_default()),
                 STATUS_HINT.to_owned(),
             ),
+            Refusal::LoweredCommit => return policy::forbidden(),
             Refusal::Protocol(error) => ("08P01", error.clone(), String::new(), String::new()),
             Refusal::Cut { cause, loss } => cut(cause, *loss),
         };
@@ -111,6 +152,23 @@ fn why(reason: &str, more: String) -> String {
 }
 
 impl CutCause {
+    /// True when the session could go on with another server.
+    pub fn leaves_room(&self) -> bool {
+        match self {
+            CutCause::Takeover { .. } | CutCause::PrimaryClosed { .. } | CutCause::ServerClosed { .. } => {
+                true
+            }
+            CutCause::ReplicaGone { .. }
+            | CutCause::ServerGarbled { .. }
+            | CutCause::Bound { .. }
+            | CutCause::NotTaken { .. }
+            | CutCause::Stranded { .. }
+            | CutCause::Stuck
+            | CutCause::AgentGone
+            | CutCause::Shutdown => false,
+        }
+    }
+
     fn sentence(&self) -> String {
         match self {
             CutCause::Takeover { node, term_was, term } => {
@@ -126,6 +184,19 @@ impl CutCause {
             CutCause::ServerClosed { node } => format!("PostgreSQL of node {node} closed the connection"),
             CutCause::ServerGarbled { node, error } => {
                 format!("PostgreSQL of node {node} sent what is no message ({error})")
+            }
+            CutCause::Bound { cause, why } => {
+                format!("{}; the session could not be moved because of {why}", cause.sentence())
+            }
+            CutCause::NotTaken { node, reason } => {
+                format!("the session could not be moved to node {node}: {reason}")
+            }
+            CutCause::Stranded { waited, reason } => {
+                format!("no primary took the session within {:.1} s ({reason})", waited.as_secs_f64())
+            }
+            CutCause::Stuck => {
+                "a wait for synchronous replication was cancelled, and a COPY follows in the same text"
+                    .to_owned()
             }
             CutCause::AgentGone => "the agent of this node has stopped".to_owned(),
             CutCause::Shutdown => "the proxy of this node is shutting down".to_owned(),

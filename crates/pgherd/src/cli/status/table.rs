@@ -6,6 +6,7 @@
 use std::fmt::Write;
 
 use super::burdens;
+use super::slots;
 use crate::api::{NodeReport, Role, StatusReport, SyncMode};
 use crate::cli::client::Answered;
 
@@ -140,6 +141,7 @@ fn advice(answered: &Answered) -> Vec<String> {
             lines.push(format!("commits wait: {sound} of {} members needed can flush", report.sync.k));
         }
     }
+    lines.extend(slots::advice(&report.nodes));
     for silent in &answered.silent {
         lines.push(format!("no answer from {silent}"));
     }
@@ -170,6 +172,7 @@ pub(super) mod tests {
             rule: String::new(),
             why: Vec::new(),
             condition: brain::Condition::default(),
+            slots: crate::api::SlotsReport::default(),
         }
     }
 

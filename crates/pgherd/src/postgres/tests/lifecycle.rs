@@ -159,7 +159,7 @@ async fn quarantine_ends_clients_also_those_still_proving_who_they_are() {
 async fn alter_system_in_the_way_is_named() {
     let node = primary("n1").await;
     write(&node, "ALTER SYSTEM SET synchronous_standby_names = 'x'").await;
-    let error = node.apply_sync(&["n2".into()], 1, Method::Quorum).await.unwrap_err().to_string();
+    let error = node.apply_sync(&["n2".into()], 1, Method::Quorum, &[]).await.unwrap_err().to_string();
     assert!(error.contains("ALTER SYSTEM RESET synchronous_standby_names"), "{error}");
     assert!(error.contains("postgresql.auto.conf"), "{error}");
     node.stop(StopMode::Fast, DEADLINE).await.unwrap();

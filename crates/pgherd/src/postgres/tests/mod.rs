@@ -4,7 +4,9 @@
 
 mod lifecycle;
 mod replication;
+mod slots;
 mod takeover;
+mod waits;
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;
@@ -92,6 +94,7 @@ fn config_in(dir: &TempDir, node: &str) -> ServerConfig {
                 ("max_standby_streaming_delay".into(), "-1".into()),
             ]),
             hba: vec!["host all all 127.0.0.1/32 trust".into()],
+            slots: SlotSettings::default(),
         },
         reserve_bytes: 0,
     }
@@ -124,7 +127,7 @@ async fn open_primary(node: &Node) {
     node.initdb().await.unwrap();
     node.start_detached(DEADLINE).await.unwrap();
     await_complete(node).await;
-    let promoted = node.promote(Timeline(2), "", DEADLINE).await.unwrap();
+    let promoted = node.promote(Timeline(2), "", &[], DEADLINE).await.unwrap();
     assert_eq!(promoted.timeline, Timeline(2));
     node.ensure_roles(&passwords()).await.unwrap();
     node.admit().await.unwrap();

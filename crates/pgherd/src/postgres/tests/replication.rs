@@ -24,7 +24,7 @@ async fn a_clone_follows_and_the_sync_set_comes_into_force() {
     one.ensure_slots(&BTreeSet::new(), |name| name.starts_with('n')).await.unwrap();
     assert_eq!(see_primary(&one).await.unwrap().slots.len(), 1, "the active one stays");
 
-    let applied = one.apply_sync(&["n2_t2".into()], 1, Method::Quorum).await.unwrap();
+    let applied = one.apply_sync(&["n2_t2".into()], 1, Method::Quorum, &[]).await.unwrap();
     let walsender = await_walsender(&one, "n2_t2", applied.lsn).await;
     assert_eq!(walsender.sync_state.as_deref(), Some("quorum"));
     let lsn = write(&one, "CREATE TABLE t AS SELECT 1 AS i").await;
@@ -41,9 +41,9 @@ async fn a_clone_follows_and_the_sync_set_comes_into_force() {
     let blocked = client(&one).await.unwrap();
     let mut commit = tokio::spawn(async move { blocked.0.batch_execute("INSERT INTO t VALUES (2)").await });
     assert!(tokio::time::timeout(Duration::from_millis(500), &mut commit).await.is_err(), "it waits");
-    one.apply_sync(&[], 0, Method::Quorum).await.unwrap();
+    one.apply_sync(&[], 0, Method::Quorum, &[]).await.unwrap();
     commit.await.unwrap().unwrap();
-    let applied = one.apply_sync(&[], 1, Method::Quorum).await.unwrap();
+    let applied = one.apply_sync(&[], 1, Method::Quorum, &[]).await.unwrap();
     assert!(applied.lsn > lsn);
     assert_eq!(see_primary(&one).await.unwrap().synchronous_standby_names, NOBODY);
 }
@@ -52,13 +52,13 @@ async fn a_clone_follows_and_the_sync_set_comes_into_force() {
 async fn a_walsender_that_does_not_read_its_configuration_is_not_taken_for_one_that_did() {
     let one = primary("n1").await;
     let _two = standby("n2", &one).await;
-    let applied = one.apply_sync(&["n2".into()], 1, Method::Quorum).await.unwrap();
+    let applied = one.apply_sync(&["n2".into()], 1, Method::Quorum, &[]).await.unwrap();
     let walsender = await_walsender(&one, "n2", applied.lsn).await;
     process::signal(&one.layout.data, walsender.pid, rustix::process::Signal::STOP);
-    let error = one.apply_sync(&["n2".into(), "n3".into()], 2, Method::Quorum).await.unwrap_err();
+    let error = one.apply_sync(&["n2".into(), "n3".into()], 2, Method::Quorum, &[]).await.unwrap_err();
     assert!(matches!(&error, Error::NotInForce { pids } if *pids == [walsender.pid]), "{error}");
     process::signal(&one.layout.data, walsender.pid, rustix::process::Signal::CONT);
-    one.apply_sync(&["n2".into(), "n3".into()], 1, Method::Quorum).await.unwrap();
+    one.apply_sync(&["n2".into(), "n3".into()], 1, Method::Quorum, &[]).await.unwrap();
 }
 
 /// CHECKS B2: emptying `primary_conninfo` alone leaves the receiver acknowledging while replay waits for a query.
@@ -146,10 +146,10 @@ async fn leaving_asynchronous_mode_is_proved_by_a_checkpoint() {
         dynamic.sync_unproven = true;
     });
     half_way.await.unwrap();
-    one.apply_sync(&["n2".into()], 1, Method::Quorum).await.unwrap();
+    one.apply_sync(&["n2".into()], 1, Method::Quorum, &[]).await.unwrap();
     let after = one.usable_control().unwrap().checkpoint;
     assert!(after > before);
-    one.apply_sync(&["n2".into(), "n3".into()], 1, Method::Quorum).await.unwrap();
+    one.apply_sync(&["n2".into(), "n3".into()], 1, Method::Quorum, &[]).await.unwrap();
     assert_eq!(one.usable_control().unwrap().checkpoint, after, "not needed from set to set");
 }
 

@@ -21,13 +21,13 @@ async fn a_promotion_takes_the_recorded_timeline_and_others_follow_across_the_ga
     let replayed = async || see_standby(&three).await.filter(|seen| seen.replay_lsn >= Some(lsn))?.position;
     let reached = eventually("replay has caught up", replayed).await;
 
-    let error = two.promote(Timeline(2), "", DEADLINE).await.unwrap_err();
+    let error = two.promote(Timeline(2), "", &[], DEADLINE).await.unwrap_err();
     assert!(matches!(error, Error::Timeline { .. }), "{error}");
     // No checkpoint gets done, so the control file goes on naming timeline 2.
     let children = process::children(two.adopt().unwrap().unwrap().pid);
     let (checkpointer, _) = children.into_iter().find(|(_, title)| title.contains("checkpointer")).unwrap();
     process::signal(&two.layout.data, checkpointer, rustix::process::Signal::STOP);
-    let promoted = two.promote(Timeline(5), "ANY 1 (\"n3_t5\")", DEADLINE).await.unwrap();
+    let promoted = two.promote(Timeline(5), "ANY 1 (\"n3_t5\")", &[], DEADLINE).await.unwrap();
     assert_eq!(promoted.timeline, Timeline(5));
     assert!(survivor.0.simple_query("SELECT 1").await.is_err(), "sessions do not survive a promotion");
     let seen = see_primary(&two).await.unwrap();
@@ -66,7 +66,7 @@ async fn empty_history_files_of_an_aborted_promotion_are_taken_away() {
         one.stop(StopMode::Fast, DEADLINE).await.unwrap();
         one.start_detached(DEADLINE).await.unwrap();
         await_complete(&one).await;
-        one.promote(Timeline(3), "", DEADLINE).await.unwrap()
+        one.promote(Timeline(3), "", &[], DEADLINE).await.unwrap()
     };
     two.follow(&upstream(&one, "n2")).await.unwrap();
     assert_eq!(await_position(&two, promoted.end_of_recovery).await.timeline, Timeline(3));
@@ -84,7 +84,7 @@ async fn a_standby_ahead_of_the_fork_does_not_claim_the_new_timeline() {
     await_position(&three, ahead).await;
     one.stop(StopMode::Immediate, DEADLINE).await.unwrap();
     three.detach().await.unwrap();
-    two.promote(Timeline(3), "", DEADLINE).await.unwrap();
+    two.promote(Timeline(3), "", &[], DEADLINE).await.unwrap();
     three.follow(&upstream(&two, "n3")).await.unwrap();
     eventually("it has fetched the other branch's history", async || {
         three.history(Timeline(3)).unwrap().map(drop)
@@ -110,7 +110,7 @@ async fn a_diverged_primary_is_rewound_and_follows() {
     let pid = one.adopt().unwrap().unwrap().pid;
     process::signal(&one.layout.data, pid, rustix::process::Signal::KILL);
     one.exit_watch().await.unwrap();
-    two.promote(Timeline(3), "", DEADLINE).await.unwrap();
+    two.promote(Timeline(3), "", &[], DEADLINE).await.unwrap();
     two.checkpoint().await.unwrap();
     let source = rewind_source(&two);
     process::await_leftovers(&one.layout.data, DEADLINE).await.unwrap();
@@ -159,7 +159,7 @@ async fn a_server_that_is_not_consistent_yet_can_be_pointed_and_detached() {
     two.detach().await.unwrap();
     write(&one, "CREATE TABLE lost AS SELECT i FROM generate_series(1, 1000) AS i").await;
     one.stop(StopMode::Fast, DEADLINE).await.unwrap();
-    two.promote(Timeline(3), "", DEADLINE).await.unwrap();
+    two.promote(Timeline(3), "", &[], DEADLINE).await.unwrap();
     two.checkpoint().await.unwrap();
     two.admit().await.unwrap();
     // The source writes on while its WAL is copied: what pg_rewind asks for at its end is never all in the copy.

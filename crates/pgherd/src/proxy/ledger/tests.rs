@@ -2,7 +2,7 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use wire::message::{Framer, put_frame};
+use wire::message::{Framer, Piece, put_frame};
 
 use super::*;
 
@@ -21,8 +21,9 @@ impl Script {
     fn client(&mut self, tag: u8, body: &[u8]) -> &mut Script {
         let mut bytes = Vec::new();
         put_frame(&mut bytes, tag, body);
-        let mut framer = Framer::new(frontend_wanted);
-        let frame = framer.next(&mut &bytes[..]).unwrap().unwrap();
+        let Ok(Some(Piece::Frame(frame))) = Framer::new(frontend_wanted).next(&bytes) else {
+            panic!("no frame")
+        };
         self.ledger.client_sent(&frame);
         self
     }
@@ -30,8 +31,9 @@ impl Script {
     fn server(&mut self, tag: u8, body: &[u8]) -> &mut Script {
         let mut bytes = Vec::new();
         put_frame(&mut bytes, tag, body);
-        let mut framer = Framer::new(backend_wanted);
-        let frame = framer.next(&mut &bytes[..]).unwrap().unwrap();
+        let Ok(Some(Piece::Frame(frame))) = Framer::new(backend_wanted).next(&bytes) else {
+            panic!("no frame")
+        };
         self.ledger.server_sent(&frame);
         self
     }
@@ -63,18 +65,18 @@ fn a_transaction_is_open_until_its_commit_is_sent() {
     script.server(b'Z', b"T").loses(Loss::OpenTransaction);
     script.client(b'Q', b"INSERT INTO t VALUES (1)\0").loses(Loss::OpenTransaction);
     script.server(b'Z', b"T");
-    assert!(!script.ledger.committing());
+    assert_eq!(script.ledger.commit(), Commit::None);
     script.client(b'Q', b"COMMIT\0").loses(Loss::Unknown);
-    assert!(script.ledger.committing());
+    assert_eq!(script.ledger.commit(), Commit::Asked);
     script.server(b'Z', b"I").loses(Loss::Nothing);
-    assert!(!script.ledger.committing());
+    assert_ne!(script.ledger.commit(), Commit::Asked);
 }
 
 #[test]
 fn a_statement_outside_a_transaction_is_in_doubt_until_answered() {
     let mut script = Script::new();
     script.client(b'Q', b"INSERT INTO t VALUES (1)\0").loses(Loss::Unknown);
-    assert!(!script.ledger.committing(), "it can be cancelled");
+    assert_eq!(script.ledger.commit(), Commit::Possible, "the server is asked before it is cancelled");
     script.server(b'C', b"INSERT 0 1\0").loses(Loss::Unknown);
     script.server(b'Z', b"I").loses(Loss::Nothing);
 }
@@ -96,7 +98,7 @@ fn a_prepared_commit_is_known_by_its_name() {
     script.client(b'P', b"c1\0COMMIT\0\0\0").client(b'S', b"").server(b'Z', b"I");
     script.client(b'Q', b"BEGIN\0").server(b'Z', b"T");
     script.client(b'B', b"\0c1\0\0\0\0\0\0\0").client(b'E', b"\0\0\0\0\0").loses(Loss::Unknown);
-    assert!(script.ledger.committing());
+    assert_eq!(script.ledger.commit(), Commit::Asked);
     for name in 0..=NAMED_MAX {
         script.client(b'P', format!("n{name}\0COMMIT\0\0\0").as_bytes());
     }
@@ -128,6 +130,34 @@ fn syncs_swallowed_by_a_copy_leave_no_debt() {
 }
 
 #[test]
+fn a_pause_waits_for_what_the_server_needs() {
+    let mut script = Script::new();
+    assert!(script.ledger.may_pause(), "idle");
+    script.client(b'Q', b"SELECT 1\0");
+    assert!(script.ledger.may_pause(), "the answer is due");
+    script.server(b'Z', b"T");
+    assert!(!script.ledger.may_pause(), "the transaction goes on to its end");
+    script.client(b'Q', b"COMMIT\0").server(b'Z', b"I");
+    script.extended("SELECT 1");
+    assert!(!script.ledger.may_pause(), "a group without its Sync");
+    script.client(b'S', b"");
+    assert!(script.ledger.may_pause());
+    script.server(b'Z', b"I").client(b'Q', b"COPY t FROM STDIN\0").server(b'G', b"\0\0\0");
+    assert!(!script.ledger.may_pause(), "the server reads rows");
+    script.client(b'c', b"").server(b'C', b"COPY 0\0").server(b'Z', b"I");
+    assert!(script.ledger.may_pause());
+}
+
+#[test]
+fn a_wait_that_ended_with_the_connection_leaves_doubt() {
+    let mut script = Script::new();
+    script.client(b'Q', b"BEGIN\0").server(b'Z', b"T").client(b'Q', b"SELECT 1\0");
+    script.loses(Loss::OpenTransaction);
+    script.ledger.doubt();
+    script.loses(Loss::Unknown);
+}
+
+#[test]
 fn a_random_conversation_never_panics() {
     let mut chance = StdRng::seed_from_u64(1);
     for _ in 0..2_000 {
@@ -143,7 +173,9 @@ fn a_random_conversation_never_panics() {
             let ledger = &script.ledger;
             assert!(ledger.done <= ledger.sent);
             assert!(!ledger.idle() || ledger.loss() == Loss::Nothing);
-            assert!(!ledger.committing() || ledger.loss() == Loss::Unknown || ledger.said_good_bye);
+            assert!(
+                ledger.commit() != Commit::Asked || ledger.loss() == Loss::Unknown || ledger.said_good_bye
+            );
         }
     }
 }
@@ -154,7 +186,7 @@ fn long_texts_count_as_commits_but_can_be_cancelled() {
     script.client(b'Q', b"BEGIN\0").server(b'Z', b"T");
     let long = format!("INSERT INTO t VALUES ('{}')\0", "x".repeat(QUERY_HEAD_MAX));
     script.client(b'Q', long.as_bytes()).loses(Loss::Unknown);
-    assert!(!script.ledger.committing());
+    assert_ne!(script.ledger.commit(), Commit::Asked);
     script.client(b'X', b"");
     assert!(!script.ledger.end_is_explained(), "an answer is still awaited");
 }

@@ -31,12 +31,12 @@ async fn told_after(before: &[&str], last: Option<&str>) -> String {
 
 #[tokio::test]
 async fn a_takeover_cuts_each_session_with_the_truth() {
-    assert_eq!(told_after(&["SELECT 1"], None).await, "57P01");
+    assert_eq!(told_after(&["LISTEN x"], None).await, "57P01");
     assert_eq!(told_after(&["BEGIN", "INSERT"], None).await, "40001");
     assert_eq!(told_after(&["BEGIN"], Some("INSERT hang")).await, "40001");
     assert_eq!(told_after(&["BEGIN", "INSERT"], Some("COMMIT hang")).await, "08007");
     assert_eq!(told_after(&[], Some("INSERT hang")).await, "08007");
-    assert_eq!(told_after(&["BEGIN", "COMMIT"], None).await, "57P01");
+    assert_eq!(told_after(&["BEGIN", "LISTEN x", "COMMIT"], None).await, "57P01");
 }
 
 #[tokio::test]
@@ -65,10 +65,12 @@ async fn a_closed_primary_and_a_dead_server_are_cuts_too() {
     assert_eq!(told.sqlstate, "08007");
     assert!(told.text.contains("node n1 closed the connection"), "{told:?}");
     let mut client = Client::login(stand.read_write()).await;
+    client.query("LISTEN x").await.unwrap();
     stand.topology.send_replace(topology(1, None, &[]));
     let told = client.last_words().await;
     assert_eq!(told.sqlstate, "57P01");
     assert!(told.text.contains("A takeover is under way."), "{told:?}");
+    assert!(told.text.contains("could not be moved because of LISTEN"), "{told:?}");
 }
 
 #[tokio::test]
@@ -104,6 +106,7 @@ async fn reads_fall_back_to_the_primary_and_then_follow_its_rule() {
     let gone = Server::new(Manner::Trusting).await.address.clone();
     let stand = Stand::new(config(), topology(1, Some(&primary.address), &[&gone])).await;
     let mut client = Client::login(stand.read_only()).await;
+    client.query("LISTEN x").await.unwrap();
     assert_eq!(primary.logins(), 1);
     stand.topology.send_replace(topology(2, Some(&primary.address), &[]));
     assert_eq!(client.last_words().await.sqlstate, "57P01");

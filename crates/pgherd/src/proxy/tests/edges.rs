@@ -50,7 +50,7 @@ async fn encryption_is_declined_and_the_session_goes_on() {
         assert_eq!(soon(stream.read_u8()).await.unwrap(), b'N');
     }
     stream.write_all(&startup_packet(0, &[("user", "ann")])).await.unwrap();
-    let mut client = Client { stream, key: Default::default() };
+    let mut client = Client { stream, key: Default::default(), notices: Vec::new() };
     client.ready().await.unwrap();
     let mut insists = TcpStream::connect(stand.read_write()).await.unwrap();
     insists.write_all(&[ssl_request(); 3].concat()).await.unwrap();
@@ -112,7 +112,7 @@ async fn a_port_in_use_is_named_with_its_setting() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let read_only_port = taken.local_addr().unwrap().port();
     let (_sender, receiver) = watch::channel(topology(1, None, &[]));
-    let error = Proxy::start(ProxyConfig { read_only_port, ..config() }, receiver).await.err().unwrap();
+    let error = Proxy::start(ProxyConfig { read_only_port, ..config() }, receiver, None).await.err().unwrap();
     assert!(matches!(error, ProxyError::PortInUse { setting: "read_only_port", .. }), "{error}");
     assert!(error.to_string().contains(&read_only_port.to_string()), "{error}");
 }

@@ -18,6 +18,8 @@ use crate::proxy::hello::{Hello, read_hello};
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Manner {
     Trusting,
+    /// Asks for a password and takes any.
+    Asking,
     /// Trusting, but its key is the old one of 4 bytes.
     ShortKey,
     Refusing(&'static str),
@@ -29,6 +31,7 @@ pub enum Manner {
 
 #[derive(Default, Debug)]
 pub struct Seen {
+    /// Texts of simple queries, and of Parse messages after `name: `.
     pub queries: Vec<String>,
     pub cancels: Vec<(u32, Vec<u8>)>,
     pub logins: u32,
@@ -36,10 +39,12 @@ pub struct Seen {
 }
 
 /// A server. A query that holds `hang` is not answered, one that holds `half` gets half a message, one that holds
-/// `die` ends the connection.
+/// `die` ends the connection, and before one that holds `lie` is answered its wait for standbys is cancelled.
 pub struct Server {
     pub address: String,
     pub manner: watch::Sender<Manner>,
+    /// Ends all sessions with this SQLSTATE.
+    pub ends: watch::Sender<Option<&'static str>>,
     pub seen: Arc<watch::Sender<Seen>>,
     task: JoinHandle<()>,
 }
@@ -56,19 +61,22 @@ impl Server {
         let address = listener.local_addr().unwrap().to_string();
         let manner = watch::Sender::new(manner);
         let seen = Arc::new(watch::Sender::new(Seen::default()));
-        let (manners, log) = (manner.clone(), Arc::clone(&seen));
+        let ends = watch::Sender::new(None);
+        let secret = listener.local_addr().unwrap().port() as u8;
+        let (manners, log, told) = (manner.clone(), Arc::clone(&seen), ends.clone());
         let task = tokio::spawn(async move {
             let mut sessions = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (manner, log) = (*manners.borrow(), Arc::clone(&log));
+                let mut told = told.subscribe();
                 sessions.spawn(async move {
                     log.send_modify(|seen| seen.open += 1);
-                    let _ = serve(stream, manner, &log).await;
+                    let _ = serve(stream, manner, secret, &log, &mut told).await;
                     log.send_modify(|seen| seen.open -= 1);
                 });
             }
         });
-        Server { address, manner, seen, task }
+        Server { address, manner, ends, seen, task }
     }
 
     pub async fn until(&self, condition: impl Fn(&Seen) -> bool) {
@@ -80,7 +88,24 @@ impl Server {
     }
 }
 
-async fn serve(mut stream: TcpStream, manner: Manner, log: &watch::Sender<Seen>) -> std::io::Result<()> {
+fn fatal(sqlstate: &'static str) -> Vec<u8> {
+    let error = ErrorResponse {
+        severity: Severity::Fatal,
+        sqlstate,
+        message: "the server says no".to_owned(),
+        detail: String::new(),
+        hint: String::new(),
+    };
+    error.encode()
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    manner: Manner,
+    secret: u8,
+    log: &watch::Sender<Seen>,
+    ends: &mut watch::Receiver<Option<&'static str>>,
+) -> std::io::Result<()> {
     match read_hello(&mut stream).await {
         Ok(Hello::Cancel { pid, secret }) => {
             log.send_modify(|seen| seen.cancels.push((pid, secret)));
@@ -92,17 +117,15 @@ async fn serve(mut stream: TcpStream, manner: Manner, log: &watch::Sender<Seen>)
     let key = match manner {
         Manner::Mute => return Ok(()),
         Manner::Hung => return stream.read_u8().await.map(drop),
-        Manner::Refusing(sqlstate) => {
-            let error = ErrorResponse {
-                severity: Severity::Fatal,
-                sqlstate,
-                message: "the server says no".to_owned(),
-                detail: String::new(),
-                hint: String::new(),
-            };
-            return stream.write_all(&error.encode()).await;
+        Manner::Refusing(sqlstate) => return stream.write_all(&fatal(sqlstate)).await,
+        Manner::Asking => {
+            let mut out = Vec::new();
+            put_frame(&mut out, b'R', &[0, 0, 0, 3]);
+            stream.write_all(&out).await?;
+            read_frame(&mut stream).await?;
+            vec![0, 0, 0, 9, 1, 2, 3, 4]
         }
-        Manner::Trusting => vec![0, 0, 0, 9].into_iter().chain([5; 32]).collect::<Vec<u8>>(),
+        Manner::Trusting => vec![0, 0, 0, 9].into_iter().chain([secret; 32]).collect::<Vec<u8>>(),
         Manner::ShortKey => vec![0, 0, 0, 9, 1, 2, 3, 4],
     };
     let mut out = Vec::new();
@@ -112,9 +135,29 @@ async fn serve(mut stream: TcpStream, manner: Manner, log: &watch::Sender<Seen>)
     stream.write_all(&out).await?;
     let mut status = b'I';
     loop {
-        let (tag, body) = read_frame(&mut stream).await?;
+        let (tag, body) = tokio::select! {
+            frame = read_frame(&mut stream) => frame?,
+            Ok(sqlstate) = async { ends.wait_for(Option::is_some).await.map(|ends| ends.unwrap_or_default()) } => {
+                return stream.write_all(&fatal(sqlstate)).await;
+            }
+        };
+        let mut out = Vec::new();
+        match tag {
+            b'Q' => {}
+            b'P' => {
+                let texts: Vec<String> = body
+                    .split(|byte| *byte == 0)
+                    .map(|text| String::from_utf8_lossy(text).into_owned())
+                    .collect();
+                log.send_modify(|seen| seen.queries.push(format!("{}: {}", texts[0], texts[1])));
+                put_frame(&mut out, b'1', b"");
+            }
+            b'S' => put_frame(&mut out, b'Z', &[status]),
+            _ => return Ok(()),
+        }
         if tag != b'Q' {
-            return Ok(());
+            stream.write_all(&out).await?;
+            continue;
         }
         let sql = String::from_utf8_lossy(&body[..body.len() - 1]).into_owned();
         log.send_modify(|seen| seen.queries.push(sql.clone()));
@@ -129,9 +172,11 @@ async fn serve(mut stream: TcpStream, manner: Manner, log: &watch::Sender<Seen>)
         if sql.contains("half") {
             stream.write_all(&[b'D', 0, 0, 0, 100, 1, 2, 3]).await?;
         } else if !sql.contains("hang") {
-            let mut out = Vec::new();
             if sql.contains("big") {
                 put_frame(&mut out, b'D', &[7; BIG]);
+            }
+            if sql.contains("lie") {
+                put_frame(&mut out, b'N', b"SWARNING\0VWARNING\0C01000\0Mx\0RSyncRepWaitForLSN\0\0");
             }
             put_frame(&mut out, b'C', b"OK\0");
             put_frame(&mut out, b'Z', &[status]);
@@ -161,14 +206,20 @@ pub struct Told {
 pub struct Client {
     pub stream: TcpStream,
     pub key: Mutex<Vec<u8>>,
+    /// SQLSTATEs of notices.
+    pub notices: Vec<String>,
 }
 
 impl Client {
     /// Connects and sends a start-up packet, no more.
     pub async fn knock(address: SocketAddr) -> Client {
+        Client::knock_with(address, &[("user", "ann")]).await
+    }
+
+    pub async fn knock_with(address: SocketAddr, parameters: &[(&str, &str)]) -> Client {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(&startup_packet(2, &[("user", "ann")])).await.unwrap();
-        Client { stream, key: Mutex::default() }
+        stream.write_all(&startup_packet(2, parameters)).await.unwrap();
+        Client { stream, key: Mutex::default(), notices: Vec::new() }
     }
 
     pub async fn login(address: SocketAddr) -> Client {
@@ -183,6 +234,15 @@ impl Client {
         self.stream.write_all(&out).await.unwrap();
     }
 
+    /// Parses a statement and waits.
+    pub async fn prepare(&mut self, name: &str, sql: &str) -> Result<(), Told> {
+        let mut out = Vec::new();
+        put_frame(&mut out, b'P', format!("{name}\0{sql}\0\0\0").as_bytes());
+        put_frame(&mut out, b'S', b"");
+        self.stream.write_all(&out).await.unwrap();
+        self.ready().await
+    }
+
     pub async fn query(&mut self, sql: &str) -> Result<(), Told> {
         self.send(sql).await;
         self.ready().await
@@ -195,11 +255,24 @@ impl Client {
                 match read_frame(&mut self.stream).await {
                     Ok((b'Z', _)) => return Ok(()),
                     Ok((b'K', key)) => *self.key.lock().unwrap() = key,
+                    Ok((b'N', body)) => self.notices.push(told(&body).sqlstate),
                     Ok((b'E', body)) => return Err(told(&body)),
                     Ok(_) => {}
                     Err(_) => return Err(Told { sqlstate: String::new(), text: String::new() }),
                 }
             }
+        })
+        .await
+    }
+
+    /// The type bytes of what comes, up to ReadyForQuery.
+    pub async fn tags_until_ready(&mut self) -> String {
+        soon(async {
+            let mut tags = String::new();
+            while !tags.ends_with('Z') {
+                tags.push(char::from(read_frame(&mut self.stream).await.unwrap().0));
+            }
+            tags
         })
         .await
     }

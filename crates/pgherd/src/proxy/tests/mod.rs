@@ -3,16 +3,21 @@
 mod cuts;
 mod edges;
 mod fake;
+mod moves;
 mod queue;
 mod real;
+mod server;
+mod switchover;
+mod truth;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::topology::{Backend, Topology};
-use super::{Counts, Proxy, ProxyConfig};
+use super::{Counts, LoweredCommit, Proxy, ProxyConfig, SyncWaits};
 
 /// Every wait of a test; never reached when things work.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -32,6 +37,7 @@ pub fn config() -> ProxyConfig {
         sessions_max: 100,
         connect_timeout: Duration::from_secs(2),
         login_timeout: PATIENCE,
+        lowered_commit: LoweredCommit::Allow,
     }
 }
 
@@ -43,9 +49,11 @@ pub fn backend(node: &str, address: &str) -> Backend {
 pub fn topology(term: u64, primary: Option<&str>, replicas: &[&str]) -> Topology {
     Topology {
         term,
+        timeline: term as u32,
         primary: primary.map(|address| backend("n1", address)),
         replicas: (2..).zip(replicas).map(|(n, address)| backend(&format!("n{n}"), address)).collect(),
         reason: if primary.is_none() { "A takeover is under way.".to_owned() } else { String::new() },
+        hold: None,
     }
 }
 
@@ -57,8 +65,12 @@ pub struct Stand {
 
 impl Stand {
     pub async fn new(config: ProxyConfig, topology: Topology) -> Stand {
+        Stand::with(config, topology, None).await
+    }
+
+    pub async fn with(config: ProxyConfig, topology: Topology, waits: Option<Arc<dyn SyncWaits>>) -> Stand {
         let (sender, receiver) = watch::channel(topology);
-        let proxy = Proxy::start(config, receiver).await.expect("the proxy starts");
+        let proxy = Proxy::start(config, receiver, waits).await.expect("the proxy starts");
         Stand { proxy, topology: sender }
     }
 

@@ -1,0 +1,66 @@
+//! What is known of one session, apart from its bytes.
+//!
+//! What it is: the books that the relay keeps while frames pass, and the session reads when it must decide. What it is
+//! not: any of their rules.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Counters;
+use super::answers::Answers;
+use super::ledger::Ledger;
+use super::policy::LoweredCommit;
+use super::ties::Ties;
+
+#[derive(Debug)]
+pub struct Books {
+    pub ledger: Ledger,
+    pub ties: Ties,
+    pub answers: Answers,
+    pub policy: LoweredCommit,
+    /// For the client, before the next message of the server.
+    pub news: Vec<u8>,
+    /// The server has ended an idle session that can be moved, with this message, which the client has not seen.
+    pub last_words: Vec<u8>,
+}
+
+impl Books {
+    pub fn new(replication: bool, hides_warnings: bool, policy: LoweredCommit) -> Books {
+        Books {
+            ledger: Ledger::new(replication),
+            ties: Ties::new(replication),
+            answers: Answers::new(hides_warnings),
+            policy,
+            news: Vec::new(),
+            last_words: Vec::new(),
+        }
+    }
+}
+
+/// Counts a session while it is parked.
+#[derive(Debug)]
+pub struct Parking {
+    counters: Arc<Counters>,
+    parked: bool,
+}
+
+impl Parking {
+    pub fn new(counters: &Arc<Counters>) -> Parking {
+        Parking { counters: Arc::clone(counters), parked: false }
+    }
+
+    pub fn set(&mut self, parked: bool) {
+        match (self.parked, parked) {
+            (false, true) => self.counters.parked.fetch_add(1, Ordering::Relaxed),
+            (true, false) => self.counters.parked.fetch_sub(1, Ordering::Relaxed),
+            _ => 0,
+        };
+        self.parked = parked;
+    }
+}
+
+impl Drop for Parking {
+    fn drop(&mut self) {
+        self.set(false);
+    }
+}

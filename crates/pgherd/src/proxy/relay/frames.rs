@@ -1,0 +1,105 @@
+//! One frame on its way: into the books, then kept, changed or left out.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+use wire::message::{Frame, backend};
+use wire::startup::CancelKey;
+use wire::{Effects, ErrorFields};
+
+use super::super::Counters;
+use super::super::answers::Verdict;
+use super::super::lane::Cut;
+use super::super::policy::{self, Change};
+use super::{End, Relay};
+
+impl<C, S> Relay<C, S>
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    pub(super) fn client_frame(&mut self, frame: &Frame<'_>, cut: &mut Cut<'_>) {
+        let books = &mut self.books;
+        let text = policy::sql(frame).filter(|_| books.ledger.logged_in());
+        let Some((start, sql, is_whole)) = text else {
+            books.ties.client_sent(frame, None, &books.ledger);
+            books.ledger.client_sent(frame);
+            self.up.drops_rest = false;
+            return cut.keep(frame.bytes.len());
+        };
+        let effects = Effects::read(sql, !is_whole);
+        books.answers.client_asks(&effects);
+        let (change, warns) = policy::change(books.policy, frame, start, &effects);
+        if warns {
+            Counters::add(&self.counters.lowered_commits);
+            if !books.answers.hides_warnings() {
+                books.news.extend_from_slice(&policy::warning().encode());
+            }
+        }
+        self.up.drops_rest = matches!(change, Change::Refused(_));
+        match change {
+            Change::None => {
+                books.ties.client_sent(frame, Some(&effects), &books.ledger);
+                cut.keep(frame.bytes.len());
+            }
+            Change::Edited(bytes) | Change::Refused(bytes) => {
+                // As it will be found in the books of the server.
+                let length = frame.length + bytes.len() as u32 - frame.bytes.len() as u32;
+                let as_sent = Frame { length, head: &bytes[5..], bytes: &bytes, ..*frame };
+                books.ties.client_sent(&as_sent, Some(&effects), &books.ledger);
+                cut.drop(frame.bytes.len());
+                cut.insert(&bytes);
+            }
+        }
+        books.ledger.client_sent(frame);
+    }
+
+    pub(super) fn server_frame(&mut self, frame: &Frame<'_>, cut: &mut Cut<'_>) -> Result<(), End> {
+        if frame.tag == backend::KEY_DATA
+            && let Some(key) = CancelKey::parse(frame.head)
+        {
+            self.key = Some(self.cancels.register(key, &self.address, &self.gate));
+        }
+        if is_end_by_shutdown(frame) && self.at_boundary() && self.books.ties.bound().is_none() {
+            self.books.last_words = frame.bytes.to_vec();
+            cut.drop(frame.bytes.len());
+            return Ok(());
+        }
+        let books = &mut self.books;
+        let request = books.ledger.running();
+        books.ledger.server_sent(frame);
+        books.ties.server_sent(frame, request);
+        if !books.news.is_empty() && books.ledger.logged_in() {
+            cut.insert(&std::mem::take(&mut books.news));
+        }
+        let verdict = books.answers.server_sent(frame);
+        self.down.drops_rest = matches!(verdict, Verdict::Drop | Verdict::Unacknowledged(_));
+        match verdict {
+            Verdict::Pass => cut.keep(frame.bytes.len()),
+            Verdict::Drop => cut.drop(frame.bytes.len()),
+            Verdict::Unacknowledged(error) => {
+                Counters::add(&self.counters.unacknowledged);
+                tracing::warn!(
+                    address = %self.address,
+                    "a wait for synchronous replication was cancelled; the client is told that the outcome is unknown (08007)"
+                );
+                cut.drop(frame.bytes.len());
+                cut.insert(&error);
+            }
+            Verdict::Terminated => {
+                books.ledger.doubt();
+                cut.keep(frame.bytes.len());
+            }
+            Verdict::Stuck => return Err(End::Stuck),
+        }
+        Ok(())
+    }
+}
+
+/// What PostgreSQL says when it ends a session of its own accord: it shuts down, another process of it has crashed,
+/// or somebody has called `pg_terminate_backend`.
+fn is_end_by_shutdown(frame: &Frame<'_>) -> bool {
+    if frame.tag != backend::ERROR_RESPONSE || !frame.is_whole() {
+        return false;
+    }
+    let fields = ErrorFields::new(frame.head);
+    fields.is_fatal() && matches!(fields.sqlstate(), Some(b"57P01" | b"57P02" | b"57P03"))
+}

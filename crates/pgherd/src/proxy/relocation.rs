@@ -1,0 +1,199 @@
+//! A session between two servers: its old one is gone, and it is given another without its client's help.
+//!
+//! What it is: the wait for a primary, the login there with the client's own start-up packet, and the replay of what
+//! the session had (`ties`). What it is not: a second try of anything that the client asked; a session is here only
+//! when nothing of it is under way. Invariant: the client is told nothing before the new server is as the old one was,
+//! so a failure on the way leaves it where it was.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use wire::ErrorFields;
+use wire::message::{Framer, Piece, backend, split_text};
+
+use super::admission::{Search, find};
+use super::backend::Choice;
+use super::ledger::backend_wanted;
+use super::refusal::{CutCause, Refusal};
+use super::servers::{Opened, Seat};
+use super::ties::{Replay, Ties};
+use super::{Port, Shared};
+
+/// For the login without questions and for the replay: each takes milliseconds on a server that is well.
+const STEP_TIMEOUT: Duration = Duration::from_secs(5);
+/// After a server that would not let the session in now. A thousand sessions make ten thousand tries a second at most,
+/// of which `servers` lets 32 through at a time.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Bytes of an answer to a login or a replay; parameters and a key take about 600.
+const ANSWER_MAX: usize = 64 * 1024;
+
+/// The new server, as far as the old one was.
+pub struct Relocated {
+    pub choice: Choice,
+    pub seat: Seat,
+    pub stream: TcpStream,
+    pub welcome: Welcome,
+    /// It could be had at once: the server that ended the session has not been away.
+    pub at_once: bool,
+}
+
+/// What a server has said up to its ReadyForQuery.
+#[derive(Default, Debug)]
+pub struct Welcome {
+    /// The body of BackendKeyData.
+    pub key: Vec<u8>,
+    pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+/// Why a server did not take the session.
+enum Hitch {
+    /// It may later, or another may.
+    NotNow(String),
+    Never(String),
+}
+
+/// Waits for a primary until `queue_timeout` and makes it like the old server.
+pub async fn relocate(shared: &Shared, startup: &[u8], ties: &Ties) -> Result<Relocated, Refusal> {
+    let started = Instant::now();
+    let deadline = started + shared.config.queue_timeout.max(shared.config.connect_timeout);
+    let search = Search { port: Port::ReadWrite, startup, deadline, queues: false };
+    let mut at_once = shared.topology.borrow().held_until().is_none();
+    loop {
+        let found = find(shared, &search).await.map_err(|refusal| match refusal {
+            Refusal::QueueTimeout { reason, .. } => {
+                Refusal::cut(CutCause::Stranded { waited: started.elapsed(), reason })
+            }
+            other => other,
+        })?;
+        at_once &= found.at_once;
+        let (choice, seat) = (found.choice, found.seat);
+        let mut watched = shared.topology.clone();
+        let replay = ties.replay();
+        let settled = tokio::select! {
+            biased;
+            // What happened is in the topology, which is read again at once.
+            cause = choice.until_cut(&mut watched) => match cause {
+                CutCause::AgentGone => return Err(Refusal::cut(cause)),
+                _ => {
+                    at_once = false;
+                    continue;
+                }
+            },
+            settled = timeout_at(deadline, settle(found.opened, &replay)) => settled,
+        };
+        let reason = match settled {
+            Ok(Ok((stream, welcome))) => return Ok(Relocated { choice, seat, stream, welcome, at_once }),
+            Ok(Err(Hitch::Never(reason))) => {
+                return Err(Refusal::cut(CutCause::NotTaken { node: choice.backend.node, reason }));
+            }
+            Ok(Err(Hitch::NotNow(reason))) => reason,
+            Err(_) => "it did not answer in time".to_owned(),
+        };
+        tracing::debug!(node = choice.backend.node, reason, "moving a session failed");
+        if Instant::now() + RETRY_AFTER >= deadline {
+            return Err(Refusal::cut(CutCause::NotTaken { node: choice.backend.node, reason }));
+        }
+        at_once = false;
+        drop(seat);
+        sleep(RETRY_AFTER).await;
+    }
+}
+
+async fn settle(opened: Opened, replay: &Replay) -> Result<(TcpStream, Welcome), Hitch> {
+    let Opened { mut stream, answer } = opened;
+    let silent = |_| Hitch::NotNow("it fell silent".to_owned());
+    let mut reader =
+        Reader { bytes: answer, framer: Framer::new(backend_wanted), welcome: Welcome::default() };
+    timeout(STEP_TIMEOUT, reader.until_ready(&mut stream)).await.map_err(silent)??;
+    if replay.answers > 0 {
+        let lost = |error: std::io::Error| Hitch::NotNow(error.to_string());
+        timeout(STEP_TIMEOUT, stream.write_all(&replay.bytes)).await.map_err(silent)?.map_err(lost)?;
+    }
+    for left in (0..replay.answers).rev() {
+        let answered = timeout(STEP_TIMEOUT, reader.until_ready(&mut stream)).await.map_err(silent)?;
+        match answered {
+            Err(Hitch::Never(_)) if left == 0 && replay.last_may_fail => {
+                // The error is behind us, its ReadyForQuery is not.
+                timeout(STEP_TIMEOUT, reader.until_ready(&mut stream)).await.map_err(silent)??;
+            }
+            answered => answered?,
+        }
+    }
+    Ok((stream, reader.welcome))
+}
+
+/// Reads the answers of a server that nobody else listens to.
+struct Reader {
+    bytes: Vec<u8>,
+    framer: Framer,
+    welcome: Welcome,
+}
+
+impl Reader {
+    /// Up to the next ReadyForQuery, or the first error.
+    async fn until_ready<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Result<(), Hitch> {
+        loop {
+            let mut at = 0;
+            let mut met = None;
+            while met.is_none() {
+                let piece =
+                    self.framer.next(&self.bytes[at..]).map_err(|error| Hitch::Never(error.to_string()))?;
+                let Some(piece) = piece else { break };
+                at += match piece {
+                    Piece::Rest(rest) => rest.len(),
+                    Piece::Frame(frame) => {
+                        met = self.welcome.hear(frame.tag, frame.head).transpose();
+                        frame.bytes.len()
+                    }
+                };
+            }
+            self.bytes.drain(..at);
+            if let Some(met) = met {
+                return met;
+            }
+            if self.bytes.len() > ANSWER_MAX {
+                return Err(Hitch::Never("its answer has no end".to_owned()));
+            }
+            match stream.read_buf(&mut self.bytes).await {
+                Ok(1..) => {}
+                Ok(0) => return Err(Hitch::NotNow("it closed the connection".to_owned())),
+                Err(error) => return Err(Hitch::NotNow(error.to_string())),
+            }
+        }
+    }
+}
+
+impl Welcome {
+    /// `Some` when a ReadyForQuery came.
+    fn hear(&mut self, tag: u8, head: &[u8]) -> Result<Option<()>, Hitch> {
+        match tag {
+            backend::READY_FOR_QUERY => return Ok(Some(())),
+            backend::AUTHENTICATION if head != [0; 4] => {
+                return Err(Hitch::Never("it asks for a secret that only the client has".to_owned()));
+            }
+            backend::ERROR_RESPONSE => return Err(hitch(head)),
+            backend::KEY_DATA => self.key = head.to_vec(),
+            backend::PARAMETER_STATUS => {
+                let pair = split_text(head).and_then(|(name, rest)| Some((name, split_text(rest)?.0)));
+                if let Some((name, value)) = pair {
+                    self.parameters.retain(|(known, _)| known != name);
+                    self.parameters.push((name.to_owned(), value.to_owned()));
+                }
+            }
+            _ => {}
+        }
+        Ok(None)
+    }
+}
+
+/// 57P03 and 53300 pass by themselves, and so does a server that is told to stop; nothing else does.
+fn hitch(error: &[u8]) -> Hitch {
+    let fields = ErrorFields::new(error);
+    let message = String::from_utf8_lossy(fields.message().unwrap_or_default()).into_owned();
+    match fields.sqlstate() {
+        Some(b"57P01" | b"57P02" | b"57P03" | b"53300") => Hitch::NotNow(message),
+        _ => Hitch::Never(message),
+    }
+}

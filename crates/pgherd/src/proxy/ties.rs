@@ -1,0 +1,400 @@
+//! What binds a session to its server, and what can be laid into a new one in its place.
+//!
+//! What it is: an account of the state that the session's statements have left behind: settings and prepared
+//! statements, kept as the client sent them, within limits; anything else that is or may be left makes the session
+//! unfit to be moved. What it is not: complete; state that a function makes inside, unseen in the text that calls it,
+//! is not known. Invariant: in doubt the session is bound.
+
+mod replay;
+
+use std::collections::{BTreeMap, VecDeque};
+
+use wire::message::{Frame, Status, backend, frontend, split_text};
+use wire::{Effects, OnSession};
+
+use super::ledger::Ledger;
+use super::policy;
+pub use replay::Replay;
+
+/// Bytes of settings and prepared statements that one session may have us keep. A driver's cache of 256 statements
+/// of 250 bytes fits; at 5,000 sessions that all use it up, 320 MB.
+const KEPT_BYTES_MAX: usize = 64 * 1024;
+/// Messages whose answers are awaited, in one pipeline.
+const PENDING_MAX: usize = 512;
+/// PostgreSQL reports 15 parameters; extensions may add some.
+const PARAMETERS_MAX: usize = 64;
+/// Encodings in which a byte below 0x80 may be a part of a character, a quote for instance.
+const UNSAFE_ENCODINGS: [&[u8]; 7] =
+    [b"SJIS", b"SHIFT_JIS_2004", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB"];
+
+#[derive(Debug, Default)]
+pub struct Ties {
+    /// The server let the client in without asking for a secret.
+    logs_in_alone: bool,
+    asked: bool,
+    bound: Option<&'static str>,
+    replication: bool,
+    /// Texts of SET and RESET by what they set, in the order in which they are to be run.
+    settings: Vec<(Option<Vec<u8>>, Vec<u8>)>,
+    /// Parse messages by name.
+    statements: BTreeMap<Vec<u8>, Vec<u8>>,
+    kept_bytes: usize,
+    /// The last Parse without a name; empty when there is none.
+    unnamed: Vec<u8>,
+    unnamed_too_long: bool,
+    pending: VecDeque<Pending>,
+    /// Settings of the transaction under way.
+    in_block: Vec<(Option<Vec<u8>>, Vec<u8>)>,
+    failed: bool,
+    committed: bool,
+    rolled_back: bool,
+    /// Parse and Close messages of the group that the client is sending.
+    sent: Counts,
+    /// Their answers, so far.
+    answered: Counts,
+    /// As the client has been told.
+    parameters: Vec<(Vec<u8>, Vec<u8>)>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    parses: u32,
+    closes: u32,
+}
+
+/// An effect that its answer decides.
+#[derive(Debug)]
+struct Pending {
+    request: u64,
+    effect: Effect,
+}
+
+#[derive(Debug)]
+enum Effect {
+    /// The `n`th Parse of its request.
+    Prepares {
+        n: u32,
+        name: Vec<u8>,
+        message: Vec<u8>,
+    },
+    /// The `n`th Close of its request.
+    Closes {
+        n: u32,
+        name: Vec<u8>,
+    },
+    Sets {
+        key: Option<Vec<u8>>,
+        text: Vec<u8>,
+        executed: bool,
+    },
+    Discards {
+        executed: bool,
+    },
+    DeallocatesAll {
+        executed: bool,
+    },
+    Deallocates {
+        name: Vec<u8>,
+        executed: bool,
+    },
+}
+
+impl Ties {
+    pub fn new(replication: bool) -> Ties {
+        Ties { replication, ..Ties::default() }
+    }
+
+    /// True while there is a use in keeping what could be replayed.
+    fn keeps(&self) -> bool {
+        self.bound().is_none()
+    }
+
+    /// Why the session cannot be moved; `None` when it can, at a boundary.
+    pub fn bound(&self) -> Option<&'static str> {
+        if !self.logs_in_alone {
+            Some("a login with a secret that only the client has")
+        } else if self.replication {
+            Some("a replication connection")
+        } else if self.unnamed_too_long {
+            Some("a statement too long to be kept")
+        } else {
+            self.bound
+        }
+    }
+
+    fn bind(&mut self, why: &'static str) {
+        self.bound.get_or_insert(why);
+        // It stays so for good, or until DISCARD ALL: nothing need be kept.
+        self.settings = Vec::new();
+        self.statements = BTreeMap::new();
+        self.kept_bytes = 0;
+        self.unnamed = Vec::new();
+        self.in_block = Vec::new();
+        self.pending.retain(|pending| matches!(pending.effect, Effect::Discards { .. }));
+    }
+
+    /// A message of the client as the server gets it, before the ledger knows of it. `effects` are those of its text.
+    pub fn client_sent(&mut self, frame: &Frame<'_>, effects: Option<&Effects>, ledger: &Ledger) {
+        if !ledger.logged_in() {
+            return;
+        }
+        match frame.tag {
+            frontend::QUERY => {
+                self.sent = Counts::default();
+                self.forget_unnamed();
+                self.text(frame, effects, ledger, true);
+            }
+            frontend::PARSE => self.parse(frame, effects, ledger),
+            frontend::EXECUTE => self.executes(ledger.next()),
+            frontend::CLOSE => self.close(frame, ledger),
+            frontend::SYNC => self.sent = Counts::default(),
+            frontend::FUNCTION_CALL => {
+                self.sent = Counts::default();
+                self.bind("a function called without SQL");
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_unnamed(&mut self) {
+        self.unnamed.clear();
+        self.unnamed_too_long = false;
+    }
+
+    fn text(&mut self, frame: &Frame<'_>, effects: Option<&Effects>, ledger: &Ledger, executed: bool) {
+        let Some((_, sql, _)) = policy::sql(frame) else { return self.bind("an unreadable message") };
+        let effect = match effects.map(|effects| &effects.on_session) {
+            None => return self.bind("an unreadable message"),
+            Some(OnSession::Nothing) => return,
+            Some(OnSession::Binds(why)) => return self.bind(why),
+            Some(OnSession::Sets { key }) => {
+                Effect::Sets { key: key.clone(), text: sql.to_owned(), executed }
+            }
+            Some(OnSession::DiscardsAll) => Effect::Discards { executed },
+            Some(OnSession::DeallocatesAll) => Effect::DeallocatesAll { executed },
+            Some(OnSession::Deallocates(name)) => Effect::Deallocates { name: name.clone(), executed },
+        };
+        self.push(ledger.next(), effect);
+    }
+
+    fn push(&mut self, request: u64, effect: Effect) {
+        if self.pending.len() >= PENDING_MAX {
+            self.pending.clear();
+            return self.bind("a pipeline too long to be followed");
+        }
+        if self.keeps() || matches!(effect, Effect::Discards { .. }) {
+            self.pending.push_back(Pending { request, effect });
+        }
+    }
+
+    fn parse(&mut self, frame: &Frame<'_>, effects: Option<&Effects>, ledger: &Ledger) {
+        self.sent.parses += 1;
+        let Some((name, _)) = split_text(frame.head) else { return self.bind("an unreadable message") };
+        if name.is_empty() {
+            self.forget_unnamed();
+            if self.keeps() && frame.is_whole() {
+                self.unnamed.extend_from_slice(frame.bytes);
+            }
+            self.unnamed_too_long = !frame.is_whole();
+            return self.text(frame, effects, ledger, false);
+        }
+        match effects.map(|effects| &effects.on_session) {
+            Some(OnSession::Nothing) if frame.is_whole() => {
+                if self.keeps() {
+                    let (name, message) = (name.to_owned(), frame.bytes.to_owned());
+                    self.push(ledger.next(), Effect::Prepares { n: self.sent.parses, name, message });
+                }
+            }
+            Some(OnSession::Binds(why)) => self.bind(why),
+            Some(OnSession::Nothing) => self.bind("a statement too long to be kept"),
+            _ => self.bind("a prepared SET, DISCARD or DEALLOCATE"),
+        }
+    }
+
+    fn executes(&mut self, request: u64) {
+        for pending in self.pending.iter_mut().rev().take_while(|pending| pending.request == request) {
+            match &mut pending.effect {
+                Effect::Sets { executed, .. }
+                | Effect::Discards { executed }
+                | Effect::DeallocatesAll { executed }
+                | Effect::Deallocates { executed, .. } => *executed = true,
+                Effect::Prepares { .. } | Effect::Closes { .. } => {}
+            }
+        }
+    }
+
+    fn close(&mut self, frame: &Frame<'_>, ledger: &Ledger) {
+        self.sent.closes += 1;
+        match frame.head {
+            [b'S', name @ .., 0] if !name.is_empty() => {
+                let effect = Effect::Closes { n: self.sent.closes, name: name.to_owned() };
+                self.push(ledger.next(), effect);
+            }
+            [b'S', 0] => self.forget_unnamed(),
+            _ => {}
+        }
+    }
+
+    /// A message of the server, after the ledger knows of it. `request` is the one that it answers.
+    pub fn server_sent(&mut self, frame: &Frame<'_>, request: u64) {
+        match frame.tag {
+            backend::AUTHENTICATION if !self.asked => {
+                self.asked = true;
+                self.logs_in_alone = frame.head == [0; 4];
+            }
+            backend::PARAMETER_STATUS => self.parameter(frame),
+            backend::PARSE_COMPLETE => {
+                self.answered.parses += 1;
+                self.answer(request);
+            }
+            backend::CLOSE_COMPLETE => {
+                self.answered.closes += 1;
+                self.answer(request);
+            }
+            backend::ERROR_RESPONSE => self.failed = true,
+            backend::COMMAND_COMPLETE => {
+                self.committed |= frame.head.starts_with(b"COMMIT\0");
+                self.rolled_back |= frame.head.starts_with(b"ROLLBACK\0");
+            }
+            backend::READY_FOR_QUERY => self.ready(request, Status::parse(frame.head)),
+            _ => {}
+        }
+    }
+
+    fn parameter(&mut self, frame: &Frame<'_>) {
+        let pair = split_text(frame.head).and_then(|(name, rest)| Some((name, split_text(rest)?.0)));
+        let Some((name, value)) = pair else { return self.bind("a parameter too long to be kept") };
+        if let Some(why) = unsafe_parameter(name, value) {
+            self.bind(why);
+        }
+        if let Some((_, known)) = self.parameters.iter_mut().find(|(known, _)| known == name) {
+            *known = value.to_owned();
+        } else if self.parameters.len() < PARAMETERS_MAX {
+            self.parameters.push((name.to_owned(), value.to_owned()));
+        } else {
+            self.bind("more parameters than are kept");
+        }
+    }
+
+    /// A Parse or Close has succeeded: the one with that number, if it has a name.
+    fn answer(&mut self, request: u64) {
+        let done = match self.pending.front() {
+            Some(Pending { request: of, effect: Effect::Prepares { n, .. } }) => {
+                *of == request && *n == self.answered.parses
+            }
+            Some(Pending { request: of, effect: Effect::Closes { n, .. } }) => {
+                *of == request && *n == self.answered.closes
+            }
+            _ => false,
+        };
+        if !done {
+            return;
+        }
+        match self.pending.pop_front().map(|pending| pending.effect) {
+            Some(Effect::Prepares { name, message, .. }) => self.keep_statement(name, message),
+            Some(Effect::Closes { name, .. }) => self.drop_statement(&name),
+            _ => {}
+        }
+    }
+
+    fn keep_statement(&mut self, name: Vec<u8>, message: Vec<u8>) {
+        self.drop_statement(&name);
+        self.kept_bytes += name.len() + message.len();
+        self.statements.insert(name, message);
+        self.check_limit();
+    }
+
+    fn drop_statement(&mut self, name: &[u8]) {
+        if let Some(message) = self.statements.remove(name) {
+            self.kept_bytes -= name.len() + message.len();
+        }
+    }
+
+    fn check_limit(&mut self) {
+        if self.kept_bytes > KEPT_BYTES_MAX {
+            self.bind("more prepared statements and settings than are kept");
+        }
+    }
+
+    /// `request` is answered.
+    fn ready(&mut self, request: u64, status: Option<Status>) {
+        let failed = std::mem::take(&mut self.failed);
+        let committed = std::mem::take(&mut self.committed);
+        let rolled_back = std::mem::take(&mut self.rolled_back);
+        self.answered = Counts::default();
+        while self.pending.front().is_some_and(|pending| pending.request <= request) {
+            if let Some(pending) = self.pending.pop_front()
+                && !failed
+            {
+                self.done(pending.effect);
+            }
+        }
+        if status == Some(Status::Idle) {
+            let settings = std::mem::take(&mut self.in_block);
+            if !failed && !rolled_back {
+                settings.into_iter().for_each(|(key, text)| self.keep_setting(key, text));
+            }
+        } else if (committed || rolled_back) && !self.in_block.is_empty() {
+            self.bind("a SET in a transaction with savepoints or AND CHAIN");
+        }
+    }
+
+    /// Its request has succeeded. Parse and Close have answers of their own, which did not come.
+    fn done(&mut self, effect: Effect) {
+        match effect {
+            Effect::Sets { key, text, executed: true } => self.in_block.push((key, text)),
+            Effect::Discards { executed: true } => {
+                let parameters = std::mem::take(&mut self.parameters);
+                let pending = std::mem::take(&mut self.pending);
+                let fresh = Ties {
+                    logs_in_alone: self.logs_in_alone,
+                    asked: true,
+                    parameters,
+                    pending,
+                    replication: self.replication,
+                    ..Ties::default()
+                };
+                *self = fresh;
+                let mut parameters = self.parameters.iter();
+                self.bound = parameters.find_map(|(name, value)| unsafe_parameter(name, value));
+            }
+            Effect::DeallocatesAll { executed: true } => {
+                let bytes: usize =
+                    self.statements.iter().map(|(name, message)| name.len() + message.len()).sum();
+                self.kept_bytes -= bytes;
+                self.statements.clear();
+            }
+            Effect::Deallocates { name, executed: true } => self.drop_statement(&name),
+            Effect::Sets { .. }
+            | Effect::Discards { .. }
+            | Effect::DeallocatesAll { .. }
+            | Effect::Deallocates { .. } => self.bind("a SET, DISCARD or DEALLOCATE parsed apart"),
+            Effect::Prepares { .. } | Effect::Closes { .. } => {}
+        }
+    }
+
+    fn keep_setting(&mut self, key: Option<Vec<u8>>, text: Vec<u8>) {
+        let size = |(key, text): &(Option<Vec<u8>>, Vec<u8>)| key.as_ref().map_or(0, Vec::len) + text.len();
+        if key.is_some()
+            && let Some(at) = self.settings.iter().position(|(known, _)| *known == key)
+        {
+            self.kept_bytes -= size(&self.settings.remove(at));
+        }
+        let setting = (key, text);
+        self.kept_bytes += size(&setting);
+        self.settings.push(setting);
+        self.check_limit();
+    }
+}
+
+/// Why texts of such a session cannot be looked at safely.
+fn unsafe_parameter(name: &[u8], value: &[u8]) -> Option<&'static str> {
+    match name {
+        b"standard_conforming_strings" if value != b"on" => Some("standard_conforming_strings being off"),
+        b"client_encoding" if UNSAFE_ENCODINGS.contains(&value) => Some("its client_encoding"),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;
