@@ -51,14 +51,23 @@ fn divergent_wal_is_discarded_but_kept() {
     cluster.wait_until_whole();
     let rows = rows_of(cluster.node(&old)).unwrap();
     assert!(!rows.contains(&DIVERGENT), "{old} follows the history of {new}");
-    let events = pgherd(&["events", "--json", "--limit", "1000", "--dir", cluster.dir().to_str().unwrap()]);
-    let events = String::from_utf8(events.stdout).unwrap();
+    let events = wait_for("the listing to be an event", LOCAL_TIMEOUT, || {
+        let dir = cluster.dir();
+        let events = pgherd(&["events", "--json", "--limit", "1000", "--dir", dir.to_str().unwrap()]);
+        Some(String::from_utf8(events.stdout).unwrap()).filter(|events| events.contains("left history at"))
+    });
     assert!(events.contains("rewind"), "rewinding is an event:\n{events}");
     assert!(
         kept_wal(&cluster.node(&old).dir),
         "the discarded WAL is kept in {}",
         cluster.node(&old).dir.display()
     );
+    // What left history is counted, named and shown until somebody has seen it.
+    let lost = || tests::status::ask(cluster.node(&old).http)?.node(&old)?.condition.lost.first().cloned();
+    let lost = wait_for("the lost writes to be shown", LOCAL_TIMEOUT, lost);
+    assert!(lost.transactions >= 1 && lost.relations == 1 && lost.bytes > 0, "{lost:?}");
+    let listing = std::fs::read_to_string(&lost.listed).unwrap();
+    assert!(listing.contains("postgres.public.ledger"), "{listing}");
     ledger.finish_and_check(&cluster);
 }
 

@@ -122,6 +122,66 @@ impl SmallDisk {
     }
 }
 
+/// A file system of its own on a loop device, which can stall: what is written to it waits, and nothing is lost.
+pub struct StallingDisk {
+    at: PathBuf,
+    image: PathBuf,
+}
+
+impl StallingDisk {
+    /// `None`, and the test is reported as skipped, where there are no loop devices for us.
+    pub fn mount(at: &Path, megabytes: u64) -> Option<StallingDisk> {
+        let image = at.with_extension("image");
+        fs::create_dir_all(at).expect("a place for the disk");
+        fs::File::create(&image).and_then(|file| file.set_len(megabytes << 20)).expect("an image");
+        let steps = [
+            vec!["mkfs.ext4".as_ref(), "-q".as_ref(), image.as_os_str()],
+            vec!["mount".as_ref(), "-o".as_ref(), "loop".as_ref(), image.as_os_str(), at.as_os_str()],
+            // Where it cannot be frozen the test would prove nothing.
+            vec!["fsfreeze".as_ref(), "--freeze".as_ref(), at.as_os_str()],
+        ];
+        let disk = StallingDisk { at: at.to_owned(), image: image.clone() };
+        for step in steps {
+            match Command::new(step[0]).args(&step[1..]).output() {
+                Ok(output) if output.status.success() => {}
+                outcome => {
+                    skipped(format_args!(
+                        "a stalled disk needs root, a loop device and fsfreeze: {outcome:?}"
+                    ));
+                    return None;
+                }
+            }
+        }
+        disk.thaw();
+        Some(disk)
+    }
+
+    pub fn stall(&self) {
+        run(Command::new("fsfreeze").arg("--freeze").arg(&self.at));
+    }
+
+    pub fn thaw(&self) {
+        run(Command::new("fsfreeze").arg("--unfreeze").arg(&self.at));
+    }
+}
+
+impl Drop for StallingDisk {
+    fn drop(&mut self) {
+        // It may be thawed, or not mounted at all. Who waits for a frozen disk cannot even be killed.
+        let _ = Command::new("fsfreeze").arg("--unfreeze").arg(&self.at).output();
+        let _ = Command::new("umount").arg("--lazy").arg(&self.at).output();
+        let _ = fs::remove_file(&self.image);
+    }
+}
+
+/// Moves the WAL of a stopped server to `disk` and leaves a link, as an administrator would.
+pub fn move_wal(data: &Path, disk: &Path) {
+    let (wal, moved) = (data.join("pg_wal"), disk.join("pg_wal"));
+    run(Command::new("cp").arg("-a").arg(&wal).arg(&moved));
+    fs::remove_dir_all(&wal).expect("the old WAL directory goes");
+    std::os::unix::fs::symlink(&moved, &wal).expect("a link to the new one");
+}
+
 impl Drop for SmallDisk {
     fn drop(&mut self) {
         // Lazy: what still runs there is killed by the folder's owner afterwards.

@@ -36,6 +36,8 @@ pub struct NodeStatus {
     pub sync: bool,
     pub healthy: bool,
     #[serde(default)]
+    pub condition: Condition,
+    #[serde(default)]
     pub slots: Slots,
     #[serde(default)]
     pub fencer: Option<Fencer>,
@@ -60,6 +62,34 @@ pub struct Slot {
     pub kept: bool,
     pub held_bytes: u64,
     pub owner: Option<String>,
+}
+
+/// What burdens a node.
+#[derive(Deserialize, Debug, Clone, Default)]
+#[serde(default)]
+pub struct Condition {
+    pub disk_full: bool,
+    pub free_bytes: Option<u64>,
+    pub crowded: bool,
+    pub hung: bool,
+    pub stuck: Option<String>,
+    pub lost: Vec<LostWrites>,
+    pub pending: Vec<Pending>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct LostWrites {
+    pub transactions: u64,
+    pub relations: u64,
+    pub bytes: u64,
+    pub listed: String,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct Pending {
+    pub name: String,
+    pub old: String,
+    pub new: String,
 }
 
 impl Status {

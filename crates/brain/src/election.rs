@@ -64,6 +64,7 @@ struct Candidate<'a> {
     promise: Term,
     served: Option<Term>,
     busy: Option<Operation>,
+    full: bool,
     postgres: &'a Postgres,
     slots_ready: bool,
     tags: &'a Tags,
@@ -96,6 +97,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
         promise: *promise,
         served: view.served,
         busy: view.busy,
+        full: view.condition.disk_full,
         postgres: &view.postgres,
         slots_ready: view.slots.ready(),
         tags: &view.tags,
@@ -107,6 +109,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
             promise: status.promise,
             served: status.served,
             busy: status.busy,
+            full: status.condition.disk_full,
             postgres: &status.postgres,
             slots_ready: status.slots.ready(),
             tags: &status.tags,
@@ -171,7 +174,7 @@ fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
         false => view.memory.peers.get(node).map(|heard| &heard.status.tags.zone),
     };
     Fitness {
-        eligible: !nofailover && *failover_priority > 0,
+        eligible: !nofailover && *failover_priority > 0 && !candidate.full,
         wanted: view.requests().any(named),
         priority: *failover_priority,
         slots_ready: candidate.slots_ready,
@@ -244,7 +247,8 @@ fn best<'a>(answers: impl Iterator<Item = &'a Answer> + Clone) -> Outcome {
 
 impl Tally {
     /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
-    /// The highest recorded term wins, then the highest LSN, then fitness, then the name.
+    /// The highest recorded term wins, then the highest LSN, then fitness, then the name. One whose disk is full is not fit:
+    /// another fetches its WAL first.
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
         let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
         let whole = self.answers.iter().any(|answer| answer.whole);
@@ -290,8 +294,8 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
 mod tests {
     use super::*;
     use crate::{
-        Health, Memory, Millis, Settings, SlotGate, SlotReport, Standby, Status, StoreView, SyncSet,
-        Versioned,
+        Condition, Health, Memory, Millis, Settings, SlotGate, SlotReport, Standby, Status, StoreView,
+        SyncSet, Versioned,
     };
 
     const NOW: Millis = Millis(100_000);
@@ -331,6 +335,7 @@ mod tests {
             open: false,
             postgres: standby(200),
             busy,
+            condition: Condition::default(),
             slots: SlotReport::default(),
             served: None,
             rule: String::new(),
@@ -375,6 +380,7 @@ mod tests {
         View {
             postgres: standby(100),
             busy: own,
+            condition: Condition::default(),
             store,
             memory,
             ..View::new("n1".into(), settings, durable, NOW)
@@ -444,6 +450,30 @@ mod tests {
             assert_eq!(chosen(None, Some(operation)), None, "{operation:?} on the peer");
             assert_eq!(chosen(Some(operation), None), None, "{operation:?} on this node");
         }
+    }
+
+    /// What was acknowledged may be on the full disk alone: one with room fetches it and takes over.
+    #[test]
+    fn a_full_disk_wins_nothing_and_loses_nothing() {
+        let full = Condition { disk_full: true, ..Condition::default() };
+        let mut view = view(None, None);
+        view.memory.peers.get_mut(&"n2".into()).unwrap().status.condition = full.clone();
+        match outcome(&view) {
+            Outcome::Fetch { from, by } => {
+                assert_eq!((from.node.0.as_str(), by.node.0.as_str()), ("n2", "n1"))
+            }
+            other => panic!("n2 has more, and no room: {other:?}"),
+        }
+        let winner = |view: &View| match outcome(view) {
+            Outcome::Chosen(answer) => Some(answer.node.0),
+            _ => None,
+        };
+        view.postgres = standby(200);
+        assert_eq!(winner(&view).as_deref(), Some("n1"), "both have the same");
+        view.condition = full;
+        assert_eq!(winner(&view), None, "both are full");
+        view.memory.peers.get_mut(&"n2".into()).unwrap().status.condition = Condition::default();
+        assert_eq!(winner(&view).as_deref(), Some("n2"));
     }
 
     #[test]

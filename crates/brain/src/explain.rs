@@ -76,8 +76,13 @@ fn primary_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {
         return;
     }
     explanation.why.push(counted);
-    let rank =
-        |s: &(NodeName, MemberId, Position)| (s.2, report_of(view, &s.0).is_some_and(SlotReport::ready));
+    let full = |node: &NodeName| {
+        let own = *node == view.me && view.condition.disk_full;
+        own || view.fresh_peers().any(|status| status.node == *node && status.condition.disk_full)
+    };
+    let rank = |s: &(NodeName, MemberId, Position)| {
+        (s.2, !full(&s.0), report_of(view, &s.0).is_some_and(SlotReport::ready))
+    };
     let best = answering.iter().max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| b.0.cmp(&a.0)));
     if let Some((winner, _, position)) = best {
         explanation.takes_over = Some(winner.clone());
@@ -88,6 +93,10 @@ fn primary_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {
     explanation.why.push(format!(
         "PostgreSQL's death is announced at once; a silent node is given {timeout_ms} ms; no acknowledged commit is at risk"
     ));
+    if survivors.iter().all(|(node, ..)| full(node)) {
+        explanation.takes_over = None;
+        explanation.blockers.push("no room is left on the disk of any other node".to_owned());
+    }
     let others = survivors.len().saturating_sub(1);
     if others < view.k_wanted() {
         explanation

@@ -8,6 +8,7 @@
 //! Invariant: the same view gives the same decision.
 
 mod action;
+mod condition;
 mod election;
 mod explain;
 mod fencer;
@@ -25,6 +26,7 @@ mod tags;
 mod view;
 
 pub use action::{Action, Commit, Decision, Key, Put, RuleId};
+pub use condition::{Condition, LostWrites, Pending, Progress};
 pub use election::{Answer, Outcome, Tally};
 pub use explain::{Explanation, explain};
 pub use fencer::{Fence, Fencer, FencerState, fence};

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
 use crate::{
-    Commit, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Requests,
-    Settings, SlotReport, Stage, SyncSet, Tags, Term, View, health,
+    Commit, Condition, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres,
+    Requests, Settings, SlotReport, Stage, SyncSet, Tags, Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -39,6 +39,8 @@ pub struct Status {
     pub open: bool,
     pub postgres: Postgres,
     pub busy: Option<Operation>,
+    #[serde(default)]
+    pub condition: Condition,
     pub slots: SlotReport,
     /// See [`View::served`].
     pub served: Option<Term>,
@@ -70,6 +72,7 @@ impl Status {
             open: health::open(view),
             postgres: view.postgres.clone(),
             busy: view.busy,
+            condition: view.condition.clone(),
             slots: view.slots.clone(),
             served: view.served,
             rule: rule.to_owned(),
@@ -87,7 +90,8 @@ impl Status {
     }
 
     fn outline(&self) -> Status {
-        let mut outline = Status { sequence: 0, slots: self.slots.outline(), ..self.clone() };
+        let (condition, slots) = (self.condition.outline(), self.slots.outline());
+        let mut outline = Status { sequence: 0, condition, slots, ..self.clone() };
         outline.fencer.left_ms = None;
         match &mut outline.postgres {
             Postgres::Standby(standby) => {

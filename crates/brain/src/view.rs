@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    Fencer, MemberId, MembersRecord, Memory, Millis, NodeKind, NodeName, Operation, Postgres, Primary,
-    PrimaryRecord, SlotGate, SlotReport, Status, StoreView, SyncRecord, Tags, Term, Versioned,
+    Condition, Fencer, MemberId, MembersRecord, Memory, Millis, NodeKind, NodeName, Operation, Postgres,
+    Primary, PrimaryRecord, SlotGate, SlotReport, Status, StoreView, SyncRecord, Tags, Term, Versioned,
 };
 
 /// The cluster's settings, as far as decisions depend on them.
@@ -95,6 +95,8 @@ pub struct View {
     pub busy: Option<Operation>,
     pub store: StoreView,
     pub memory: Memory,
+    /// Room on the disks, connection slots, the way back.
+    pub condition: Condition,
     /// The slots of the local server, as last looked at.
     pub slots: SlotReport,
     /// The highest term under which this process itself saw its server open; lost with the process.
@@ -131,6 +133,7 @@ impl View {
             busy: None,
             store: StoreView::default(),
             memory: Memory::new(now),
+            condition: Condition::default(),
             slots: SlotReport::default(),
             served: None,
             fencer: Fencer::default(),

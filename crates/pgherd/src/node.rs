@@ -224,6 +224,7 @@ async fn server(config: &Config, words: &Words) -> Result<Server> {
         listen: postgres.listen.clone(),
         port: postgres.port,
         tunable: tunable(config),
+        reserve_bytes: u64::from(config.node.reserve_mb) << 20,
     };
     let server = Server::new(server_config, installation.clone()).await?;
     check_data(&server, words).map_err(Precondition)?;

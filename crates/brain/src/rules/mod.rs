@@ -90,6 +90,7 @@ pub const RULES: &[Rule] = rules! {
     "takeover.paused" "Maintenance: nobody takes over by itself." takeover::paused;
     "takeover.forced" "An operator named the new primary, and too few members answer to choose by themselves." takeover::forced;
     "takeover.vouched" "A majority sees the primary fine: this node alone has lost it." takeover::vouched;
+    "takeover.full" "Every disk is full: the next primary would end as this one did, so nobody takes over." takeover::full;
     "takeover.defer" "Another candidate comes first; this node waits its turn." takeover::defer;
     "takeover.record" "Enough members have answered: the best of them is recorded as primary." takeover::record;
     "takeover.fetch" "The member with the most WAL may not be primary: one that may fetches that WAL first." takeover::fetch;
@@ -97,6 +98,7 @@ pub const RULES: &[Rule] = rules! {
 
     "request.reinit" "Somebody asked for a new copy of this data directory." request::reinit;
     "rejoin.paused" "Maintenance: no data directory is rebuilt." rejoin::paused;
+    "rejoin.full" "A full disk takes no WAL: the node follows once there is room." rejoin::full;
 
     "rejoin.clone" "There is no data directory, or it cannot be repaired: copy the primary's." rejoin::clone;
     "rejoin.again" "A rewind that was interrupted is done again." rejoin::rewind_again;
@@ -108,6 +110,7 @@ pub const RULES: &[Rule] = rules! {
     "rejoin.rewind" "The own WAL has left the recorded history: rewind to the primary's." rejoin::rewind;
     "follow" "The own WAL is a beginning of the primary's: follow it." rejoin::follow;
     "replica.admit" "A replica that streams from the recorded primary admits readers." rejoin::admit;
+    "replica.outgrown" "The primary's settings are larger: the standby is started anew with settings as large." rejoin::outgrown;
     "replica.slots" "A replica takes in logical slots by a restart, never the last sync standby, one at a time." slots::take_in;
     "rejoin.stalled" "The upstream no longer has the WAL this node needs: copy it anew." rejoin::stalled;
     "request.restart" "Somebody asked this replica to restart." request::restart;

@@ -2,8 +2,8 @@
 
 use super::{Want, act, wait};
 use crate::{
-    Action, Ask, MemberId, Operation, Postgres, Primary, PrimaryRecord, Standby, Status, SyncRecord, View,
-    Walsender,
+    Action, Ask, MemberId, NodeName, Operation, Postgres, Primary, PrimaryRecord, Standby, Status,
+    SyncRecord, View, Walsender,
 };
 
 /// A standby that has not streamed for this long from a primary that is fine has lost the WAL it needs: reconnects
@@ -94,8 +94,26 @@ pub(super) fn clone(view: &View) -> Option<Want> {
     if !empty && !expendable(view, record, primary) {
         return None;
     }
+    if let Some(other) = copying(view) {
+        return wait(format!("{other} is copying; one node at a time loads the primary"));
+    }
     let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)
+}
+
+/// Following, rewinding and copying all write: on a full disk the server would end, be started, and end again.
+pub(super) fn full(view: &View) -> Option<Want> {
+    let (record, ..) = upstream(view).ok()?;
+    let follows = view.postgres.standby().is_some_and(|standby| standby.follows(record));
+    (view.condition.disk_full && !follows).then(|| {
+        wait(format!("no room is left on the disk of {}: it follows {} once there is", view.me, record.node))
+    })?
+}
+
+/// Who copies now, in a cluster that serves. Before it has opened nobody is harmed, and all begin at once.
+fn copying(view: &View) -> Option<&NodeName> {
+    let mut peers = view.fresh_peers().filter(|_| view.opened());
+    peers.find(|status| status.busy == Some(Operation::Clone)).map(|status| &status.node)
 }
 
 pub(super) fn rewind_again(view: &View) -> Option<Want> {
@@ -238,11 +256,35 @@ pub(super) fn admit(view: &View) -> Option<Want> {
     ready.then(|| act(Action::Admit { term: record.term }, "it streams from the recorded primary"))?
 }
 
+/// It could not be promoted either. One at a time, the first by name: the others acknowledge meanwhile.
+pub(super) fn outgrown(view: &View) -> Option<Want> {
+    let (record, ..) = upstream(view).ok()?;
+    let standby = view.postgres.standby().filter(|standby| standby.follows(record))?;
+    if !view.condition.outgrown {
+        return None;
+    }
+    let first = |status: &&Status| status.condition.outgrown && status.node < view.me;
+    let away = |status: &&Status| {
+        let full = view.settings.full.contains(&status.node) && status.node != record.node;
+        full && !status.postgres.standby().is_some_and(|standby| standby.streaming)
+    };
+    if let Some(other) = view.fresh_peers().find(|status| first(status) || away(status)) {
+        return wait(format!("replay stands at {}; first {} has to stream", standby.replay, other.node));
+    }
+    act(
+        Action::Stop,
+        format!("replay stands at {}, where the settings of {} grew", standby.replay, record.node),
+    )
+}
+
 pub(super) fn stalled(view: &View) -> Option<Want> {
     let (record, status, primary) = upstream(view).ok()?;
     let standby = view.postgres.standby().filter(|standby| standby.stalled_ms > STALLED_MS_MAX)?;
     if !status.open || !expendable(view, record, primary) {
         return wait(format!("not streaming for {} ms", standby.stalled_ms));
+    }
+    if let Some(other) = copying(view) {
+        return wait(format!("{other} is copying; one node at a time loads the primary"));
     }
     let why = format!("not streaming for {} ms although {} is open", standby.stalled_ms, record.node);
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)

@@ -64,16 +64,32 @@ pub(super) fn vouched(view: &View) -> Option<Want> {
     wait(vouchers)
 }
 
+/// A primary whose disk is full ends at its next segment of WAL, and so would each of its heirs.
+pub(super) fn full(view: &View) -> Option<Want> {
+    suspicion(view)?;
+    let peers: Vec<&Status> = view.fresh_peers().filter(|status| status.member.is_some()).collect();
+    if !view.condition.disk_full || peers.iter().any(|status| !status.condition.disk_full) {
+        return None;
+    }
+    let mut names: Vec<&str> =
+        peers.iter().map(|status| status.node.0.as_str()).chain([view.me.0.as_str()]).collect();
+    names.sort_unstable();
+    wait(format!("no room is left on the disk of {}; make room on one of them", names.join(", ")))
+}
+
 fn outcome(view: &View, sync: &SyncRecord, term: Term) -> Outcome {
     election::outcome(view, sync, &election::tally(view, sync, term))
 }
 
-/// How many other candidates stand before this node: full nodes by name, the suspect itself last.
+/// How many other candidates stand before this node: full nodes by name, those without room on their disk behind the
+/// others, the suspect itself last.
 fn rank(view: &View) -> u64 {
     let Some(record) = view.record() else { return 0 };
-    let key = |node: &NodeName| (*node == record.node, node.clone());
-    let own = key(&view.me);
-    let before = |status: &&Status| view.settings.full.contains(&status.node) && key(&status.node) < own;
+    let key = |node: &NodeName, full: bool| (full, *node == record.node, node.clone());
+    let own = key(&view.me, view.condition.disk_full);
+    let before = |status: &&Status| {
+        view.settings.full.contains(&status.node) && key(&status.node, status.condition.disk_full) < own
+    };
     view.fresh_peers().filter(before).count() as u64
 }
 

@@ -42,6 +42,8 @@ fn run(commands: &str) -> String {
             ["start", "node", node] => world.start_agent(node),
             ["add", node] => world.add_member(node),
             ["remove", node] => world.leave(node),
+            ["outgrow", node] => world.outgrow(node),
+            ["disk", node, state] => world.disk(node, state),
             ["cut", from, to] => world.cut(from, to),
             ["heal"] => world.heal(),
             ["hold", "commits", node] => world.hold_commits(node),

@@ -162,6 +162,18 @@ impl World {
         }
     }
 
+    /// `disk n1 full`, `disk n1 room`
+    pub fn disk(&mut self, node: &str, state: &str) {
+        self.note(&format!("disk {node} {state}"));
+        self.node(node).view.condition.disk_full = state == "full";
+    }
+
+    /// Replay stops until the server is started again.
+    pub fn outgrow(&mut self, node: &str) {
+        self.note(&format!("outgrow {node}"));
+        self.node(node).view.condition.outgrown = true;
+    }
+
     pub fn kill_agent(&mut self, node: &str) {
         self.note(&format!("kill agent {node}"));
         self.node(node).alive = false;
@@ -513,6 +525,10 @@ impl World {
         };
         match action {
             Action::Promise { term } => durable.promise = durable.promise.max(term),
+            Action::StartDetached => {
+                node.view.condition.outgrown = false;
+                apply(node.server.as_mut().unwrap(), durable, action, now);
+            }
             Action::Revoke { .. } | Action::Commit(_) => {}
             Action::Checkpoint { request } => node.view.errands.checkpointed = request,
             Action::Reload { request } => node.view.errands.reloaded = request,

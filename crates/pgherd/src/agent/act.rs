@@ -66,9 +66,13 @@ impl Agent {
                     && self.save(|words| words.durable.obeyed = request)
                     && self.start(Operation::Stop, Work::Stop)
             }
-            Action::GiveUp { request } => self.save(|Words { durable, .. }| {
-                (durable.obeyed, durable.needs_clone) = (request, true);
-            }),
+            Action::GiveUp { request } => {
+                // Somebody has looked: what failed before may be tried again.
+                self.begin_again();
+                self.save(|Words { durable, .. }| {
+                    (durable.obeyed, durable.needs_clone) = (request, true);
+                })
+            }
             Action::Follow { term, node } => self.follow(term, node, true),
             Action::Fetch { term, node } => self.follow(term, node, false),
             Action::Rewind { term, node } => self.rewind(term, node),
@@ -112,7 +116,8 @@ impl Agent {
     /// Work is under way, or this kind of work has just failed.
     fn refused(&self, operation: Operation) -> bool {
         let early = self.retry.get(&operation).is_some_and(|retry| Instant::now() < retry.at);
-        self.view.busy.is_some() || early
+        let given_up = self.retry.get(&operation).is_some_and(|retry| retry.given_up(operation));
+        self.view.busy.is_some() || early || given_up
     }
 
     fn start(&mut self, operation: Operation, work: Work) -> bool {
@@ -134,7 +139,7 @@ impl Agent {
         let incarnation = format!("{:08x}", rand::random::<u32>());
         let member = brain::MemberId::new(&self.view.me, &incarnation);
         self.save(|Words { durable, .. }| {
-            durable.member = Some(member);
+            durable.member = Some(member.clone());
             durable.promise = durable.promise.max(term);
             durable.needs_clone = operation == Operation::Clone;
         }) && self.start(operation, work)

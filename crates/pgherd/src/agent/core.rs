@@ -186,7 +186,11 @@ impl Agent {
         let snapshot = self.snapshots.borrow_and_update().clone();
         let removed = self.parts.seats.borrow_and_update().standing == Standing::Removed;
         let loaded = self.view.store.loaded || snapshot.connected || removed;
+        let term = self.term();
         self.view.store = records::store_view(&snapshot, loaded)?;
+        if self.term() != term {
+            self.begin_again();
+        }
         self.view.store.removed = removed;
         self.follow_members();
         let system_id = self.view.store.cluster.as_ref().and_then(|cluster| cluster.value.system_id);
@@ -283,11 +287,12 @@ impl Agent {
             matches!(self.view.postgres, Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting);
         if ran && *seen == Postgres::Stopped && self.view.busy.is_none() {
             let was = self.view.postgres.word();
+            let words = self.parts.worker.as_ref().and_then(|worker| worker.last_words());
             self.parts.events.note(
                 self.term(),
                 "observed",
                 "PostgreSQL has ended",
-                vec![format!("it was {was}")],
+                std::iter::once(format!("it was {was}")).chain(words).collect(),
             );
         }
     }
@@ -299,8 +304,11 @@ impl Agent {
         let failed = done.result.is_err();
         let failures =
             if failed { self.retry.get(&done.operation).map_or(0, |retry| retry.failures) + 1 } else { 0 };
-        self.retry.insert(done.operation, Retry::after(failures));
+        let retry = Retry::after(done.operation, failures);
+        let (is_told, given_up) = (retry.is_told(), retry.given_up(done.operation));
+        self.retry.insert(done.operation, retry);
         if done.operation == Operation::Clone && !failed {
+            self.begin_again();
             self.save(|words| (words.durable.needs_clone, words.durable.rewound) = (false, false));
         }
         if done.operation == Operation::Rewind {
@@ -312,7 +320,7 @@ impl Agent {
             // pg_rewind cannot take up what another run of it has left half done.
             let half_done =
                 failed && self.parts.worker.as_ref().is_some_and(|worker| worker.rewind_unfinished());
-            if self.rewinds_failed >= REWINDS_MAX || half_done {
+            if self.rewinds_failed >= REWINDS_MAX || half_done || given_up {
                 self.rewinds_failed = 0;
                 self.save(|words| words.durable.needs_clone = true);
             }
@@ -322,8 +330,13 @@ impl Agent {
                 tracing::info!(operation = ?done.operation, took_ms = done.took.as_millis() as u64, "done")
             }
             Err(error) => {
-                let what = format!("{:?} failed", done.operation);
-                self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
+                if is_told {
+                    let what = format!("{:?} failed", done.operation);
+                    self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
+                }
+                if given_up && done.operation == Operation::Clone {
+                    self.give_up_copying(failures, &error);
+                }
             }
         }
         if let Some(observer) = &self.observer {
@@ -345,14 +358,22 @@ impl Agent {
         *done = request.max(*done);
     }
 
-    fn term(&self) -> u64 {
+    pub(super) fn term(&self) -> u64 {
         self.view.record().map_or(0, |record| record.term.0)
     }
 
     /// Changes the durable words on disk, then in the view. False: they could not be written, and nothing that rests
     /// on them may be done; the decision will come again.
-    pub(super) fn save(&mut self, change: impl FnOnce(&mut Words)) -> bool {
-        if let Err(error) = self.parts.words.save(change) {
+    pub(super) fn save(&mut self, change: impl Fn(&mut Words)) -> bool {
+        let full = |error: &anyhow::Error| super::burden::says_full(&format!("{error:#}"));
+        let mut saved = self.parts.words.save(&change);
+        if let (Some(error), Some(worker)) = (saved.as_ref().err(), &self.parts.worker)
+            && full(error)
+            && worker.make_room_for_words()
+        {
+            saved = self.parts.words.save(&change);
+        }
+        if let Err(error) = saved {
             if self.unwritable.is_none_or(|at| at.elapsed() > UNWRITABLE_AGAIN) {
                 let what = "the durable words could not be written; this node promises and does nothing new";
                 self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
@@ -369,6 +390,7 @@ impl Agent {
     }
 
     fn step(&mut self) {
+        self.see_condition();
         for _ in 0..DECISIONS_MAX {
             let now = self.now();
             self.view.wall_s = crate::clock::wall_seconds();

@@ -9,26 +9,24 @@ use super::work::{Known, Worker, is_ours};
 use crate::fencer::Identity;
 use crate::postgres::{self, Admission, DataState, Method, Observation};
 
-/// A write probe a second would do for a `failure_timeout` of two; twice that shows trouble sooner.
-const PROBE_INTERVAL: Duration = Duration::from_millis(500);
-
-/// A probe that takes longer has failed: as long as the shortest `failure_timeout` allows.
-const PROBE_DEADLINE: Duration = Duration::from_millis(500);
-
 /// For so long a server that gave no answer is taken to be as it was: the shortest `failure_timeout`.
 const SILENCE_MAX: Duration = Duration::from_millis(500);
-
-/// Every so many write probes, a new connection: a hung postmaster answers old ones.
-const CONNECTION_EVERY: u32 = 2;
-
-/// Probes whose flush by the set has not been seen yet; at two a second, half a minute of them.
-const UNCONFIRMED_MAX: usize = 64;
 
 impl Worker {
     pub async fn observe(&self) -> Postgres {
         let reason = match self.server.observe().await {
-            Ok(Observation::Down) => return self.stopped(),
-            Ok(Observation::Starting { .. } | Observation::Stopping) => return Postgres::Starting,
+            Ok(Observation::Down) => {
+                let ran = self.known().answer.take().is_some();
+                if ran {
+                    self.hear_last_words().await;
+                }
+                return self.stopped();
+            }
+            Ok(Observation::Starting { progress }) => {
+                self.note_recovery(&progress);
+                return Postgres::Starting;
+            }
+            Ok(Observation::Stopping) => return Postgres::Starting,
             Ok(Observation::Unresponsive { reason }) => reason,
             Ok(Observation::Standby(standby)) => return self.answered(Self::standby, *standby),
             Ok(Observation::Primary(primary)) => {
@@ -45,7 +43,10 @@ impl Worker {
 
     fn answered<T>(&self, read: impl Fn(&Self, T) -> Postgres, seen: T) -> Postgres {
         let postgres = read(self, seen);
-        self.known().answer = Some((Instant::now(), postgres.clone()));
+        let mut known = self.known();
+        known.answer = Some((Instant::now(), postgres.clone()));
+        known.burden.recovered();
+        drop(known);
         postgres
     }
 
@@ -147,38 +148,6 @@ impl Worker {
         primary.write_age_ms = known.write.map(|(at, _)| age_ms(at));
         primary.probe_age_ms = known.confirmed.map(age_ms);
         Postgres::Primary(primary)
-    }
-
-    /// Probes the server while it is a primary, on connections of their own: a hang there shows in the ages only.
-    pub async fn probe_forever(&self) {
-        let mut round = 0u32;
-        loop {
-            tokio::time::sleep(PROBE_INTERVAL).await;
-            if !matches!(self.known().answer, Some((_, Postgres::Primary(_)))) {
-                continue;
-            }
-            round = round.wrapping_add(1);
-            let begun = Instant::now();
-            if round.is_multiple_of(CONNECTION_EVERY)
-                && let Err(error) = self.server.probe_connection(PROBE_DEADLINE).await
-                && error.sqlstate().is_none()
-            {
-                // An answer with an SQLSTATE, such as "too many clients", is an answer.
-                tracing::warn!(%error, "PostgreSQL gave a new connection no answer");
-                continue;
-            }
-            match self.server.probe_write(PROBE_DEADLINE).await {
-                Ok(lsn) => {
-                    let mut known = self.known();
-                    known.write = Some((begun, lsn));
-                    if known.unconfirmed.len() == UNCONFIRMED_MAX {
-                        known.unconfirmed.remove(0);
-                    }
-                    known.unconfirmed.push((begun, lsn));
-                }
-                Err(error) => tracing::warn!(%error, "a write probe failed"),
-            }
-        }
     }
 
     /// Resolves when the postmaster ends; while none runs, after a moment.

@@ -12,6 +12,7 @@
 //! Invariant: while work on the server is under way the view says so (`busy`), and it ends with a fresh observation.
 
 mod act;
+mod burden;
 mod changes;
 mod core;
 mod durable;
@@ -25,11 +26,13 @@ mod message;
 mod note;
 mod observer;
 mod panel;
+mod probing;
 mod publish;
 mod records;
 mod requests;
 mod retry;
 mod slots;
+mod tidings;
 mod waits;
 mod work;
 

@@ -29,10 +29,9 @@ impl Observer {
         let wake = Arc::new(Notify::new());
         let mut tasks = JoinSet::new();
         tasks.spawn(look(worker.clone(), wake.clone(), notes));
-        tasks.spawn({
-            let worker = worker.clone();
-            async move { worker.probe_forever().await }
-        });
+        tasks.spawn(worker.clone().probe_forever());
+        tasks.spawn(worker.clone().watch_disk());
+        tasks.spawn(worker.clone().watch_settings());
         tasks.spawn(watch_exits(worker, wake.clone()));
         Observer { wake, tasks }
     }

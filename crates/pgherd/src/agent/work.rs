@@ -12,6 +12,7 @@ use brain::{Applied, MemberId, NodeName, Operation, Postgres, SyncSet, Term, Ups
 use tokio::sync::{mpsc, watch};
 use wire::{Lsn, Timeline};
 
+use super::burden::Burden;
 use super::members::Addresses;
 use super::note::{Done, Errand, Note};
 use super::records::{self, Credentials};
@@ -40,9 +41,6 @@ const START_FOLLOWING_DEADLINE: Duration = Duration::from_secs(600);
 
 /// A restartpoint writes all of the shared buffers; minutes on a slow disk.
 const CLEAN_STOP_DEADLINE: Duration = Duration::from_secs(300);
-
-/// How often a copy under way is told in the log.
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(5);
 
 const REWIND_DEADLINE: Duration = Duration::from_secs(6 * 3600);
 
@@ -101,6 +99,7 @@ pub(super) struct Known {
     pub stalled_since: Option<Instant>,
     /// The postmaster that was last seen to be a primary.
     pub postmaster: Option<Identity>,
+    pub burden: Burden,
     /// The last look that the server answered.
     pub answer: Option<(Instant, Postgres)>,
     pub slots: SlotKnown,
@@ -225,7 +224,7 @@ impl Worker {
 
     pub(super) async fn start_detached(&self) -> Result<()> {
         self.forget_run();
-        self.server.start_detached(START_DEADLINE).await?;
+        self.with_room(|| self.server.start_detached(START_DEADLINE)).await?;
         Ok(())
     }
 
@@ -241,6 +240,7 @@ impl Worker {
         (known.applied, known.prepared, known.end_of_recovery) = (None, false, None);
         (known.write, known.confirmed, known.stalled_since) = (None, None, None);
         known.answer = None;
+        known.burden.outgrown = false;
         known.unconfirmed.clear();
         // Told of anew within a heartbeat, when there is a primary.
         known.slots.original = None;
@@ -271,22 +271,10 @@ impl Worker {
         self.stop().await?;
         let source = self.source(node, |credentials| credentials.replication.clone())?;
         let (progress, seen) = watch::channel(Progress::default());
-        let copy = self.server.basebackup(&source, None, progress, CLONE_DEADLINE);
-        tokio::pin!(copy);
-        let mut tell = tokio::time::interval(PROGRESS_INTERVAL);
-        loop {
-            tokio::select! {
-                result = &mut copy => {
-                    result?;
-                    self.bring_slots().await;
-                    return Ok(());
-                }
-                _ = tell.tick() => {
-                    let Progress { done_bytes, total_bytes } = *seen.borrow();
-                    tracing::info!(%node, done_mb = done_bytes >> 20, total_mb = total_bytes >> 20, "copying");
-                }
-            }
-        }
+        let copy = self.server.basebackup(&source, None, &progress, CLONE_DEADLINE);
+        self.shown("copying", node, seen, copy).await?;
+        self.bring_slots().await;
+        Ok(())
     }
 
     /// A rewound server is started following: it may need its source's WAL before it accepts a connection.
@@ -296,9 +284,13 @@ impl Worker {
         // pg_rewind wants a clean end: the shutdown's restartpoint is given its time.
         self.server.stop(StopMode::Fast, CLEAN_STOP_DEADLINE).await?;
         self.forget_run();
-        match self.server.rewind(&source, REWIND_DEADLINE).await? {
-            RewindOutcome::Done { fork, kept } => {
+        let (progress, seen) = watch::channel(Progress::default());
+        let rewind = self.server.rewind(&source, &progress, REWIND_DEADLINE);
+        let mut lost = None;
+        match self.shown("rewinding", &upstream.node, seen, rewind).await? {
+            RewindOutcome::Done { fork, kept, lost: listed } => {
                 tracing::info!(%fork, kept = %kept.display(), "rewound; the WAL from the fork on is kept");
+                lost = listed;
             }
             RewindOutcome::NotRequired => {}
             RewindOutcome::Failed { reason } => return Err(RewindImpossible(reason).into()),
@@ -306,17 +298,20 @@ impl Worker {
         self.bring_slots().await;
         let superseded = self.superseded(upstream.term);
         let started = tokio::select! {
-            started = self.server.start_following(&pointer, START_FOLLOWING_DEADLINE) => started.map(drop).map_err(Into::into),
+            started = self.with_room(|| self.server.start_following(&pointer, START_FOLLOWING_DEADLINE)) => started.map(drop).map_err(Into::into),
             () = superseded => Err(anyhow::anyhow!("term {} has ended before the rewound server was whole", upstream.term)),
         };
         if started.is_err() {
             // It would wait for WAL of a primary that is no more; stopped, it is rewound to the next one.
             self.stop().await?;
+        } else if let Some(lost) = lost {
+            self.tell_lost(*lost).await;
         }
         started
     }
 
     async fn promote(&self, timeline: Timeline, names: Names) -> Result<()> {
+        self.make_room().await;
         self.drop_unready_slots().await;
         let value = names.for_promotion()?;
         let slots = slots_of(&names.set);

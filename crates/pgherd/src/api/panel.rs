@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use brain::{Fencer, FencerState, NodeKind, Operation, Postgres, SlotReport, SlotState, View, is_open};
+use brain::{
+    Condition, Fencer, FencerState, NodeKind, Operation, Postgres, SlotReport, SlotState, View, is_open,
+};
 use tokio::sync::watch;
 use wire::Lsn;
 
@@ -33,6 +35,7 @@ struct Part<'a> {
     contact_ms: Option<u64>,
     rule: &'a str,
     why: Vec<String>,
+    condition: &'a Condition,
     slots: &'a SlotReport,
     fencer: &'a Fencer,
     tags: &'a brain::Tags,
@@ -221,6 +224,7 @@ impl NodeView {
             tags: part.map_or_else(Default::default, |part| part.tags.clone()),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
+            condition: part.map_or_else(Condition::default, |part| part.condition.clone()),
             slots: part.filter(|_| full && fresh).map_or_else(SlotsReport::default, |part| slots(part.slots)),
             fencer: part.and_then(|part| fencer(part.fencer)),
         }
@@ -236,6 +240,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: None,
         rule,
         why: why.to_vec(),
+        condition: &view.condition,
         slots: &view.slots,
         fencer: &view.fencer,
         tags: &view.tags,
@@ -248,6 +253,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: Some(view.now.since(heard.at)),
         rule: &heard.status.rule,
         why: Vec::new(),
+        condition: &heard.status.condition,
         slots: &heard.status.slots,
         fencer: &heard.status.fencer,
         tags: &heard.status.tags,

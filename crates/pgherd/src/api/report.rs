@@ -1,6 +1,6 @@
 //! The reports that users, scripts and the command line read. Their names are a contract: extend, do not rename.
 
-use brain::{Ask, Request, Stage, Tags};
+use brain::{Ask, Condition, Request, Stage, Tags};
 use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
@@ -143,6 +143,9 @@ pub struct NodeReport {
     pub rule: String,
     #[serde(default)]
     pub why: Vec<String>,
+    /// Room on its disks, connection slots, progress of its way back.
+    #[serde(default)]
+    pub condition: Condition,
     #[serde(default)]
     pub slots: SlotsReport,
     /// Null for a node that has none (a witness) or does not say.

@@ -99,6 +99,7 @@ fn node(name: &str, role: Role) -> NodeReport {
         tags: brain::Tags::default(),
         rule: String::new(),
         why: Vec::new(),
+        condition: brain::Condition::default(),
         slots: SlotsReport::default(),
         fencer: None,
     }

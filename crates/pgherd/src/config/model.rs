@@ -37,6 +37,8 @@ pub struct Node {
     pub kind: NodeKind,
     /// Host under which others reach PostgreSQL here; without brackets.
     pub advertise: String,
+    /// Megabytes kept allocated for a recovery on a full disk.
+    pub reserve_mb: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -311,7 +313,7 @@ impl Config {
                 watchdog: Watchdog::of(&take.text("fencing.watchdog")?),
                 device: take.text("fencing.device")?,
             },
-            node: Node { name, dir, kind: own.kind, advertise },
+            node: Node { name, dir, kind: own.kind, advertise, reserve_mb: take.number("node.reserve")? },
             peers,
         })
     }
@@ -329,6 +331,7 @@ impl Config {
             "node.dir" => text(&self.node.dir.to_string_lossy()),
             "node.kind" => text(self.node.kind.as_str()),
             "node.advertise" => text(&self.node.advertise),
+            "node.reserve" => Some(self.node.reserve_mb.to_string()),
             "postgres.port" => Some(self.postgres.port.to_string()),
             "postgres.listen" => text(&self.postgres.listen),
             "postgres.bin_dir" => self.postgres.bin_dir.as_ref().map(|dir| quote(&dir.to_string_lossy())),

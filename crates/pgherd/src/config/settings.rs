@@ -113,6 +113,14 @@ pub const SETTINGS: &[Setting] = &[
         "\"10.0.0.1\"",
         "Host under which other nodes and proxies reach PostgreSQL here.",
     ),
+    setting(
+        "node.reserve",
+        Kind::Integer { min: 0, max: 65_536, unit: "MB" },
+        Default::Value("64"),
+        "64",
+        "Space that is kept allocated on the disk of PostgreSQL's WAL and given up when that disk is full, so that \
+         PostgreSQL can recover. 0 keeps none.",
+    ),
     setting("postgres.port", PORT, Default::Value("5432"), "5432", "Port of PostgreSQL."),
     setting(
         "postgres.listen",

@@ -38,7 +38,7 @@ impl Server {
         &self,
         source: &Source,
         slot: Option<&str>,
-        progress: Sender<Progress>,
+        progress: &Sender<Progress>,
         deadline: Duration,
     ) -> Result<()> {
         self.refuse_running()?;
@@ -137,7 +137,7 @@ pub(super) fn source_conninfo(source: &Source, role: &str, database: &str) -> St
 }
 
 /// `  12345/67890 kB (18%), 0/1 tablespace`
-fn parse_progress(line: &str) -> Option<Progress> {
+pub(super) fn parse_progress(line: &str) -> Option<Progress> {
     let (done, rest) = line.trim().split_once('/')?;
     let (total, _) = rest.split_once(" kB")?;
     Some(Progress {

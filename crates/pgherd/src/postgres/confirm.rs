@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::error::{Error, Result};
+use super::error::{Error, Result, TOO_MANY_CONNECTIONS};
 use super::server::Server;
 use super::session::{CONNECT_DEADLINE, QUERY_DEADLINE, Session, literal};
 use super::settings::{Dynamic, GENERATION};
@@ -17,9 +17,6 @@ use super::settings::{Dynamic, GENERATION};
 /// The postmaster reloads within milliseconds unless it hangs; then the caller must know soon.
 const CONFIRM_DEADLINE: Duration = Duration::from_secs(3);
 const POLL: Duration = Duration::from_millis(5);
-
-/// SQLSTATE too_many_connections.
-const TOO_MANY_CONNECTIONS: &str = "53300";
 
 impl Server {
     pub(super) fn reload(&self) -> Result<()> {

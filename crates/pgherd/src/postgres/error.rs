@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use wire::Timeline;
 
+/// SQLSTATE too_many_connections: every slot is taken. A server that says so lives.
+pub(super) const TOO_MANY_CONNECTIONS: &str = "53300";
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
@@ -20,7 +23,13 @@ pub enum Error {
     Deadline { what: String, deadline: Duration },
     /// The server answered a statement with an error, or the connection broke.
     #[error("{what}: {message}")]
-    Sql { what: String, message: String, sqlstate: Option<String> },
+    Sql {
+        what: String,
+        message: String,
+        sqlstate: Option<String>,
+        /// The connection is gone with it.
+        closed: bool,
+    },
     #[error("PostgreSQL in {data} is not running")]
     NotRunning { data: PathBuf },
     #[error("PostgreSQL in {data} is running (process {pid}); it must be stopped first")]
@@ -60,6 +69,7 @@ impl Error {
         Error::io(format!("{verb} {}", path.display()))
     }
 
+    /// Of a client library's connection, which is given up with it.
     pub(super) fn sql(what: &str) -> impl FnOnce(tokio_postgres::Error) -> Error + use<> {
         let what = what.to_owned();
         move |error| {
@@ -68,7 +78,17 @@ impl Error {
                 Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
                 None => with_causes(&error),
             };
-            Error::Sql { what, message, sqlstate }
+            Error::Sql { what, message, sqlstate, closed: true }
+        }
+    }
+
+    /// The same error from a server that closed the connection with it.
+    pub(super) fn closing(self) -> Error {
+        match self {
+            Error::Sql { what, message, sqlstate, .. } => {
+                Error::Sql { what, message, sqlstate, closed: true }
+            }
+            other => other,
         }
     }
 

@@ -60,6 +60,18 @@ pub(super) fn private_dir(path: &Path, account: &Account) -> Result<()> {
     result.map_err(Error::at("create", path))
 }
 
+/// Copies a file for the PostgreSQL user, durably.
+pub(super) fn copy(from: &Path, to: &Path, account: &Account) -> Result<()> {
+    let result = (|| {
+        fs::copy(from, to)?;
+        let file = File::open(to)?;
+        own(&file, account)?;
+        file.sync_all()?;
+        sync_parent(to)
+    })();
+    result.map_err(Error::io(format!("copy {} to {}", from.display(), to.display())))
+}
+
 /// Renames durably: both directory entries are on disk when it returns.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to)

@@ -4,7 +4,6 @@
 //! no process of a killed postmaster, no trigger file.
 
 use std::fs;
-use std::io::{Read, Seek, SeekFrom};
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -168,23 +167,9 @@ impl Server {
     }
 
     fn start_failed(&self, log_begin: u64, error: &Error) -> Error {
-        let said = self.log_since(log_begin);
+        let said = tail(&self.log_since(log_begin));
         let tail = if said.is_empty() { error.to_string() } else { said };
         Error::StartFailed { data: self.layout.data.clone(), tail }
-    }
-
-    /// The last lines that the server logged after `begin`.
-    fn log_since(&self, begin: u64) -> String {
-        const READ_BYTES_MAX: u64 = 16 * 1024;
-        let read = || -> std::io::Result<String> {
-            let mut file = fs::File::open(self.layout.server_log())?;
-            let end = file.metadata()?.len();
-            file.seek(SeekFrom::Start(begin.max(end.saturating_sub(READ_BYTES_MAX))))?;
-            let mut bytes = Vec::new();
-            file.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        tail(&read().unwrap_or_default())
     }
 
     /// Stops PostgreSQL: `mode` first, at its deadline the next harder one, at last SIGKILL for every process.
@@ -205,6 +190,10 @@ impl Server {
             StopMode::Immediate => vec![(Ended::Immediate, Signal::QUIT, deadline)],
         };
         for (ended, signal, patience) in steps {
+            if process::is_stopped(postmaster.pid) {
+                // A frozen postmaster hears nothing, while sessions that it began may go on.
+                break;
+            }
             postmaster.signal(signal)?;
             if tokio::time::timeout(patience, postmaster.exited()).await.is_ok() {
                 self.close_sessions().await;

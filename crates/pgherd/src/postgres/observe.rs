@@ -6,17 +6,16 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio_postgres::SimpleQueryRow;
 use wire::{History, Lsn, Timeline};
 
 use super::control;
 use super::error::Result;
 use super::hba::Admission;
+use super::identity::Identity;
 use super::process;
 use super::receiver::conninfo_value;
-use super::replication::{Identity, Replication};
 use super::server::Server;
-use super::session::{CONNECT_DEADLINE, Kept, QUERY_DEADLINE};
+use super::session::{CONNECT_DEADLINE, QUERY_DEADLINE, Row, Seat, Session};
 use super::wal;
 
 #[derive(Clone, PartialEq, Debug)]
@@ -119,11 +118,10 @@ pub struct Slot {
     pub wal_status: Option<String>,
 }
 
-/// Connections kept for observing, and what has been learned of this run of the server.
+/// The connection kept for observing, and what has been learned of this run of the server.
 #[derive(Default)]
 pub(super) struct Observer {
-    session: Kept,
-    replication: Option<Replication>,
+    session: Option<Session>,
     /// Start time of the postmaster that has been seen to have read all of pg_wal.
     exhausted: Option<String>,
 }
@@ -208,20 +206,21 @@ impl Server {
 
     async fn look(&self) -> Result<Observation> {
         let mut observer = self.observer.lock().await;
-        let Observer { session, replication, exhausted } = &mut *observer;
-        let session = session.session(&self.layout, self.config.port).await?;
+        let Observer { session, exhausted } = &mut *observer;
+        if !session.as_mut().is_some_and(Session::usable) {
+            // In a walsender and nowhere else: an ordinary session does not answer IDENTIFY_SYSTEM.
+            let port = self.config.port;
+            *session = Some(Session::open_as(Seat::Walsender, &self.layout, port, CONNECT_DEADLINE).await?);
+        }
+        let Some(session) = session else { return Ok(Observation::Down) };
         let rows = session.rows("observe", SQL, QUERY_DEADLINE).await?;
         let answer = rows.last().and_then(|row| row.get(0)).unwrap_or_default();
         let seen: Seen = serde_json::from_str(answer).map_err(|error| super::Error::Io {
             what: "read the observation".into(),
             source: error.into(),
         })?;
-        if !replication.as_ref().is_some_and(Replication::usable) {
-            *replication = Some(Replication::open(&self.layout, self.config.port, CONNECT_DEADLINE).await?);
-        }
-        let Some(connection) = replication else { return Ok(Observation::Down) };
         // After the statement: the timeline it names is then the statement's or a later one on the same way.
-        let identity = connection.identify(QUERY_DEADLINE).await?;
+        let identity = Identity::of(session, QUERY_DEADLINE).await?;
         if let Ok(mut admin) = self.admin.try_lock() {
             // Kept open for changes; whether it could be opened shows when it is needed.
             let _ = admin.session(&self.layout, self.config.port).await;
@@ -339,7 +338,7 @@ impl Server {
 
 /// What the startup process waits for, and the postmaster's start time. Neither when there is none: on a standby whose
 /// replay has just failed, sessions that are open go on answering for a moment.
-fn startup_process(rows: &[SimpleQueryRow]) -> (Option<&str>, Option<&str>) {
+fn startup_process(rows: &[Row]) -> (Option<&str>, Option<&str>) {
     match rows {
         [startup, _observation] => (startup.get(0), startup.get(1)),
         _ => (None, None),

@@ -5,38 +5,39 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
 use wire::Lsn;
 
-use super::error::{Result, within};
+use super::error::{Result, TOO_MANY_CONNECTIONS, within};
 use super::server::Server;
-use super::session::Session;
+use super::session::{Seat, Session};
 use super::sync::write_mark;
 
-/// Both probes of a primary.
-#[derive(Debug)]
-pub struct ProbeOutcome {
-    /// How long a new connection took.
-    pub connection: Result<Duration>,
-    /// The end of a WAL record that is flushed here; k of the sync set flushing it proves the rest.
-    pub write: Result<Lsn>,
+/// What a new connection was answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Answered {
+    In,
+    /// The server is there and says that every slot is taken.
+    NoSlot,
+    /// The server is there and lets nobody in now, such as one that is starting.
+    Refused,
 }
 
 impl Server {
-    pub async fn probe(&self, deadline: Duration) -> ProbeOutcome {
-        let (connection, write) = tokio::join!(self.probe_connection(deadline), self.probe_write(deadline));
-        ProbeOutcome { connection, write }
-    }
-
-    /// A new connection that answers.
-    pub async fn probe_connection(&self, deadline: Duration) -> Result<Duration> {
-        let begun = Instant::now();
+    /// Connects as a client would. An answer with an SQLSTATE is an answer; an error is silence.
+    pub async fn probe_connection(&self, deadline: Duration) -> Result<Answered> {
         let work = async {
-            let mut session = Session::open(&self.layout, self.config.port, deadline).await?;
+            let mut session =
+                Session::open_as(Seat::Ordinary, &self.layout, self.config.port, deadline).await?;
             session.value("probe", "SELECT 1", deadline).await.map(drop)
         };
-        within("the answer to a new connection", deadline, work).await?;
-        Ok(begun.elapsed())
+        match within("the answer to a new connection", deadline, work).await {
+            Ok(()) => Ok(Answered::In),
+            Err(error) => match error.sqlstate() {
+                Some(TOO_MANY_CONNECTIONS) => Ok(Answered::NoSlot),
+                Some(_) => Ok(Answered::Refused),
+                None => Err(error),
+            },
+        }
     }
 
     /// A WAL record flushed by this server alone; waits for no standby.

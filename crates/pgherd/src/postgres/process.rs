@@ -86,6 +86,13 @@ fn name(pid: i32) -> Option<String> {
     fs::read_to_string(format!("/proc/{pid}/comm")).ok().map(|name| name.trim().to_owned())
 }
 
+/// Stopped by a signal or a debugger: it reacts to nothing but SIGCONT and SIGKILL.
+pub(super) fn is_stopped(pid: i32) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name before the state may hold anything, parentheses too.
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with(['T', 't']))
+}
+
 /// Every process of the server in `data`, the postmaster included. A zombie has no working directory and is not listed.
 pub(super) fn all_of(data: &Path) -> Vec<i32> {
     pids().filter(|pid| belongs(*pid, data)).collect()

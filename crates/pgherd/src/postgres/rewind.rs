@@ -9,13 +9,17 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use wire::Lsn;
+use wire::{Lsn, Timeline};
 
-use super::basebackup::{Secret, source_conninfo};
+use tokio::sync::watch::Sender;
+
+use super::account::watch;
+use super::basebackup::{Progress, Secret, parse_progress, source_conninfo};
 use super::control;
 use super::error::{Error, Result};
 use super::files;
 use super::hba::REWIND_ROLE;
+use super::lost::Lost;
 use super::process;
 use super::server::{Server, Source};
 
@@ -23,8 +27,8 @@ use super::server::{Server, Source};
 pub enum RewindOutcome {
     /// The histories have not diverged: follow.
     NotRequired,
-    /// `kept` holds the WAL from the fork on.
-    Done { fork: Lsn, kept: PathBuf },
+    /// `kept` holds the WAL from the fork on; what of it could be listed.
+    Done { fork: Lsn, kept: PathBuf, lost: Option<Box<Lost>> },
     /// Clone instead; the reason is the tool's.
     Failed { reason: String },
 }
@@ -32,7 +36,12 @@ pub enum RewindOutcome {
 impl Server {
     /// Rewinds the data directory to where it forked from `source`. The server must have been stopped cleanly: one that
     /// crashed is started (as a standby, following nobody) and stopped fast first.
-    pub async fn rewind(&self, source: &Source, deadline: Duration) -> Result<RewindOutcome> {
+    pub async fn rewind(
+        &self,
+        source: &Source,
+        progress: &Sender<Progress>,
+        deadline: Duration,
+    ) -> Result<RewindOutcome> {
         const TOOLS_DEADLINE: Duration = Duration::from_secs(10);
         self.refuse_running()?;
         process::end_tools_at(&self.layout.data, TOOLS_DEADLINE).await?;
@@ -43,7 +52,7 @@ impl Server {
             });
         }
         let secret = Secret::new(self, REWIND_ROLE, &source.password)?;
-        let said = match self.pg_rewind(source, &secret, &["--dry-run"], deadline).await {
+        let said = match self.pg_rewind(source, &secret, "--dry-run", progress, deadline).await {
             Ok(said) => said,
             Err(Error::Tool { tail, .. }) => return Ok(RewindOutcome::Failed { reason: tail }),
             Err(error) => return Err(error),
@@ -55,9 +64,17 @@ impl Server {
             return Ok(RewindOutcome::Failed { reason: format!("pg_rewind names no fork: {said}") });
         };
         let kept = self.keep_wal(fork, control.wal_segment_bytes).await?;
-        self.rewind_now(source, &secret, deadline).await.map(|failed| match failed {
+        // The WAL itself is kept; a listing that fails must not keep the node out of its cluster.
+        let lost = match self.list_lost(&kept, fork, parse_timeline(&said).unwrap_or(Timeline::FIRST)).await {
+            Ok(lost) => Some(Box::new(lost)),
+            Err(error) => {
+                tracing::warn!(%error, kept = %kept.display(), "the kept WAL could not be listed");
+                None
+            }
+        };
+        self.rewind_now(source, &secret, progress, deadline).await.map(|failed| match failed {
             Some(reason) => RewindOutcome::Failed { reason },
-            None => RewindOutcome::Done { fork, kept },
+            None => RewindOutcome::Done { fork, kept, lost },
         })
     }
 
@@ -66,12 +83,13 @@ impl Server {
         &self,
         source: &Source,
         secret: &Secret,
+        progress: &Sender<Progress>,
         deadline: Duration,
     ) -> Result<Option<String>> {
         let user_conf = self.layout.data.join("postgresql.conf");
         let own_text = fs::read(&user_conf).map_err(Error::at("read", &user_conf))?;
         files::write(&self.layout.rewind_mark(), b"", &self.account)?;
-        match self.pg_rewind(source, secret, &[], deadline).await {
+        match self.pg_rewind(source, secret, "--progress", progress, deadline).await {
             Ok(_) => {}
             Err(Error::Tool { tail, .. }) => return Ok(Some(tail)),
             Err(error) => return Err(error),
@@ -88,24 +106,28 @@ impl Server {
         &self,
         source: &Source,
         secret: &Secret,
-        more: &[&str],
+        more: &str,
+        progress: &Sender<Progress>,
         deadline: Duration,
     ) -> Result<String> {
         let data = self.layout.data.to_string_lossy().into_owned();
         let server = format!("--source-server={}", source_conninfo(source, REWIND_ROLE, "postgres"));
-        let mut arguments = vec!["--target-pgdata", &data, &server, "--no-ensure-shutdown"];
-        arguments.extend(more);
-        let environment = [("PGPASSFILE", secret.path.clone().into_os_string())];
-        let said = self
-            .account
-            .run(&self.installation.tool("pg_rewind"), &arguments, &environment, deadline)
-            .await?;
+        let program = self.installation.tool("pg_rewind");
+        let mut command = self.account.command(&program);
+        command.args(["--target-pgdata", &data, &server, "--no-ensure-shutdown", more]);
+        command.env("PGPASSFILE", &secret.path).kill_on_drop(true);
+        let said = watch(command, &program, deadline, |line| {
+            if let Some(now) = parse_progress(line) {
+                progress.send_replace(now);
+            }
+        })
+        .await?;
         Ok(format!("{}{}", said.stdout, said.stderr))
     }
 
     /// Copies every segment that reaches beyond `fork`, and the history files, to `kept/<moment>/`.
     async fn keep_wal(&self, fork: Lsn, segment_bytes: u32) -> Result<PathBuf> {
-        let (wal, kept) = (self.layout.wal(), self.layout.kept.join(files::moment()));
+        let (wal, kept) = (self.layout.wal(), self.new_keep());
         let account = self.account.clone();
         files::blocking(move || {
             files::private_dir(&kept, &account)?;
@@ -114,7 +136,7 @@ impl Server {
                 let beyond = segment_start(&name, segment_bytes)
                     .is_some_and(|start| start.0 + u64::from(segment_bytes) > fork.0);
                 if beyond || name.ends_with(".history") {
-                    fs::copy(entry.path(), kept.join(&name)).map_err(Error::at("keep", &entry.path()))?;
+                    files::copy(&entry.path(), &kept.join(&name), &account)?;
                 }
             }
             Ok(kept)
@@ -139,6 +161,13 @@ fn parse_fork(said: &str) -> Option<Lsn> {
     rest.split_whitespace().next()?.parse().ok()
 }
 
+/// The timeline in the same line: the own one, from the fork on.
+fn parse_timeline(said: &str) -> Option<Timeline> {
+    let (_, rest) = said.split_once("diverged at WAL location ")?;
+    let (_, rest) = rest.split_once("on timeline ")?;
+    rest.split_whitespace().next()?.parse().ok().map(Timeline)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -149,6 +178,6 @@ mod tests {
         assert_eq!(segment_start("000000010000000100000002", segment), Some(Lsn(0x1_0200_0000)));
         assert_eq!(segment_start("00000002.history", segment), None);
         let said = "pg_rewind: servers diverged at WAL location 0/3000110 on timeline 1\n";
-        assert_eq!(parse_fork(said), Some(Lsn(0x3000110)));
+        assert_eq!((parse_fork(said), parse_timeline(said)), (Some(Lsn(0x3000110)), Some(Timeline(1))));
     }
 }

@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use super::account::Account;
 use super::binaries::Installation;
 use super::control::{self, ControlFile};
+use super::disk::Disk;
 use super::error::{Error, Result};
 use super::fenced;
 use super::files;
@@ -35,6 +36,8 @@ pub struct ServerConfig {
     pub listen: String,
     pub port: u16,
     pub tunable: Tunable,
+    /// Kept allocated on the disk of pg_wal, for a recovery when it is full; 0: nothing.
+    pub reserve_bytes: u64,
 }
 
 /// What a reload of the configuration may change.
@@ -84,6 +87,7 @@ pub struct Server {
     pub layout: Layout,
     pub installation: Installation,
     pub account: Account,
+    pub disk: Disk,
     /// Held while the configuration files are read, changed and written.
     writing: Mutex<()>,
     pub(super) observer: Mutex<Observer>,
@@ -108,9 +112,11 @@ impl Server {
             });
         }
         let account = Account::resolve(config.os_user.as_deref()).await?;
+        let disk = Disk::new(&layout, config.reserve_bytes);
         Ok(Server {
             tunable: RwLock::new(Arc::new(config.tunable.clone())),
             config,
+            disk,
             layout,
             installation,
             account,
@@ -214,9 +220,8 @@ impl Server {
             dynamic.synchronized_standby_slots = None;
         }
         dynamic.generation += 1;
-        let control = control::read(&self.layout.data).ok();
         let tunable = self.tunable();
-        let conf = settings::render(&self.fixed(&tunable, control.as_ref()), &dynamic);
+        let conf = self.rendered(&tunable, &dynamic);
         let hba = hba::hba(dynamic.admission, self.synchronizes_slots(), &tunable.hba);
         let ident = hba::ident(&self.account);
         let (layout, account) = (self.layout.clone(), self.account.clone());
@@ -231,12 +236,18 @@ impl Server {
         Ok(dynamic)
     }
 
+    /// What `pgherd.conf` should say.
+    pub(super) fn rendered(&self, tunable: &Tunable, dynamic: &Dynamic) -> String {
+        let control = control::read(&self.layout.data).ok();
+        settings::render(&self.fixed(tunable, control.as_ref()), dynamic)
+    }
+
     /// The command line's `-c` options: what nothing can override.
     pub(super) fn fixed_settings(&self) -> Vec<(&'static str, String)> {
         self.fixed(&self.tunable(), None).fixed()
     }
 
-    fn tunable(&self) -> Arc<Tunable> {
+    pub(super) fn tunable(&self) -> Arc<Tunable> {
         // A holder only assigns, so a panic in one leaves nothing half done.
         self.tunable.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -288,8 +299,10 @@ impl Server {
     pub(super) async fn close_sessions(&self) {
         *self.observer.lock().await = Observer::default();
         self.admin.lock().await.close();
-        self.prober.lock().await.close();
-        // One that is in use finds out by itself.
+        // A probe that hangs with its server finds its connection gone by itself, and so does a slot's.
+        if let Ok(mut prober) = self.prober.try_lock() {
+            prober.close();
+        }
         if let Ok(mut sessions) = self.slot_sessions.try_lock() {
             *sessions = SlotSessions::default();
         }

@@ -18,12 +18,13 @@ use super::slot_settings::SlotSettings;
 pub const NOBODY: &str = "ANY 1 (pgherd_nobody)";
 
 /// What the user may change. Timeouts: a dead peer must be noticed within the bounds of a takeover.
-/// 16 WAL senders: eight standbys, each once more for a base backup. Ten reserved connections keep the agent's
-/// way in free when every client waits for a standby that died.
+/// 24 WAL senders: eight standbys, each once more for a base backup, and the agent's own sessions: three that it keeps,
+/// one that confirms a reload, and as many again of an agent that has just died. Ten reserved connections are for the
+/// operator when every client waits for a standby that died.
 const DEFAULTS: [(&str, &str); 10] = [
     ("max_connections", "100"),
     ("superuser_reserved_connections", "10"),
-    ("max_wal_senders", "16"),
+    ("max_wal_senders", "24"),
     ("wal_keep_size", "1GB"),
     ("wal_sender_timeout", "5s"),
     ("wal_receiver_timeout", "5s"),
@@ -45,7 +46,7 @@ const REFUSED: [(&str, &str); 7] = [
 ];
 
 /// On a standby these must not be smaller than the primary's were, or it refuses to start.
-const FLOORS: [&str; 5] = [
+pub(super) const FLOORS: [&str; 5] = [
     "max_connections",
     "max_worker_processes",
     "max_wal_senders",
@@ -253,16 +254,21 @@ pub(super) fn render(fixed: &Static<'_>, dynamic: &Dynamic) -> String {
     text
 }
 
-/// The bounds from the control file that are above what would be configured.
-fn floors(fixed: &Static<'_>) -> Vec<(String, String)> {
-    let Some(control) = fixed.control else { return Vec::new() };
-    let bounds = [
+/// What the former primary had, in the order of [`FLOORS`].
+pub(super) fn bounds(control: &ControlFile) -> [u32; 5] {
+    [
         control.max_connections,
         control.max_worker_processes,
         control.max_wal_senders,
         control.max_prepared_transactions,
         control.max_locks_per_transaction,
-    ];
+    ]
+}
+
+/// The bounds from the control file that are above what would be configured.
+fn floors(fixed: &Static<'_>) -> Vec<(String, String)> {
+    let Some(control) = fixed.control else { return Vec::new() };
+    let bounds = bounds(control);
     let configured = |name: &str| {
         let user = fixed.parameters.get(name).map(String::as_str);
         let default = DEFAULTS.iter().find(|(default, _)| *default == name).map(|(_, value)| *value);

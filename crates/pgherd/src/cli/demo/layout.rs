@@ -264,6 +264,7 @@ name = "{name}"
 dir = {dir}
 kind = "full"
 advertise = "127.0.0.1"
+reserve = 16
 
 [postgres]
 listen = "127.0.0.1"

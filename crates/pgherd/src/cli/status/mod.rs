@@ -1,5 +1,6 @@
 //! `pgherd status`: the cluster in one screen, once or again each second.
 
+mod burdens;
 mod slots;
 mod table;
 mod watch;

@@ -5,6 +5,7 @@
 
 use std::fmt::Write;
 
+use super::burdens;
 use super::slots;
 use crate::api::{NodeReport, Role, StatusReport, SyncMode};
 use crate::cli::client::Answered;
@@ -139,6 +140,7 @@ fn advice(answered: &Answered) -> Vec<String> {
         }
         lines.extend(fencer.obstacle.iter().map(|obstacle| format!("{}: {obstacle}", node.name)));
     }
+    lines.extend(report.nodes.iter().flat_map(burdens::lines));
     if report.sync.mode == SyncMode::Quorum {
         let sound = report.nodes.iter().filter(|node| node.sync && node.healthy).count();
         if sound < report.sync.k as usize {
@@ -156,11 +158,11 @@ fn advice(answered: &Answered) -> Vec<String> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::api::SyncReport;
 
-    fn node(name: &str, role: Role, state: &str) -> NodeReport {
+    pub fn node(name: &str, role: Role, state: &str) -> NodeReport {
         NodeReport {
             name: name.into(),
             role,
@@ -175,6 +177,7 @@ mod tests {
             tags: brain::Tags::default(),
             rule: String::new(),
             why: Vec::new(),
+            condition: brain::Condition::default(),
             slots: crate::api::SlotsReport::default(),
             fencer: None,
         }

@@ -111,8 +111,28 @@ async fn another_agent_adopts_the_running_server() {
     second.quarantine().await.unwrap();
     assert_eq!(see_primary(&node).await.unwrap().admission, Some(Admission::Quarantined));
     assert!(matches!(second.start_detached(DEADLINE).await, Err(Error::Running { .. })));
-    let outcome = second.probe(DEADLINE).await;
-    assert!(outcome.write.unwrap() > Lsn::ZERO && outcome.connection.is_ok());
+    assert!(second.probe_write(DEADLINE).await.unwrap() > Lsn::ZERO);
+    assert_eq!(second.probe_connection(DEADLINE).await.unwrap(), Answered::In);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_hold_every_slot_keep_no_agent_out() {
+    const SLOTS: usize = 100;
+    let node = primary("n1").await;
+    let mut clients = Vec::new();
+    // Superusers all, so the reserved slots are theirs too.
+    while let Ok(client) = client(&node).await {
+        clients.push(client);
+        assert!(clients.len() <= SLOTS);
+    }
+    assert_eq!(clients.len(), SLOTS, "the agent's own sessions take none of them");
+    assert_eq!(node.probe_connection(DEADLINE).await.unwrap(), Answered::NoSlot);
+    let second = Server::new(node.config.clone(), node.installation.clone()).await.unwrap();
+    assert_eq!(see_primary(&second).await.unwrap().admission, Some(Admission::Open));
+    assert!(second.probe_write(DEADLINE).await.unwrap() > Lsn::ZERO);
+    second.quarantine().await.unwrap();
+    assert_eq!(see_primary(&second).await.unwrap().admission, Some(Admission::Quarantined));
+    assert_eq!(second.probe_connection(DEADLINE).await.unwrap(), Answered::In, "the clients were ended");
 }
 
 #[tokio::test(flavor = "multi_thread")]

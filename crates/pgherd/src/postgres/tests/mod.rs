@@ -96,6 +96,7 @@ fn config_in(dir: &TempDir, node: &str) -> ServerConfig {
             hba: vec!["host all all 127.0.0.1/32 trust".into()],
             slots: SlotSettings::default(),
         },
+        reserve_bytes: 0,
     }
 }
 
@@ -132,6 +133,11 @@ async fn open_primary(node: &Node) {
     node.admit().await.unwrap();
 }
 
+/// For those who do not look at it.
+fn progress() -> tokio::sync::watch::Sender<Progress> {
+    tokio::sync::watch::channel(Progress::default()).0
+}
+
 /// A standby cloned from `from`, following it.
 async fn standby(name: &str, from: &Node) -> Node {
     let node = node(name).await;
@@ -141,7 +147,7 @@ async fn standby(name: &str, from: &Node) -> Node {
 
 async fn follow_as_clone(node: &Node, from: &Node) {
     let (progress, seen) = tokio::sync::watch::channel(Progress::default());
-    node.basebackup(&replication_source(from), None, progress, DEADLINE).await.unwrap();
+    node.basebackup(&replication_source(from), None, &progress, DEADLINE).await.unwrap();
     assert!(seen.borrow().total_bytes > 0, "progress was reported");
     node.start_detached(DEADLINE).await.unwrap();
     node.follow(&upstream(from, &node.config.node)).await.unwrap();

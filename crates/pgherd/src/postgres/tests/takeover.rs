@@ -105,6 +105,8 @@ async fn a_diverged_primary_is_rewound_and_follows() {
     await_position(&two, lsn).await;
     two.detach().await.unwrap();
     write(&one, "CREATE TABLE lost AS SELECT i FROM generate_series(1, 1000) AS i").await;
+    write(&one, "INSERT INTO t VALUES (2)").await;
+    one.probe_write(DEADLINE).await.unwrap();
     let pid = one.adopt().unwrap().unwrap().pid;
     process::signal(&one.layout.data, pid, rustix::process::Signal::KILL);
     one.exit_watch().await.unwrap();
@@ -113,7 +115,7 @@ async fn a_diverged_primary_is_rewound_and_follows() {
     let source = rewind_source(&two);
     process::await_leftovers(&one.layout.data, DEADLINE).await.unwrap();
 
-    let outcome = one.rewind(&source, DEADLINE).await.unwrap();
+    let outcome = one.rewind(&source, &progress(), DEADLINE).await.unwrap();
     assert!(
         matches!(&outcome, RewindOutcome::Failed { reason } if reason.contains("cleanly")),
         "{outcome:?}"
@@ -121,10 +123,13 @@ async fn a_diverged_primary_is_rewound_and_follows() {
     one.start_detached(DEADLINE).await.unwrap();
     await_complete(&one).await;
     one.stop(StopMode::Fast, DEADLINE).await.unwrap();
-    let outcome = one.rewind(&source, DEADLINE).await.unwrap();
-    let RewindOutcome::Done { fork, kept } = outcome else { panic!("{outcome:?}") };
+    let outcome = one.rewind(&source, &progress(), DEADLINE).await.unwrap();
+    let RewindOutcome::Done { fork, kept, lost } = outcome else { panic!("{outcome:?}") };
     assert!(fork >= lsn);
     assert!(kept.read_dir().unwrap().count() > 0, "the discarded WAL is kept");
+    let mut lost = lost.expect("the discarded WAL is listed");
+    assert_eq!(lost.committed.len(), 2, "the agent's own probe is none: {lost:?}");
+    assert!(lost.bytes > 1000 && !lost.shortened, "{lost:?}");
     let conf = std::fs::read_to_string(one.layout.data.join("postgresql.conf")).unwrap();
     assert!(conf.contains("/n1/conf/pgherd.conf") && !conf.contains("/n2/"), "{conf}");
 
@@ -133,8 +138,16 @@ async fn a_diverged_primary_is_rewound_and_follows() {
     two.admit().await.unwrap();
     let lsn = write(&two, "CREATE TABLE after AS SELECT 1").await;
     assert_eq!(await_position(&one, lsn).await.timeline, Timeline(3));
+    one.name_lost(&mut lost).await.unwrap();
+    let names: Vec<Option<&str>> = lost.tables().map(|table| table.name.as_deref()).collect();
+    assert_eq!(names, [Some("postgres.public.t"), None], "what was created in lost WAL has no name any more");
+    let text = std::fs::read_to_string(kept.join("report.txt")).unwrap();
+    assert!(text.contains("2 transactions committed") && text.contains("postgres.public.t"), "{text}");
+    assert_eq!(one.kept_lists(), [*lost]);
+    std::fs::write(kept.join("acknowledged"), "").unwrap();
+    assert!(one.kept_lists().is_empty());
     one.stop(StopMode::Fast, DEADLINE).await.unwrap();
-    assert_eq!(one.rewind(&source, DEADLINE).await.unwrap(), RewindOutcome::NotRequired);
+    assert_eq!(one.rewind(&source, &progress(), DEADLINE).await.unwrap(), RewindOutcome::NotRequired);
 }
 
 /// A rewound server lacks what its source had written but not flushed, so it accepts no connection until it streams;
@@ -157,7 +170,7 @@ async fn a_server_that_is_not_consistent_yet_can_be_pointed_and_detached() {
     let writes = tokio::spawn(async move { writer.0.batch_execute(endless).await });
     let quiet = insert_lsn(&two).await;
     eventually("the source writes", async || (insert_lsn(&two).await != quiet).then_some(())).await;
-    let outcome = one.rewind(&rewind_source(&two), DEADLINE).await.unwrap();
+    let outcome = one.rewind(&rewind_source(&two), &progress(), DEADLINE).await.unwrap();
     cancel.cancel_query(NoTls).await.unwrap();
     let ended = writes.await.unwrap().unwrap_err();
     assert_eq!(ended.code(), Some(&tokio_postgres::error::SqlState::QUERY_CANCELED), "{ended}");
