@@ -5,9 +5,10 @@
 
 use wire::Lsn;
 
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Action, Commit, Durable, Key, MemberId, NodeName, Operation, Position, Postgres, PrimaryRecord, Put,
-    SyncRecord, Term, TimelineRecord, View,
+    SyncRecord, SyncSet, Term, TimelineRecord, View,
 };
 
 /// A member that promised, and the end of its WAL.
@@ -91,13 +92,16 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
 
 fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
     let was_primary = *candidate.member == sync.primary;
-    if !sync.set.members.contains(candidate.member) && !was_primary {
+    let counts = sync.set.members.contains(candidate.member) || is_on(Mutation::StrangerWins);
+    if !counts && !was_primary {
         return Err("not in the sync set".to_owned());
     }
-    if candidate.promise < term {
+    let unasked = is_on(Mutation::PromiseUnasked) || is_on(Mutation::RevokeDropped);
+    if candidate.promise < term && !unasked {
         return Err(format!("has promised {} only", candidate.promise));
     }
-    if let Some(operation) = candidate.busy.filter(|operation| operation.moves_wal()) {
+    let moves_wal = |operation: &Operation| operation.moves_wal() && !is_on(Mutation::BusyAnswers);
+    if let Some(operation) = candidate.busy.filter(moves_wal) {
         return Err(format!(
             "{operation:?} is under way: where its WAL ends, and whose it takes, may change"
         ));
@@ -105,10 +109,10 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
     let Some(standby) = candidate.postgres.standby() else {
         return Err(format!("PostgreSQL is {}", candidate.postgres.word()));
     };
-    if !standby.answers() {
+    if !standby.answers() && !is_on(Mutation::RevokeDropped) {
         return Err("not yet: its WAL is not read to the end, or its receiver has not gone".to_owned());
     }
-    if !view.store.explains(standby.position.timeline) {
+    if !view.store.explains(standby.position.timeline) && !is_on(Mutation::UnexplainedWins) {
         return Err(format!("no recorded term explains timeline {}", standby.position.timeline));
     }
     Ok(Answer {
@@ -116,7 +120,8 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
         member: candidate.member.clone(),
         position: standby.position,
         replay: standby.replay,
-        whole: was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term)),
+        whole: was_primary
+            && (sync.set.k == 0 || candidate.served == Some(sync.term) || is_on(Mutation::WholeUnlived)),
     })
 }
 
@@ -126,12 +131,20 @@ impl Tally {
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
         let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
         let whole = self.answers.iter().any(|answer| answer.whole);
-        let eligible = |answer: &&Answer| answer.whole || sync.set.members.contains(&answer.member);
+        let stranger = is_on(Mutation::StrangerWins);
+        let eligible =
+            |answer: &&Answer| answer.whole || sync.set.members.contains(&answer.member) || stranger;
+        let further = |a: &Answer, b: &Answer| {
+            if is_on(Mutation::TimelineIgnored) {
+                return a.position.lsn.cmp(&b.position.lsn);
+            }
+            a.position.cmp(&b.position)
+        };
         let best = self
             .answers
             .iter()
             .filter(eligible)
-            .max_by(|a, b| a.position.cmp(&b.position).then_with(|| b.node.cmp(&a.node)));
+            .max_by(|a, b| further(a, b).then_with(|| b.node.cmp(&a.node)));
         match best {
             Some(best) if whole || sync.set.may_choose(members) => Outcome::Chosen(best.clone()),
             _ => Outcome::Missing(format!(
@@ -149,7 +162,11 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     let primary = view.store.primary.as_ref()?;
     let sync = view.store.sync.as_ref()?;
     let timelines = view.store.timelines.as_ref()?;
-    let timeline = view.store.unused_timeline();
+    let timeline = if is_on(Mutation::TimelineReused) {
+        winner.position.timeline.next()
+    } else {
+        view.store.unused_timeline()
+    };
     let record = PrimaryRecord {
         term,
         node: winner.node.clone(),
@@ -159,20 +176,29 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     };
     let mut history = timelines.value.clone();
     history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
-    Some(Action::Commit(Commit {
-        conditions: vec![
-            (Key::Primary, primary.version),
-            (Key::Sync, sync.version),
-            (Key::Timelines, timelines.version),
-        ],
-        puts: vec![Put::Primary(record), Put::Timelines(history)],
-    }))
+    let mut conditions =
+        vec![(Key::Primary, primary.version), (Key::Sync, sync.version), (Key::Timelines, timelines.version)];
+    let mut puts = vec![Put::Primary(record), Put::Timelines(history)];
+    if is_on(Mutation::RecordSyncStale) {
+        conditions.retain(|(key, _)| *key != Key::Sync);
+    }
+    if is_on(Mutation::SyncAtPromotion) {
+        let set = SyncSet { members: followers(view, winner), k: view.k_wanted() };
+        puts.push(Put::Sync(SyncRecord { term, primary: winner.member.clone(), set }));
+    }
+    Some(Action::Commit(Commit { conditions, puts }))
+}
+
+/// Who would follow the winner: for the fault that believes in them before they do.
+fn followers(view: &View, winner: &Answer) -> std::collections::BTreeSet<MemberId> {
+    let heard = candidates(view).into_iter().map(|candidate| candidate.member.clone());
+    heard.filter(|member| *member != winner.member).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Health, Memory, Millis, Settings, Standby, Status, StoreView, SyncSet, Versioned};
+    use crate::{Health, Memory, Millis, Settings, Standby, Status, StoreView, Versioned};
 
     const NOW: Millis = Millis(100_000);
     const TERM: Term = Term(2);

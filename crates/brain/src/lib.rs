@@ -12,6 +12,7 @@ mod election;
 mod explain;
 mod health;
 mod memory;
+pub mod mutation;
 mod names;
 mod postgres;
 pub mod quorum;

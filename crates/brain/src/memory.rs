@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Commit, Durable, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet, Term,
     View, health,
@@ -187,7 +188,8 @@ impl Memory {
     ) -> Option<Grant> {
         let member = durable.member.clone()?;
         let well = matches!(status.health, Health::Fine | Health::Unknown);
-        let grantable = recorded && well && status.wants_lease && durable.promise <= status.record_term;
+        let bound = durable.promise > status.record_term && !is_on(Mutation::GrantAfterPromise);
+        let grantable = recorded && well && status.wants_lease && !bound;
         if !grantable {
             return None;
         }
@@ -213,7 +215,9 @@ impl Memory {
         if grant.boot != boot || Some(grant.term) != term {
             return;
         }
-        let sent = self.sent.iter().find(|(sequence, _)| *sequence == grant.sequence).map(|(_, at)| *at);
+        let asked =
+            |(sequence, _): &&(u64, Millis)| *sequence == grant.sequence || is_on(Mutation::LeaseFromAnswer);
+        let sent = self.sent.iter().rev().find(asked).map(|(_, at)| *at);
         if let Some(at) = sent {
             let held = self.held.entry(grant.member).or_insert(at);
             *held = (*held).max(at);
@@ -222,14 +226,19 @@ impl Memory {
 
     /// How many members of `set` hold nobody else possible at `now`, the drift margin taken off.
     pub fn leases_held(&self, now: Millis, set: &SyncSet, settings: &Settings) -> usize {
-        let usable_ms = settings.lease_usable_ms();
+        let usable_ms = if is_on(Mutation::LeaseMarginless) {
+            settings.failure_timeout_ms
+        } else {
+            settings.lease_usable_ms()
+        };
         let held = |member: &&MemberId| self.held.get(*member).is_some_and(|at| now.since(*at) < usable_ms);
         set.members.iter().filter(held).count()
     }
 
     /// This node owes a lease answer, or cannot know because its agent just started.
     pub fn owes(&self, now: Millis, settings: &Settings) -> bool {
-        now.since(self.started) < settings.failure_timeout_ms
+        let unknown = now.since(self.started) < settings.failure_timeout_ms;
+        (unknown && !is_on(Mutation::RestartForgetsLease))
             || self.owed.as_ref().is_some_and(|owed| now < owed.until)
     }
 

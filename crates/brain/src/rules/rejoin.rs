@@ -1,6 +1,7 @@
 //! Everybody but the primary: start, detach, follow, rewind, clone.
 
 use super::{Want, act, wait};
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Action, MemberId, Operation, Postgres, Primary, PrimaryRecord, Standby, Status, SyncRecord, View,
     Walsender,
@@ -24,7 +25,7 @@ pub(super) fn start(view: &View) -> Option<Want> {
 }
 
 pub(super) fn detach(view: &View) -> Option<Want> {
-    let standby = view.postgres.standby()?;
+    let standby = view.postgres.standby().filter(|_| !is_on(Mutation::DetachDropped))?;
     let promise = view.durable.promise;
     if let Some(upstream) = &standby.upstream {
         let why = format!("promised {promise}, the upstream {} has term {}", upstream.node, upstream.term);
@@ -95,7 +96,7 @@ pub(super) fn wait_for_primary(view: &View) -> Option<Want> {
 pub(super) fn promise(view: &View) -> Option<Want> {
     let (record, ..) = upstream(view).ok()?;
     view.postgres.standby()?;
-    let due = view.durable.promise < record.term;
+    let due = view.durable.promise < record.term && !is_on(Mutation::FollowUnpromised);
     due.then(|| {
         act(
             Action::Promise { term: record.term },
@@ -135,6 +136,9 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
 /// an open primary's set is removed first, unless the set has nobody to spare: then the primary, which has all that it
 /// acknowledged, waits for this very member.
 fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
+    if is_on(Mutation::ExpendableAlways) {
+        return true;
+    }
     let Some(sync) = view.sync() else { return false };
     let Some(own) = view.durable.member.as_ref() else { return true };
     if !sync.set.members.contains(own) {
@@ -178,6 +182,7 @@ fn turn_to_rewind(view: &View, sync: &SyncRecord, record: &PrimaryRecord) -> boo
 
 fn diverged(primary: &Primary, standby: &Standby) -> bool {
     !primary.history.contains(standby.position.timeline, standby.position.lsn, primary.flush)
+        && !is_on(Mutation::FollowDiverged)
 }
 
 pub(super) fn guard(view: &View) -> Option<Want> {
