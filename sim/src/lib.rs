@@ -12,12 +12,12 @@ mod event;
 mod exec;
 mod faults;
 mod look;
+mod mutant;
 mod net;
 mod operations;
 mod plan;
 mod replication;
 mod sabotage;
-#[cfg(test)]
 mod scenarios;
 mod server;
 mod store;
@@ -26,7 +26,8 @@ mod wal;
 mod words;
 mod world;
 
-pub use sabotage::Sabotage;
+pub use mutant::Mutant;
+pub use scenarios::{SCENARIOS, Scenario};
 pub use trace::Detail;
 pub use world::Violation;
 
@@ -47,7 +48,13 @@ pub struct Report {
 }
 
 /// Runs one seed.
-pub fn run(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> Report {
+pub fn run(seed: u64, detail: Detail, mutant: Option<Mutant>) -> Report {
+    brain::mutation::with(mutant.and_then(Mutant::in_brain), || {
+        run_here(seed, detail, mutant.and_then(Mutant::in_executor))
+    })
+}
+
+fn run_here(seed: u64, detail: Detail, sabotage: Option<sabotage::Sabotage>) -> Report {
     let mut world = world::World::new(seed, detail, sabotage);
     world.run();
     Report {

@@ -4,20 +4,20 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sim::{Detail, Report, Sabotage, run};
+use sim::{Detail, Mutant, Report, run};
 
 const USAGE: &str = "\
-sim --seed N [--messages] [--sabotage NAME]             replay one seed and print its trace
-sim --seeds N [--from A] [--threads T] [--sabotage NAME] run seeds A to A+N-1; stops at the first that fails
+sim --seed N [--messages] [--mutant NAME]             replay one seed and print its trace
+sim --seeds N [--from A] [--threads T] [--mutant NAME] run seeds A to A+N-1; stops at the first that fails
 sim --seeds N --keep-going                              as above, and list every seed that fails
-sim --list                                              the sabotages";
+sim --list                                              the deliberate faults";
 
 struct Options {
     seed: Option<u64>,
     seeds: u64,
     from: u64,
     threads: usize,
-    sabotage: Option<Sabotage>,
+    mutant: Option<Mutant>,
     messages: bool,
     keep_going: bool,
 }
@@ -25,13 +25,13 @@ struct Options {
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--list") {
-        for sabotage in Sabotage::ALL {
-            println!("{:<20} {}", sabotage.name(), sabotage.what());
+        for mutant in Mutant::all() {
+            println!("{:<20} {}", mutant.name(), mutant.what());
         }
         return ExitCode::SUCCESS;
     }
     match parse(&arguments) {
-        Ok(Options { seed: Some(seed), sabotage, messages, .. }) => replay(seed, sabotage, messages),
+        Ok(Options { seed: Some(seed), mutant, messages, .. }) => replay(seed, mutant, messages),
         Ok(options) => many(&options),
         Err(reason) => {
             eprintln!("{reason}\n\n{USAGE}");
@@ -42,25 +42,17 @@ fn main() -> ExitCode {
 
 fn parse(arguments: &[String]) -> Result<Options, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut options = Options {
-        seed: None,
-        seeds: 0,
-        from: 0,
-        threads,
-        sabotage: None,
-        messages: false,
-        keep_going: false,
-    };
+    let mut options =
+        Options { seed: None, seeds: 0, from: 0, threads, mutant: None, messages: false, keep_going: false };
     let mut rest = arguments.iter();
     while let Some(name) = rest.next() {
         match name.as_str() {
             "--messages" => options.messages = true,
             "--keep-going" => options.keep_going = true,
-            "--sabotage" => {
+            "--mutant" => {
                 let given = rest.next().map(String::as_str).unwrap_or_default();
-                let known = Sabotage::parse(given);
-                options.sabotage =
-                    Some(known.ok_or(format!("no sabotage is called \"{given}\"; see --list"))?);
+                let known = Mutant::named(given);
+                options.mutant = Some(known.ok_or(format!("no fault is called \"{given}\"; see --list"))?);
             }
             "--seed" | "--seeds" | "--from" | "--threads" => {
                 let given = rest.next().map(String::as_str).unwrap_or_default();
@@ -82,9 +74,9 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
     Ok(options)
 }
 
-fn replay(seed: u64, sabotage: Option<Sabotage>, messages: bool) -> ExitCode {
+fn replay(seed: u64, mutant: Option<Mutant>, messages: bool) -> ExitCode {
     let detail = if messages { Detail::Messages } else { Detail::Decisions };
-    let report = run(seed, detail, sabotage);
+    let report = run(seed, detail, mutant);
     print!("{}", report.trace);
     println!(
         "seed {seed}: {:.1} virtual s, {} promotions, {} acknowledged commits",
@@ -92,7 +84,7 @@ fn replay(seed: u64, sabotage: Option<Sabotage>, messages: bool) -> ExitCode {
         report.promotions,
         report.acknowledged
     );
-    verdict(report.violation.is_none(), || print_failure(&report, sabotage))
+    verdict(report.violation.is_none(), || print_failure(&report, mutant))
 }
 
 fn verdict(passed: bool, complain: impl FnOnce()) -> ExitCode {
@@ -103,9 +95,9 @@ fn verdict(passed: bool, complain: impl FnOnce()) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn print_failure(report: &Report, sabotage: Option<Sabotage>) {
+fn print_failure(report: &Report, mutant: Option<Mutant>) {
     let Some(violation) = &report.violation else { return };
-    let with = sabotage.map_or(String::new(), |sabotage| format!(" --sabotage {}", sabotage.name()));
+    let with = mutant.map_or(String::new(), |mutant| format!(" --mutant {}", mutant.name()));
     println!(
         "seed {} violates {} at {:.3} s: {}\n  replay: cargo xtask sim --seed {}{with}",
         report.seed,
@@ -131,7 +123,7 @@ fn many(options: &Options) -> ExitCode {
                     if number >= options.seeds {
                         return;
                     }
-                    let report = run(options.from + number, Detail::Nothing, options.sabotage);
+                    let report = run(options.from + number, Detail::Nothing, options.mutant);
                     done.fetch_add(1, Ordering::Relaxed);
                     virtual_us.fetch_add(report.virtual_us, Ordering::Relaxed);
                     excused.fetch_add(u64::from(report.excused), Ordering::Relaxed);
@@ -151,7 +143,7 @@ fn many(options: &Options) -> ExitCode {
     let mut failed = failed.into_inner().unwrap_or_default();
     failed.sort_by_key(|report| report.seed);
     for report in &failed {
-        print_failure(report, options.sabotage);
+        print_failure(report, options.mutant);
     }
     println!(
         "{done} seeds, {} failed, {} without a data quorum at the end, {seconds:.1} s, {:.0} seeds/s, {:.0} virtual s per seed",

@@ -40,10 +40,6 @@ pub enum Kind {
     /// PostgreSQL's port to the target is closed, the peer link open (CHECKS B4).
     CutPort,
     /// The agents' port to the target is closed, PostgreSQL's open; drawn by no seed, used by scenarios.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "only scenarios, which are tests, close this port alone")
-    )]
     CutPeers,
     KillAll,
     /// The target loses its data directory and its durable words.

@@ -1,4 +1,6 @@
-//! Executors broken on purpose: each must be caught by a checker, or the checker is worth nothing.
+//! Executors broken on purpose, and the part of PostgreSQL that the rules rely on; `brain::mutation` breaks the rules.
+//!
+//! What they are not: anything of the product. A world is made with one of them, or with none.
 
 macro_rules! sabotages {
     ($($name:ident $text:literal $what:literal;)*) => {
@@ -31,15 +33,4 @@ sabotages! {
     OneFlushFewer "one-flush-fewer" "k - 1 flushes acknowledge a commit.";
     CloneKeepsMember "clone-keeps-member" "A clone goes on under the old member id.";
     LocalTimeline "local-timeline" "A promotion takes the next timeline it knows of, not the recorded one.";
-    FalseWhole "false-whole" "A returned primary claims to have all that it acknowledged.";
-    PositionEarly "position-early" "A standby answers before startup has read all of its WAL.";
-    SyncUnchecked "sync-unchecked" "A takeover is recorded although the sync set has changed since the count.";
-    BusyAnswers "busy-answers" "A heartbeat hides the work under way, so its old look counts as an answer.";
-    LeaseFromAnswer "lease-from-answer" "The age of a lease counts from the answer, not from the question.";
-}
-
-impl Sabotage {
-    pub fn parse(name: &str) -> Option<Sabotage> {
-        Sabotage::ALL.iter().copied().find(|sabotage| sabotage.name() == name)
-    }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sim::{Detail, Report, Sabotage, run};
+use sim::{Detail, Mutant, Report, run};
 
 fn complain(report: &Report) -> String {
     format!("seed {}: {:?}; replay: cargo xtask sim --seed {}", report.seed, report.violation, report.seed)
@@ -48,8 +48,8 @@ fn a_few_hundred_seeds_pass() {
     }
 }
 
-/// The first of `most` seeds that catches the sabotage, on two threads.
-fn caught(sabotage: Sabotage, most: u64) -> bool {
+/// The first of `most` seeds that catches the mutant, on two threads.
+fn caught(mutant: Mutant, most: u64) -> bool {
     let (next, found) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
     std::thread::scope(|scope| {
         for _ in 0..2 {
@@ -59,7 +59,7 @@ fn caught(sabotage: Sabotage, most: u64) -> bool {
                     if seed >= most || found.load(Ordering::Relaxed) != u64::MAX {
                         return;
                     }
-                    if run(seed, Detail::Nothing, Some(sabotage)).violation.is_some() {
+                    if run(seed, Detail::Nothing, Some(mutant)).violation.is_some() {
                         found.fetch_min(seed, Ordering::Relaxed);
                     }
                 }
@@ -74,14 +74,14 @@ fn caught(sabotage: Sabotage, most: u64) -> bool {
 #[test]
 fn broken_executors_are_caught() {
     let table = [
-        (Sabotage::OneFlushFewer, 200),
-        (Sabotage::ReloadLost, 200),
-        (Sabotage::ReceiverKept, 2_000),
-        (Sabotage::LocalTimeline, 2_000),
-        (Sabotage::PositionEarly, 2_000),
-        (Sabotage::FalseWhole, 8_000),
+        (Mutant::OneFlushFewer, 200),
+        (Mutant::ReloadLost, 200),
+        (Mutant::ReceiverKept, 2_000),
+        (Mutant::LocalTimeline, 2_000),
+        (Mutant::PositionEarly, 2_000),
+        (Mutant::FalseWhole, 8_000),
     ];
-    for (sabotage, most) in table {
-        assert!(caught(sabotage, most), "{} is not caught within {most} seeds", sabotage.name());
+    for (mutant, most) in table {
+        assert!(caught(mutant, most), "{} is not caught within {most} seeds", mutant.name());
     }
 }
