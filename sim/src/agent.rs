@@ -6,7 +6,9 @@
 
 use std::rc::Rc;
 
-use brain::{Applied, Decision, Durable, Grant, Memory, Millis, Postgres, Status, Term, View, decide};
+use brain::{
+    Applied, Decision, Durable, Fence, Grant, Memory, Millis, Postgres, Status, Term, View, decide, fence,
+};
 
 use crate::event::{Event, Recipient};
 use crate::exec::Op;
@@ -72,8 +74,9 @@ impl World {
             postgres: Postgres::Unknown,
             busy: None,
             store: brain::StoreView::default(),
-            memory: Memory::new(now),
+            memory: Memory::inheriting(now, self.nodes[node].fenced_until),
             served: None,
+            fencer: brain::Fencer::default(),
         };
         self.nodes[node].agent_frozen = false;
         self.nodes[node].agent = Some(Agent {
@@ -263,6 +266,7 @@ impl World {
         }
         agent.view.busy = agent.op.as_ref().map(|op| op.operation);
         agent.view.tick(now);
+        let kept = fence(&agent.view);
         let decision = decide(&agent.view);
         let revoking = decision.actions.iter().find_map(|action| match action {
             brain::Action::Revoke { term } => Some(*term),
@@ -273,6 +277,11 @@ impl World {
         agent.rule = decision.rule;
         let news =
             agent.decided.as_ref().is_none_or(|d| d.rule != decision.rule || d.actions != decision.actions);
+        match kept {
+            Fence::Until(until) => self.nodes[node].fenced_until = Some(until),
+            Fence::Rest => self.nodes[node].fenced_until = None,
+            Fence::Keep => {}
+        }
         if news {
             self.tell(node, &decision);
         }

@@ -6,7 +6,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
-use brain::{Durable, NodeName, Term};
+use brain::{Durable, Millis, NodeName, Term};
 use wire::Timeline;
 
 use crate::agent::Agent;
@@ -44,6 +44,8 @@ pub struct Node {
     pub durable: Durable,
     pub promise_synced: Term,
     pub server: Server,
+    /// What the node's fencer keeps for the next agent.
+    pub fenced_until: Option<Millis>,
 }
 
 /// A broken invariant.
@@ -120,6 +122,7 @@ impl World {
                 durable: Durable::default(),
                 promise_synced: Term(0),
                 server: Server::new(dice.within(600..4_000)),
+                fenced_until: None,
             });
         }
         let count = nodes.len();

@@ -239,6 +239,7 @@ mod tests {
             busy,
             served: None,
             rule: String::new(),
+            fencer: crate::Fencer::default(),
         }
     }
 
@@ -280,6 +281,7 @@ mod tests {
             store,
             memory,
             served: None,
+            fencer: crate::Fencer::default(),
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::mutation::{Mutation, is_on};
-use crate::{Operation, Status, View};
+use crate::{Millis, Operation, Status, View};
 
 /// A promotion may take this long before others take over from it: end-of-recovery on a caught-up standby takes
 /// tens of milliseconds, opening takes one follower's reconnect; thirty times that is surely stuck.
@@ -127,6 +127,16 @@ pub fn lease_held(view: &View) -> bool {
         return true;
     }
     view.memory.leases_held(view.now, &sync.set, &view.settings) >= sync.set.k
+}
+
+/// Until when the lease is held, if nothing newer is heard; `None` when k members have not answered. With k = 0 there is
+/// nobody whose answer could be counted: the right lasts for as long as the agent lives to say so.
+pub fn lease_until(view: &View) -> Option<Millis> {
+    let sync = view.sync()?;
+    if sync.set.k == 0 {
+        return wants_lease(view).then(|| view.now.plus(view.settings.lease_usable_ms()));
+    }
+    view.memory.lease_until(&sync.set, &view.settings)
 }
 
 /// Clients may be served here as primary: opened, well, and the lease is held.

@@ -10,6 +10,7 @@
 mod action;
 mod election;
 mod explain;
+mod fencer;
 mod health;
 mod memory;
 pub mod mutation;
@@ -24,6 +25,7 @@ mod view;
 pub use action::{Action, Commit, Decision, Key, Put, RuleId};
 pub use election::{Answer, Outcome, Tally};
 pub use explain::{Explanation, explain};
+pub use fencer::{Fence, Fencer, FencerState, fence};
 pub use health::{Health, open as is_open, own as health_of};
 pub use memory::{Grant, Heard, Memory, Status};
 pub use names::{MemberId, Millis, NodeName, Term};

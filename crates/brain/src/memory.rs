@@ -10,8 +10,8 @@ use wire::Lsn;
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Commit, Durable, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet, Term,
-    View, health,
+    Commit, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet,
+    Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -44,6 +44,8 @@ pub struct Status {
     pub served: Option<Term>,
     /// The rule that the speaker follows now.
     pub rule: String,
+    #[serde(default)]
+    pub fencer: Fencer,
 }
 
 impl Status {
@@ -65,6 +67,7 @@ impl Status {
             busy: view.busy,
             served: view.served,
             rule: rule.to_owned(),
+            fencer: view.fencer.clone(),
         }
     }
 }
@@ -77,6 +80,7 @@ impl Status {
 
     fn outline(&self) -> Status {
         let mut outline = Status { sequence: 0, ..self.clone() };
+        outline.fencer.left_ms = None;
         match &mut outline.postgres {
             Postgres::Standby(standby) => {
                 standby.position.lsn = Lsn::ZERO;
@@ -121,6 +125,8 @@ struct Owed {
 pub struct Memory {
     /// When this agent started.
     pub started: Millis,
+    /// Until when the lease lasts that an earlier run of this agent held, as the fencer kept it.
+    inherited: Option<Millis>,
     pub peers: BTreeMap<NodeName, Heard>,
     owed: Option<Owed>,
     /// Heartbeats that asked for a lease: sequence and moment of sending.
@@ -147,6 +153,11 @@ pub struct Memory {
 impl Memory {
     pub fn new(started: Millis) -> Memory {
         Memory { started, ..Memory::default() }
+    }
+
+    /// Of an agent that starts while the fencer still keeps a lease that an earlier run held.
+    pub fn inheriting(started: Millis, inherited: Option<Millis>) -> Memory {
+        Memory { inherited, ..Memory::new(started) }
     }
 
     /// Takes in a peer's heartbeat; answers with a grant when the speaker asks for one and may have it.
@@ -226,13 +237,24 @@ impl Memory {
 
     /// How many members of `set` hold nobody else possible at `now`, the drift margin taken off.
     pub fn leases_held(&self, now: Millis, set: &SyncSet, settings: &Settings) -> usize {
-        let usable_ms = if is_on(Mutation::LeaseMarginless) {
-            settings.failure_timeout_ms
-        } else {
-            settings.lease_usable_ms()
-        };
+        let usable_ms = settings.lease_usable_ms();
         let held = |member: &&MemberId| self.held.get(*member).is_some_and(|at| now.since(*at) < usable_ms);
         set.members.iter().filter(held).count()
+    }
+
+    /// When the lease ends that the answers so far give: the k-th youngest answer's question, and the time that it may
+    /// be used. `None` while fewer than k have answered.
+    pub fn lease_until(&self, set: &SyncSet, settings: &Settings) -> Option<Millis> {
+        let mut asked: Vec<Millis> =
+            set.members.iter().filter_map(|member| self.held.get(member)).copied().collect();
+        asked.sort_unstable_by(|a, b| b.cmp(a));
+        let kth = asked.get(set.k.checked_sub(1)?)?;
+        Some(kth.plus(settings.lease_usable_ms()))
+    }
+
+    /// The lease of an earlier run of this agent has not ended.
+    pub fn inherits(&self, now: Millis) -> bool {
+        self.inherited.is_some_and(|until| now < until)
     }
 
     /// This node owes a lease answer, or cannot know because its agent just started.
@@ -286,10 +308,15 @@ impl Memory {
     pub(crate) fn note_record(&mut self, now: Millis, record: Option<(Term, &NodeName)>) {
         let known = self.record_seen.as_ref().map(|(term, node, _)| (*term, node));
         if known != record {
+            // An answer is owed to the node, whatever its term: one that renews goes on by the answers it has. Somebody
+            // else's term lay in between only if they had run out or were given back, and then none is left.
+            let renewed = known.is_some_and(|(_, node)| record.is_some_and(|(_, new)| new == node));
+            if !renewed {
+                self.held.clear();
+            }
             self.record_seen = record.map(|(term, node)| (term, node.clone(), now));
             self.fine_heard = None;
             self.sent.clear();
-            self.held.clear();
             self.missing.clear();
             self.streaming.clear();
         }

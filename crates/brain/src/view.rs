@@ -4,9 +4,10 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutation::{Mutation, is_on};
 use crate::{
-    MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status, StoreView,
-    SyncRecord, Term, Versioned,
+    Fencer, MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status,
+    StoreView, SyncRecord, Term, Versioned,
 };
 
 /// The cluster's settings, as far as decisions depend on them.
@@ -28,7 +29,8 @@ pub struct Settings {
 impl Settings {
     /// How long an answered lease may be used, from the moment the question was sent: the drift margin taken off.
     pub fn lease_usable_ms(&self) -> u64 {
-        self.failure_timeout_ms * (100 - self.drift_percent.min(100)) / 100
+        let margin = if is_on(Mutation::LeaseMarginless) { 0 } else { self.drift_percent.min(100) };
+        self.failure_timeout_ms * (100 - margin) / 100
     }
 }
 
@@ -61,6 +63,7 @@ pub struct View {
     pub memory: Memory,
     /// The highest term under which this process itself saw its server open; lost with the process.
     pub served: Option<Term>,
+    pub fencer: Fencer,
 }
 
 impl View {

@@ -202,10 +202,10 @@ pub(super) fn wait_to_open(view: &View) -> Option<Want> {
 pub(super) fn fence_lease(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
     let term = record.value.term;
-    let timeout_ms = view.settings.failure_timeout_ms;
-    // A new agent, or a new term, has no answers yet; what its predecessor was answered still holds meanwhile.
-    let grace = view.now.since(view.memory.started).min(view.memory.record_age_ms(view.now)) < timeout_ms;
-    if primary.quarantined || !view.opened() || grace || health::may_serve(view) {
+    // A new agent has no answers yet; what its predecessor was answered binds the members until the moment that the
+    // fencer kept, and not one restart longer. Nothing kept, nothing held. A renewed term goes on by its answers.
+    let inherited = view.memory.inherits(view.now);
+    if primary.quarantined || !view.opened() || inherited || health::may_serve(view) {
         return None;
     }
     act(Action::Quarantine { term }, "fewer than k members of the sync set hold the lease: clients are cut")
@@ -213,7 +213,8 @@ pub(super) fn fence_lease(view: &View) -> Option<Want> {
 
 pub(super) fn admit(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
-    let may = primary.quarantined && (health::may_serve(view) || is_on(Mutation::AdmitUnopened));
+    let may = primary.quarantined && health::may_serve(view) && view.fencer.obstacle.is_none();
+    let may = may || primary.quarantined && is_on(Mutation::AdmitUnopened);
     may.then(|| act(Action::Admit { term: record.value.term }, "open, and the lease is held"))?
 }
 
@@ -226,6 +227,10 @@ pub(super) fn change_set(view: &View) -> Option<Want> {
 
 pub(super) fn steady(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
-    let state = if primary.quarantined { "quarantined, waiting for the lease" } else { "open" };
+    let state = match &view.fencer.obstacle {
+        _ if !primary.quarantined => "open",
+        Some(obstacle) => obstacle,
+        None => "quarantined, waiting for the lease",
+    };
     wait(format!("primary of term {}, {state}", record.value.term))
 }

@@ -5,8 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use brain::{
-    Action, Applied, Commit, Durable, Key, MemberId, Memory, Millis, NodeName, Position, Postgres, Primary,
-    Put, Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender, decide,
+    Action, Applied, Commit, Durable, Fence, Key, MemberId, Memory, Millis, NodeName, Position, Postgres,
+    Primary, Put, Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender,
+    decide, fence,
 };
 use wire::{Branch, History, Lsn, Timeline};
 
@@ -39,6 +40,8 @@ struct Node {
     last_sent: Millis,
     last_status: Option<Status>,
     last_line: String,
+    /// What the node's fencer keeps for the next agent.
+    fenced_until: Option<Millis>,
 }
 
 /// A node whose transactions take their time.
@@ -88,6 +91,7 @@ impl World {
                 store: StoreView::default(),
                 memory: Memory::new(world.now),
                 served: None,
+                fencer: brain::Fencer::default(),
             };
             let node = Node {
                 alive: true,
@@ -100,6 +104,7 @@ impl World {
                 last_sent: Millis(0),
                 last_status: None,
                 last_line: String::new(),
+                fenced_until: None,
             };
             world.nodes.insert(name, node);
         }
@@ -142,7 +147,7 @@ impl World {
         node.alive = true;
         node.boot += 1;
         node.sequence = 0;
-        node.view.memory = Memory::new(now);
+        node.view.memory = Memory::inheriting(now, node.fenced_until);
         node.view.served = None;
         if let Some(server) = &mut node.server {
             server.applied = None;
@@ -342,6 +347,11 @@ impl World {
             node.view.store = store;
         }
         node.view.tick(now);
+        match fence(&node.view) {
+            Fence::Until(until) => node.fenced_until = Some(until),
+            Fence::Rest => node.fenced_until = None,
+            Fence::Keep => {}
+        }
         let decision = decide(&node.view);
         node.revoking = decision.actions.iter().find_map(|action| match action {
             Action::Revoke { term } => Some(*term),
