@@ -33,7 +33,7 @@ pub struct Agent {
     pub boot: u64,
     pub view: View,
     pub sequence: u64,
-    revoking: Option<Term>,
+    pub revoking: Option<Term>,
     pub rule: &'static str,
     decided: Option<Decision>,
     pub op: Option<Op>,
@@ -53,7 +53,8 @@ pub struct Agent {
 impl World {
     pub fn clock(&self, node: usize) -> Millis {
         let clock = &self.nodes[node].clock;
-        Millis(clock.offset_ms + self.now_us * (10_000 + clock.rate) / 10_000_000)
+        let elapsed_us = self.now_us.saturating_sub(clock.lost_us);
+        Millis(clock.offset_ms + elapsed_us * (10_000 + clock.rate) / 10_000_000)
     }
 
     pub fn agent(&mut self, node: usize) -> Option<&mut Agent> {
@@ -282,6 +283,7 @@ impl World {
             Fence::Rest => self.nodes[node].fenced_until = None,
             Fence::Keep => {}
         }
+        self.arm(node);
         if news {
             self.tell(node, &decision);
         }
@@ -300,6 +302,9 @@ impl World {
     }
 
     fn tell(&mut self, node: usize, decision: &Decision) {
+        if let Some(what) = crate::checkers::unexplained(decision) {
+            self.violate("I7", node, what);
+        }
         if self.trace.wants(Detail::Decisions) {
             let actions: Vec<String> =
                 decision.actions.iter().map(|action| format!(" [{}]", words::action(action))).collect();

@@ -11,15 +11,18 @@ mod dice;
 mod event;
 mod exec;
 mod faults;
+mod fencer;
 mod look;
 mod mutant;
 mod net;
 mod operations;
 mod plan;
 mod replication;
+mod requests;
 mod sabotage;
 mod scenarios;
 mod server;
+mod sessions;
 mod store;
 mod trace;
 mod wal;
@@ -43,6 +46,10 @@ pub struct Report {
     pub virtual_us: u64,
     /// The data quorum was gone at the end, so I4 asks nothing.
     pub excused: bool,
+    /// Stale reads that a clock beyond its margin, or one that stood still, is to blame for.
+    pub stale_reads: u64,
+    /// Waits for replication that were ended by SQL.
+    pub cancelled: u64,
     /// Empty unless asked for.
     pub trace: String,
 }
@@ -64,6 +71,8 @@ fn run_here(seed: u64, detail: Detail, sabotage: Option<sabotage::Sabotage>) -> 
         promotions: world.checkers.promotions.len(),
         virtual_us: world.now_us,
         excused: world.checkers.excused,
+        stale_reads: world.checkers.stale_reads,
+        cancelled: world.checkers.cancelled,
         trace: world.trace.into_text(),
     }
 }

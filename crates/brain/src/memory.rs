@@ -10,8 +10,8 @@ use wire::Lsn;
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Commit, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Settings, SyncSet,
-    Term, View, health,
+    Commit, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Primary, Settings,
+    SyncSet, Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -145,6 +145,9 @@ pub struct Memory {
     sync_read: bool,
     /// When the server was last seen to be a primary, since it was seen to be anything else.
     primary_seen: Option<Millis>,
+    /// Since when sessions that were ended, here or by an earlier run of this agent, may have left commits behind that are
+    /// visible and not on the quorum. `None` while a server of this process's own promotion has admitted nobody.
+    exposed: Option<Millis>,
     /// Members that do not stream, and since when.
     missing: BTreeMap<MemberId, Millis>,
     streaming: BTreeSet<MemberId>,
@@ -152,7 +155,7 @@ pub struct Memory {
 
 impl Memory {
     pub fn new(started: Millis) -> Memory {
-        Memory { started, ..Memory::default() }
+        Memory { started, exposed: Some(started), ..Memory::default() }
     }
 
     /// Of an agent that starts while the fencer still keeps a lease that an earlier run held.
@@ -344,10 +347,22 @@ impl Memory {
 
     pub(crate) fn note_server(&mut self, now: Millis, postgres: &Postgres) {
         match postgres {
-            Postgres::Primary(_) => self.primary_seen = Some(now),
+            Postgres::Primary(primary) => {
+                self.primary_seen = Some(now);
+                if !primary.quarantined {
+                    self.exposed = Some(now);
+                }
+            }
             Postgres::Unknown => {}
-            _ => self.primary_seen = None,
+            _ => (self.primary_seen, self.exposed) = (None, None),
         }
+    }
+
+    /// All that a client could see of `primary` is on the quorum: a probe written after the last session was ended has
+    /// been flushed by k, or no session was ever admitted since the promotion, whose opening proved the same (I3).
+    pub fn settled(&self, now: Millis, primary: &Primary) -> bool {
+        let proven = |ended: Millis| primary.probe_age_ms.is_some_and(|age_ms| age_ms <= now.since(ended));
+        self.exposed.is_none_or(proven)
     }
 
     pub(crate) fn note_suspicion(&mut self, now: Millis, suspect: bool) {

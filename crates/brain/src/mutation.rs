@@ -44,6 +44,7 @@ mutations! {
     TimelineReused "timeline-reused" "A takeover records the next timeline after the winner's own, used before or not.";
     GoneBackPromoted "gone-back-promoted" "A winner whose disk has gone back behind its answer is promoted.";
     AdmitUnopened "admit-unopened" "A new primary admits clients before it has opened.";
+    AdmitUnsettled "admit-unsettled" "A quarantine ends before what its end of sessions left visible is on the quorum.";
     OpenUnflushed "open-unflushed" "A new primary opens before k have flushed its end of recovery.";
     PromisedServes "promised-serves" "A primary that has promised a higher term serves on.";
     DeposedServes "deposed-serves" "A server that writes without being the recorded primary is left alone.";

@@ -31,7 +31,8 @@ fn calm(seed: u64, Shape(full, witnesses, k): Shape) -> (Dice, Plan) {
     plan.settings.voters = (0..full + witnesses).map(name).collect();
     plan.settings.standbys = k;
     plan.faults.clear();
-    plan.single = false;
+    (plan.single, plan.drift) = (false, None);
+    plan.requests.clear();
     (plan.warm_us, plan.storm_us) = (SECOND, 25 * SECOND);
     (plan.sender_timeout_us, plan.receiver_timeout_us) = (3 * SECOND, 3 * SECOND);
     plan.lag_us = vec![0; full + witnesses];
