@@ -67,18 +67,10 @@ impl World {
         }
         let boot = self.dice.word();
         let now = self.clock(node);
-        let view = View {
-            now,
-            me: self.nodes[node].name.clone(),
-            settings: self.plan.settings.clone(),
-            durable: self.nodes[node].durable.clone(),
-            postgres: Postgres::Unknown,
-            busy: None,
-            store: brain::StoreView::default(),
-            memory: Memory::inheriting(now, self.nodes[node].fenced_until),
-            served: None,
-            fencer: brain::Fencer::default(),
-        };
+        let Node { name, durable, fenced_until, .. } = &self.nodes[node];
+        let memory = Memory::inheriting(now, *fenced_until);
+        let view =
+            View { memory, ..View::new(name.clone(), self.plan.settings.clone(), durable.clone(), now) };
         self.nodes[node].agent_frozen = false;
         self.nodes[node].agent = Some(Agent {
             boot,

@@ -41,11 +41,13 @@ pub(crate) enum Next {
 fn operation_of(action: &Action) -> Option<(Operation, Term)> {
     Some(match action {
         Action::Commit(_) | Action::Promise { .. } | Action::Revoke { .. } => return None,
+        Action::Checkpoint { .. } | Action::Reload { .. } | Action::GiveUp { .. } => return None,
+        Action::Restart { .. } => (Operation::Stop, Term(u64::MAX)),
         Action::Initdb => (Operation::Initdb, Term(u64::MAX)),
         Action::StartDetached => (Operation::Start, Term(u64::MAX)),
         Action::Stop => (Operation::Stop, Term(u64::MAX)),
         Action::Detach { term } => (Operation::Detach, *term),
-        Action::Follow { term, .. } => (Operation::Follow, *term),
+        Action::Follow { term, .. } | Action::Fetch { term, .. } => (Operation::Follow, *term),
         Action::Clone { term, .. } => (Operation::Clone, *term),
         Action::Rewind { term, .. } => (Operation::Rewind, *term),
         Action::Promote { term, .. } => (Operation::Promote, *term),
@@ -62,6 +64,12 @@ impl World {
         match action {
             Action::Commit(commit) => return self.send_commit(node, commit),
             Action::Promise { term } => return self.start_promise(node, *term),
+            Action::Checkpoint { request } => return self.errand(node, |e| e.checkpointed = *request),
+            Action::Reload { request } => return self.errand(node, |e| e.reloaded = *request),
+            Action::GiveUp { request } => {
+                self.nodes[node].durable.needs_clone = true;
+                return self.obey(node, *request);
+            }
             _ => {}
         }
         let Some((operation, term)) = operation_of(action) else { return };
@@ -77,20 +85,40 @@ impl World {
         }
         let boot = agent.boot;
         let action = action.clone();
+        if let Action::Restart { request } = action {
+            self.obey(node, request);
+        }
+        let Some(agent) = self.agent(node) else { return };
         agent.op = Some(Op { id, operation, action, step: 0, started_us, mark: 0, mark_us: 0 });
         agent.view.busy = Some(operation);
         self.after(delay, Event::OpStep { node, boot, id });
     }
 
+    fn errand(&mut self, node: usize, done: impl Fn(&mut brain::Errands)) {
+        if let Some(agent) = self.agent(node) {
+            done(&mut agent.view.errands);
+        }
+    }
+
+    /// The request is noted as obeyed, durably.
+    fn obey(&mut self, node: usize, request: u64) {
+        self.nodes[node].durable.obeyed = request;
+        let durable = self.nodes[node].durable.clone();
+        if let Some(agent) = self.agent(node) {
+            agent.view.durable = durable;
+        }
+    }
+
+    /// The agent does nothing else until its words are on disk; a full disk refuses them at once.
     fn start_promise(&mut self, node: usize, term: Term) {
+        let full = self.nodes[node].server.disk_full;
         let Some(agent) = self.agent(node) else { return };
-        if agent.promising.is_some() {
+        if agent.promising.is_some() || full {
             return;
         }
         agent.promising = Some(term);
         let boot = agent.boot;
-        // With a full disk it is tried again, not in a loop.
-        let delay = if self.nodes[node].server.disk_full { 100_000 } else { self.fsync(node) };
+        let delay = self.fsync(node);
         self.after(delay, Event::Promised { node, boot, term });
     }
 
@@ -99,12 +127,12 @@ impl World {
         if let Some(agent) = self.agent(node) {
             agent.promising = None;
         }
-        if full {
-            return;
+        if !full {
+            let synced = self.sabotage != Some(Sabotage::PromiseVolatile);
+            self.promise(node, term, synced);
         }
-        let synced = self.sabotage != Some(Sabotage::PromiseVolatile);
-        self.promise(node, term, synced);
         self.turn(node);
+        self.thaw(node);
     }
 
     /// The promise is on disk; with a sabotaged executor it only looks so.
@@ -174,9 +202,11 @@ impl World {
         match op.action.clone() {
             Action::Initdb => self.do_initdb(node, op),
             Action::StartDetached => self.do_start(node, op),
-            Action::Stop => self.do_stop(node, op),
+            Action::Stop | Action::Restart { .. } => self.do_stop(node, op),
             Action::Detach { term } => self.do_detach(node, op, term),
-            Action::Follow { term, node: upstream } => self.do_follow(node, op, term, upstream),
+            Action::Follow { term, node: upstream } | Action::Fetch { term, node: upstream } => {
+                self.do_follow(node, op, term, upstream)
+            }
             Action::Clone { term, node: source } => self.do_clone(node, op, term, &source),
             Action::Rewind { term, node: source } => self.do_rewind(node, op, term, &source),
             Action::Promote { term, timeline, set } => {
@@ -191,6 +221,7 @@ impl World {
                 Next::Done
             }
             Action::Commit(_) | Action::Promise { .. } | Action::Revoke { .. } => Next::Done,
+            Action::Checkpoint { .. } | Action::Reload { .. } | Action::GiveUp { .. } => Next::Done,
         }
     }
 }

@@ -25,6 +25,7 @@ pub fn look_primary(server: &Server, agent: &Agent, now: Millis) -> brain::Prima
         applied: agent.applied.clone(),
         walsenders: walsenders.collect(),
         slots: server.slots.iter().map(brain::MemberId::slot_name).collect(),
+        activity: brain::Activity::default(),
         write_age_ms: agent.write_ms.map(|at| now.since(at)),
         probe_age_ms: agent.probe_ms.map(|at| now.since(at)),
     }

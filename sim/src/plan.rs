@@ -181,6 +181,12 @@ impl Plan {
             failure_timeout_ms: 2_000,
             drift_percent: 5,
             standbys: k,
+            on_last_standby_lost: if dice.percent(15) {
+                brain::OnLastStandbyLost::Degrade
+            } else {
+                brain::OnLastStandbyLost::Block
+            },
+            drain_timeout_ms: 5_000,
         };
         let single = dice.percent(15) && k > 0 && full > k + 1;
         let mut plan = Plan {

@@ -22,6 +22,7 @@ fn version(view: &StoreView, key: Key) -> u64 {
         Key::Primary => view.primary.as_ref().map(|v| v.version),
         Key::Sync => view.sync.as_ref().map(|v| v.version),
         Key::Timelines => view.timelines.as_ref().map(|v| v.version),
+        Key::Requests => view.requests.as_ref().map(|v| v.version),
     }
     .unwrap_or(0)
 }
@@ -54,6 +55,7 @@ impl Store {
                 Put::Primary(value) => next.primary = Some(Versioned { value, version }),
                 Put::Sync(value) => next.sync = Some(Versioned { value, version }),
                 Put::Timelines(value) => next.timelines = Some(Versioned { value, version }),
+                Put::Requests(value) => next.requests = Some(Versioned { value, version }),
             }
         }
         self.revisions.push(Rc::new(next));

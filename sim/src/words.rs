@@ -35,6 +35,7 @@ pub fn puts(commit: &Commit) -> String {
             }
             Put::Sync(sync) => write!(text, " /sync=(t{} {}, {})", sync.term, sync.primary, sync.set),
             Put::Timelines(timelines) => write!(text, " /timelines({})", timelines.len()),
+            Put::Requests(requests) => write!(text, " /requests({})", requests.list.len()),
         };
     }
     text

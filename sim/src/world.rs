@@ -270,7 +270,8 @@ impl World {
                 if boot.is_some_and(|boot| boot != agent.boot) {
                     return;
                 }
-                if self.nodes[node].agent_frozen {
+                let saving = agent.promising.is_some() && !matches!(event, Event::Promised { .. });
+                if self.nodes[node].agent_frozen || saving {
                     self.nodes[node].deferred.push(event);
                     return;
                 }

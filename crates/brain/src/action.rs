@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{ClusterRecord, MemberId, NodeName, PrimaryRecord, SyncRecord, SyncSet, Term, TimelineRecord};
+use crate::{
+    ClusterRecord, MemberId, NodeName, PrimaryRecord, Requests, SyncRecord, SyncSet, Term, TimelineRecord,
+};
 use std::collections::BTreeSet;
 use std::fmt;
 use wire::Timeline;
@@ -38,6 +40,8 @@ pub enum Action {
     Detach { term: Term },
     /// Promise `term`, then point at the primary of that term.
     Follow { term: Term, node: NodeName },
+    /// Promise `term`, then take the WAL of a peer that has promised it too, without a slot.
+    Fetch { term: Term, node: NodeName },
     /// Replace the data directory by a copy of `node`'s, with a new member id; the old one is moved aside.
     Clone { term: Term, node: NodeName },
     /// Stop, keep the divergent WAL, `pg_rewind` against `node`, start detached.
@@ -55,6 +59,14 @@ pub enum Action {
     Admit { term: Term },
     /// Have exactly the slots of these members.
     Slots { term: Term, members: BTreeSet<MemberId> },
+    /// CHECKPOINT, beside all other work; its end shows in the view's errands.
+    Checkpoint { request: u64 },
+    /// Read the configuration file anew and apply what needs no restart; its end shows in the view's errands.
+    Reload { request: u64 },
+    /// Note durably that the request is obeyed, then stop: it starts again by itself.
+    Restart { request: u64 },
+    /// Note durably that the request is obeyed and the data directory given up: it is cloned anew.
+    GiveUp { request: u64 },
 }
 
 impl Action {
@@ -69,6 +81,7 @@ impl Action {
             Action::Stop => "stop",
             Action::Detach { .. } => "detach",
             Action::Follow { .. } => "follow",
+            Action::Fetch { .. } => "fetch",
             Action::Clone { .. } => "clone",
             Action::Rewind { .. } => "rewind",
             Action::Promote { .. } => "promote",
@@ -77,6 +90,10 @@ impl Action {
             Action::Quarantine { .. } => "quarantine",
             Action::Admit { .. } => "admit",
             Action::Slots { .. } => "slots",
+            Action::Checkpoint { .. } => "checkpoint",
+            Action::Reload { .. } => "reload",
+            Action::Restart { .. } => "restart",
+            Action::GiveUp { .. } => "give-up",
         }
     }
 }
@@ -95,6 +112,7 @@ impl fmt::Display for Action {
             Action::Stop => write!(f, "stop PostgreSQL"),
             Action::Detach { .. } => write!(f, "take no more WAL from the upstream"),
             Action::Follow { term, node } => write!(f, "follow {node}, term {term}"),
+            Action::Fetch { node, .. } => write!(f, "fetch the WAL of {node}"),
             Action::Clone { node, .. } => write!(f, "copy the data directory of {node}"),
             Action::Rewind { node, .. } => write!(f, "rewind to {node}"),
             Action::Promote { term, timeline, .. } => {
@@ -108,6 +126,10 @@ impl fmt::Display for Action {
                 let members: Vec<&str> = members.iter().map(|member| member.0.as_str()).collect();
                 write!(f, "have slots for {}", members.join(", "))
             }
+            Action::Checkpoint { .. } => write!(f, "checkpoint ahead of the stop"),
+            Action::Reload { .. } => write!(f, "read the configuration anew"),
+            Action::Restart { .. } => write!(f, "restart PostgreSQL"),
+            Action::GiveUp { .. } => write!(f, "give up the data directory"),
         }
     }
 }
@@ -119,6 +141,7 @@ pub enum Key {
     Primary,
     Sync,
     Timelines,
+    Requests,
 }
 
 impl Key {
@@ -129,6 +152,7 @@ impl Key {
             Key::Primary => "/primary",
             Key::Sync => "/sync",
             Key::Timelines => "/timelines",
+            Key::Requests => "/requests",
         }
     }
 }
@@ -139,6 +163,7 @@ pub enum Put {
     Primary(PrimaryRecord),
     Sync(SyncRecord),
     Timelines(Vec<TimelineRecord>),
+    Requests(Requests),
 }
 
 impl Put {
@@ -148,6 +173,7 @@ impl Put {
             Put::Primary(_) => Key::Primary,
             Put::Sync(_) => Key::Sync,
             Put::Timelines(_) => Key::Timelines,
+            Put::Requests(_) => Key::Requests,
         }
     }
 }

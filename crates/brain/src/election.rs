@@ -7,8 +7,8 @@ use wire::Lsn;
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Commit, Durable, Key, MemberId, NodeName, Operation, Position, Postgres, PrimaryRecord, Put,
-    SyncRecord, SyncSet, Term, TimelineRecord, View,
+    Action, Ask, Commit, Durable, Key, MemberId, NodeName, Operation, Position, Postgres, PrimaryRecord, Put,
+    Request, Stage, SyncRecord, SyncSet, Tags, Term, TimelineRecord, View,
 };
 
 /// A member that promised, and the end of its WAL.
@@ -19,9 +19,22 @@ pub struct Answer {
     pub position: Position,
     /// Replayed, so surely whole records: the end of `position` may be a piece of one.
     pub replay: Lsn,
+    pub fitness: Fitness,
     /// This was the open primary of the term that `/sync` names, and its agent has lived ever since: it has all
     /// that it acknowledged.
     pub whole: bool,
+}
+
+/// Among answers with the same WAL the greater wins.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
+pub struct Fitness {
+    /// It may be primary at all.
+    pub eligible: bool,
+    /// A request names it.
+    pub wanted: bool,
+    pub priority: u32,
+    /// It is in the old primary's zone.
+    pub near: bool,
 }
 
 /// The answers so far, and why others do not count.
@@ -35,6 +48,11 @@ pub struct Tally {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Outcome {
     Chosen(Answer),
+    /// `from` has the most WAL but may not be primary: `by`, which may, takes that WAL first.
+    Fetch {
+        from: Answer,
+        by: Answer,
+    },
     Missing(String),
 }
 
@@ -46,6 +64,7 @@ struct Candidate<'a> {
     served: Option<Term>,
     busy: Option<Operation>,
     postgres: &'a Postgres,
+    tags: &'a Tags,
 }
 
 /// The term that a campaign on this node asks for: above the record, and no promise is higher.
@@ -76,6 +95,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
         served: view.served,
         busy: view.busy,
         postgres: &view.postgres,
+        tags: &view.tags,
     });
     let peers = view.fresh_peers().filter_map(|status| {
         Some(Candidate {
@@ -85,6 +105,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
             served: status.served,
             busy: status.busy,
             postgres: &status.postgres,
+            tags: &status.tags,
         })
     });
     own.into_iter().chain(peers).collect()
@@ -96,6 +117,18 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
     if !counts && !was_primary {
         return Err("not in the sync set".to_owned());
     }
+    let lived = candidate.served == Some(sync.term) || is_on(Mutation::WholeUnlived);
+    let whole = was_primary && (sync.set.k == 0 || lived);
+    Ok(Answer { whole, ..answer(view, term, candidate)? })
+}
+
+/// What this node itself would answer, a member or not.
+pub fn own_answer(view: &View, term: Term) -> Option<Answer> {
+    let own = candidates(view).into_iter().find(|candidate| *candidate.node == view.me)?;
+    answer(view, term, &own).ok()
+}
+
+fn answer(view: &View, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
     let unasked = is_on(Mutation::PromiseUnasked) || is_on(Mutation::RevokeDropped);
     if candidate.promise < term && !unasked {
         return Err(format!("has promised {} only", candidate.promise));
@@ -120,33 +153,61 @@ fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_
         member: candidate.member.clone(),
         position: standby.position,
         replay: standby.replay,
-        whole: was_primary
-            && (sync.set.k == 0 || candidate.served == Some(sync.term) || is_on(Mutation::WholeUnlived)),
+        fitness: fitness(view, candidate),
+        whole: false,
     })
+}
+
+fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
+    let Tags { nofailover, failover_priority, zone, .. } = candidate.tags;
+    let named = |request: &Request| match &request.ask {
+        Ask::Failover { to } => to == candidate.node,
+        _ => request.stage == Stage::Stopping && request.successor() == Some(candidate.node),
+    };
+    let primary = view.record().map(|record| &record.node);
+    let zone_of = |node: &NodeName| match *node == view.me {
+        true => Some(&view.tags.zone),
+        false => view.memory.peers.get(node).map(|heard| &heard.status.tags.zone),
+    };
+    Fitness {
+        eligible: !nofailover && *failover_priority > 0,
+        wanted: view.requests().any(named),
+        priority: *failover_priority,
+        near: primary.and_then(zone_of) == Some(zone),
+    }
 }
 
 impl Tally {
     /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
-    /// The highest recorded term wins, then the highest LSN, then the name.
+    /// The highest recorded term wins, then the highest LSN, then fitness, then the name.
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
         let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
         let whole = self.answers.iter().any(|answer| answer.whole);
         let stranger = is_on(Mutation::StrangerWins);
         let eligible =
             |answer: &&Answer| answer.whole || sync.set.members.contains(&answer.member) || stranger;
+        let counted = self.answers.iter().filter(eligible);
         let further = |a: &Answer, b: &Answer| {
             if is_on(Mutation::TimelineIgnored) {
                 return a.position.lsn.cmp(&b.position.lsn);
             }
             a.position.cmp(&b.position)
         };
-        let best = self
-            .answers
-            .iter()
-            .filter(eligible)
-            .max_by(|a, b| further(a, b).then_with(|| b.node.cmp(&a.node)));
+        let order = |a: &&Answer, b: &&Answer| {
+            let (a, b) = (*a, *b);
+            further(a, b).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
+        };
+        let best = counted.clone().max_by(order);
+        let best_eligible = counted.filter(|answer| answer.fitness.eligible).max_by(order);
         match best {
-            Some(best) if whole || sync.set.may_choose(members) => Outcome::Chosen(best.clone()),
+            Some(best) if whole || sync.set.may_choose(members) => match best_eligible {
+                Some(by) if !best.fitness.eligible => Outcome::Fetch { from: best.clone(), by: by.clone() },
+                None => Outcome::Missing(format!(
+                    "{} has the WAL, but nobody who answers may be primary",
+                    best.node
+                )),
+                Some(_) => Outcome::Chosen(best.clone()),
+            },
             _ => Outcome::Missing(format!(
                 "{members} of {} have answered, {} are needed",
                 sync.set,
@@ -240,6 +301,8 @@ mod tests {
             served: None,
             rule: String::new(),
             fencer: crate::Fencer::default(),
+            tags: Tags::default(),
+            holding: None,
         }
     }
 
@@ -254,6 +317,8 @@ mod tests {
             failure_timeout_ms: 2_000,
             drift_percent: 5,
             standbys: 1,
+            on_last_standby_lost: Default::default(),
+            drain_timeout_ms: 5_000,
         };
         let sync = SyncRecord {
             term: Term(1),
@@ -272,16 +337,11 @@ mod tests {
         let mut memory = Memory::new(Millis(0));
         memory.on_status(NOW, promised("n2", peer), &durable, &settings);
         View {
-            now: NOW,
-            me: "n1".into(),
-            settings,
-            durable,
             postgres: standby(100),
             busy: own,
             store,
             memory,
-            served: None,
-            fencer: crate::Fencer::default(),
+            ..View::new("n1".into(), settings, durable, NOW)
         }
     }
 
@@ -293,7 +353,7 @@ mod tests {
     fn chosen(own: Option<Operation>, peer: Option<Operation>) -> Option<NodeName> {
         match outcome(&view(own, peer)) {
             Outcome::Chosen(answer) => Some(answer.node),
-            Outcome::Missing(_) => None,
+            Outcome::Fetch { .. } | Outcome::Missing(_) => None,
         }
     }
 

@@ -92,22 +92,13 @@ mod tests {
             failure_timeout_ms: 2_000,
             drift_percent: 5,
             standbys: 1,
+            on_last_standby_lost: crate::OnLastStandbyLost::Block,
+            drain_timeout_ms: 5_000,
         }
     }
 
     fn view(postgres: Postgres) -> View {
-        View {
-            now: Millis(10_000),
-            me: "n1".into(),
-            settings: settings(),
-            durable: crate::Durable::default(),
-            postgres,
-            busy: None,
-            store: crate::StoreView::default(),
-            memory: Memory::new(Millis(0)),
-            served: None,
-            fencer: Fencer::default(),
-        }
+        View { postgres, ..View::new("n1".into(), settings(), crate::Durable::default(), Millis(10_000)) }
     }
 
     #[test]

@@ -10,8 +10,8 @@ use wire::Lsn;
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Commit, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Primary, Settings,
-    SyncSet, Term, View, health,
+    Commit, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Primary, Requests,
+    Settings, Stage, SyncSet, Tags, Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -46,6 +46,11 @@ pub struct Status {
     pub rule: String,
     #[serde(default)]
     pub fencer: Fencer,
+    #[serde(default)]
+    pub tags: Tags,
+    /// The request for which the speaker's proxy holds sessions.
+    #[serde(default)]
+    pub holding: Option<u64>,
 }
 
 impl Status {
@@ -68,6 +73,8 @@ impl Status {
             served: view.served,
             rule: rule.to_owned(),
             fencer: view.fencer.clone(),
+            tags: view.tags.clone(),
+            holding: view.hold().map(|hold| hold.request),
         }
     }
 }
@@ -90,6 +97,7 @@ impl Status {
             Postgres::Primary(primary) => {
                 primary.flush = Lsn::ZERO;
                 (primary.write_age_ms, primary.probe_age_ms) = (None, None);
+                primary.activity = Default::default();
                 primary.walsenders.iter_mut().for_each(|w| (w.flush, w.replay) = (Lsn::ZERO, Lsn::ZERO));
             }
             _ => {}
@@ -112,6 +120,14 @@ pub struct Grant {
 pub struct Heard {
     pub status: Status,
     pub at: Millis,
+}
+
+/// A request under way, as this node came to know it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+struct Seen {
+    stage: Stage,
+    since: Millis,
+    held_since: Option<Millis>,
 }
 
 /// A lease that this node gave.
@@ -148,6 +164,8 @@ pub struct Memory {
     /// Since when sessions that were ended, here or by an earlier run of this agent, may have left commits behind that are
     /// visible and not on the quorum. `None` while a server of this process's own promotion has admitted nobody.
     exposed: Option<Millis>,
+    /// Requests under way: their stage, since when this node knows it, and since when it holds sessions for them.
+    requests: BTreeMap<u64, Seen>,
     /// Members that do not stream, and since when.
     missing: BTreeMap<MemberId, Millis>,
     streaming: BTreeSet<MemberId>,
@@ -287,6 +305,31 @@ impl Memory {
             0
         } else {
             self.missing.get(member).map_or(0, |at| now.since(*at))
+        }
+    }
+
+    /// Milliseconds for which request `id` has been in its stage, as far as known here.
+    pub fn stage_age_ms(&self, now: Millis, id: u64) -> u64 {
+        self.requests.get(&id).map_or(0, |seen| now.since(seen.since))
+    }
+
+    /// Milliseconds since this node learnt that sessions are held for request `id`.
+    pub fn hold_age_ms(&self, now: Millis, id: u64) -> Option<u64> {
+        self.requests.get(&id)?.held_since.map(|at| now.since(at))
+    }
+
+    pub(crate) fn note_requests(&mut self, now: Millis, requests: Option<&Requests>) {
+        let active: BTreeMap<u64, Stage> =
+            requests.into_iter().flat_map(Requests::active).map(|r| (r.id, r.stage)).collect();
+        self.requests.retain(|id, _| active.contains_key(id));
+        for (id, stage) in active {
+            let seen = self.requests.entry(id).or_insert(Seen { stage, since: now, held_since: None });
+            if seen.stage != stage {
+                (seen.stage, seen.since) = (stage, now);
+            }
+            if matches!(stage, Stage::Holding | Stage::Stopping) {
+                seen.held_since = seen.held_since.or(Some(now));
+            }
         }
     }
 

@@ -80,10 +80,24 @@ pub struct Primary {
     pub walsenders: Vec<Walsender>,
     /// Physical slots of ours.
     pub slots: BTreeSet<String>,
+    /// What clients and the archiver are at.
+    #[serde(default)]
+    pub activity: Activity,
     /// Milliseconds since the last write probe that reached the local disk; `None` before the first.
     pub write_age_ms: Option<u64>,
     /// Milliseconds since the last write probe that k of the set flushed; `None` before the first.
     pub probe_age_ms: Option<u64>,
+}
+
+/// What a planned stop of a primary has to wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Activity {
+    /// Clients' sessions that run a statement or have a transaction open.
+    pub busy_sessions: u32,
+    /// Age of their oldest open transaction.
+    pub oldest_transaction_ms: u64,
+    /// WAL files that wait for `archive_command`; a shutdown waits for them.
+    pub unarchived: u32,
 }
 
 /// `synchronous_standby_names` in force, that is applied by every walsender (DESIGN 5).

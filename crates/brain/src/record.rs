@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use wire::Timeline;
 
-use crate::{MemberId, NodeName, Position, SyncSet, Term};
+use crate::{MemberId, NodeName, Position, Requests, SyncSet, Term};
 
 /// `/cluster`: who makes the cluster, and which one it is once it is made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -60,6 +60,8 @@ pub struct StoreView {
     pub primary: Option<Versioned<PrimaryRecord>>,
     pub sync: Option<Versioned<SyncRecord>>,
     pub timelines: Option<Versioned<Vec<TimelineRecord>>>,
+    #[serde(default)]
+    pub requests: Option<Versioned<Requests>>,
 }
 
 impl StoreView {

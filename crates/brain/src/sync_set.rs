@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Applied, Commit, Key, MemberId, Primary, PrimaryRecord, Put, SyncRecord, SyncSet, Versioned,
-    View, quorum,
+    Action, Applied, Ask, Commit, Key, MemberId, OnLastStandbyLost, Primary, PrimaryRecord, Put, SyncRecord,
+    SyncSet, Versioned, View, quorum,
 };
 
 /// A member that has not streamed for this long is taken out of the set: a reconnect after a blip takes
@@ -25,34 +25,58 @@ pub fn next_target(
     record: &PrimaryRecord,
     set: &SyncSet,
 ) -> (SyncSet, String) {
-    let caught_up = caught_up(primary, record);
+    let caught_up = caught_up(view, primary, record);
     if let Some(member) = caught_up.difference(&set.members).next() {
         return (set.with(member), format!("{member} streams and has caught up: add it"));
     }
     let k = view.k_wanted();
-    let gone = |member: &&MemberId| view.memory.missing_ms(view.now, member) > MISSING_MS_MAX;
-    if let Some(member) = set.members.iter().find(gone)
+    let gone = |member: &MemberId| view.memory.missing_ms(view.now, member) > MISSING_MS_MAX;
+    let superfluous = |member: &&MemberId| {
+        unwanted(view, member)
+            .or_else(|| gone(member).then(|| format!("has not streamed for {MISSING_MS_MAX} ms")))
+            .map(|reason| ((*member).clone(), reason))
+    };
+    if let Some((member, reason)) = set.members.iter().find_map(|member| superfluous(&member))
         && set.members.len() > set.k.max(1)
     {
-        return (
-            set.without(member),
-            format!("{member} has not streamed for {MISSING_MS_MAX} ms: remove it"),
-        );
+        return (set.without(&member), format!("{member} {reason}: remove it"));
     }
-    if set.k < k && set.members.len() > set.k {
+    let streaming = set.members.intersection(&primary.streaming(record.term)).count();
+    if set.k < k && streaming > set.k {
         return (set.with_k(set.k + 1), format!("k is {}, {k} is wanted: raise it", set.k));
     }
     if set.k > k && set.k > 1 {
         return (set.with_k(set.k - 1), format!("k is {}, {k} is wanted: lower it", set.k));
     }
+    let lost = set.members.iter().filter(|member| gone(member)).count();
+    let left = set.members.len() - lost;
+    if view.settings.on_last_standby_lost == OnLastStandbyLost::Degrade && left < set.k {
+        return (
+            set.with_k(set.k - 1),
+            format!("{left} member(s) left for k = {}: lower it, as on_last_standby_lost says", set.k),
+        );
+    }
     (set.clone(), "the sync set is as wanted".to_owned())
 }
 
-/// Members that stream under the record's term and are near the primary's end.
-pub fn caught_up(primary: &Primary, record: &PrimaryRecord) -> BTreeSet<MemberId> {
+/// Members that stream under the record's term, are near the primary's end, and may be in the set.
+pub fn caught_up(view: &View, primary: &Primary, record: &PrimaryRecord) -> BTreeSet<MemberId> {
     let near = |flush| primary.flush.bytes_since(flush) <= CAUGHT_UP_BYTES_MAX;
     let senders = primary.walsenders.iter().filter(|w| w.streaming && w.term == record.term && near(w.flush));
-    senders.map(|w| w.member.clone()).collect()
+    senders.map(|w| w.member.clone()).filter(|member| unwanted(view, member).is_none()).collect()
+}
+
+/// Why a member should not be in the set although it may stream.
+pub fn unwanted(view: &View, member: &MemberId) -> Option<String> {
+    let node = member.node();
+    let status = view.memory.peers.get(&node).map(|heard| &heard.status);
+    if status.is_some_and(|status| status.tags.nosync) {
+        return Some("is tagged nosync".to_owned());
+    }
+    let given_up = view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node: asked } if *asked == node));
+    // Once the request is obeyed the node has another member id.
+    let old = status.is_none_or(|status| status.member.as_ref() == Some(member) && status.busy.is_none());
+    (given_up && old).then(|| "is to be copied anew".to_owned())
 }
 
 /// The next step of an open primary; `None` when nothing is to be done.

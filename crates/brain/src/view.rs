@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::mutation::{Mutation, is_on};
 use crate::{
     Fencer, MemberId, Memory, Millis, NodeName, Operation, Postgres, Primary, PrimaryRecord, Status,
-    StoreView, SyncRecord, Term, Versioned,
+    StoreView, SyncRecord, Tags, Term, Versioned,
 };
 
 /// The cluster's settings, as far as decisions depend on them.
@@ -24,6 +24,21 @@ pub struct Settings {
     pub drift_percent: u64,
     /// k: how many standbys must flush a commit before it is acknowledged.
     pub standbys: usize,
+    /// What becomes of k when too few standbys are left.
+    pub on_last_standby_lost: OnLastStandbyLost,
+    /// How long a planned switchover lets running transactions end.
+    pub drain_timeout_ms: u64,
+}
+
+/// What the loss of the last standby that k needs does to commits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnLastStandbyLost {
+    /// They wait until a standby is back.
+    #[default]
+    Block,
+    /// k falls, to 0 at last: the primary acknowledges alone, and only it may go on until a standby is back.
+    Degrade,
 }
 
 impl Settings {
@@ -48,6 +63,9 @@ pub struct Durable {
     pub rewound: bool,
     /// A rewind failed or cannot help: the data directory has to be cloned anew.
     pub needs_clone: bool,
+    /// The last request for which this server was stopped, or this data directory given up: each is obeyed once.
+    #[serde(default)]
+    pub obeyed: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -64,9 +82,42 @@ pub struct View {
     /// The highest term under which this process itself saw its server open; lost with the process.
     pub served: Option<Term>,
     pub fencer: Fencer,
+    /// What the operator says of this node.
+    pub tags: Tags,
+    /// The wall clock in seconds. Only what people asked for by the clock is decided by it: the time of a switchover,
+    /// the end of a pause.
+    pub wall_s: u64,
+    /// What this process has done for requests.
+    pub errands: Errands,
+}
+
+/// The last request for which each of these was done; lost with the process, and then done again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Errands {
+    pub checkpointed: u64,
+    pub reloaded: u64,
 }
 
 impl View {
+    /// Of a node whose agent starts at `now` and has seen nothing yet.
+    pub fn new(me: NodeName, settings: Settings, durable: Durable, now: Millis) -> View {
+        View {
+            now,
+            me,
+            settings,
+            durable,
+            postgres: Postgres::Unknown,
+            busy: None,
+            store: StoreView::default(),
+            memory: Memory::new(now),
+            served: None,
+            fencer: Fencer::default(),
+            tags: Tags::default(),
+            wall_s: 0,
+            errands: Errands::default(),
+        }
+    }
+
     pub fn record(&self) -> Option<&PrimaryRecord> {
         self.store.primary.as_ref().map(|versioned| &versioned.value)
     }
@@ -116,6 +167,7 @@ impl View {
         if let Some(sync) = &self.store.sync {
             self.memory.note_sync(sync.version);
         }
+        self.memory.note_requests(now, self.store.requests.as_ref().map(|requests| &requests.value));
         if let Some((record, primary)) = self.serving() {
             let term = record.value.term;
             let streaming = primary.streaming(term);

@@ -5,7 +5,8 @@
 //! lease has hardly aged. Values are comparable on one machine between two boots and nowhere else, so no message
 //! to another node may carry one as if it were a time.
 //!
-//! Wall time is for events and logs only; nothing may be decided by it.
+//! Wall time is for events and logs, and for what people ask for by the clock (a switchover at a time, the end of a
+//! pause); nothing that keeps data safe may be decided by it.
 
 use std::time::Duration;
 
@@ -27,6 +28,12 @@ pub fn boot_millis() -> u64 {
 /// The wall clock, for what people read.
 pub fn wall() -> jiff::Timestamp {
     jiff::Timestamp::now()
+}
+
+/// The wall clock in whole seconds since 1970.
+pub fn wall_seconds() -> u64 {
+    // A clock before 1970 is set wrong; 0 then fires nothing early.
+    wall().as_second().try_into().unwrap_or_default()
 }
 
 #[cfg(test)]

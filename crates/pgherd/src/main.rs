@@ -26,6 +26,7 @@ fn daemon(config: &Path, own_session: bool) -> Result<(), Failure> {
         // A process that leads a group already cannot, and needs none: it has left the terminal's group.
         let _ = rustix::process::setsid();
     }
+    let file = std::path::absolute(config)?;
     let config = pgherd::config::load(config).map_err(|error| {
         Failure::new(Exit::Configuration, error.to_string()).next("mend the file, then start the node again")
     })?;
@@ -33,5 +34,5 @@ fn daemon(config: &Path, own_session: bool) -> Result<(), Failure> {
     // Two threads at least: a blocking fsync of one must not stop the heartbeats of the other.
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    runtime.block_on(pgherd::node::run(config)).map_err(Failure::from)
+    runtime.block_on(pgherd::node::run(config, file)).map_err(Failure::from)
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use crate::agent::{Agent, EventLog, Panel, Parts, Words, WordsFile, Worker};
 use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
-use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
+use crate::postgres::{DataState, Layout, Server, ServerConfig, Tunable, binaries};
 use crate::proxy::{Proxy, ProxyConfig, topology::Topology};
 use crate::store::{RaftConfig, RaftStore, Store};
 
@@ -50,15 +50,17 @@ const NEW_DATA_BYTES_MIN: u64 = 128 << 20;
 #[error("{0}")]
 pub struct Precondition(String);
 
-/// Runs a node until SIGTERM or SIGINT.
-pub async fn run(config: Config) -> Result<()> {
+/// Runs a node until SIGTERM or SIGINT. `config` was read from `file`, which a reload reads again.
+pub async fn run(config: Config, file: PathBuf) -> Result<()> {
     let _pid_file = PidFile::take(&config.node.dir)?;
     let addresses: BTreeMap<String, String> =
         config.peers.iter().filter_map(|(name, peer)| Some((name.clone(), peer.postgres.clone()?))).collect();
     let words = WordsFile::open(&config.node.dir, &config.cluster, &config.node.name)?;
     let worker = match config.node.kind {
         NodeKind::Full => {
-            Some(Arc::new(Worker::new(server(&config, words.words()).await?, addresses.clone())))
+            let (cluster, node) = (config.cluster.clone(), config.node.name.clone());
+            let tunable = Box::new(move || reread(&file, &cluster, &node));
+            Some(Arc::new(Worker::new(server(&config, words.words()).await?, addresses.clone(), tunable)))
         }
         NodeKind::Witness => None,
     };
@@ -83,6 +85,7 @@ pub async fn run(config: Config) -> Result<()> {
     tokio::spawn(tell_store_failure(store.clone(), events.clone()));
     let parts = Parts {
         settings: settings(&config),
+        tags: config.tags.clone(),
         me: NodeName(config.node.name.clone()),
         words,
         store: store.clone() as Arc<dyn Store>,
@@ -98,6 +101,7 @@ pub async fn run(config: Config) -> Result<()> {
         cluster: config.cluster.clone(),
         name: config.node.name.clone(),
         panel,
+        store: store.clone() as Arc<dyn Store>,
         addresses,
     });
     let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
@@ -184,8 +188,7 @@ async fn server(config: &Config, words: &Words) -> Result<Server> {
         os_user: rustix::process::geteuid().is_root().then(|| postgres.user.clone()),
         listen: postgres.listen.clone(),
         port: postgres.port,
-        parameters: postgres.parameters.clone(),
-        hba: postgres.hba.clone(),
+        tunable: tunable(config),
     };
     let server = Server::new(server_config, installation.clone()).await?;
     check_data(&server, words).map_err(Precondition)?;
@@ -194,6 +197,20 @@ async fn server(config: &Config, words: &Words) -> Result<Server> {
         listen(first_host(&postgres.listen), postgres.port, "[postgres] port").await?;
     }
     Ok(server)
+}
+
+/// What a reload may change.
+fn tunable(config: &Config) -> Tunable {
+    Tunable { parameters: config.postgres.parameters.clone(), hba: config.postgres.hba.clone() }
+}
+
+/// Reads the configuration file again, for a reload; a file of another node is refused.
+fn reread(path: &Path, cluster: &str, node: &str) -> Result<Tunable> {
+    let config = crate::config::load(path)?;
+    if config.cluster != cluster || config.node.name != node {
+        bail!("{} is of another node now; nothing was applied", path.display());
+    }
+    Ok(tunable(&config))
 }
 
 /// The data directory is this node's own, or there is none and room for one.
@@ -264,6 +281,8 @@ fn settings(config: &Config) -> Settings {
         failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
         drift_percent: config.failover.drift_percent.into(),
         standbys: config.sync.standbys as usize,
+        on_last_standby_lost: config.sync.on_last_standby_lost,
+        drain_timeout_ms: config.failover.drain_timeout.as_millis() as u64,
     }
 }
 

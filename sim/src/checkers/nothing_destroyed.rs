@@ -43,6 +43,6 @@ pub fn replaced(old: &Wal, new: &Wal, kept: &[u64], aside: bool) -> Option<Strin
 pub fn unexplained(decision: &Decision) -> Option<String> {
     let known = RULES.iter().any(|rule| rule.id == decision.rule);
     let said = decision.why.iter().any(|why| !why.is_empty());
-    (!decision.actions.is_empty() && !(known && said))
-        .then(|| format!("acts by rule \"{}\" without a reason", decision.rule))
+    let explained = decision.actions.is_empty() || known && said;
+    (!explained).then(|| format!("acts by rule \"{}\" without a reason", decision.rule))
 }

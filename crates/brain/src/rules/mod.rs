@@ -7,6 +7,7 @@ mod bootstrap;
 mod fence;
 mod primary;
 mod rejoin;
+mod request;
 mod takeover;
 
 use crate::{Action, Decision, RuleId, View};
@@ -49,8 +50,10 @@ pub const RULES: &[Rule] = rules! {
     "fence.deposed" "A server that writes without being the recorded primary is stopped at once." fence::deposed;
     "fence.promised" "A primary that has promised a higher term serves no more." fence::promised;
     "fence.unanswering" "A primary that gives its agent no answer and has no lease is stopped." fence::unanswering;
+    "switchover.stop" "The hand-over is recorded: the primary stops, and tells its peers once it has." request::stop;
     "promise.requested" "A candidate asks for a promise that this node is free to give." takeover::promise;
     "busy" "Work on the server ends before the next begins." fence::busy;
+    "start.paused" "Maintenance: a stopped server stays stopped." rejoin::start_paused;
     "start" "A stopped server starts as a standby of nobody, quarantined; only a takeover makes it writable." rejoin::start;
 
     "bootstrap.claim" "An empty store: one node claims the right to create the cluster." bootstrap::claim;
@@ -69,16 +72,28 @@ pub const RULES: &[Rule] = rules! {
     "open.sync" "Before opening, the set in force is one that can flush." primary::choose_set;
     "open.record" "k of the new set have flushed the end of recovery: takeovers count by it from now on." primary::open;
     "open.wait" "A primary that is not open waits for its members." primary::wait_to_open;
+    "request.close" "The open primary says how a request ended." request::close;
     "sync.change" "The sync set follows the members that stream, one safe step at a time." primary::change_set;
     "primary.prepare" "A new agent makes sure of the roles." primary::prepare_again;
     "primary.slots" "The slot of a copy that is no more is dropped." primary::superfluous_slots;
+    "switchover.check" "A hand-over begins only when it can end well: the candidate streams, nothing would hold up the stop." request::check;
+    "switchover.checkpoint" "A checkpoint ahead makes the stop short; nobody waits for it." request::checkpoint;
+    "switchover.drain" "The proxies hold new transactions until the running ones have ended; in time, or not at all." request::drain;
+    "request.reload" "Somebody asked this node to read its configuration anew." request::reload;
     "primary" "The primary serves." primary::steady;
 
     "detach" "A promise above the upstream's term ends replication from it." rejoin::detach;
+    "takeover.fetched" "The WAL that the winner had is here: take no more, and answer." takeover::fetched;
+    "takeover.paused" "Maintenance: nobody takes over by itself." takeover::paused;
+    "takeover.forced" "An operator named the new primary, and too few members answer to choose by themselves." takeover::forced;
     "takeover.vouched" "A majority sees the primary fine: this node alone has lost it." takeover::vouched;
     "takeover.defer" "Another candidate comes first; this node waits its turn." takeover::defer;
     "takeover.record" "Enough members have answered: the best of them is recorded as primary." takeover::record;
+    "takeover.fetch" "The member with the most WAL may not be primary: one that may fetches that WAL first." takeover::fetch;
     "takeover.revoke" "The primary is suspect: its members are asked to promise a higher term." takeover::revoke;
+
+    "request.reinit" "Somebody asked for a new copy of this data directory." request::reinit;
+    "rejoin.paused" "Maintenance: no data directory is rebuilt." rejoin::paused;
 
     "rejoin.clone" "There is no data directory, or it cannot be repaired: copy the primary's." rejoin::clone;
     "rejoin.again" "A rewind that was interrupted is done again." rejoin::rewind_again;
@@ -91,6 +106,8 @@ pub const RULES: &[Rule] = rules! {
     "follow" "The own WAL is a beginning of the primary's: follow it." rejoin::follow;
     "replica.admit" "A replica that streams from the recorded primary admits readers." rejoin::admit;
     "rejoin.stalled" "The upstream no longer has the WAL this node needs: copy it anew." rejoin::stalled;
+    "request.restart" "Somebody asked this replica to restart." request::restart;
+    "request.reload.replica" "Somebody asked this replica to read its configuration anew." request::reload;
     "replica" "The replica follows the recorded primary." rejoin::steady;
 };
 
@@ -107,7 +124,7 @@ pub fn decide(view: &View) -> Decision {
 
 /// The table as text, for review.
 pub fn dump_rules() -> String {
-    RULES.iter().map(|rule| format!("{:<18} {}\n", rule.id, rule.reason)).collect()
+    RULES.iter().map(|rule| format!("{:<22} {}\n", rule.id, rule.reason)).collect()
 }
 
 #[cfg(test)]

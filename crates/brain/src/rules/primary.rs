@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{Want, act, wait};
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Applied, Commit, Key, MemberId, Primary, PrimaryRecord, Put, SyncRecord, SyncSet, View, health,
-    sync_set,
+    Action, Applied, Commit, Key, MemberId, OnLastStandbyLost, Primary, PrimaryRecord, Put, SyncRecord,
+    SyncSet, View, health, sync_set,
 };
 
 /// Recorded, not yet promoted, and free to be: the record's timeline has not been entered from here before.
@@ -52,7 +52,7 @@ fn first_set(view: &View) -> SyncSet {
     let k = view.k_wanted();
     let alive: BTreeSet<MemberId> = view
         .fresh_peers()
-        .filter(|status| status.postgres.standby().is_some())
+        .filter(|status| status.postgres.standby().is_some() && !status.tags.nosync)
         .filter_map(|status| status.member.clone())
         .collect();
     if alive.len() >= k {
@@ -151,13 +151,22 @@ fn can_flush(primary: &Primary, record: &PrimaryRecord, set: &SyncSet) -> bool {
     set.k <= set.members.len() && set.members.is_subset(&primary.streaming(record.term))
 }
 
+/// k of the first set. A new primary that was chosen by a quorum has all that was acknowledged; whether it opens with
+/// fewer than k standbys, once all have had time to come, is the operator's choice.
+fn k_to_open(view: &View, there: usize) -> usize {
+    let degrades = view.settings.on_last_standby_lost == OnLastStandbyLost::Degrade;
+    let late = view.memory.record_age_ms(view.now) > sync_set::MISSING_MS_MAX;
+    if degrades && late { view.k_wanted().min(there) } else { view.k_wanted() }
+}
+
 pub(super) fn choose_set(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
     if view.opened() {
         return None;
     }
     let term = record.value.term;
-    let wanted = SyncSet { members: sync_set::caught_up(primary, &record.value), k: view.k_wanted() };
+    let members = sync_set::caught_up(view, primary, &record.value);
+    let wanted = SyncSet { k: k_to_open(view, members.len()), members };
     let usable = |applied: &Applied| applied.term == term && can_flush(primary, &record.value, &applied.set);
     let ready = primary.applied.as_ref().is_some_and(usable);
     if ready || wanted.members.len() < wanted.k {
@@ -174,7 +183,11 @@ pub(super) fn open(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
     let sync = view.store.sync.as_ref()?;
     let applied = primary.applied.as_ref().filter(|applied| applied.term == record.value.term)?;
-    if view.opened() || applied.set.k != view.k_wanted() || !can_flush(primary, &record.value, &applied.set) {
+    let there = sync_set::caught_up(view, primary, &record.value).len();
+    if view.opened()
+        || applied.set.k != k_to_open(view, there)
+        || !can_flush(primary, &record.value, &applied.set)
+    {
         return None;
     }
     let end = applied.lsn.max(primary.end_of_recovery);

@@ -3,7 +3,7 @@
 use super::{Want, act, wait};
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, MemberId, Operation, Postgres, Primary, PrimaryRecord, Standby, Status, SyncRecord, View,
+    Action, Ask, MemberId, Operation, Postgres, Primary, PrimaryRecord, Standby, Status, SyncRecord, View,
     Walsender,
 };
 
@@ -17,6 +17,30 @@ const OTHERS_MS: u64 = 1_000;
 /// How long the order by name stands among members that wait to be rewound: a rewind takes some 2 s; one that has not
 /// begun by then is held up by something else.
 const TURN_MS_MAX: u64 = 3_000;
+
+/// Somebody asked for the restart of this very server, also in maintenance.
+fn asked_to_run(view: &View) -> bool {
+    view.requests().any(|request| match &request.ask {
+        Ask::Restart { node, .. } => *node == view.me,
+        _ => view.handing().is_some(),
+    })
+}
+
+pub(super) fn start_paused(view: &View) -> Option<Want> {
+    let stopped = view.postgres == Postgres::Stopped && view.paused() && !asked_to_run(view);
+    stopped.then(|| wait("the cluster is paused: PostgreSQL is not started; pgherd resume"))?
+}
+
+/// A copy or a rewind would be due.
+pub(super) fn paused(view: &View) -> Option<Want> {
+    let asked = view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node } if *node == view.me));
+    let rebuilt = view.postgres == Postgres::Empty
+        || view.durable.needs_clone
+        || view.durable.rewound
+        || branch(view).is_some_and(|(_, primary, standby)| diverged(primary, standby));
+    (view.paused() && !asked && rebuilt)
+        .then(|| wait("the cluster is paused: no data directory is rebuilt; pgherd resume"))?
+}
 
 pub(super) fn start(view: &View) -> Option<Want> {
     let whole = view.durable.member.is_some() && !view.durable.needs_clone && !view.durable.rewound;

@@ -2,11 +2,21 @@
 
 use super::{Want, wait};
 use crate::mutation::{Mutation, is_on};
-use crate::{Action, Operation, Postgres, Status, Term, View, election, election::Outcome, health};
+use crate::{
+    Action, Ask, NodeName, Operation, Postgres, Stage, Status, Term, View, election, election::Outcome,
+    health,
+};
 
 /// Each candidate gives the one before it this long before it stands itself: a campaign takes a promise (one fsync,
 /// a receiver's end) and two messages, some 100 ms.
 const TURN_MS: u64 = 300;
+
+/// A successor is chosen because it is well; it campaigns as soon as it hears that the primary has stopped.
+const SUCCESSOR_TURN_MS: u64 = 1_000;
+
+/// A primary that hands over to itself starts again and reads its WAL: some hundred milliseconds after the
+/// checkpoint ahead, here twenty times that.
+const RESTART_TURN_MS: u64 = 5_000;
 
 /// This node may promise now: it owes no lease, and it is not a primary that others hold to be one.
 fn free_to_promise(view: &View) -> Result<(), String> {
@@ -58,18 +68,103 @@ pub(super) fn vouched(view: &View) -> Option<Want> {
 /// How many other candidates stand before this node: full nodes by name, the suspect itself last.
 fn rank(view: &View) -> u64 {
     let Some(record) = view.record() else { return 0 };
-    let key = |node: &crate::NodeName| (*node == record.node, node.clone());
+    let key = |node: &NodeName| (*node == record.node, node.clone());
     let own = key(&view.me);
     let before = |status: &&Status| view.settings.full.contains(&status.node) && key(&status.node) < own;
     view.fresh_peers().filter(before).count() as u64
 }
 
+/// The node that a hand-over prefers, and how long the others give it: a primary that restarts has to start first.
+fn successor(view: &View) -> Option<(&NodeName, u64)> {
+    let request = view.handing()?;
+    let restarts = matches!(request.ask, Ask::Restart { .. });
+    Some((request.successor()?, if restarts { RESTART_TURN_MS } else { SUCCESSOR_TURN_MS }))
+}
+
 pub(super) fn defer(view: &View) -> Option<Want> {
     suspicion(view)?;
     let since = view.memory.suspect_since.unwrap_or(view.now);
-    let (waited_ms, turn_ms) = (view.now.since(since), rank(view) * TURN_MS);
-    (waited_ms < turn_ms)
-        .then(|| wait(format!("{} candidate(s) come first, for {turn_ms} ms", rank(view))))?
+    let (first, turn_ms) = match successor(view) {
+        Some((node, _)) if *node == view.me => return None,
+        Some((node, turn_ms)) => (format!("{node} is to take over"), turn_ms + rank(view) * TURN_MS),
+        None => (format!("{} candidate(s) come first", rank(view)), rank(view) * TURN_MS),
+    };
+    (view.now.since(since) < turn_ms).then(|| wait(format!("{first}, for {turn_ms} ms")))?
+}
+
+/// Maintenance suppresses takeovers, but not what an operator asks for.
+pub(super) fn paused(view: &View) -> Option<Want> {
+    let asked = view.handing().is_some() || view.requests().any(|r| matches!(r.ask, Ask::Failover { .. }));
+    if !view.paused() || asked {
+        return None;
+    }
+    let reason = suspicion(view)?;
+    wait(format!("{reason}; the cluster is paused, so nobody takes over; pgherd resume"))
+}
+
+/// An operator takes the responsibility, once all members have had time to answer.
+pub(super) fn forced(view: &View) -> Option<Want> {
+    let request = view.asked_here(|ask| match ask {
+        Ask::Failover { to } => Some(to),
+        _ => None,
+    })?;
+    suspicion(view)?;
+    let sync = view.sync()?;
+    let term = election::campaign_term(view);
+    let Outcome::Missing(missing) = election::tally(view, sync, term).outcome(sync) else { return None };
+    let patient = view.memory.stage_age_ms(view.now, request.id) > view.settings.failure_timeout_ms;
+    if !patient || request.stage != Stage::Waiting {
+        return None;
+    }
+    let own = election::own_answer(view, term)?;
+    let why = format!(
+        "{missing}; request {} names {}, whose WAL ends at {}",
+        request.id, own.node, own.position.lsn
+    );
+    super::act(election::record(view, &own, term)?, why)
+}
+
+/// The winner by WAL may not be primary; this node may, and takes that WAL first. Its source has promised the same
+/// term and takes WAL from nobody, so what is fetched is what was answered.
+pub(super) fn fetch(view: &View) -> Option<Want> {
+    suspicion(view)?;
+    let sync = view.sync()?;
+    let term = election::campaign_term(view);
+    let Outcome::Fetch { from, by } = election::tally(view, sync, term).outcome(sync) else { return None };
+    if by.node != view.me {
+        return None;
+    }
+    let why = format!(
+        "{} has WAL to {} but may not be primary; {} has {}",
+        from.node, from.position.lsn, by.node, by.position.lsn
+    );
+    Some(Want {
+        actions: vec![Action::Revoke { term }, Action::Fetch { term, node: from.node.clone() }],
+        why: vec![why],
+    })
+}
+
+/// Fetching: pointed at a peer under a term that nobody has been recorded for.
+pub(super) fn fetched(view: &View) -> Option<Want> {
+    let standby = view.postgres.standby()?;
+    let upstream = standby.upstream.as_ref()?;
+    if upstream.term <= view.record()?.term {
+        return None;
+    }
+    let term = upstream.term;
+    let source = view.fresh_peers().find(|status| status.node == upstream.node);
+    let end = source.and_then(|status| status.postgres.standby()).map(|source| source.position);
+    match end {
+        Some(end) if standby.position < end => Some(Want {
+            actions: vec![Action::Revoke { term }],
+            why: vec![format!(
+                "WAL here ends at {}, {}'s at {}",
+                standby.position.lsn, upstream.node, end.lsn
+            )],
+        }),
+        Some(_) => super::act(Action::Detach { term }, format!("all WAL of {} is here", upstream.node)),
+        None => super::act(Action::Detach { term }, format!("{} is gone", upstream.node)),
+    }
 }
 
 pub(super) fn record(view: &View) -> Option<Want> {

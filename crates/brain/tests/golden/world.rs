@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use brain::{
-    Action, Applied, Commit, Durable, Fence, Key, MemberId, Memory, Millis, NodeName, Position, Postgres,
-    Primary, Put, Settings, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender,
-    decide, fence,
+    Action, Activity, Applied, Ask, Commit, Durable, Fence, Key, MemberId, Memory, Millis, NodeName,
+    OnLastStandbyLost, Position, Postgres, Primary, Put, Requests, Settings, Standby, Status, StoreView,
+    SyncSet, Term, Upstream, Versioned, View, Walsender, decide, fence,
 };
 use wire::{Branch, History, Lsn, Timeline};
 
@@ -25,6 +25,7 @@ struct Server {
     prepared: bool,
     applied: Option<Applied>,
     slots: BTreeSet<String>,
+    busy_sessions: u32,
     stalled_since: Millis,
     streaming: bool,
 }
@@ -78,20 +79,17 @@ impl World {
             failure_timeout_ms: 2000,
             drift_percent: 5,
             standbys: setting("k").map_or(1, |k| k.parse().unwrap()),
+            on_last_standby_lost: match setting("lost") {
+                Some("degrade") => OnLastStandbyLost::Degrade,
+                _ => OnLastStandbyLost::Block,
+            },
+            drain_timeout_ms: 5000,
         };
         let mut world = World { now: Millis(1_000_000), ..World::default() };
         for name in names {
             let view = View {
-                now: world.now,
-                me: name.clone(),
-                settings: settings.clone(),
-                durable: Durable::default(),
                 postgres: Postgres::Empty,
-                busy: None,
-                store: StoreView::default(),
-                memory: Memory::new(world.now),
-                served: None,
-                fencer: brain::Fencer::default(),
+                ..View::new(name.clone(), settings.clone(), Durable::default(), world.now)
             };
             let node = Node {
                 alive: true,
@@ -193,7 +191,7 @@ impl World {
             let what = match put {
                 Put::Sync(sync) => format!("term {} {}", sync.term, sync.set),
                 Put::Primary(record) => format!("term {} {}", record.term, record.node),
-                Put::Cluster(_) | Put::Timelines(_) => String::new(),
+                Put::Cluster(_) | Put::Timelines(_) | Put::Requests(_) => String::new(),
             };
             let _ = writeln!(self.trace, "  {node} writes {} {what}: {word}", put.key().path());
         }
@@ -229,6 +227,50 @@ impl World {
         server.end = Lsn(server.end.0 + bytes);
     }
 
+    /// `ask switchover n2`, `ask failover n2`, `ask restart n1`, `ask reinit n3`, `ask reload n1`, `ask pause 60`
+    pub fn ask(&mut self, words: &[&str]) {
+        self.note(&format!("ask {}", words.join(" ")));
+        let node = |index: usize| words.get(index).map(|name| NodeName::from(*name));
+        let force = words.contains(&"force");
+        let Versioned { mut value, version } =
+            self.store.requests.clone().unwrap_or(Versioned { value: Requests::default(), version: 0 });
+        let term = self.store.primary.as_ref().map(|p| p.value.term).unwrap_or_default();
+        let ask = match words[0] {
+            "switchover" => Ask::Switchover { to: node(1).filter(|_| words[1] != "any"), at: None, force },
+            "failover" => Ask::Failover { to: node(1).unwrap() },
+            "restart" => Ask::Restart { node: node(1).unwrap(), force },
+            "reinit" => Ask::Reinit { node: node(1).unwrap() },
+            "reload" => Ask::Reload { node: node(1).unwrap() },
+            "pause" => {
+                value.paused_until = Some(self.now.0 / 1000 + words[1].parse::<u64>().unwrap());
+                self.store.requests = Some(Versioned { value, version: version + 1 });
+                return;
+            }
+            other => panic!("nobody can ask for {other}"),
+        };
+        value.add(ask, term, 0);
+        self.store.requests = Some(Versioned { value, version: version + 1 });
+    }
+
+    /// So many sessions of clients have a transaction open.
+    pub fn busy_sessions(&mut self, node: &str, count: u32) {
+        self.note(&format!("busy {node} {count}"));
+        self.node(node).server.as_mut().unwrap().busy_sessions = count;
+    }
+
+    /// `tag n2 nofailover`
+    pub fn tag(&mut self, node: &str, tag: &str) {
+        self.note(&format!("tag {node} {tag}"));
+        let tags = &mut self.node(node).view.tags;
+        match tag.split_once('=') {
+            None if tag == "nofailover" => tags.nofailover = true,
+            None if tag == "nosync" => tags.nosync = true,
+            Some(("priority", value)) => tags.failover_priority = value.parse().unwrap(),
+            Some(("zone", value)) => tags.zone = value.to_owned(),
+            _ => panic!("no tag is called {tag}"),
+        }
+    }
+
     pub fn show(&mut self) {
         let record = self
             .store
@@ -241,6 +283,9 @@ impl World {
         for (name, node) in &self.nodes {
             let postgres = if node.alive { node.view.postgres.word() } else { "no agent" };
             let _ = writeln!(lines, "  {name} {postgres}, promised {}", node.view.durable.promise);
+        }
+        for request in self.store.requests.iter().flat_map(|requests| &requests.value.list) {
+            let _ = writeln!(lines, "  request {} {}: {}", request.id, request.stage.word(), request.note);
         }
         self.trace.push_str(&lines);
     }
@@ -278,7 +323,7 @@ impl World {
             };
             let source =
                 server.upstream.as_ref().filter(|u| both(&u.node)).and_then(|u| snapshot.get(&u.node));
-            let source = source.filter(|s| s.running && s.writable);
+            let source = source.filter(|s| s.running && (s.writable || s.end > server.end));
             server.streaming = source.is_some();
             if let Some(source) = source {
                 server.end = source.end;
@@ -325,6 +370,7 @@ impl World {
             applied: server.applied.clone(),
             walsenders,
             slots: server.slots.clone(),
+            activity: Activity { busy_sessions: server.busy_sessions, ..Activity::default() },
             write_age_ms: Some(0),
             probe_age_ms: None,
         };
@@ -346,6 +392,7 @@ impl World {
         if connected {
             node.view.store = store;
         }
+        node.view.wall_s = now.0 / 1000;
         node.view.tick(now);
         match fence(&node.view) {
             Fence::Until(until) => node.fenced_until = Some(until),
@@ -394,6 +441,13 @@ impl World {
         match action {
             Action::Promise { term } => durable.promise = durable.promise.max(term),
             Action::Revoke { .. } | Action::Commit(_) => {}
+            Action::Checkpoint { request } => node.view.errands.checkpointed = request,
+            Action::Reload { request } => node.view.errands.reloaded = request,
+            Action::GiveUp { request } => (durable.obeyed, durable.needs_clone) = (request, true),
+            Action::Restart { request } => {
+                durable.obeyed = request;
+                node.server.as_mut().unwrap().running = false;
+            }
             Action::Initdb => {
                 fresh_id(durable);
                 node.server = Some(Server::new(History::root(Timeline(1)), Lsn(0x1000), now));
@@ -424,6 +478,7 @@ impl World {
             Key::Primary => store.primary.as_ref().map_or(0, |v| v.version),
             Key::Sync => store.sync.as_ref().map_or(0, |v| v.version),
             Key::Timelines => store.timelines.as_ref().map_or(0, |v| v.version),
+            Key::Requests => store.requests.as_ref().map_or(0, |v| v.version),
         };
         if commit.conditions.iter().any(|(key, expected)| version(*key) != *expected) {
             return false;
@@ -438,6 +493,7 @@ impl World {
                 Put::Primary(value) => next(&mut store.primary, value),
                 Put::Sync(value) => next(&mut store.sync, value),
                 Put::Timelines(value) => next(&mut store.timelines, value),
+                Put::Requests(value) => next(&mut store.requests, value),
             }
         }
         true
@@ -488,6 +544,7 @@ impl Server {
             prepared: false,
             applied: None,
             slots: BTreeSet::new(),
+            busy_sessions: 0,
             stalled_since: now,
             streaming: false,
         }
@@ -506,7 +563,7 @@ fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis
         }
         Action::Stop => server.running = false,
         Action::Detach { .. } => (server.upstream, server.streaming) = (None, false),
-        Action::Follow { term, node } => {
+        Action::Follow { term, node } | Action::Fetch { term, node } => {
             assert!(durable.promise <= term);
             durable.promise = term;
             server.upstream = Some(Upstream { node, term });
@@ -531,5 +588,7 @@ fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis
         Action::Slots { members, .. } => server.slots = members.iter().map(MemberId::slot_name).collect(),
         Action::Commit(_) | Action::Promise { .. } | Action::Revoke { .. } | Action::Initdb => unreachable!(),
         Action::Clone { .. } | Action::Rewind { .. } => unreachable!(),
+        Action::Checkpoint { .. } | Action::Reload { .. } => unreachable!(),
+        Action::Restart { .. } | Action::GiveUp { .. } => unreachable!(),
     }
 }

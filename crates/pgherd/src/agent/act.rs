@@ -3,14 +3,19 @@
 //! No choice is made. What rests on a durable word is begun only once that word is on disk; what is below the promise
 //! is refused.
 
+use std::time::Duration;
+
 use brain::{Action, Commit, NodeName, Operation, Term, Upstream};
 use tokio::time::Instant;
 
 use super::core::Agent;
 use super::durable::Words;
-use super::note::Note;
+use super::note::{Errand, Note};
 use super::records;
 use super::work::Work;
+
+/// An errand that failed is tried again after this; its request has a deadline.
+const ERRAND_AGAIN: Duration = Duration::from_secs(1);
 
 /// What came of an action.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -33,6 +38,8 @@ impl Agent {
         match action {
             Action::Revoke { .. } => Taken::Begun,
             Action::Commit(commit) => self.commit(&commit, rule),
+            Action::Checkpoint { request } => self.errand(Errand::Checkpoint, request),
+            Action::Reload { request } => self.errand(Errand::Reload, request),
             other => Taken::changed(self.execute_here(other)),
         }
     }
@@ -45,6 +52,7 @@ impl Agent {
             }
             // Taken by `execute`.
             Action::Revoke { .. } | Action::Commit(_) => false,
+            Action::Checkpoint { .. } | Action::Reload { .. } => false,
             Action::Initdb => self.start_with_new_member(Operation::Initdb, Work::Initdb, Term(0)),
             Action::Clone { term, node } => {
                 self.start_with_new_member(Operation::Clone, Work::Clone { from: node }, term)
@@ -52,7 +60,16 @@ impl Agent {
             Action::StartDetached => self.start(Operation::Start, Work::Start),
             Action::Stop => self.start(Operation::Stop, Work::Stop),
             Action::Detach { .. } => self.start(Operation::Detach, Work::Detach),
-            Action::Follow { term, node } => self.follow(term, node),
+            Action::Restart { request } => {
+                !self.refused(Operation::Stop)
+                    && self.save(|words| words.durable.obeyed = request)
+                    && self.start(Operation::Stop, Work::Stop)
+            }
+            Action::GiveUp { request } => self.save(|Words { durable, .. }| {
+                (durable.obeyed, durable.needs_clone) = (request, true);
+            }),
+            Action::Follow { term, node } => self.follow(term, node, true),
+            Action::Fetch { term, node } => self.follow(term, node, false),
             Action::Rewind { term, node } => self.rewind(term, node),
             Action::Promote { term, timeline, set } => {
                 if self.refused(Operation::Promote) || self.view.durable.promise > term {
@@ -104,7 +121,26 @@ impl Agent {
         }) && self.start(operation, work)
     }
 
-    fn follow(&mut self, term: Term, node: NodeName) -> bool {
+    /// Beside the work on the server: it neither waits for it nor holds it up.
+    fn errand(&mut self, errand: Errand, request: u64) -> Taken {
+        let Some(worker) = self.parts.worker.clone() else { return Taken::Refused };
+        if !self.errands.insert((errand, request)) {
+            return Taken::Refused;
+        }
+        let note = self.note.clone();
+        tokio::spawn(async move {
+            let result = worker.errand(errand).await;
+            if result.is_err() {
+                tokio::time::sleep(ERRAND_AGAIN).await;
+            }
+            // A closed channel means that the agent is stopping.
+            let _ = note.send(Note::Errand { errand, request, result }).await;
+        });
+        Taken::Begun
+    }
+
+    /// `slot`: the primary keeps WAL for this member in a slot of its own.
+    fn follow(&mut self, term: Term, node: NodeName, slot: bool) -> bool {
         let Some(member) = self.view.durable.member.clone() else { return false };
         if self.refused(Operation::Follow) || self.view.durable.promise > term {
             return false;
@@ -113,7 +149,7 @@ impl Agent {
         self.save(|words| {
             words.durable.promise = words.durable.promise.max(term);
             words.upstream = Some(upstream.clone());
-        }) && self.start(Operation::Follow, Work::Follow { upstream, member })
+        }) && self.start(Operation::Follow, Work::Follow { upstream, member, slot })
     }
 
     /// A rewound server is started following its source, so to rewind is to follow.

@@ -1,13 +1,12 @@
 //! The loop: wake, bring the view up to date, decide, act.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
 use brain::{
-    Action, Decision, Memory, Millis, NodeName, Operation, Postgres, Settings, Status, StoreView, Term, View,
-    decide,
+    Action, Decision, Millis, NodeName, Operation, Postgres, Settings, Status, Tags, Term, View, decide,
 };
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -18,7 +17,7 @@ use super::durable::{Words, WordsFile};
 use super::events::EventLog;
 use super::guard::{Pulse, guard};
 use super::message::Message;
-use super::note::{Done, Note, Observed};
+use super::note::{Done, Errand, Note, Observed};
 use super::observer::Observer;
 use super::panel::Panel;
 use super::publish;
@@ -44,6 +43,7 @@ const UNWRITABLE_AGAIN: Duration = Duration::from_secs(10);
 /// What an agent is made of.
 pub struct Parts {
     pub settings: Settings,
+    pub tags: Tags,
     pub me: NodeName,
     pub words: WordsFile,
     pub store: Arc<dyn Store>,
@@ -75,6 +75,8 @@ pub struct Agent {
     pub(super) committing: Option<u64>,
     pub(super) retry: BTreeMap<Operation, Retry>,
     rewinds_failed: u32,
+    /// Errands under way, by request.
+    pub(super) errands: BTreeSet<(Errand, u64)>,
     /// When it was last told that the words cannot be written.
     unwritable: Option<Instant>,
     /// The decision that was told last.
@@ -94,16 +96,11 @@ impl Agent {
             worker.set_words(durable.member.clone(), upstream.clone());
         }
         let observer = parts.worker.as_ref().map(|worker| Observer::start(worker.clone(), note.clone()));
+        let durable = parts.words.words().durable.clone();
         let view = View {
-            now,
-            me: parts.me.clone(),
-            settings: parts.settings.clone(),
-            durable: parts.words.words().durable.clone(),
             postgres: if parts.worker.is_some() { Postgres::Unknown } else { Postgres::Empty },
-            busy: None,
-            store: StoreView::default(),
-            memory: Memory::new(now),
-            served: None,
+            tags: parts.tags.clone(),
+            ..View::new(parts.me.clone(), parts.settings.clone(), durable, now)
         };
         let snapshots = parts.store.watch();
         Ok(Agent {
@@ -121,6 +118,7 @@ impl Agent {
             committing: None,
             retry: BTreeMap::new(),
             rewinds_failed: 0,
+            errands: BTreeSet::new(),
             unwritable: None,
             told: (String::new(), Vec::new()),
         })
@@ -204,6 +202,7 @@ impl Agent {
         match note {
             Note::Observed(observed) => self.on_observed(observed),
             Note::Done(done) => self.on_done(*done),
+            Note::Errand { errand, request, result } => self.on_errand(errand, request, result),
             Note::Committed(result) => {
                 match result {
                     Ok(revision) => self.committing = Some(revision),
@@ -283,6 +282,20 @@ impl Agent {
         }
     }
 
+    fn on_errand(&mut self, errand: Errand, request: u64, result: Result<()>) {
+        self.errands.remove(&(errand, request));
+        if let Err(error) = result {
+            let what = format!("{errand:?} failed");
+            return self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
+        }
+        let errands = &mut self.view.errands;
+        let done = match errand {
+            Errand::Checkpoint => &mut errands.checkpointed,
+            Errand::Reload => &mut errands.reloaded,
+        };
+        *done = request.max(*done);
+    }
+
     fn term(&self) -> u64 {
         self.view.record().map_or(0, |record| record.term.0)
     }
@@ -309,6 +322,7 @@ impl Agent {
     fn step(&mut self) {
         for _ in 0..DECISIONS_MAX {
             let now = self.now();
+            self.view.wall_s = crate::clock::wall_seconds();
             self.view.tick(now);
             let decision = decide(&self.view);
             self.revoking = decision.actions.iter().find_map(|action| match action {

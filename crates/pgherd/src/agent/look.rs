@@ -126,6 +126,11 @@ impl Worker {
                 .filter(|s| s.slot_type == "physical")
                 .map(|s| s.slot_name)
                 .collect(),
+            activity: brain::Activity {
+                busy_sessions: seen.activity.busy_sessions,
+                oldest_transaction_ms: seen.activity.oldest_transaction_ms.unsigned_abs(),
+                unarchived: seen.activity.unarchived,
+            },
             write_age_ms: None,
             probe_age_ms: None,
         };

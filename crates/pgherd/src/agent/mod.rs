@@ -23,6 +23,7 @@ mod observer;
 mod panel;
 mod publish;
 mod records;
+mod requests;
 mod retry;
 mod work;
 
@@ -32,4 +33,5 @@ pub use events::{Event, EventLog};
 pub use message::Message;
 pub use panel::Panel;
 pub use publish::topology;
+pub use requests::{Command, PAUSE_SECONDS_MAX, Refusal, submit};
 pub use work::Worker;

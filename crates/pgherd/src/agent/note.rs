@@ -9,8 +9,21 @@ use brain::{Operation, Postgres};
 pub enum Note {
     Observed(Observed),
     Done(Box<Done>),
+    /// The end of an errand.
+    Errand {
+        errand: Errand,
+        request: u64,
+        result: Result<()>,
+    },
     /// The revision that the change made.
     Committed(Result<u64, String>),
+}
+
+/// What is done beside the work on the server, for a request.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Errand {
+    Checkpoint,
+    Reload,
 }
 
 /// A look at the server.

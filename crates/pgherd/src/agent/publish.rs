@@ -23,9 +23,9 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
             .standby()
             .is_some_and(|standby| standby.streaming && !standby.quarantined && standby.follows(record))
     };
-    let own = follows(&view.postgres).then(|| view.me.0.clone());
-    let peers =
-        view.fresh_peers().filter(|status| follows(&status.postgres)).map(|status| status.node.0.clone());
+    let own = (follows(&view.postgres) && !view.tags.noloadbalance).then(|| view.me.0.clone());
+    let balanced = |status: &&Status| follows(&status.postgres) && !status.tags.noloadbalance;
+    let peers = view.fresh_peers().filter(balanced).map(|status| status.node.0.clone());
     let mut replicas: Vec<String> = own.into_iter().chain(peers).collect();
     replicas.sort();
     let reason =

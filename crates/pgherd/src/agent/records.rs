@@ -38,6 +38,7 @@ pub fn store_view(snapshot: &Snapshot, loaded: bool) -> Result<StoreView> {
         primary: record(snapshot, Key::Primary.path())?,
         sync: record(snapshot, Key::Sync.path())?,
         timelines: record(snapshot, Key::Timelines.path())?,
+        requests: record(snapshot, Key::Requests.path())?,
     })
 }
 
@@ -53,6 +54,7 @@ pub fn transaction(commit: &Commit) -> Result<Transaction> {
             Put::Primary(record) => serde_json::to_value(record),
             Put::Sync(record) => serde_json::to_value(record),
             Put::Timelines(records) => serde_json::to_value(records),
+            Put::Requests(requests) => serde_json::to_value(requests),
         };
         Ok(Change::Put { key: put.key().path().to_owned(), value: value? })
     };
@@ -69,6 +71,12 @@ pub fn new_credentials() -> Result<(Credentials, Transaction)> {
         credentials,
         Transaction { conditions: vec![condition(CREDENTIALS, 0)], changes: vec![change], lease: None },
     ))
+}
+
+/// Writes `key` on the condition that it still has this version.
+pub fn put_if(key: &str, version: u64, value: &impl Serialize) -> Result<Transaction, serde_json::Error> {
+    let change = Change::Put { key: key.to_owned(), value: serde_json::to_value(value)? };
+    Ok(Transaction { conditions: vec![condition(key, version)], changes: vec![change], lease: None })
 }
 
 fn condition(key: &str, version: u64) -> Condition {

@@ -12,10 +12,10 @@ use brain::{Applied, MemberId, NodeName, Operation, Postgres, SyncSet, Term, Ups
 use tokio::sync::{mpsc, watch};
 use wire::{Lsn, Timeline};
 
-use super::note::{Done, Note};
+use super::note::{Done, Errand, Note};
 use super::records::{self, Credentials};
 use crate::postgres::{
-    NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Upstream as Pointer,
+    NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Tunable, Upstream as Pointer,
 };
 use crate::store::Store;
 
@@ -53,7 +53,7 @@ pub enum Work {
     Start,
     Stop,
     Detach,
-    Follow { upstream: Upstream, member: MemberId },
+    Follow { upstream: Upstream, member: MemberId, slot: bool },
     Clone { from: NodeName },
     Rewind { upstream: Upstream, member: MemberId },
     Promote { term: Term, timeline: Timeline, set: SyncSet },
@@ -86,10 +86,15 @@ pub(super) struct Known {
     pub answer: Option<(Instant, Postgres)>,
 }
 
+/// What the configuration file says now of what a reload may change.
+pub type Reread = Box<dyn Fn() -> Result<Tunable> + Send + Sync>;
+
 pub struct Worker {
     pub(super) server: Server,
     /// Each node's PostgreSQL as `host:port`.
     addresses: BTreeMap<String, String>,
+    /// Reads the node's configuration file anew.
+    reread: Reread,
     known: Mutex<Known>,
     generation: AtomicU64,
     /// The term of `/primary`, for work that is pointless in the next one.
@@ -97,9 +102,9 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(server: Server, addresses: BTreeMap<String, String>) -> Worker {
+    pub fn new(server: Server, addresses: BTreeMap<String, String>, reread: Reread) -> Worker {
         let (recorded, _) = watch::channel(Term(0));
-        Worker { server, addresses, known: Mutex::default(), generation: AtomicU64::new(0), recorded }
+        Worker { server, addresses, reread, known: Mutex::default(), generation: AtomicU64::new(0), recorded }
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
@@ -151,6 +156,15 @@ impl Worker {
         });
     }
 
+    /// What a request wants beside the work on the server.
+    pub async fn errand(&self, errand: Errand) -> Result<()> {
+        match errand {
+            Errand::Checkpoint => self.server.checkpoint().await?,
+            Errand::Reload => self.server.retune((self.reread)()?).await?,
+        }
+        Ok(())
+    }
+
     async fn perform(&self, work: Work) -> Result<()> {
         let server = &self.server;
         match work {
@@ -158,7 +172,7 @@ impl Worker {
             Work::Start => self.start_detached().await?,
             Work::Stop => self.stop().await?,
             Work::Detach => server.detach().await?,
-            Work::Follow { upstream, member } => self.follow(&upstream, &member).await?,
+            Work::Follow { upstream, member, slot } => self.follow(&upstream, &member, slot).await?,
             Work::Clone { from } => self.clone_from(&from).await?,
             Work::Rewind { upstream, member } => self.rewind_to(&upstream, &member).await?,
             Work::Promote { term, timeline, set } => self.promote(term, timeline, set).await?,
@@ -201,10 +215,12 @@ impl Worker {
         known.unconfirmed.clear();
     }
 
-    async fn follow(&self, upstream: &Upstream, member: &MemberId) -> Result<()> {
+    async fn follow(&self, upstream: &Upstream, member: &MemberId, slot: bool) -> Result<()> {
         // Slots of a former primaryship would hold WAL for ever.
         self.server.ensure_slots(&BTreeSet::new(), is_ours).await?;
-        self.server.follow(&self.pointer(upstream, member)?).await?;
+        let mut pointer = self.pointer(upstream, member)?;
+        pointer.slot_name = pointer.slot_name.filter(|_| slot);
+        self.server.follow(&pointer).await?;
         self.known().stalled_since = Some(Instant::now());
         Ok(())
     }
@@ -331,6 +347,8 @@ pub(super) fn is_ours(slot: &str) -> bool {
 /// The standby names of `set` under `term`, and k. A set that cannot acknowledge names nobody.
 fn names_and_k(term: Term, set: &SyncSet) -> Result<(Vec<String>, u32)> {
     let names: Vec<String> = set.members.iter().map(|member| member.standby_name(term)).collect();
+    // With k = 0 nobody is waited for, and members are named for the store's sake only.
+    let names = if set.k == 0 { Vec::new() } else { names };
     let k = u32::try_from(set.k).context("k is too large")?;
     Ok((names, k))
 }

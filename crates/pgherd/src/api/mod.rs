@@ -3,19 +3,30 @@
 //! What it is: the reports (`report`), the trait that whoever knows the cluster implements (`ClusterView`), and one
 //! table of routes (`routes`). What it is not: a source of truth; it holds no state and decides nothing, every
 //! answer is taken from the view at the moment of the request.
-//! Invariant: reading changes nothing. Every route here is a GET without a side effect.
+//! Invariant: reading changes nothing. What changes something writes a request down and answers with its id; it is
+//! taken from this machine only.
 
+mod change;
 mod panel;
 pub mod report;
 mod routes;
 
 use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
+use crate::agent::{Command, Refusal};
+
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
 pub use panel::NodeView;
-pub use report::{EventRecord, Explanation, NodeReport, Role, StatusReport, SyncMode, SyncReport};
+pub use report::{
+    Accepted, EventRecord, Explanation, NodeReport, RequestReport, Role, StatusReport, SyncMode, SyncReport,
+    wall_text,
+};
 pub use routes::{EVENTS_PER_ANSWER_MAX, ROUTES, Route};
 
 /// The cluster as one node sees it; the agent's side of this module.
@@ -27,6 +38,10 @@ pub trait ClusterView: Send + Sync + 'static {
     fn events(&self, after: u64, limit: usize) -> Vec<EventRecord>;
     /// What would happen if `node` died now; without a name, for each node in turn. Empty for an unknown node.
     fn explain(&self, node: Option<&str>) -> Vec<Explanation>;
+    /// What people asked for, oldest first, as far as it is remembered.
+    fn requests(&self) -> Vec<RequestReport>;
+    /// Writes a command down; answers with the request's id where there is one.
+    fn command(&self, command: Command) -> BoxFuture<'_, Result<Option<u64>, Refusal>>;
 }
 
 /// Answers on `listener` until `shutdown` is done and the requests under way have their answers.
@@ -35,7 +50,8 @@ pub async fn serve(
     view: Arc<dyn ClusterView>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, routes::router(view)).with_graceful_shutdown(shutdown).await
+    let service = routes::router(view).into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(shutdown).await
 }
 
 #[cfg(test)]

@@ -6,15 +6,19 @@ use std::sync::Arc;
 use brain::{Operation, Postgres, View, is_open};
 use wire::Lsn;
 
-use super::ClusterView;
-use super::report::{EventRecord, Explanation, NodeReport, Role, StatusReport, SyncMode, SyncReport};
-use crate::agent::{Panel, topology};
+use super::report::{
+    EventRecord, Explanation, NodeReport, RequestReport, Role, StatusReport, SyncMode, SyncReport, wall_text,
+};
+use super::{BoxFuture, ClusterView};
+use crate::agent::{Command, Panel, Refusal, submit, topology};
+use crate::store::Store;
 
 /// Joins the panel with what the configuration knows of the nodes.
 pub struct NodeView {
     pub cluster: String,
     pub name: String,
     pub panel: Arc<Panel>,
+    pub store: Arc<dyn Store>,
     /// Each node's PostgreSQL as `host:port`.
     pub addresses: BTreeMap<String, String>,
 }
@@ -28,6 +32,11 @@ struct Part<'a> {
     contact_ms: Option<u64>,
     rule: &'a str,
     why: Vec<String>,
+    tags: &'a brain::Tags,
+}
+
+fn paused_until(view: &View) -> Option<String> {
+    view.store.requests.as_ref()?.value.paused_until.map(wall_text)
 }
 
 impl ClusterView for NodeView {
@@ -42,6 +51,8 @@ impl ClusterView for NodeView {
                 sync: empty,
                 nodes: Vec::new(),
                 reason: "the agent is starting".to_owned(),
+                paused_until: None,
+                requests: Vec::new(),
             };
         };
         let view = &seen.view;
@@ -61,11 +72,31 @@ impl ClusterView for NodeView {
             sync: view.sync().map_or(empty, |sync| SyncReport {
                 members: sync.set.members.iter().map(|member| member.node().0).collect(),
                 k: sync.set.k as u32,
-                mode: if sync.set.k == 0 { SyncMode::Async } else { SyncMode::Quorum },
+                mode: match sync.set.k {
+                    0 if view.k_wanted() > 0 => SyncMode::Degraded,
+                    0 => SyncMode::Async,
+                    _ => SyncMode::Quorum,
+                },
             }),
             nodes,
             reason: topology.reason,
+            paused_until: view.paused().then(|| paused_until(view)).flatten(),
+            requests: view.requests().map(RequestReport::from).collect(),
         }
+    }
+
+    fn requests(&self) -> Vec<RequestReport> {
+        let Some(seen) = self.panel.seen() else { return Vec::new() };
+        let requests = seen.view.store.requests.as_ref();
+        requests.map_or_else(Vec::new, |requests| requests.value.list.iter().map(Into::into).collect())
+    }
+
+    fn command(&self, command: Command) -> BoxFuture<'_, Result<Option<u64>, Refusal>> {
+        Box::pin(async move {
+            let seen = self.panel.seen();
+            let seen = seen.ok_or_else(|| Refusal::Unavailable("the agent is starting".to_owned()))?;
+            submit(&self.store, &seen.view, &command).await
+        })
     }
 
     fn events(&self, after: u64, limit: usize) -> Vec<EventRecord> {
@@ -137,6 +168,7 @@ impl NodeView {
             healthy: fresh && (!full || primary == Some(name) || streaming),
             last_contact_ms: part.and_then(|part| part.contact_ms),
             postgres: full.then(|| self.addresses.get(name).cloned()).flatten(),
+            tags: part.map_or_else(Default::default, |part| part.tags.clone()),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
         }
@@ -152,6 +184,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: None,
         rule,
         why: why.to_vec(),
+        tags: &view.tags,
     };
     let peers = view.memory.peers.values().map(|heard| Part {
         name: &heard.status.node.0,
@@ -161,6 +194,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         contact_ms: Some(view.now.since(heard.at)),
         rule: &heard.status.rule,
         why: Vec::new(),
+        tags: &heard.status.tags,
     });
     std::iter::once(own).chain(peers).collect()
 }

@@ -1,5 +1,6 @@
 //! The reports that users, scripts and the command line read. Their names are a contract: extend, do not rename.
 
+use brain::{Ask, Request, Stage, Tags};
 use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
@@ -18,6 +19,54 @@ pub struct StatusReport {
     /// Why there is no open primary, or what the cluster waits for; empty when all is well.
     #[serde(default)]
     pub reason: String,
+    /// Maintenance ends by itself then, RFC 3339; null when the cluster is not paused.
+    #[serde(default)]
+    pub paused_until: Option<String>,
+    /// Requests under way.
+    #[serde(default)]
+    pub requests: Vec<RequestReport>,
+}
+
+/// Something that somebody asked for.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct RequestReport {
+    pub id: u64,
+    #[serde(flatten)]
+    pub ask: Ask,
+    /// `waiting`, `preparing`, `holding`, `stopping`, `running`, then `done` or `failed` for ever.
+    pub stage: Stage,
+    /// The term when the stage was written.
+    pub term: u64,
+    /// RFC 3339, UTC.
+    pub asked_at: String,
+    /// The last word on it.
+    pub note: String,
+}
+
+impl From<&Request> for RequestReport {
+    fn from(request: &Request) -> RequestReport {
+        RequestReport {
+            id: request.id,
+            ask: request.ask.clone(),
+            stage: request.stage,
+            term: request.term.0,
+            asked_at: wall_text(request.asked_at),
+            note: request.note.clone(),
+        }
+    }
+}
+
+/// A wall-clock second as RFC 3339.
+pub fn wall_text(seconds: u64) -> String {
+    let timestamp = i64::try_from(seconds).ok().and_then(|s| jiff::Timestamp::from_second(s).ok());
+    timestamp.map_or_else(|| seconds.to_string(), |timestamp| timestamp.to_string())
+}
+
+/// The body of a request that was taken.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Accepted {
+    /// The request to follow; null when it is done already, as a pause is.
+    pub id: Option<u64>,
 }
 
 /// Who must flush a commit before it is acknowledged.
@@ -87,6 +136,8 @@ pub struct NodeReport {
     pub last_contact_ms: Option<u64>,
     /// `host:port` of its PostgreSQL.
     pub postgres: Option<String>,
+    #[serde(default)]
+    pub tags: Tags,
     /// The rule that its agent followed last, with the reasons; empty when not known here.
     #[serde(default)]
     pub rule: String,

@@ -8,19 +8,19 @@ use std::sync::Arc;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get};
+use axum::routing::{MethodRouter, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::json;
 
-use super::ClusterView;
 use super::report::{NodeReport, Role, StatusReport};
+use super::{ClusterView, change};
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
 pub const EVENTS_PER_ANSWER_MAX: usize = 1_000;
 const EVENTS_PER_ANSWER: usize = 100;
 
-type View = Arc<dyn ClusterView>;
+pub(super) type View = Arc<dyn ClusterView>;
 
 /// One row of the table.
 pub struct Route {
@@ -49,6 +49,21 @@ pub const ROUTES: &[Route] = &[
         path: "/api/v1/explain/{node}",
         doc: "What would happen if this node died now.",
         handler: || get(explain),
+    },
+    Route {
+        path: "/api/v1/requests",
+        doc: "GET: what people asked for, oldest first. POST: ask for a switchover, failover, restart, reload or reinit.",
+        handler: || get(change::list).post(change::ask),
+    },
+    Route {
+        path: "/api/v1/requests/{id}",
+        doc: "GET: one request, 404 when it is not remembered. DELETE: cancel it.",
+        handler: || get(change::one).delete(change::cancel),
+    },
+    Route {
+        path: "/api/v1/pause",
+        doc: "POST {\"seconds\": N}: nothing is started, taken over or rebuilt by itself for so long. DELETE: resume.",
+        handler: || post(change::pause).delete(change::resume),
     },
     Route {
         path: "/health",

@@ -28,6 +28,27 @@ impl ClusterView for Told {
         (after + 1..=5_000).take(limit).map(event).collect()
     }
 
+    fn requests(&self) -> Vec<RequestReport> {
+        let request = brain::Request {
+            id: 7,
+            ask: brain::Ask::Switchover { to: Some("n2".into()), at: None, force: false },
+            stage: brain::Stage::Done,
+            term: brain::Term(2),
+            asked_at: 1_750_000_000,
+            note: "n2 is the primary of term 3".into(),
+        };
+        vec![RequestReport::from(&request)]
+    }
+
+    fn command(&self, command: Command) -> BoxFuture<'_, Result<Option<u64>, Refusal>> {
+        let answer = match command {
+            Command::Ask(_) => Ok(Some(8)),
+            Command::Pause(_) | Command::Resume => Ok(None),
+            Command::Cancel(id) => Err(Refusal::Conflict(format!("request {id} has ended already"))),
+        };
+        Box::pin(async move { answer })
+    }
+
     fn explain(&self, node: Option<&str>) -> Vec<Explanation> {
         let names: Vec<String> = self.status().nodes.into_iter().map(|node| node.name).collect();
         let asked = names.into_iter().filter(|name| node.is_none_or(|node| node == name));
@@ -55,6 +76,7 @@ fn node(name: &str, role: Role) -> NodeReport {
         healthy: true,
         last_contact_ms: None,
         postgres: Some("127.0.0.1:5432".into()),
+        tags: brain::Tags::default(),
         rule: String::new(),
         why: Vec::new(),
     }
@@ -69,6 +91,8 @@ fn report(from: &str) -> StatusReport {
         sync: SyncReport { members: vec!["n2".into()], k: 1, mode: SyncMode::Quorum },
         nodes: vec![node("n1", Role::Primary), node("n2", Role::Replica)],
         reason: String::new(),
+        paused_until: None,
+        requests: Vec::new(),
     }
 }
 

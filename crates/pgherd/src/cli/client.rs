@@ -14,6 +14,15 @@ use crate::api::StatusReport;
 /// and one lost packet (TCP sends again after a second).
 const QUESTION_TIMEOUT: Duration = Duration::from_millis(1_500);
 
+/// A change waits for the store, which may be choosing a leader: some seconds.
+const CHANGE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A request that changes something.
+pub enum Change<'a> {
+    Post(&'a serde_json::Value),
+    Delete,
+}
+
 pub struct Client {
     agent: ureq::Agent,
     addresses: Vec<Address>,
@@ -58,6 +67,37 @@ impl Client {
             }
         }
         Err(unreachable(&silent))
+    }
+
+    /// Asks for a change at the first address that can take it; a refusal ends the search.
+    pub fn change<T: DeserializeOwned>(&self, change: Change<'_>, path: &str) -> Result<T, Failure> {
+        let mut silent = Vec::new();
+        for address in &self.addresses {
+            match self.change_at(address, &change, path) {
+                Ok(answer) => return Ok(answer),
+                Err(NoAnswer::Refused(reason)) => return Err(Failure::new(Exit::Precondition, reason)),
+                Err(NoAnswer::Silent(reason)) => silent.push(format!("{}: {reason}", address.url)),
+            }
+        }
+        Err(unreachable(&silent))
+    }
+
+    fn change_at<T: DeserializeOwned>(
+        &self,
+        address: &Address,
+        change: &Change<'_>,
+        path: &str,
+    ) -> Result<T, NoAnswer> {
+        let url = format!("{}{path}", address.url);
+        let answer = match change {
+            Change::Post(body) => {
+                self.agent.post(url).config().timeout_global(Some(CHANGE_TIMEOUT)).build().send_json(body)
+            }
+            Change::Delete => {
+                self.agent.delete(url).config().timeout_global(Some(CHANGE_TIMEOUT)).build().call()
+            }
+        };
+        read(answer)
     }
 
     /// What each address answers to the path that `path_of` gives for its index; `None` from those that are silent.
@@ -117,16 +157,23 @@ impl Client {
     }
 
     fn ask_one<T: DeserializeOwned>(&self, address: &Address, path: &str) -> Result<T, NoAnswer> {
-        let silent = |error: ureq::Error| NoAnswer::Silent(error.to_string());
-        let mut answer = self.agent.get(format!("{}{path}", address.url)).call().map_err(silent)?;
-        let code = answer.status();
-        if code.is_success() {
-            return answer.body_mut().read_json().map_err(silent);
-        }
-        let body: serde_json::Value = answer.body_mut().read_json().unwrap_or_default();
-        let reason = body["error"].as_str().map_or_else(|| format!("HTTP {code}"), str::to_owned);
-        if code.is_client_error() { Err(NoAnswer::Refused(reason)) } else { Err(NoAnswer::Silent(reason)) }
+        read(self.agent.get(format!("{}{path}", address.url)).call())
     }
+}
+
+/// The body of a good answer, or why there is none.
+fn read<T: DeserializeOwned>(
+    answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+) -> Result<T, NoAnswer> {
+    let silent = |error: ureq::Error| NoAnswer::Silent(error.to_string());
+    let mut answer = answer.map_err(silent)?;
+    let code = answer.status();
+    if code.is_success() {
+        return answer.body_mut().read_json().map_err(silent);
+    }
+    let body: serde_json::Value = answer.body_mut().read_json().unwrap_or_default();
+    let reason = body["error"].as_str().map_or_else(|| format!("HTTP {code}"), str::to_owned);
+    if code.is_client_error() { Err(NoAnswer::Refused(reason)) } else { Err(NoAnswer::Silent(reason)) }
 }
 
 /// A later term knows more; within a term, so does a view with an open primary.

@@ -112,6 +112,7 @@ pub fn human_line(event: &EventRecord) -> String {
 
 #[cfg(test)]
 mod tests {
+    use crate::agent::{Command, Refusal};
     use std::sync::Arc;
 
     use super::*;
@@ -150,6 +151,14 @@ mod tests {
 
         fn explain(&self, _: Option<&str>) -> Vec<Explanation> {
             Vec::new()
+        }
+
+        fn requests(&self) -> Vec<api::RequestReport> {
+            Vec::new()
+        }
+
+        fn command(&self, _: Command) -> api::BoxFuture<'_, Result<Option<u64>, Refusal>> {
+            unreachable!("nobody asks for it here")
         }
     }
 

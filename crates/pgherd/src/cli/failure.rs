@@ -23,6 +23,8 @@ pub enum Exit {
     /// The machine is not as the command needs it: a port in use, PostgreSQL missing, a data directory of another
     /// cluster, a full disk.
     Precondition = 5,
+    /// What was asked for is still under way, or was asked for and failed.
+    Unfinished = 6,
 }
 
 pub const EXIT_CODES_HELP: &str = "Exit codes:
@@ -31,7 +33,9 @@ pub const EXIT_CODES_HELP: &str = "Exit codes:
   2  wrong usage
   3  configuration missing or wrong
   4  no node of the cluster answered
-  5  a precondition does not hold (port in use, PostgreSQL missing, foreign data directory, full disk)";
+  5  a precondition does not hold (port in use, PostgreSQL missing, foreign data directory, full disk, another
+     request under way)
+  6  the request was taken, and failed or has not ended within --wait";
 
 /// An error as its user reads it.
 #[derive(Clone, PartialEq, Eq, Debug)]

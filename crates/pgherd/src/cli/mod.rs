@@ -10,8 +10,10 @@ mod events;
 mod explain;
 pub mod failure;
 mod interrupt;
+mod operate;
 mod ports;
 mod processes;
+mod request;
 mod status;
 mod target;
 
@@ -46,6 +48,22 @@ pub enum Command {
     Events(events::EventsArgs),
     /// What would happen if a node died now, and which rule holds it back
     Explain(explain::ExplainArgs),
+    /// Make another node the primary, without errors for clients
+    Switchover(operate::SwitchoverArgs),
+    /// Make a node the primary with what it has, when nobody can take over by himself
+    Failover(operate::FailoverArgs),
+    /// Restart PostgreSQL of a node
+    Restart(operate::RestartArgs),
+    /// Let nodes read their configuration files anew
+    Reload(operate::ReloadArgs),
+    /// Let a node copy its data directory anew
+    Reinit(operate::ReinitArgs),
+    /// Maintenance: nothing is started, taken over or rebuilt by itself, for a while
+    Pause(operate::PauseArgs),
+    /// End the maintenance
+    Resume(operate::ResumeArgs),
+    /// What was asked for, and how far it has come
+    Requests(operate::RequestsArgs),
 }
 
 #[derive(Args, Debug)]
@@ -89,6 +107,14 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::status(&args),
         Command::Events(args) => events::events(&args),
         Command::Explain(args) => explain::explain(&args),
+        Command::Switchover(args) => operate::switchover(&args),
+        Command::Failover(args) => operate::failover(&args),
+        Command::Restart(args) => operate::restart(&args),
+        Command::Reload(args) => operate::reload(&args),
+        Command::Reinit(args) => operate::reinit(&args),
+        Command::Pause(args) => operate::pause(&args),
+        Command::Resume(args) => operate::resume(&args),
+        Command::Requests(args) => operate::requests(&args),
     }
 }
 

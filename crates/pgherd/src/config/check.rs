@@ -163,11 +163,6 @@ fn timeouts(draft: &mut Draft) {
 }
 
 fn sync(draft: &mut Draft) {
-    if draft.text("sync.on_last_standby_lost") == Some("degrade") {
-        let text = "sync.on_last_standby_lost: \"degrade\" is not supported yet; \"block\" lets commits wait until \
-                    enough standbys are back";
-        draft.problem_with("sync.on_last_standby_lost", text);
-    }
     let kinds = draft.peers.keys().filter_map(|name| draft.text(&format!("peers.{name}.kind")));
     let full = kinds.filter(|kind| *kind == "full").count() as i64;
     let Some(standbys) = draft.integer("sync.standbys") else { return };

@@ -121,6 +121,13 @@ impl Draft {
         }
     }
 
+    pub fn flag(&self, key: &str) -> Option<bool> {
+        match self.values.get(key) {
+            Some((Value::Flag(truth), _)) => Some(*truth),
+            _ => None,
+        }
+    }
+
     pub fn integer(&self, key: &str) -> Option<i64> {
         match self.values.get(key) {
             Some((Value::Integer(number), _)) => Some(*number),

@@ -26,9 +26,7 @@ use std::fs;
 use std::path::Path;
 
 pub use error::{ConfigError, Problem};
-pub use model::{
-    Config, Failover, Http, LastStandbyLost, Node, NodeKind, Peer, PeerListen, Postgres, Proxy, Sync, Tls,
-};
+pub use model::{Config, Failover, Http, Node, NodeKind, Peer, PeerListen, Postgres, Proxy, Sync, Tls};
 pub use parameters::owner as parameter_owner;
 pub use reference::page as reference_page;
 pub use render::render;

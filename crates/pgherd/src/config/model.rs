@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use brain::OnLastStandbyLost;
+
 use super::draft::Draft;
 use super::value::{Value, split_address};
 
@@ -20,6 +22,7 @@ pub struct Config {
     pub peers: BTreeMap<String, Peer>,
     pub failover: Failover,
     pub sync: Sync,
+    pub tags: brain::Tags,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -98,18 +101,14 @@ pub struct Failover {
     pub heartbeat: Duration,
     pub failure_timeout: Duration,
     pub drift_percent: u32,
+    pub drain_timeout: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sync {
     /// k: how many standbys must flush a commit.
     pub standbys: u32,
-    pub on_last_standby_lost: LastStandbyLost,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum LastStandbyLost {
-    Block,
+    pub on_last_standby_lost: OnLastStandbyLost,
 }
 
 impl NodeKind {
@@ -122,14 +121,6 @@ impl NodeKind {
 
     fn of(text: &str) -> NodeKind {
         if text == "witness" { NodeKind::Witness } else { NodeKind::Full }
-    }
-}
-
-impl LastStandbyLost {
-    pub fn as_str(self) -> &'static str {
-        match self {
-            LastStandbyLost::Block => "block",
-        }
     }
 }
 
@@ -255,10 +246,22 @@ impl Config {
                 heartbeat: take.duration("failover.heartbeat")?,
                 failure_timeout: take.duration("failover.failure_timeout")?,
                 drift_percent: take.number("failover.drift_percent")?,
+                drain_timeout: take.duration("failover.drain_timeout")?,
             },
             sync: Sync {
                 standbys: take.number("sync.standbys")?,
-                on_last_standby_lost: LastStandbyLost::Block,
+                on_last_standby_lost: match draft.text("sync.on_last_standby_lost") {
+                    Some("degrade") => OnLastStandbyLost::Degrade,
+                    _ => OnLastStandbyLost::Block,
+                },
+            },
+            tags: brain::Tags {
+                nofailover: take.flag("tags.nofailover")?,
+                noloadbalance: take.flag("tags.noloadbalance")?,
+                clonefrom: take.flag("tags.clonefrom")?,
+                nosync: take.flag("tags.nosync")?,
+                failover_priority: take.number("tags.failover_priority")?,
+                zone: draft.text("tags.zone").unwrap_or_default().to_owned(),
             },
             node: Node { name, dir, kind: own.kind, advertise },
             peers,
@@ -302,7 +305,17 @@ impl Config {
             "failover.failure_timeout" => duration(self.failover.failure_timeout),
             "failover.drift_percent" => Some(self.failover.drift_percent.to_string()),
             "sync.standbys" => Some(self.sync.standbys.to_string()),
-            "sync.on_last_standby_lost" => text(self.sync.on_last_standby_lost.as_str()),
+            "failover.drain_timeout" => duration(self.failover.drain_timeout),
+            "sync.on_last_standby_lost" => match self.sync.on_last_standby_lost {
+                OnLastStandbyLost::Block => text("block"),
+                OnLastStandbyLost::Degrade => text("degrade"),
+            },
+            "tags.nofailover" => Some(self.tags.nofailover.to_string()),
+            "tags.noloadbalance" => Some(self.tags.noloadbalance.to_string()),
+            "tags.clonefrom" => Some(self.tags.clonefrom.to_string()),
+            "tags.nosync" => Some(self.tags.nosync.to_string()),
+            "tags.failover_priority" => Some(self.tags.failover_priority.to_string()),
+            "tags.zone" => (!self.tags.zone.is_empty()).then(|| quote(&self.tags.zone)),
             _ => None,
         }
     }
@@ -329,6 +342,10 @@ struct Take<'a>(&'a Draft);
 impl Take<'_> {
     fn text(&self, key: &str) -> Result<String, String> {
         self.0.text(key).map(str::to_owned).ok_or_else(|| key.to_owned())
+    }
+
+    fn flag(&self, key: &str) -> Result<bool, String> {
+        self.0.flag(key).ok_or_else(|| key.to_owned())
     }
 
     fn duration(&self, key: &str) -> Result<Duration, String> {

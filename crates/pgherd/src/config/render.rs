@@ -36,7 +36,7 @@ pub fn render(config: &Config) -> String {
 /// How a default would be written in the file; `None` for one that has no fixed one.
 pub(super) fn default_text(setting: &Setting) -> Option<String> {
     match (setting.default, setting.kind) {
-        (Default::Value(text), Kind::Port | Kind::Integer { .. }) => Some(text.to_owned()),
+        (Default::Value(text), Kind::Port | Kind::Integer { .. } | Kind::Flag) => Some(text.to_owned()),
         (Default::Value(text), _) => Some(quote(text)),
         (Default::List(lines), _) => Some(quote_list(lines.iter().copied())),
         (Default::Required | Default::Derived(_), _) => None,

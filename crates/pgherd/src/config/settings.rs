@@ -51,6 +51,7 @@ pub const SECTIONS: &[Section] = &[
         name: "sync",
         doc: "What must be flushed where before a commit is acknowledged. The same on every node.",
     },
+    Section { name: "tags", doc: "What this node is fit for; its peers learn it with its heartbeats." },
 ];
 
 const PORT: Kind = Kind::Port;
@@ -257,6 +258,14 @@ pub const SETTINGS: &[Setting] = &[
          earlier by this much.",
     ),
     setting(
+        "failover.drain_timeout",
+        Kind::Duration { min: Duration::from_millis(100), max: Duration::from_secs(600) },
+        Default::Value("5s"),
+        "\"5s\"",
+        "How long a planned switchover holds new transactions while running ones end. After it the switchover is \
+         given up, or with --force they are cut.",
+    ),
+    setting(
         "sync.standbys",
         Kind::Integer { min: 0, max: 4, unit: "standbys" },
         Default::Value("1"),
@@ -268,8 +277,51 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Choice(&["block", "degrade"]),
         Default::Value("block"),
         "\"block\"",
-        "What happens when too few standbys are left: `block` lets commits wait. `degrade` (go on without them) \
-         is not supported yet.",
+        "What happens when too few standbys are left: `block` lets commits wait until enough are back. `degrade` \
+         lets the primary acknowledge alone meanwhile; if it is lost then, nobody takes over by himself, because \
+         nobody has what it acknowledged.",
+    ),
+    setting(
+        "tags.nofailover",
+        Kind::Flag,
+        Default::Value("false"),
+        "true",
+        "This node never becomes primary.",
+    ),
+    setting(
+        "tags.noloadbalance",
+        Kind::Flag,
+        Default::Value("false"),
+        "true",
+        "This node gets no sessions of the read-only port.",
+    ),
+    setting(
+        "tags.clonefrom",
+        Kind::Flag,
+        Default::Value("false"),
+        "true",
+        "Others copy their data directory from this node by preference.",
+    ),
+    setting(
+        "tags.nosync",
+        Kind::Flag,
+        Default::Value("false"),
+        "true",
+        "This node never confirms commits: it is no member of the sync set, and no candidate for a takeover.",
+    ),
+    setting(
+        "tags.failover_priority",
+        Kind::Integer { min: 0, max: 1_000, unit: "" },
+        Default::Value("1"),
+        "10",
+        "Among candidates that have the same WAL the highest wins. 0 is nofailover.",
+    ),
+    setting(
+        "tags.zone",
+        Kind::Name,
+        Default::Derived("no zone"),
+        "\"a\"",
+        "Where this node is. Among candidates of the same priority one in the old primary's zone wins.",
     ),
 ];
 

@@ -175,11 +175,6 @@ fn wrong_types_and_values_are_refused() {
             "F:15:24: sync.on_last_standby_lost: expected \"block\" or \"degrade\", found \"ignore\"",
         ),
         (
-            "[sync]\non_last_standby_lost = \"degrade\"\n",
-            "F:15:24: sync.on_last_standby_lost: \"degrade\" is not supported yet; \"block\" lets commits wait until \
-             enough standbys are back",
-        ),
-        (
             "[sync]\nstandbys = 2\n",
             "F:15:12: sync.standbys is 2, but 2 full nodes have only 1 standbys: no commit could ever be acknowledged",
         ),

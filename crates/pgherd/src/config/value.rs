@@ -34,6 +34,8 @@ pub enum Kind {
         max: Duration,
     },
     Choice(&'static [&'static str]),
+    /// `true` or `false`.
+    Flag,
     /// Lines of pg_hba.conf.
     Lines,
 }
@@ -43,6 +45,7 @@ pub enum Value {
     Text(String),
     Integer(i64),
     Duration(Duration),
+    Flag(bool),
     List(Vec<String>),
 }
 
@@ -62,6 +65,7 @@ impl Kind {
             Kind::Choice(choices) => {
                 choices.iter().map(|choice| format!("{choice:?}")).collect::<Vec<_>>().join(" or ")
             }
+            Kind::Flag => "true or false".into(),
             Kind::Lines => "a list of strings".into(),
         }
     }
@@ -84,6 +88,7 @@ impl Kind {
             Kind::Choice(choices) => {
                 choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ")
             }
+            Kind::Flag => "`true` or `false`".into(),
             Kind::Lines => "list of strings".into(),
         }
     }
@@ -102,7 +107,10 @@ impl Kind {
                 });
                 Ok(Value::List(lines.collect::<Result<_, _>>()?))
             }
-            (Kind::Port | Kind::Integer { .. } | Kind::Lines, other) => Err(self.mismatch(other)),
+            (Kind::Flag, DeValue::Boolean(truth)) => Ok(Value::Flag(*truth)),
+            (Kind::Port | Kind::Integer { .. } | Kind::Lines | Kind::Flag, other) => {
+                Err(self.mismatch(other))
+            }
             (_, DeValue::String(text)) => self.read_text(text),
             (_, other) => Err(self.mismatch(other)),
         }
@@ -134,6 +142,11 @@ impl Kind {
                     self.expected()
                 )),
                 Err(_) => Err(format!("expected {}, found {text:?}", self.expected())),
+            },
+            Kind::Flag => match text {
+                "true" => return Ok(Value::Flag(true)),
+                "false" => return Ok(Value::Flag(false)),
+                _ => Err(format!("expected {}, found {text:?}", self.expected())),
             },
             Kind::Lines => Err("expected a list; it can be set in the file only".into()),
         };

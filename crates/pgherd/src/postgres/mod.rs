@@ -56,6 +56,6 @@ pub use promote::Promoted;
 pub use receiver::Upstream;
 pub use rewind::RewindOutcome;
 pub use roles::Passwords;
-pub use server::{DataState, Server, ServerConfig, Source};
+pub use server::{DataState, Server, ServerConfig, Source, Tunable};
 pub use settings::{NOBODY, check_parameters};
 pub use sync::{Applied, standby_names};

@@ -80,6 +80,18 @@ pub struct Primary {
     pub admission: Option<Admission>,
     pub walsenders: Vec<Walsender>,
     pub slots: Vec<Slot>,
+    pub activity: Activity,
+}
+
+/// What a planned stop has to wait for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+pub struct Activity {
+    /// Sessions of clients that run a statement or have a transaction open.
+    pub busy_sessions: u32,
+    /// Age of their oldest transaction; negative when the wall clock was set back meanwhile.
+    pub oldest_transaction_ms: i64,
+    /// WAL files that `archive_command` has not taken yet.
+    pub unarchived: u32,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -134,7 +146,14 @@ SELECT json_build_object(
         'sync_state', sync_state)), '[]') FROM pg_stat_replication WHERE application_name <> 'pgherd agent'),
     'slots', (SELECT coalesce(json_agg(json_build_object(
         'slot_name', slot_name, 'slot_type', slot_type, 'active', active, 'restart_lsn', restart_lsn,
-        'wal_status', wal_status)), '[]') FROM pg_replication_slots))";
+        'wal_status', wal_status)), '[]') FROM pg_replication_slots),
+    'activity', (SELECT json_build_object(
+        'busy_sessions', count(*),
+        'oldest_transaction_ms', coalesce(max((extract(epoch FROM clock_timestamp() - xact_start) * 1000)::bigint), 0),
+        'unarchived', CASE WHEN current_setting('archive_mode') = 'off' OR pg_is_in_recovery() THEN 0
+            ELSE (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') END)
+        FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'
+            AND client_addr IS NOT NULL))";
 
 /// What [`SQL`] answers.
 #[derive(Deserialize)]
@@ -150,6 +169,7 @@ struct Seen {
     admission: Option<String>,
     walsenders: Vec<Walsender>,
     slots: Vec<Slot>,
+    activity: Activity,
 }
 
 /// Wait events of a startup process that has read pg_wal to its end: it waits for the receiver, or for the next round
@@ -230,6 +250,7 @@ impl Server {
             admission: admission(seen.admission.as_deref()),
             walsenders: seen.walsenders,
             slots: seen.slots,
+            activity: seen.activity,
         })
     }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use tokio::sync::Mutex;
 
@@ -30,6 +31,12 @@ pub struct ServerConfig {
     /// `listen_addresses`.
     pub listen: String,
     pub port: u16,
+    pub tunable: Tunable,
+}
+
+/// What a reload of the configuration may change.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Tunable {
     /// PostgreSQL parameters of the user's choice.
     pub parameters: BTreeMap<String, String>,
     /// Lines of pg_hba.conf for clients, in force while the server is open.
@@ -68,6 +75,7 @@ pub enum DataState {
 
 pub struct Server {
     pub config: ServerConfig,
+    tunable: RwLock<Arc<Tunable>>,
     pub layout: Layout,
     pub installation: Installation,
     pub account: Account,
@@ -82,7 +90,7 @@ pub struct Server {
 impl Server {
     /// Checks the configuration; touches nothing on disk.
     pub async fn new(config: ServerConfig, installation: Installation) -> Result<Server> {
-        settings::check_parameters(&config.parameters)?;
+        settings::check_parameters(&config.tunable.parameters)?;
         let layout = Layout::new(&config.dir)?;
         layout.check_socket_path(config.port)?;
         let plain = |c: char| !c.is_control() && !"'\"\\$`".contains(c);
@@ -95,6 +103,7 @@ impl Server {
         }
         let account = Account::resolve(config.os_user.as_deref()).await?;
         Ok(Server {
+            tunable: RwLock::new(Arc::new(config.tunable.clone())),
             config,
             layout,
             installation,
@@ -187,9 +196,9 @@ impl Server {
         edit(&mut dynamic);
         dynamic.generation += 1;
         let control = control::read(&self.layout.data).ok();
-        let fixed = self.fixed(control.as_ref());
-        let conf = settings::render(&fixed, &dynamic);
-        let hba = hba::hba(dynamic.admission, &self.config.hba);
+        let tunable = self.tunable();
+        let conf = settings::render(&self.fixed(&tunable, control.as_ref()), &dynamic);
+        let hba = hba::hba(dynamic.admission, &tunable.hba);
         let ident = hba::ident(&self.account);
         let (layout, account) = (self.layout.clone(), self.account.clone());
         files::blocking(move || {
@@ -204,16 +213,32 @@ impl Server {
 
     /// The command line's `-c` options: what nothing can override.
     pub(super) fn fixed_settings(&self) -> Vec<(&'static str, String)> {
-        self.fixed(None).fixed()
+        self.fixed(&self.tunable(), None).fixed()
     }
 
-    fn fixed<'a>(&'a self, control: Option<&'a ControlFile>) -> Static<'a> {
+    fn tunable(&self) -> Arc<Tunable> {
+        // A holder only assigns, so a panic in one leaves nothing half done.
+        self.tunable.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes over other parameters and lines of pg_hba.conf; a running server applies what needs no restart.
+    pub async fn retune(&self, tunable: Tunable) -> Result<()> {
+        settings::check_parameters(&tunable.parameters)?;
+        *self.tunable.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tunable);
+        if super::process::find(&self.layout.data)?.is_none() {
+            return Ok(());
+        }
+        let dynamic = self.write_settings(|_| {}).await?;
+        self.reload_and_confirm(&dynamic).await
+    }
+
+    fn fixed<'a>(&'a self, tunable: &'a Tunable, control: Option<&'a ControlFile>) -> Static<'a> {
         Static {
             layout: &self.layout,
             node: &self.config.node,
             listen: &self.config.listen,
             port: self.config.port,
-            parameters: &self.config.parameters,
+            parameters: &tunable.parameters,
             control,
         }
     }

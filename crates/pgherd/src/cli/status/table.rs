@@ -121,6 +121,13 @@ fn advice(answered: &Answered) -> Vec<String> {
     } else if !report.reason.is_empty() {
         lines.push(format!("note: {}", report.reason));
     }
+    if let Some(until) = &report.paused_until {
+        lines.push(format!("paused until {until}: nobody takes over by himself; pgherd resume ends it"));
+    }
+    for request in &report.requests {
+        let note = if request.note.is_empty() { String::new() } else { format!(": {}", request.note) };
+        lines.push(format!("request {} is {}{note}", request.id, request.stage.word()));
+    }
     for node in report.nodes.iter().filter(|node| !node.healthy) {
         let why = if node.why.is_empty() { String::new() } else { format!(" ({})", node.why.join("; ")) };
         lines.push(format!("{} is {}{why}", node.name, node.state));
@@ -157,6 +164,7 @@ mod tests {
             healthy: true,
             last_contact_ms: Some(120),
             postgres: None,
+            tags: brain::Tags::default(),
             rule: String::new(),
             why: Vec::new(),
         }
@@ -175,6 +183,8 @@ mod tests {
                 node("n3", Role::Replica, "streaming"),
             ],
             reason: String::new(),
+            paused_until: None,
+            requests: Vec::new(),
         };
         Answered { report, silent: Vec::new() }
     }

@@ -56,7 +56,7 @@ async fn a_directory_that_is_not_ours_is_refused_and_left_alone() {
 async fn a_start_that_fails_says_what_the_server_said() {
     let dir = tempfile::Builder::new().prefix("pgherd-").tempdir_in("/tmp").unwrap();
     let mut config = config_in(&dir, "n1");
-    config.parameters.insert("shared_buffers".into(), "much".into());
+    config.tunable.parameters.insert("shared_buffers".into(), "much".into());
     let node = Node { server: Server::new(config, installation().await).await.unwrap(), _dir: dir };
     node.initdb().await.unwrap();
     let error = node.start_detached(DEADLINE).await.unwrap_err().to_string();
@@ -153,7 +153,7 @@ async fn a_line_of_pg_hba_that_cannot_be_read_lets_nobody_in_and_is_named() {
     let dir = tempfile::Builder::new().prefix("pgherd-").tempdir_in("/tmp").unwrap();
     std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let mut config = config_in(&dir, "n1");
-    config.hba = vec!["host all postgres 127.0.0.1/32 trsut".into()];
+    config.tunable.hba = vec!["host all postgres 127.0.0.1/32 trsut".into()];
     let node = Node { server: Server::new(config, installation().await).await.unwrap(), _dir: dir };
     node.initdb().await.unwrap();
     node.start_detached(DEADLINE).await.unwrap();

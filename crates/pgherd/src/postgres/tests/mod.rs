@@ -86,11 +86,13 @@ fn config_in(dir: &TempDir, node: &str) -> ServerConfig {
         os_user: None,
         listen: "127.0.0.1".into(),
         port: free_port(),
-        parameters: BTreeMap::from([
-            ("shared_buffers".into(), "16MB".into()),
-            ("max_standby_streaming_delay".into(), "-1".into()),
-        ]),
-        hba: vec!["host all all 127.0.0.1/32 trust".into()],
+        tunable: Tunable {
+            parameters: BTreeMap::from([
+                ("shared_buffers".into(), "16MB".into()),
+                ("max_standby_streaming_delay".into(), "-1".into()),
+            ]),
+            hba: vec!["host all all 127.0.0.1/32 trust".into()],
+        },
     }
 }
 
@@ -101,7 +103,7 @@ async fn node(name: &str) -> Node {
 async fn node_with<const N: usize>(name: &str, parameters: [(&str, &str); N]) -> Node {
     let dir = tempfile::Builder::new().prefix("pgherd-").tempdir_in("/tmp").unwrap();
     let mut config = config_in(&dir, name);
-    config.parameters.extend(parameters.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    config.tunable.parameters.extend(parameters.map(|(name, value)| (name.to_owned(), value.to_owned())));
     let server = Server::new(config, installation().await).await.unwrap();
     Node { server, _dir: dir }
 }

@@ -1,0 +1,346 @@
+//! What people asked for: switchover, restart, reload, reinit, and the end of each request.
+//!
+//! The open primary drives a hand-over and closes what is over; a node drives what concerns its own server only.
+
+use super::{Want, act, wait};
+use crate::request::{
+    ANSWER_MS_MAX, PREPARE_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, changed, moved,
+};
+use crate::{
+    Action, Ask, Health, NodeName, Primary, PrimaryRecord, Request, Stage, Status, Versioned, View, health,
+};
+
+/// A candidate further behind would keep the clients waiting: 16 MiB are replayed in about 0.1 s.
+const LAG_BYTES_MAX: u64 = 16 << 20;
+
+/// A shutdown waits for the archiver; a handful of files are seconds.
+const UNARCHIVED_MAX: u32 = 8;
+
+fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
+    let note = note.into();
+    act(moved(view, request.id, stage, note.clone())?, note)
+}
+
+fn fail(view: &View, request: &Request, note: impl Into<String>) -> Option<Want> {
+    move_on(view, request, Stage::Failed, note)
+}
+
+/// The request hands the primaryship over, to another node or to the same.
+fn hands_over(request: &Request, record: &PrimaryRecord) -> bool {
+    match &request.ask {
+        Ask::Switchover { .. } => true,
+        Ask::Restart { node, .. } => *node == record.node && request.stage != Stage::Running,
+        _ => false,
+    }
+}
+
+/// The open primary says how a request ended that nobody else can end.
+pub(super) fn close(view: &View) -> Option<Want> {
+    let (record, _) = view.serving().filter(|_| health::open(view))?;
+    view.requests().find_map(|request| end_of(view, &record.value, request))
+}
+
+fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want> {
+    let age_ms = view.memory.stage_age_ms(view.now, request.id);
+    let (node, term) = (&record.node, record.term);
+    let later = request.term < term;
+    let hand_over = matches!(request.ask, Ask::Switchover { .. })
+        || matches!(&request.ask, Ask::Restart { .. } if (Stage::Preparing..=Stage::Stopping).contains(&request.stage));
+    match (&request.ask, request.stage) {
+        (_, Stage::Stopping) if later && request.successor() == Some(node) => {
+            move_on(view, request, Stage::Done, format!("{node} is the primary of term {term}"))
+        }
+        (_, Stage::Stopping) if later => {
+            fail(view, request, format!("{node} had the most WAL and is the primary of term {term}"))
+        }
+        (_, Stage::Preparing | Stage::Holding) if hand_over && later => {
+            fail(view, request, format!("a takeover came in between: {node} is the primary of term {term}"))
+        }
+        (_, Stage::Stopping) if age_ms > STOP_MS_MAX => {
+            fail(view, request, format!("PostgreSQL of {node} did not stop; {node} goes on as primary"))
+        }
+        (Ask::Failover { to }, _) if to == node => {
+            move_on(view, request, Stage::Done, format!("{node} is the primary of term {term}"))
+        }
+        (Ask::Failover { .. }, _) if later => fail(view, request, format!("{node} took over first")),
+        (Ask::Failover { to }, _) if health::own(view) == Health::Fine => {
+            let next = format!("pgherd switchover --to {to}");
+            fail(view, request, format!("{node} is primary and takes writes; nothing need be lost: {next}"))
+        }
+        (Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node }, Stage::Waiting)
+            if *node != view.me && age_ms > ANSWER_MS_MAX && !view.fresh_peers().any(|s| s.node == *node) =>
+        {
+            fail(view, request, format!("{node} has not answered for {} s", ANSWER_MS_MAX / 1_000))
+        }
+        (Ask::Reinit { node }, _) if *node == view.me => {
+            fail(view, request, format!("{node} is the primary; first: pgherd switchover"))
+        }
+        (Ask::Restart { node, .. }, Stage::Running) if age_ms > RESTART_MS_MAX => {
+            fail(view, request, format!("{node} has not come back; see pgherd status"))
+        }
+        (Ask::Reinit { node }, _) if age_ms > REINIT_MS_MAX => {
+            fail(view, request, format!("{node} has not come back; see pgherd status"))
+        }
+        _ => None,
+    }
+}
+
+/// The one hand-over that the open primary is at: the oldest that is due.
+fn hand_over(view: &View, stage: Stage) -> Option<(&Request, &Versioned<PrimaryRecord>, &Primary)> {
+    let (record, primary) = view.serving()?;
+    let due = |request: &&Request| match request.ask {
+        Ask::Switchover { at: Some(at), .. } => view.wall_s >= at,
+        _ => true,
+    };
+    let mine = |request: &&Request| hands_over(request, &record.value) && due(request);
+    let request = view.requests().filter(mine).max_by_key(|r| (r.stage, std::cmp::Reverse(r.id)))?;
+    (request.stage == stage && view.opened() && health::open(view)).then_some((request, record, primary))
+}
+
+/// Where to, or why not.
+fn successor(
+    view: &View,
+    request: &Request,
+    record: &PrimaryRecord,
+    primary: &Primary,
+) -> Result<NodeName, String> {
+    let candidates = view.fresh_peers().map(|status| (status, unfit(view, record, primary, status)));
+    match &request.ask {
+        Ask::Restart { .. } => Ok(record.node.clone()),
+        Ask::Switchover { to: Some(to), .. } if *to == record.node => {
+            Err(format!("{to} is the primary already"))
+        }
+        Ask::Switchover { to: Some(to), .. } => {
+            let mut candidates = candidates;
+            match candidates.find(|(status, _)| status.node == *to) {
+                None => Err(format!("{to} is not heard")),
+                Some((_, Some(reason))) => Err(format!("{to} {reason}")),
+                Some((_, None)) => Ok(to.clone()),
+            }
+        }
+        _ => {
+            let (fit, unfit): (Vec<_>, Vec<_>) = candidates.partition(|(_, reason)| reason.is_none());
+            let best = fit.iter().map(|(status, _)| status).max_by(|a, b| {
+                a.tags.failover_priority.cmp(&b.tags.failover_priority).then_with(|| b.node.cmp(&a.node))
+            });
+            best.map(|status| status.node.clone()).ok_or_else(|| {
+                let reasons: Vec<String> = unfit
+                    .iter()
+                    .flat_map(|(s, reason)| Some(format!("{} {}", s.node, reason.as_ref()?)))
+                    .collect();
+                format!("no replica can take over: {}", reasons.join("; "))
+            })
+        }
+    }
+}
+
+/// Why a peer cannot be handed the primaryship now; `None` when it can.
+fn unfit(view: &View, record: &PrimaryRecord, primary: &Primary, status: &Status) -> Option<String> {
+    let Some(member) = status.member.as_ref().filter(|_| view.settings.full.contains(&status.node)) else {
+        return Some("has no data directory".to_owned());
+    };
+    if status.tags.nofailover || status.tags.failover_priority == 0 {
+        return Some("is tagged nofailover".to_owned());
+    }
+    let sync = view.sync()?;
+    if sync.set.k > 0 && !sync.set.members.contains(member) {
+        return Some("is not in the sync set".to_owned());
+    }
+    let sender = primary.walsenders.iter().find(|w| w.member == *member && w.term == record.term);
+    let Some(sender) = sender.filter(|w| w.streaming) else {
+        return Some("does not stream".to_owned());
+    };
+    let behind = primary.flush.bytes_since(sender.flush.min(sender.replay));
+    if behind > LAG_BYTES_MAX {
+        return Some(format!("is {} MB behind", behind >> 20));
+    }
+    status.busy.map(|operation| format!("is busy ({operation:?})"))
+}
+
+/// What would make the clients wait longer than they should.
+fn hindered(view: &View, request: &Request, primary: &Primary) -> Option<String> {
+    let activity = primary.activity;
+    let seconds = view.settings.drain_timeout_ms / 1_000;
+    if activity.unarchived > UNARCHIVED_MAX {
+        let files = activity.unarchived;
+        return Some(format!(
+            "{files} WAL files wait for archive_command, and a shutdown waits for them; mend the archive, or wait until it has caught up"
+        ));
+    }
+    if !request.is_forced() && activity.oldest_transaction_ms > view.settings.drain_timeout_ms {
+        let age = activity.oldest_transaction_ms / 1_000;
+        return Some(format!(
+            "a transaction has been open for {age} s, and one is waited for {seconds} s only; end it, or add --force to cut it"
+        ));
+    }
+    None
+}
+
+/// Preflight: who, and is it a good moment?
+pub(super) fn check(view: &View) -> Option<Want> {
+    let (request, record, primary) = hand_over(view, Stage::Waiting)?;
+    let successor = match successor(view, request, &record.value, primary) {
+        Ok(successor) => successor,
+        Err(reason) => return fail(view, request, reason),
+    };
+    if let Some(reason) = hindered(view, request, primary) {
+        return fail(view, request, reason);
+    }
+    let node = &record.value.node;
+    let note = match *node == successor {
+        true => format!("{node} restarts: checkpoint ahead"),
+        false => format!("{node} hands over to {successor}: checkpoint ahead"),
+    };
+    let action = changed(view, request.id, |request| {
+        (request.stage, request.note) = (Stage::Preparing, note.clone());
+        if let Ask::Switchover { to, .. } = &mut request.ask {
+            *to = Some(successor);
+        }
+    })?;
+    act(action, note)
+}
+
+/// The checkpoint ahead makes the one at the stop short.
+pub(super) fn checkpoint(view: &View) -> Option<Want> {
+    let (request, record, primary) = hand_over(view, Stage::Preparing)?;
+    if view.memory.stage_age_ms(view.now, request.id) > PREPARE_MS_MAX {
+        return fail(view, request, format!("the checkpoint took longer than {} s", PREPARE_MS_MAX / 1_000));
+    }
+    if view.errands.checkpointed < request.id {
+        return act(Action::Checkpoint { request: request.id }, "a checkpoint now makes the stop short");
+    }
+    // Things may have changed meanwhile; nobody waits yet, so this is the moment to give up.
+    if let Err(reason) = successor(view, request, &record.value, primary) {
+        return fail(view, request, reason);
+    }
+    move_on(view, request, Stage::Holding, "new transactions are held; running ones end")
+}
+
+/// Proxies hold; running transactions end, or the request does.
+pub(super) fn drain(view: &View) -> Option<Want> {
+    let (request, record, primary) = hand_over(view, Stage::Holding)?;
+    let waited_ms = view.memory.stage_age_ms(view.now, request.id);
+    let not_holding: Vec<&str> = view
+        .fresh_peers()
+        .filter(|status| status.holding != Some(request.id))
+        .map(|status| status.node.0.as_str())
+        .collect();
+    let busy = primary.activity.busy_sessions;
+    let over = waited_ms > view.settings.drain_timeout_ms;
+    if let Err(reason) = successor(view, request, &record.value, primary) {
+        return fail(view, request, format!("{reason}; the hold was released"));
+    }
+    if over && !request.is_forced() {
+        let seconds = view.settings.drain_timeout_ms / 1_000;
+        return fail(
+            view,
+            request,
+            format!("{busy} session(s) were still in a transaction after {seconds} s; the hold was released"),
+        );
+    }
+    // Activity from before every proxy held tells nothing.
+    let quiet = busy == 0 && not_holding.is_empty() && waited_ms >= view.settings.heartbeat_ms.min(100);
+    if quiet || over {
+        let node = &record.value.node;
+        let note = match request.successor() {
+            Some(to) if to != node => format!("{node} stops and hands over to {to}"),
+            _ => format!("{node} stops and starts again"),
+        };
+        return move_on(view, request, Stage::Stopping, note);
+    }
+    match not_holding.as_slice() {
+        [] => wait(format!("{busy} session(s) are in a transaction")),
+        nodes => wait(format!("{} not holding yet", nodes.join(", "))),
+    }
+}
+
+/// The step that cannot be taken back: from here on a takeover decides, with the successor preferred.
+pub(super) fn stop(view: &View) -> Option<Want> {
+    view.serving()?;
+    let request = view.handing()?;
+    if view.busy.is_some() || view.memory.stage_age_ms(view.now, request.id) > STOP_MS_MAX {
+        return None;
+    }
+    act(Action::Stop, request.note.clone())
+}
+
+/// A replica is restarted when commits can do without it.
+pub(super) fn restart(view: &View) -> Option<Want> {
+    let request = view.asked_here(|ask| match ask {
+        Ask::Restart { node, .. } => Some(node),
+        _ => None,
+    })?;
+    let record = view.record()?;
+    if record.node == view.me {
+        return None;
+    }
+    let obeyed = view.durable.obeyed >= request.id;
+    match (request.stage, view.postgres.standby()) {
+        (Stage::Waiting, Some(_)) if !obeyed => {
+            if let Some(reason) = indispensable(view).filter(|_| !request.is_forced()) {
+                return fail(view, request, format!("{reason}; add --force to restart it all the same"));
+            }
+            move_on(view, request, Stage::Running, format!("{} restarts", view.me))
+        }
+        (Stage::Running, Some(_)) if !obeyed => {
+            act(Action::Restart { request: request.id }, format!("request {} asks for it", request.id))
+        }
+        (Stage::Running, Some(standby)) if standby.streaming && standby.follows(record) => {
+            move_on(view, request, Stage::Done, format!("{} runs and streams again", view.me))
+        }
+        _ => None,
+    }
+}
+
+/// Without this member commits wait.
+fn indispensable(view: &View) -> Option<String> {
+    let (sync, own) = (view.sync()?, view.durable.member.as_ref()?);
+    let needed = sync.set.k > 0 && sync.set.members.contains(own) && sync.set.members.len() <= sync.set.k;
+    needed.then(|| format!("writes would wait: {} has nobody to spare", sync.set))
+}
+
+pub(super) fn reload(view: &View) -> Option<Want> {
+    let request = view.asked_here(|ask| match ask {
+        Ask::Reload { node } => Some(node),
+        _ => None,
+    })?;
+    view.record()?;
+    if view.errands.reloaded < request.id {
+        return act(Action::Reload { request: request.id }, format!("request {} asks for it", request.id));
+    }
+    move_on(view, request, Stage::Done, format!("{} has read its configuration anew", view.me))
+}
+
+/// The copy is given up once the primary has taken it out of the sync set; `rejoin.clone` does the rest.
+pub(super) fn reinit(view: &View) -> Option<Want> {
+    let request = view.asked_here(|ask| match ask {
+        Ask::Reinit { node } => Some(node),
+        _ => None,
+    })?;
+    let (record, sync) = (view.record()?, view.sync()?);
+    if record.node == view.me {
+        return None;
+    }
+    if view.durable.obeyed < request.id {
+        let member = view.durable.member.as_ref().filter(|member| sync.set.members.contains(*member));
+        if let Some(member) = member {
+            let spare = sync.set.members.len() > sync.set.k;
+            return if spare {
+                wait(format!("{member} is still in {}", sync.set))
+            } else {
+                fail(view, request, format!("writes would wait: {} has nobody to spare", sync.set))
+            };
+        }
+        return act(Action::GiveUp { request: request.id }, format!("request {} asks for it", request.id));
+    }
+    let streams = view.postgres.standby().is_some_and(|s| s.streaming && s.follows(record));
+    match request.stage {
+        Stage::Waiting => {
+            move_on(view, request, Stage::Running, format!("{} copies the data directory", view.me))
+        }
+        _ if streams && !view.durable.needs_clone => {
+            move_on(view, request, Stage::Done, format!("{} has a new copy and streams", view.me))
+        }
+        _ => None,
+    }
+}
