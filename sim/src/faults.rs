@@ -123,6 +123,13 @@ impl World {
             Kind::KillAgent => self.kill_agent(node),
             Kind::KillNode => self.kill_node(node),
             Kind::FreezeAgent => self.nodes[node].agent_frozen = self.nodes[node].agent.is_some(),
+            Kind::FreezeAgentUnfenced => {
+                let timeout_us = self.plan.settings.failure_timeout_ms * 1000;
+                let host = &mut self.nodes[node];
+                host.agent_frozen = host.agent.is_some();
+                host.unfenced = true;
+                host.excused_until_us = until_us + timeout_us;
+            }
             Kind::FreezePostgres => self.nodes[node].server.frozen = self.nodes[node].server.up(),
             Kind::FreezeNode | Kind::PauseMachine => {
                 let now_us = self.now_us;
@@ -273,6 +280,12 @@ impl World {
                 }
             }
             Kind::FreezeAgent => self.nodes[node].agent_frozen = false,
+            Kind::FreezeAgentUnfenced => {
+                let host = &mut self.nodes[node];
+                (host.agent_frozen, host.unfenced) = (false, false);
+                host.excused_until_us = self.now_us + 100_000;
+                self.arm(node);
+            }
             Kind::FreezePostgres => self.nodes[node].server.frozen = false,
             Kind::FreezeNode => self.resume(node, false),
             Kind::PauseMachine => {

@@ -36,7 +36,7 @@ impl World {
         let grace_ms = GRACE_TIMEOUTS * self.plan.settings.failure_timeout_ms;
         let now = self.clock(node);
         let host = &mut self.nodes[node];
-        if host.paused_us.is_some() || self.sabotage == Some(Sabotage::FencerAbsent) {
+        if host.paused_us.is_some() || host.unfenced || self.sabotage == Some(Sabotage::FencerAbsent) {
             return;
         }
         let Some(until) = host.fenced_until else { return };

@@ -17,6 +17,7 @@ mod mutant;
 mod net;
 mod operations;
 mod plan;
+pub mod proof;
 mod replication;
 mod requests;
 mod sabotage;
@@ -26,6 +27,7 @@ mod sessions;
 mod store;
 mod trace;
 mod wal;
+pub mod witnesses;
 mod words;
 mod world;
 

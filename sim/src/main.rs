@@ -4,13 +4,18 @@ use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use sim::{Detail, Mutant, Report, run};
+use sim::proof::{Caught, Row, Search, TABLE_HEAD, table_row};
+use sim::witnesses::WITNESSES;
+use sim::{Detail, Mutant, Report, SCENARIOS, Scenario, run};
 
 const USAGE: &str = "\
 sim --seed N [--messages] [--mutant NAME]             replay one seed and print its trace
 sim --seeds N [--from A] [--threads T] [--mutant NAME] run seeds A to A+N-1; stops at the first that fails
 sim --seeds N --keep-going                              as above, and list every seed that fails
-sim --list                                              the deliberate faults";
+sim --scenario NAME [--seeds N] [--mutant NAME]         run a scenario's seeds and count
+sim --mutations [--survey]                              every deliberate fault must be caught: by its recorded witness,
+                                                        or, with --survey, looked for from seed 0
+sim --list                                              the deliberate faults and the scenarios";
 
 struct Options {
     seed: Option<u64>,
@@ -20,17 +25,26 @@ struct Options {
     mutant: Option<Mutant>,
     messages: bool,
     keep_going: bool,
+    scenario: Option<&'static Scenario>,
+    mutations: Option<Search>,
 }
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if arguments.iter().any(|argument| argument == "--list") {
         for mutant in Mutant::all() {
-            println!("{:<20} {}", mutant.name(), mutant.what());
+            println!("{:<24} {:<9} {}", mutant.name(), mutant.place(), mutant.what());
+        }
+        for scenario in SCENARIOS {
+            println!("{:<34} scenario, {} seeds", scenario.name, scenario.seeds);
         }
         return ExitCode::SUCCESS;
     }
     match parse(&arguments) {
+        Ok(Options { mutations: Some(search), threads, .. }) => prove(search, threads),
+        Ok(Options { scenario: Some(scenario), seed, mutant, messages, .. }) => {
+            rehearse(scenario, seed, mutant, messages)
+        }
         Ok(Options { seed: Some(seed), mutant, messages, .. }) => replay(seed, mutant, messages),
         Ok(options) => many(&options),
         Err(reason) => {
@@ -42,11 +56,28 @@ fn main() -> ExitCode {
 
 fn parse(arguments: &[String]) -> Result<Options, String> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut options =
-        Options { seed: None, seeds: 0, from: 0, threads, mutant: None, messages: false, keep_going: false };
+    let mut options = Options {
+        seed: None,
+        seeds: 0,
+        from: 0,
+        threads,
+        mutant: None,
+        messages: false,
+        keep_going: false,
+        scenario: None,
+        mutations: None,
+    };
     let mut rest = arguments.iter();
     while let Some(name) = rest.next() {
         match name.as_str() {
+            "--mutations" => options.mutations = options.mutations.or(Some(Search::Recorded)),
+            "--survey" => options.mutations = Some(Search::First),
+            "--scenario" => {
+                let given = rest.next().map(String::as_str).unwrap_or_default();
+                let known = Scenario::named(given);
+                options.scenario =
+                    Some(known.ok_or(format!("no scenario is called \"{given}\"; see --list"))?);
+            }
             "--messages" => options.messages = true,
             "--keep-going" => options.keep_going = true,
             "--mutant" => {
@@ -68,7 +99,8 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
             other => return Err(format!("\"{other}\" is no option")),
         }
     }
-    if options.seed.is_none() && options.seeds == 0 {
+    let named = options.scenario.is_some() || options.mutations.is_some();
+    if options.seed.is_none() && options.seeds == 0 && !named {
         return Err("give --seed N or --seeds N".to_owned());
     }
     Ok(options)
@@ -85,6 +117,80 @@ fn replay(seed: u64, mutant: Option<Mutant>, messages: bool) -> ExitCode {
         report.acknowledged
     );
     verdict(report.violation.is_none(), || print_failure(&report, mutant))
+}
+
+/// One scenario: one seed with its trace, or all of its seeds, counted.
+fn rehearse(scenario: &Scenario, seed: Option<u64>, mutant: Option<Mutant>, messages: bool) -> ExitCode {
+    if let Some(seed) = seed {
+        let detail = if messages { Detail::Messages } else { Detail::Decisions };
+        let end = scenario.run(seed, detail, mutant);
+        let Some((violation, trace)) = end else {
+            println!("seed {seed} does not lead where {} leads", scenario.name);
+            return ExitCode::SUCCESS;
+        };
+        print!("{trace}");
+        return verdict(violation.is_none(), || println!("{violation:?}"));
+    }
+    let (mut reached, mut caught) = (0, Vec::new());
+    for seed in 0..scenario.seeds {
+        let Some((violation, _)) = scenario.run(seed, Detail::Nothing, mutant) else { continue };
+        reached += 1;
+        caught.extend(violation.map(|violation| (seed, violation.invariant)));
+    }
+    println!(
+        "{}: {reached} of {} seeds get there, {} break: {caught:?}",
+        scenario.name,
+        scenario.seeds,
+        caught.len()
+    );
+    verdict(caught.is_empty(), || ())
+}
+
+/// Every fault must have a row, and every row must catch its fault. Prints the table as the documents show it.
+fn prove(search: Search, threads: usize) -> ExitCode {
+    let next = AtomicU64::new(0);
+    let found: Mutex<Vec<(usize, Option<Caught>)>> = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let index = next.fetch_add(1, Ordering::Relaxed) as usize;
+                    let Some(row) = WITNESSES.get(index) else { return };
+                    let caught = row.prove(search);
+                    if let Ok(mut found) = found.lock() {
+                        found.push((index, caught));
+                    }
+                }
+            });
+        }
+    });
+    let mut found = found.into_inner().unwrap_or_default();
+    found.sort_by_key(|(index, _)| *index);
+    println!("{TABLE_HEAD}");
+    let mut complaints = Vec::new();
+    for (index, caught) in &found {
+        let row = &WITNESSES[*index];
+        let Some((mutant, caught)) = Mutant::named(row.fault).zip(caught.as_ref()) else {
+            complaints.push(format!("{} is not caught within {} seeds", row.fault, row.budget()));
+            continue;
+        };
+        println!("{}", table_row(mutant, caught.witness, caught.violation.invariant));
+        if caught.witness != row.witness || caught.violation.invariant != row.invariant {
+            println!("  recorded: {}, {}", row.witness, row.invariant);
+        }
+    }
+    let rowless = |mutant: &Mutant| !WITNESSES.iter().any(|row: &Row| row.fault == mutant.name());
+    complaints
+        .extend(Mutant::all().filter(rowless).map(|mutant| format!("{} has no witness", mutant.name())));
+    for complaint in &complaints {
+        println!("{complaint}");
+    }
+    println!(
+        "{} faults, {} caught",
+        found.len(),
+        found.iter().filter(|(_, caught)| caught.is_some()).count()
+    );
+    verdict(complaints.is_empty(), || ())
 }
 
 fn verdict(passed: bool, complain: impl FnOnce()) -> ExitCode {

@@ -27,6 +27,8 @@ pub enum Kind {
     KillAgent,
     KillNode,
     FreezeAgent,
+    /// The fencer beside the agent is dead too: nothing takes the server out of service (I2 needs no clock).
+    FreezeAgentUnfenced,
     FreezePostgres,
     FreezeNode,
     /// One walsender of the target's server is stopped.
@@ -67,7 +69,8 @@ const KINDS: &[(Kind, u64)] = &[
     (Kind::KillPostgres, 12),
     (Kind::KillAgent, 10),
     (Kind::KillNode, 14),
-    (Kind::FreezeAgent, 10),
+    (Kind::FreezeAgent, 6),
+    (Kind::FreezeAgentUnfenced, 6),
     (Kind::FreezePostgres, 8),
     (Kind::FreezeNode, 8),
     (Kind::FreezeSender, 6),

@@ -48,6 +48,8 @@ pub struct Node {
     pub server: Server,
     /// What the node's fencer keeps for the next agent.
     pub fenced_until: Option<Millis>,
+    /// It is dead, until the agent starts another.
+    pub unfenced: bool,
     /// Its timer is set.
     pub fence_set: bool,
     /// Since when agent, server and fencer stand still together.
@@ -139,6 +141,7 @@ impl World {
                 promise_synced: Term(0),
                 server: Server::new(dice.within(600..4_000)),
                 fenced_until: None,
+                unfenced: false,
                 fence_set: false,
                 paused_us: None,
                 excused_until_us: 0,

@@ -113,7 +113,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
 
 fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
     let was_primary = *candidate.member == sync.primary;
-    let counts = sync.set.members.contains(candidate.member) || is_on(Mutation::StrangerWins);
+    let counts = sync.set.members.contains(candidate.member) || is_on(Mutation::StrangerCounts);
     if !counts && !was_primary {
         return Err("not in the sync set".to_owned());
     }
@@ -181,11 +181,11 @@ impl Tally {
     /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
     /// The highest recorded term wins, then the highest LSN, then fitness, then the name.
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
-        let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
+        let member = |answer: &&Answer| sync.set.members.contains(&answer.member);
+        let strangers = is_on(Mutation::StrangerCounts);
+        let members = self.answers.iter().filter(|answer| member(answer) || strangers).count();
         let whole = self.answers.iter().any(|answer| answer.whole);
-        let stranger = is_on(Mutation::StrangerWins);
-        let eligible =
-            |answer: &&Answer| answer.whole || sync.set.members.contains(&answer.member) || stranger;
+        let eligible = |answer: &&Answer| answer.whole || member(answer);
         let counted = self.answers.iter().filter(eligible);
         let further = |a: &Answer, b: &Answer| {
             if is_on(Mutation::TimelineIgnored) {

@@ -34,7 +34,7 @@ mutations! {
     ReceiverCounts "receiver-counts" "A member answers although its WAL receiver still runs.";
     PositionUnread "position-unread" "A member answers before startup has read all of its WAL.";
     BusyAnswers "busy-answers" "A member answers by its last look while work under way moves its WAL.";
-    StrangerWins "stranger-wins" "A node outside the sync set may win a takeover.";
+    StrangerCounts "stranger-counts" "Answers of nodes outside the sync set count towards |S| - k + 1.";
     UnexplainedWins "unexplained-wins" "WAL on a timeline that no recorded term explains may win.";
     TimelineIgnored "timeline-ignored" "Answers are compared by LSN alone, without the timeline.";
     WholeUnlived "whole-unlived" "A returned primary claims to have all that it acknowledged without having lived.";

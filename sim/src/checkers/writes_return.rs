@@ -54,6 +54,10 @@ pub fn data_quorum(world: &World) -> bool {
     serves || set.k == 0 || world.nodes.iter().filter(whole).count() >= set.answers_needed()
 }
 
+fn degraded(world: &World) -> bool {
+    world.store.newest().sync.as_ref().is_some_and(|sync| sync.value.set.k == 0)
+}
+
 /// How long writes have been away, when that is too long.
 pub fn late(world: &World) -> Option<String> {
     let checkers = &world.checkers;
@@ -61,7 +65,8 @@ pub fn late(world: &World) -> Option<String> {
     let (since_us, most_us, after) = match (checkers.storm_us, checkers.healed_us) {
         (None, _) => (0, BOOTSTRAP_US_MAX, "the cluster's start"),
         (_, Some(healed_us)) => (healed_us.max(written_us), HEALED_US_MAX, "all faults have ended"),
-        (Some(storm_us), None) if world.plan.single => {
+        // A primary that was degraded to k = 0 is the only one that may go on; nobody takes over from it.
+        (Some(storm_us), None) if world.plan.single && !degraded(world) => {
             (storm_us.max(written_us), SINGLE_US_MAX, "a single fault in a healthy cluster")
         }
         _ => return None,

@@ -15,7 +15,7 @@ pub fn a_promise_outlives_its_agent(cast: &Cast) -> Option<Stage> {
     let (old, candidate, member) = (stage.primary, stage.others[0], stage.others[1]);
     // What the member acknowledged before its answer, the candidate has too, and is ahead of it.
     stage.world.plan.lag_us[member] = 60_000;
-    let frozen = stage.strike(Kind::FreezeAgent, old, 0, LONG);
+    let frozen = stage.strike(Kind::FreezeAgentUnfenced, old, 0, LONG);
     stage.wait(SECOND * 185 / 100);
     stage.part(old, candidate);
     let parted = stage.part(old, member);
@@ -52,7 +52,7 @@ pub fn who_is_being_pointed_does_not_answer(cast: &Cast) -> Option<Stage> {
     // The member must not be ahead of the last word of the old primary, or it would not go back to it.
     let port = stage.strike(Kind::CutPort, member, 0, LONG);
     stage.wait(SECOND / 2);
-    stage.strike(Kind::FreezeAgent, old, 0, LONG);
+    stage.strike(Kind::FreezeAgentUnfenced, old, 0, LONG);
     stage.wait(SECOND * 14 / 10 + cast.seed * 5_003 % 450_000);
     stage.strike(Kind::KillPostgres, member, 0, 1_000);
     stage.follows(member, "follow", SECOND / 2)?;

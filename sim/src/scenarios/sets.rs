@@ -20,7 +20,7 @@ pub fn a_set_is_measured_when_it_is_in_force(cast: &Cast) -> Option<Stage> {
         op.is_some_and(|op| op.operation == Operation::ApplySync && op.step == 1)
     })?;
     let begun = stage.world.nodes[old].server.flushed();
-    let frozen = stage.strike(Kind::FreezeAgent, old, 0, LONG);
+    let frozen = stage.strike(Kind::FreezeAgentUnfenced, old, 0, LONG);
     stage.world.heal(lost);
     stage.world.start_receiver(goes);
     let connection = stage.world.nodes[goes].server.receiver.as_ref()?.connection;
@@ -33,7 +33,7 @@ pub fn a_set_is_measured_when_it_is_in_force(cast: &Cast) -> Option<Stage> {
     };
     stage.until(20_000, alone)?;
     stage.strike(Kind::KillPostgres, goes, 0, LONG);
-    let away = stage.strike(Kind::FreezeAgent, goes, 0, LONG);
+    let away = stage.strike(Kind::FreezeAgentUnfenced, goes, 0, LONG);
     stage.until(SECOND / 5, |world| world.nodes[stays].server.length() >= begun)?;
     stage.strike(Kind::CutPort, stays, 0, LONG);
     // What is on its way to it is lost with its connection.

@@ -171,7 +171,7 @@ fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
     if sync.term == record.term {
         return sync.set.members.len() <= sync.set.k;
     }
-    holders(record, primary, own) >= sync.set.k
+    (holders(record, primary, own) >= sync.set.k || spared(view, sync, record, own))
         && needed(view, record, primary)
         && turn_to_rewind(view, sync, record)
 }
@@ -181,6 +181,18 @@ fn holders(record: &PrimaryRecord, primary: &Primary, own: &MemberId) -> usize {
     let holds =
         |w: &&Walsender| w.term == record.term && w.flush >= primary.end_of_recovery && w.member != *own;
     1 + primary.walsenders.iter().filter(holds).count()
+}
+
+/// Should the new primary die while this member is rewound, the other members of the old set still suffice for a takeover.
+/// With a k near |S| several may be ahead of the winner, and none of them could wait for k others.
+fn spared(view: &View, sync: &SyncRecord, record: &PrimaryRecord, own: &MemberId) -> bool {
+    let whole = |status: &&Status| {
+        let member = status.member.as_ref().filter(|member| **member != record.member && *member != own);
+        member.is_some_and(|member| sync.set.members.contains(member))
+            && status.postgres.standby().is_some()
+            && !matches!(status.busy, Some(Operation::Rewind | Operation::Clone))
+    };
+    sync.set.may_choose(view.fresh_peers().filter(whole).count())
 }
 
 /// Without this member too few stream from the new primary for it to open, and others have had their time to.
