@@ -244,6 +244,7 @@ impl World {
         let boot = agent.boot;
         let term = agent.view.record().map(|record| record.term);
         agent.view.memory.on_grant(boot, term, grant);
+        self.check_leases(node..node + 1);
         self.turn(node);
     }
 

@@ -54,7 +54,7 @@ impl World {
                     return Next::Failed("the source went away");
                 };
                 let aside = self.sabotage != Some(Sabotage::AsideDeleted);
-                self.copy(from, node, aside);
+                self.copy(from, node, Some(aside));
                 let durable = &mut self.nodes[node].durable;
                 (durable.needs_clone, durable.rewound) = (false, false);
                 self.check_new_directory(node);
@@ -71,7 +71,7 @@ impl World {
     }
 
     /// The data directory becomes a copy of another; the old one stands `aside`, or only what it has kept is left of it.
-    fn copy(&mut self, from: usize, to: usize, aside: bool) {
+    fn copy(&mut self, from: usize, to: usize, aside: Option<bool>) {
         let wal = self.nodes[from].server.wal.as_ref().map(crate::wal::Wal::copy_flushed);
         if let (Some(old), Some(new)) = (&self.nodes[to].server.wal, &wal)
             && let Some(what) = crate::checkers::replaced(old, new, &self.nodes[to].kept, aside)
@@ -113,7 +113,7 @@ impl World {
                 // "no rewind required": the same timeline id is taken for the same timeline.
                 if self.nodes[from].server.timeline() != self.nodes[node].server.timeline() {
                     self.keep_diverged(from, node);
-                    self.copy(from, node, false);
+                    self.copy(from, node, None);
                 }
                 op.mark_us = now;
                 self.nodes[node].server.pointed_us = now;

@@ -215,7 +215,7 @@ impl World {
         host.promise_synced = brain::Term(0);
     }
 
-    fn go_back(&mut self, node: usize) {
+    pub fn go_back(&mut self, node: usize) {
         self.kill_node(node);
         let lost = 1 + self.dice.index(12);
         let server = &mut self.nodes[node].server;

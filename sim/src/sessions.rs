@@ -38,6 +38,9 @@ impl World {
         }
         if self.routes(proxy, node) {
             self.read(node, proxy);
+        } else {
+            // A session that needs no proxy, or was there before.
+            self.check_read(node, node, Vec::new());
         }
     }
 

@@ -398,6 +398,19 @@ impl World {
         self.check_promotion(node, term);
     }
 
+    /// Somebody promotes this standby by hand; PostgreSQL takes the next timeline that it knows of.
+    pub fn promote_by_hand(&mut self, node: usize, timeline: Timeline) {
+        let id = self.next_id();
+        // What it shows meanwhile is the doing of whoever promoted it.
+        self.nodes[node].excused_until_us = self.now_us + 5_000_000;
+        let server = &mut self.nodes[node].server;
+        server.receiver = None;
+        server.primary = true;
+        server.append_on(id, Kind::Filler, timeline);
+        server.wal.iter_mut().for_each(|wal| wal.flushed = wal.len());
+        self.note(Detail::Decisions, node, format_args!("promoted by hand onto timeline {timeline}"));
+    }
+
     fn receiver_dies(&mut self, node: usize, connection: u64) {
         let server = &mut self.nodes[node].server;
         if server.receiver.as_ref().is_some_and(|receiver| receiver.connection == connection) {

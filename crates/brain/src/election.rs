@@ -3,7 +3,7 @@
 //! Invariant: an answer's promise is at least the campaign's term and its server takes WAL from nobody, so nothing
 //! older can be acknowledged through it any more.
 
-use wire::Lsn;
+use wire::{Lsn, Timeline};
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
@@ -226,7 +226,8 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     let timeline = if is_on(Mutation::TimelineReused) {
         winner.position.timeline.next()
     } else {
-        view.store.unused_timeline()
+        let seen = view.memory.timeline_seen().map_or(Timeline::FIRST, Timeline::next);
+        view.store.unused_timeline().max(seen)
     };
     let record = PrimaryRecord {
         term,

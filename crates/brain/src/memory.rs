@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
-use wire::Lsn;
+use wire::{Lsn, Timeline};
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
@@ -161,6 +161,8 @@ pub struct Memory {
     sync_read: bool,
     /// When the server was last seen to be a primary, since it was seen to be anything else.
     primary_seen: Option<Millis>,
+    /// The highest timeline that any server was seen on: what somebody promoted by hand took is not used again.
+    timeline: Option<Timeline>,
     /// Since when sessions that were ended, here or by an earlier run of this agent, may have left commits behind that are
     /// visible and not on the quorum. `None` while a server of this process's own promotion has admitted nobody.
     exposed: Option<Millis>,
@@ -205,6 +207,7 @@ impl Memory {
         if released {
             self.owed = None;
         }
+        self.timeline = self.timeline.max(status.postgres.timeline());
         let grant = self.consider_grant(now, &status, recorded, durable, settings);
         self.peers.insert(status.node.clone(), Heard { status, at: now });
         grant
@@ -389,6 +392,7 @@ impl Memory {
     }
 
     pub(crate) fn note_server(&mut self, now: Millis, postgres: &Postgres) {
+        self.timeline = self.timeline.max(postgres.timeline());
         match postgres {
             Postgres::Primary(primary) => {
                 self.primary_seen = Some(now);
@@ -399,6 +403,11 @@ impl Memory {
             Postgres::Unknown => {}
             _ => (self.primary_seen, self.exposed) = (None, None),
         }
+    }
+
+    /// The highest timeline that any server was seen on.
+    pub fn timeline_seen(&self) -> Option<Timeline> {
+        self.timeline
     }
 
     /// All that a client could see of `primary` is on the quorum: a probe written after the last session was ended has

@@ -198,6 +198,15 @@ impl Postgres {
         }
     }
 
+    /// The timeline on which its WAL ends.
+    pub fn timeline(&self) -> Option<Timeline> {
+        match self {
+            Postgres::Standby(standby) => Some(standby.position.timeline),
+            Postgres::Primary(primary) => Some(primary.timeline()),
+            _ => None,
+        }
+    }
+
     /// One word for people.
     pub fn word(&self) -> &'static str {
         match self {

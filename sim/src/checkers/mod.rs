@@ -153,11 +153,16 @@ impl World {
         }
     }
 
-    /// A node's promise is on disk.
-    pub fn check_promise(&mut self, node: usize, term: Term) {
-        if let Some((holder, what)) = promises::lease_and_takeover(self) {
+    /// Leases of these nodes were given, or could have been broken.
+    pub fn check_leases(&mut self, nodes: impl Iterator<Item = usize>) {
+        if let Some((holder, what)) = promises::lease_and_takeover(self, nodes) {
             self.violate("I1", holder, what);
         }
+    }
+
+    /// A node's promise is on disk.
+    pub fn check_promise(&mut self, node: usize, term: Term) {
+        self.check_leases(0..self.nodes.len());
         if let Some(what) = writes_return::needless_campaign(self, node, term) {
             self.violate("I4", node, what);
         }

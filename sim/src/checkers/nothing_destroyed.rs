@@ -30,10 +30,12 @@ pub fn id_used_again(ids: &mut BTreeSet<MemberId>, member: &MemberId) -> Option<
     (!ids.insert(member.clone())).then(|| format!("{member} stands for a second data directory"))
 }
 
-/// What `old` holds and `new` does not is kept, or stands aside as it was.
-pub fn replaced(old: &Wal, new: &Wal, kept: &[u64], aside: bool) -> Option<String> {
-    if aside {
-        return None;
+/// A copy leaves the old data directory aside; a rewind keeps what `old` holds and `new` does not.
+pub fn replaced(old: &Wal, new: &Wal, kept: &[u64], aside: Option<bool>) -> Option<String> {
+    match aside {
+        Some(true) => return None,
+        Some(false) => return Some("a copy has destroyed the data directory that it replaces".to_owned()),
+        None => {}
     }
     let lost = old.beyond(new).iter().filter(|id| !kept.contains(id)).count();
     (lost > 0).then(|| format!("{lost} record(s) of WAL are discarded and kept nowhere"))

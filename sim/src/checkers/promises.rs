@@ -6,8 +6,8 @@ use brain::Term;
 use crate::world::World;
 
 /// A primary counts its members' leases while so many of them have promised a higher term that it can be taken over.
-pub fn lease_and_takeover(world: &World) -> Option<(usize, String)> {
-    (0..world.nodes.len()).find_map(|node| {
+pub fn lease_and_takeover(world: &World, mut nodes: impl Iterator<Item = usize>) -> Option<(usize, String)> {
+    nodes.find_map(|node| {
         let host = &world.nodes[node];
         let view = &host.agent.as_ref().filter(|_| !world.clock_excused(node))?.view;
         let (record, _) = view.serving()?;

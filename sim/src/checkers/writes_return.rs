@@ -16,8 +16,8 @@ const WELL_US_MAX: u64 = 6_000_000;
 /// Writes of a primary that is well are acknowledged within this.
 const WELL_WRITE_US_MAX: u64 = 400_000;
 
-/// For so long nothing has failed nor come back: opinions are up to date, 2 s old ones are forgotten.
-const QUIET_US: u64 = 3_000_000;
+/// For so long nothing has failed nor come back: opinions are up to date, and suspicion takes 2 s.
+const QUIET_US: u64 = 1_800_000;
 
 #[derive(Default)]
 pub struct WritesReturn {

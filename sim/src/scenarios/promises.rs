@@ -81,3 +81,72 @@ pub fn an_old_answer_is_no_lease(cast: &Cast) -> Option<Stage> {
     stage.strike(Kind::CutPeers, old, 0, LONG);
     Some(stage)
 }
+
+/// A member's agent dies in the middle of a detach, and replay holds the receiver's end up: the new agent finds no upstream
+/// in the files and a receiver that still acknowledges.
+pub fn who_still_receives_answers_not(cast: &Cast) -> Option<Stage> {
+    let mut stage = cast.stage(Shape(3, 0, 1))?;
+    let (old, candidate, member) = (stage.primary, stage.others[0], stage.others[1]);
+    stage.world.plan.lag_us[member] = 60_000;
+    stage.strike(Kind::FreezeAgentUnfenced, old, 0, LONG);
+    stage.wait(SECOND * 185 / 100);
+    stage.part(old, candidate);
+    let parted = stage.part(old, member);
+    stage.strike(Kind::StickReplay, member, 0, 10 * SECOND);
+    stage.world.late = Some((candidate, 900_000));
+    let detaches = |world: &World| {
+        let op = world.nodes[member].agent.as_ref().and_then(|agent| agent.op.as_ref());
+        op.is_some_and(|op| op.operation == Operation::Detach && op.step == 1)
+    };
+    stage.until(5 * SECOND, detaches)?;
+    stage.strike(Kind::KillAgent, member, 0, 20_000);
+    stage.follows(candidate, "takeover.record", 5 * SECOND)?;
+    stage.world.plan.lag_us[member] = 0;
+    stage.world.heal(parted);
+    Some(stage)
+}
+
+/// A member that has started again and takes WAL from nobody yet is heard by the candidate and hears it not: it has
+/// promised nothing, and goes back to the old primary. Clocks that run twice as fast only make the candidate hurry.
+pub fn who_has_not_promised_answers_not(cast: &Cast) -> Option<Stage> {
+    let mut stage = cast.stage(Shape(3, 2, 1))?;
+    let (old, candidate, member) = (stage.primary, stage.others[0], stage.others[1]);
+    let witnesses: Vec<usize> = (3..5).collect();
+    for node in [candidate, member].iter().chain(&witnesses) {
+        stage.hurry(*node);
+    }
+    stage.part(old, candidate);
+    let parted = stage.strike(Kind::CutPeerLink, old, member, LONG);
+    stage.strike(Kind::OneWay, candidate, member, LONG);
+    for witness in witnesses {
+        stage.part(old, witness);
+        stage.part(member, witness);
+    }
+    stage.wait(SECOND * 7 / 10 + cast.seed * 7_001 % 200_000);
+    stage.strike(Kind::KillPostgres, member, 0, 1_000);
+    stage.until(SECOND, |world| {
+        let record = world.store.newest().primary.as_ref();
+        record.is_some_and(|record| record.value.term > Term(1))
+    });
+    stage.world.heal(parted);
+    Some(stage)
+}
+
+/// A primary's change of the set is on its way while another is recorded: written afterwards, it would let a standby
+/// acknowledge that the takeover did not ask.
+pub fn a_deposed_primary_changes_no_set(cast: &Cast) -> Option<Stage> {
+    let mut stage = cast.stage(Shape(4, 1, 1))?;
+    let (old, others) = (stage.primary, stage.others.clone());
+    let (candidate, member, spare) = (others[0], others[1], others[2]);
+    let port = stage.strike(Kind::CutPort, spare, 0, LONG);
+    stage.until(8 * SECOND, |world| settled(world, old) == 2)?;
+    for node in [candidate, member] {
+        stage.hurry(node);
+    }
+    for (one, other) in [(old, candidate), (old, member), (spare, candidate), (spare, member)] {
+        stage.part(one, other);
+    }
+    stage.world.heal(port);
+    stage.world.late = Some((old, 1_150_000 + cast.seed * 10_007 % 250_000));
+    Some(stage)
+}

@@ -48,3 +48,45 @@ pub fn a_set_is_measured_when_it_is_in_force(cast: &Cast) -> Option<Stage> {
     stage.strike(Kind::KillNode, old, 0, LONG);
     Some(stage)
 }
+
+/// A member acknowledges alone and dies; the one that remains is far behind. Until it has caught up, the takeover must ask
+/// the dead one too.
+pub fn a_removal_waits_for_the_others(cast: &Cast) -> Option<Stage> {
+    let mut stage = cast.stage(Shape(3, 0, 1))?;
+    let (old, stays, goes) = (stage.primary, stage.others[0], stage.others[1]);
+    stage.world.plan.lag_us[stays] = 1_450_000;
+    stage.wait(SECOND * 2);
+    stage.strike(Kind::KillPostgres, goes, 0, 1_000);
+    stage.strike(Kind::FreezeAgent, goes, 0, 12 * SECOND);
+    // The change is in force, and the store has it if it ever will before the flush.
+    stage.until(3 * SECOND, |world| {
+        let applied = world.nodes[old].agent.as_ref().and_then(|agent| agent.applied.as_ref());
+        applied.is_some_and(|applied| applied.set.members.len() == 1)
+    })?;
+    stage.wait(20_000);
+    stage.strike(Kind::KillPostgres, old, 0, 1_000);
+    stage.strike(Kind::FreezeAgent, old, 0, 10 * SECOND);
+    Some(stage)
+}
+
+/// A removal that the store knows and PostgreSQL does not: the lost member comes back and acknowledges alone.
+pub fn a_removal_is_in_force_before_it_is_recorded(cast: &Cast) -> Option<Stage> {
+    let mut stage = cast.stage(Shape(3, 0, 1))?;
+    let (old, stays, goes) = (stage.primary, stage.others[0], stage.others[1]);
+    let lost = stage.strike(Kind::CutPort, goes, 0, LONG);
+    // Whichever comes first by the rules: the store's word, or the change in PostgreSQL.
+    stage.until(8 * SECOND, |world| {
+        let stored = world.store.newest().sync.as_ref().map_or(0, |sync| sync.value.set.members.len());
+        let op = world.nodes[old].agent.as_ref().and_then(|agent| agent.op.as_ref());
+        stored == 1 || op.is_some_and(|op| op.operation == Operation::ApplySync)
+    })?;
+    stage.strike(Kind::FreezeAgentUnfenced, old, 0, 6 * SECOND);
+    stage.strike(Kind::CutPort, stays, 0, LONG);
+    stage.world.nodes[stays].server.receiver = None;
+    stage.world.heal(lost);
+    stage.wait(SECOND * 3 / 2);
+    stage.strike(Kind::KillNode, old, 0, LONG);
+    stage.strike(Kind::KillPostgres, goes, 0, 1_000);
+    stage.strike(Kind::FreezeAgent, goes, 0, 12 * SECOND);
+    Some(stage)
+}

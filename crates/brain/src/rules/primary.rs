@@ -167,7 +167,10 @@ pub(super) fn choose_set(view: &View) -> Option<Want> {
     let term = record.value.term;
     let members = sync_set::caught_up(view, primary, &record.value);
     let wanted = SyncSet { k: k_to_open(view, members.len()), members };
-    let usable = |applied: &Applied| applied.term == term && can_flush(primary, &record.value, &applied.set);
+    let usable = |applied: &Applied| {
+        let fits = applied.term == term && applied.set.k == wanted.k;
+        fits && can_flush(primary, &record.value, &applied.set)
+    };
     let ready = primary.applied.as_ref().is_some_and(usable);
     if ready || wanted.members.len() < wanted.k {
         return None;
