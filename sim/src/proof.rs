@@ -96,5 +96,7 @@ pub const TABLE_HEAD: &str =
 
 /// A row of the table, as the documents show it.
 pub fn table_row(mutant: Mutant, witness: Witness, invariant: &str) -> String {
-    format!("| {} | {} | {} | {witness} | {invariant} |", mutant.name(), mutant.place(), mutant.what())
+    // A bar would end the cell.
+    let what = mutant.what().replace('|', "\\|");
+    format!("| {} | {} | {what} | {witness} | {invariant} |", mutant.name(), mutant.place())
 }
