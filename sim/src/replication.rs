@@ -340,7 +340,9 @@ impl World {
         for sender in &mut server.senders {
             let slow = self.dice.percent(5);
             let delay = if slow { self.dice.millis(50..1_500) } else { self.dice.within(0..4_000) };
-            let reading_replies = self.dice.percent(50);
+            // Who already sends comes to its configuration next, whatever else is signalled meanwhile.
+            let sending = sender.pending.as_ref().is_some_and(|pending| !pending.reading_replies);
+            let reading_replies = self.dice.percent(50) && !sending;
             let at_us = now + delay;
             sender.pending = Some(Pending { names: names.clone(), at_us, reading_replies });
             wake.push((at_us, sender.connection));

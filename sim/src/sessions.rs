@@ -38,8 +38,8 @@ impl World {
         }
         if self.routes(proxy, node) {
             self.read(node, proxy);
-        } else {
-            // A session that needs no proxy, or was there before.
+        } else if self.nodes[node].agent.is_none() || self.nodes[node].agent_frozen {
+            // A session that needs no proxy, or was there before: with its agent dead or hung, the fencer alone ends it.
             self.check_read(node, node, Vec::new());
         }
     }

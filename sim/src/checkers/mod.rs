@@ -182,7 +182,8 @@ impl World {
         // A machine that stood still is another matter: nobody was there to come back.
         let agent = self.nodes[node].agent.is_some()
             && !self.nodes[node].agent_frozen
-            && self.nodes[node].excused_until_us <= self.now_us;
+            && self.nodes[node].excused_until_us <= self.now_us
+            && !self.nodes[node].server.frozen;
         let cut_us = cut.map(|place| self.checkers.cuts[place].1);
         if let Some(what) = expendable_agent::stopped(agent, cut_us, self.now_us) {
             self.violate("I6", node, what);
