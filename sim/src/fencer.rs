@@ -12,6 +12,8 @@ use crate::world::World;
 
 /// From the cut to the stop, in `failure_timeout`s: a takeover is over after three, a restarted agent back by then.
 const GRACE_TIMEOUTS: u64 = 5;
+/// After the cut it looks for the agent's word this often.
+const LOOK_US: u64 = 100_000;
 
 impl World {
     /// The agent has given its fencer a new word; the timer is set when none runs.
@@ -55,12 +57,12 @@ impl World {
         }
         if stops {
             self.note(Detail::Decisions, node, format_args!("the fencer stops the server"));
-            self.nodes[node].server.crash();
-            return self.check_fencer(node, true);
+            self.check_fencer(node, true);
+            return self.nodes[node].server.crash();
         }
         self.nodes[node].fence_set = true;
-        let at_us = self.moment(node, until.0 + grace_ms);
-        // An agent that is back extends the deadline; then this look finds it in the future.
+        // An agent that is back extends the deadline; then the next look finds it in the future.
+        let at_us = self.moment(node, until.0 + grace_ms).min(self.now_us + LOOK_US);
         self.at(at_us, Event::Fence { node });
     }
 }

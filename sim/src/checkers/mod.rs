@@ -126,9 +126,10 @@ impl World {
         }
     }
 
-    /// Clocks of this run drift beyond the margin, or this machine's stood still a moment ago.
+    /// Clocks of this run drift beyond the margin, or this machine or its server stood still a moment ago.
     pub fn clock_excused(&self, node: usize) -> bool {
-        self.plan.drift.is_some() || self.nodes[node].excused_until_us > self.now_us
+        let host = &self.nodes[node];
+        self.plan.drift.is_some() || host.paused_us.is_some() || host.excused_until_us > self.now_us
     }
 
     /// Other nodes whose data directory is there and holds the commit.
