@@ -33,7 +33,7 @@ pub struct Agent {
     pub boot: u64,
     pub view: View,
     pub sequence: u64,
-    revoking: Option<Term>,
+    pub revoking: Option<Term>,
     pub rule: &'static str,
     decided: Option<Decision>,
     pub op: Option<Op>,
@@ -53,7 +53,8 @@ pub struct Agent {
 impl World {
     pub fn clock(&self, node: usize) -> Millis {
         let clock = &self.nodes[node].clock;
-        Millis(clock.offset_ms + self.now_us * (10_000 + clock.rate) / 10_000_000)
+        let elapsed_us = self.now_us.saturating_sub(clock.lost_us);
+        Millis(clock.offset_ms + elapsed_us * (10_000 + clock.rate) / 10_000_000)
     }
 
     pub fn agent(&mut self, node: usize) -> Option<&mut Agent> {
@@ -199,7 +200,6 @@ impl World {
     /// What the agent sees of its server at this moment; `None` while it gets no answer and waits.
     fn look(&mut self, node: usize) -> Option<Postgres> {
         let (now, clock) = (self.now_us, self.clock(node));
-        let sabotage = self.sabotage;
         let full = self.nodes[node].full;
         let Node { server, agent, .. } = &mut self.nodes[node];
         let agent = agent.as_mut()?;
@@ -221,7 +221,7 @@ impl World {
             Process::Down => Postgres::Stopped,
             Process::Starting => Postgres::Starting,
             Process::Up if server.primary => Postgres::Primary(look_primary(server, agent, clock)),
-            Process::Up => Postgres::Standby(look_standby(server, now, sabotage)),
+            Process::Up => Postgres::Standby(look_standby(server, now)),
         })
     }
 
@@ -240,25 +240,17 @@ impl World {
     }
 
     pub fn on_grant(&mut self, node: usize, grant: Grant) {
-        let now = self.clock(node);
-        let false_clock = self.sabotage == Some(Sabotage::LeaseFromAnswer);
         let Some(agent) = self.agent(node) else { return };
         let boot = agent.boot;
         let term = agent.view.record().map(|record| record.term);
-        if false_clock {
-            // A question that was never sent, asked at the moment of the answer.
-            let sequence = grant.sequence + 1_000_000_000;
-            let status = Status::of(&agent.view, boot, sequence, None, "");
-            agent.view.memory.on_sent(now, &status);
-            let last = Grant { sequence, ..grant.clone() };
-            agent.view.memory.on_grant(boot, term, last);
-        }
         agent.view.memory.on_grant(boot, term, grant);
+        self.check_leases(node..node + 1);
         self.turn(node);
     }
 
     /// Brings the view up to now, decides, acts, and tells peers when something changed.
     pub fn turn(&mut self, node: usize) {
+        self.keep_lease(node);
         let now = self.clock(node);
         let durable = &self.nodes[node].durable;
         let changed = self.nodes[node].agent.as_ref().is_some_and(|agent| agent.view.durable != *durable);
@@ -285,6 +277,7 @@ impl World {
             Fence::Rest => self.nodes[node].fenced_until = None,
             Fence::Keep => {}
         }
+        self.arm(node);
         if news {
             self.tell(node, &decision);
         }
@@ -303,6 +296,9 @@ impl World {
     }
 
     fn tell(&mut self, node: usize, decision: &Decision) {
+        if let Some(what) = crate::checkers::unexplained(decision) {
+            self.violate("I7", node, what);
+        }
         if self.trace.wants(Detail::Decisions) {
             let actions: Vec<String> =
                 decision.actions.iter().map(|action| format!(" [{}]", words::action(action))).collect();
@@ -324,15 +320,9 @@ impl World {
 
     fn send_status(&mut self, node: usize) {
         let now = self.clock(node);
-        let false_whole = self.sabotage == Some(Sabotage::FalseWhole);
-        let idle = self.sabotage == Some(Sabotage::BusyAnswers);
         let Some(agent) = self.agent(node) else { return };
         agent.sequence += 1;
-        let mut status = Status::of(&agent.view, agent.boot, agent.sequence, agent.revoking, agent.rule);
-        if false_whole {
-            status.served = agent.view.sync().map(|sync| sync.term);
-        }
-        status.busy = status.busy.filter(|_| !idle);
+        let status = Status::of(&agent.view, agent.boot, agent.sequence, agent.revoking, agent.rule);
         agent.view.memory.on_sent(now, &status);
         let status = Rc::new(status);
         for peer in 0..self.nodes.len() {
@@ -360,11 +350,7 @@ impl World {
     /// Sends one transaction to the store, unless one is on its way.
     pub fn send_commit(&mut self, node: usize, commit: &brain::Commit) {
         let id = self.next_id();
-        let mut commit = commit.clone();
-        let takeover = commit.puts.iter().any(|put| matches!(put, brain::Put::Timelines(_)));
-        if self.sabotage == Some(Sabotage::SyncUnchecked) && takeover && commit.puts.len() == 2 {
-            commit.conditions.retain(|(key, _)| *key != brain::Key::Sync);
-        }
+        let commit = commit.clone();
         let late = self.dice.percent(self.plan.store_late_percent);
         let delay = if late { self.dice.millis(100..2_500) } else { self.dice.millis(1..12) };
         let delay = self.late.filter(|(who, _)| *who == node).map_or(delay, |(_, late_us)| late_us);

@@ -25,7 +25,7 @@ impl World {
         let keep = self.sabotage == Some(Sabotage::CloneKeepsMember);
         match op.step {
             0 => Next::Step(1, self.fsync(node)),
-            1 if term < self.nodes[node].durable.promise => Next::Failed("refused: the promise is higher"),
+            1 if self.refuses(node, term) => Next::Failed("refused: the promise is higher"),
             1 => {
                 self.promise(node, term, true);
                 let Some((_, epoch)) = self.source(node, source) else {
@@ -39,6 +39,7 @@ impl World {
                     return Next::Failed("the source went away");
                 }
                 // The old server ends and the old id dies first: an id never outlives what it stood for.
+                self.give_up(node);
                 let member = self.new_member(node);
                 let host = &mut self.nodes[node];
                 host.server.crash();
@@ -52,17 +53,31 @@ impl World {
                 let Some((from, _)) = self.source(node, source).filter(|(_, epoch)| *epoch == op.mark) else {
                     return Next::Failed("the source went away");
                 };
-                self.copy(from, node);
+                let aside = self.sabotage != Some(Sabotage::AsideDeleted);
+                self.copy(from, node, Some(aside));
                 let durable = &mut self.nodes[node].durable;
                 (durable.needs_clone, durable.rewound) = (false, false);
+                self.check_new_directory(node);
                 Next::Done
             }
         }
     }
 
-    /// The data directory becomes a copy of another.
-    fn copy(&mut self, from: usize, to: usize) {
+    /// The data directory is needed by no takeover any more: it is rewound or replaced.
+    fn give_up(&mut self, node: usize) {
+        if let Some(what) = crate::checkers::given_up(self, node) {
+            self.violate("I7", node, what);
+        }
+    }
+
+    /// The data directory becomes a copy of another; the old one stands `aside`, or only what it has kept is left of it.
+    fn copy(&mut self, from: usize, to: usize, aside: Option<bool>) {
         let wal = self.nodes[from].server.wal.as_ref().map(crate::wal::Wal::copy_flushed);
+        if let (Some(old), Some(new)) = (&self.nodes[to].server.wal, &wal)
+            && let Some(what) = crate::checkers::replaced(old, new, &self.nodes[to].kept, aside)
+        {
+            self.violate("I7", to, what);
+        }
         let host = &mut self.nodes[to];
         host.server.roles = wal.as_ref().is_some_and(crate::wal::Wal::has_roles);
         host.server.wal = wal;
@@ -72,12 +87,13 @@ impl World {
     /// To rewind is to follow: the promise and the mark come first, and the server is started following its source.
     pub(crate) fn do_rewind(&mut self, node: usize, op: &mut Op, term: Term, source: &NodeName) -> Next {
         let (id, now) = (self.next_id(), self.now_us);
-        let refused = term < self.nodes[node].durable.promise;
+        let refused = self.refuses(node, term);
         match op.step {
             0 | 1 if refused => Next::Failed("refused: the promise is higher"),
             0 => Next::Step(1, self.fsync(node)),
             1 => {
                 self.promise(node, term, true);
+                self.give_up(node);
                 let host = &mut self.nodes[node];
                 host.durable.rewound = true;
                 host.server.stop_clean(id);
@@ -96,7 +112,8 @@ impl World {
                 };
                 // "no rewind required": the same timeline id is taken for the same timeline.
                 if self.nodes[from].server.timeline() != self.nodes[node].server.timeline() {
-                    self.copy(from, node);
+                    self.keep_diverged(from, node);
+                    self.copy(from, node, None);
                 }
                 op.mark_us = now;
                 self.nodes[node].server.pointed_us = now;
@@ -108,6 +125,18 @@ impl World {
             }
             _ => self.await_rewound(node, op, refused),
         }
+    }
+
+    /// What the rewind will discard is copied beside the data directory first.
+    fn keep_diverged(&mut self, from: usize, node: usize) {
+        if self.sabotage == Some(Sabotage::DivergedDropped) {
+            return;
+        }
+        let (Some(source), Some(own)) = (&self.nodes[from].server.wal, &self.nodes[node].server.wal) else {
+            return;
+        };
+        let diverged = own.beyond(&source.copy_flushed());
+        self.nodes[node].kept.extend(diverged);
     }
 
     /// A rewound server is whole once it streams; one that cannot is stopped, to be rewound to the next primary.

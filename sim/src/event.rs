@@ -58,6 +58,10 @@ pub enum Event {
         boot: u64,
         revision: usize,
     },
+    /// The cluster's settings have changed.
+    Settings {
+        node: usize,
+    },
     // To a server.
     Ready {
         node: usize,
@@ -115,6 +119,12 @@ pub enum Event {
         term: Term,
         timeline: Timeline,
     },
+    /// The checkpointer has read that k is above 0, or is 0.
+    SyncDefined {
+        node: usize,
+        epoch: u64,
+        defined: bool,
+    },
     // To nobody who can die.
     House {
         node: usize,
@@ -124,6 +134,13 @@ pub enum Event {
     },
     AgentStart {
         node: usize,
+    },
+    /// The fencer's timer.
+    Fence {
+        node: usize,
+    },
+    Request {
+        index: usize,
     },
     StoreArrive {
         node: usize,
@@ -160,7 +177,7 @@ impl Event {
             | Promised { node, boot, .. }
             | StoreAnswer { node, boot, .. }
             | StoreSeen { node, boot, .. } => Recipient::Agent(*node, Some(*boot)),
-            Status { node, .. } | Grant { node, .. } => Recipient::Agent(*node, None),
+            Status { node, .. } | Grant { node, .. } | Settings { node } => Recipient::Agent(*node, None),
             Ready { node, epoch }
             | Complete { node, epoch }
             | Flush { node, epoch, .. }
@@ -171,10 +188,13 @@ impl Event {
             | ReceiverDies { node, epoch, .. }
             | SenderDies { node, epoch, .. }
             | Reload { node, epoch }
-            | Promoted { node, epoch, .. } => Recipient::Server(*node, *epoch),
+            | Promoted { node, epoch, .. }
+            | SyncDefined { node, epoch, .. } => Recipient::Server(*node, *epoch),
             House { .. }
             | Client { .. }
             | AgentStart { .. }
+            | Fence { .. }
+            | Request { .. }
             | StoreArrive { .. }
             | Fault { .. }
             | Heal { .. }

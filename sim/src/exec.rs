@@ -76,7 +76,8 @@ impl World {
         let Some((operation, term)) = operation_of(action) else { return };
         let (id, started_us) = (self.next_id(), self.now_us);
         let delay = self.dice.within(500..6_000);
-        if term < self.nodes[node].durable.promise {
+        let stale = term < self.nodes[node].durable.promise;
+        if stale && self.sabotage != Some(Sabotage::StaleAction) {
             return;
         }
         let Some(agent) = self.agent(node) else { return };
@@ -109,9 +110,11 @@ impl World {
         }
     }
 
+    /// The agent does nothing else until its words are on disk; a full disk refuses them at once.
     fn start_promise(&mut self, node: usize, term: Term) {
+        let full = self.nodes[node].server.disk_full;
         let Some(agent) = self.agent(node) else { return };
-        if agent.promising.is_some() {
+        if agent.promising.is_some() || full {
             return;
         }
         agent.promising = Some(term);
@@ -121,21 +124,33 @@ impl World {
     }
 
     pub fn promised(&mut self, node: usize, term: Term) {
+        let full = self.nodes[node].server.disk_full;
         if let Some(agent) = self.agent(node) {
             agent.promising = None;
         }
-        let synced = self.sabotage != Some(Sabotage::PromiseVolatile);
-        self.promise(node, term, synced);
+        if !full {
+            let synced = self.sabotage != Some(Sabotage::PromiseVolatile);
+            self.promise(node, term, synced);
+        }
         self.turn(node);
+        self.thaw(node);
     }
 
     /// The promise is on disk; with a sabotaged executor it only looks so.
-    pub(crate) fn promise(&mut self, node: usize, term: Term, synced: bool) {
-        let node = &mut self.nodes[node];
+    pub(crate) fn promise(&mut self, index: usize, term: Term, synced: bool) {
+        let node = &mut self.nodes[index];
         node.durable.promise = node.durable.promise.max(term);
         if synced {
             node.promise_synced = node.durable.promise;
         }
+        self.check_promise(index, term);
+    }
+
+    /// The durable words cannot be written, or a file of the server's.
+    fn lacks_space(&self, node: usize, operation: Operation) -> bool {
+        use Operation::{ApplySync, Clone, Follow, Initdb, Promote, Rewind, Start};
+        let writes = matches!(operation, Initdb | Start | Follow | Clone | Rewind | Promote | ApplySync);
+        writes && self.nodes[node].server.disk_full
     }
 
     pub fn op_step(&mut self, node: usize, id: u64) {
@@ -144,10 +159,13 @@ impl World {
         let Some(mut op) = agent.op.take_if(|op| op.id == id) else { return };
         let boot = agent.boot;
         let late = now - op.started_us > OPERATION_US_MAX;
+        let full = self.lacks_space(node, op.operation);
         let next = if op.step == PAUSE {
             Next::Failed("the source is not usable")
         } else if late {
             Next::Failed("its deadline has passed")
+        } else if self.lacks_space(node, op.operation) {
+            Next::Failed("no space left on the device")
         } else {
             self.advance(node, &mut op)
         };
@@ -161,7 +179,8 @@ impl World {
             }
             Next::Done => self.end_op(node, &op, "done"),
             Next::Failed(_)
-                if op.step != PAUSE && matches!(op.operation, Operation::Clone | Operation::Rewind) =>
+                if op.step != PAUSE
+                    && (full || matches!(op.operation, Operation::Clone | Operation::Rewind)) =>
             {
                 // The source is asked again after a pause, not in a loop.
                 op.step = PAUSE;

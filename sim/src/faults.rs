@@ -34,7 +34,7 @@ impl World {
                 match fault.target {
                     Target::Trigger => fault.target = Target::Node(node),
                     Target::Peer(order) => {
-                        fault.target = Target::Node((node + 1 + order % (count - 1)) % count)
+                        fault.target = Target::Node((node + 1 + order % (count - 1).max(1)) % count)
                     }
                     _ => {}
                 }
@@ -76,6 +76,7 @@ impl World {
         self.plan.faults[index].active = Some(node);
         let seconds = fault.lasts_us as f64 / 1e6;
         self.note(Detail::Decisions, node, format_args!("*** {:?} for {seconds:.2} s", fault.kind));
+        self.stirred_us = self.now_us;
         self.begin_fault(fault.kind, node, fault.peer, fault.lasts_us);
         self.rebuild_net();
         self.after(fault.lasts_us, Event::Heal { index });
@@ -98,7 +99,7 @@ impl World {
                 // A standby that streams may become a member at any moment: of those with k = 1, none. And none in
                 // the middle of a takeover, when a rewind may hold another member's data directory open.
                 let primary = member == Some(&record.value.member);
-                let spare = opened && (sync.value.set.k > 1 || primary && !counts);
+                let spare = opened && (sync.value.set.k > 1 || primary && !counts && sync.value.set.k > 0);
                 let whole = self.nodes.iter().all(|node| !node.durable.needs_clone && !node.durable.rewound);
                 self.nodes[node].full && member.is_some() && !lost && spare && whole
             }
@@ -108,7 +109,8 @@ impl World {
                     .faults
                     .iter()
                     .any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck);
-                opened && !counts && !lost && member == Some(&record.value.member)
+                let own = member == Some(&record.value.member);
+                opened && !counts && !lost && own && sync.value.set.k > 0
             }
             _ => true,
         }
@@ -121,11 +123,23 @@ impl World {
             Kind::KillAgent => self.kill_agent(node),
             Kind::KillNode => self.kill_node(node),
             Kind::FreezeAgent => self.nodes[node].agent_frozen = self.nodes[node].agent.is_some(),
-            Kind::FreezePostgres => self.nodes[node].server.frozen = self.nodes[node].server.up(),
-            Kind::FreezeNode => {
-                self.nodes[node].agent_frozen = self.nodes[node].agent.is_some();
-                self.nodes[node].server.frozen = self.nodes[node].server.up();
+            Kind::FreezeAgentUnfenced => {
+                let timeout_us = self.plan.settings.failure_timeout_ms * 1000;
+                let host = &mut self.nodes[node];
+                host.agent_frozen = host.agent.is_some();
+                host.unfenced = true;
+                host.excused_until_us = until_us + timeout_us;
             }
+            Kind::FreezePostgres => self.nodes[node].server.frozen = self.nodes[node].server.up(),
+            Kind::FreezeNode | Kind::PauseMachine => {
+                let now_us = self.now_us;
+                let host = &mut self.nodes[node];
+                host.agent_frozen = host.agent.is_some();
+                host.server.frozen = host.server.up();
+                host.paused_us = host.paused_us.or(Some(now_us));
+            }
+            Kind::FullDisk => self.nodes[node].server.disk_full = true,
+            Kind::StepClock => self.step_clock(node),
             Kind::FreezeSender => {
                 let count = self.nodes[node].server.senders.len();
                 let chosen = self.dice.index(count);
@@ -145,6 +159,7 @@ impl World {
             | Kind::OneWay
             | Kind::CutPort
             | Kind::CutPeers
+            | Kind::CutPeerLink
             | Kind::Loss
             | Kind::SlowNet => {
                 let _ = peer;
@@ -157,7 +172,35 @@ impl World {
         self.thaw(node);
     }
 
+    /// The wall clock jumps. The agent and the fencer do not look at it; PostgreSQL's replication timeouts do.
+    fn step_clock(&mut self, node: usize) {
+        let forward = self.dice.percent(50);
+        let server = &mut self.nodes[node].server;
+        let heard_us = if forward { 0 } else { self.now_us + 5_000_000 };
+        server.senders.iter_mut().for_each(|sender| sender.heard_us = heard_us);
+        server.receiver.iter_mut().for_each(|receiver| receiver.heard_us = heard_us);
+    }
+
+    /// The machine goes on. A paused one's clock may have stood still: then its lease is older than it believes.
+    fn resume(&mut self, node: usize, stood_still: bool) {
+        let timeout_us = self.plan.settings.failure_timeout_ms * 1000;
+        let now_us = self.now_us;
+        let wakes = self.dice.within(0..20_000);
+        let host = &mut self.nodes[node];
+        host.agent_frozen = false;
+        host.server.frozen = false;
+        let Some(paused_us) = host.paused_us.take() else { return };
+        if stood_still {
+            host.clock.lost_us += now_us - paused_us;
+        }
+        // Who wakes first may serve one read before the fencer and the agent look at the clock.
+        let excused_us = if stood_still { timeout_us } else { 100_000 };
+        host.excused_until_us = now_us + excused_us;
+        self.after(wakes, Event::Fence { node });
+    }
+
     fn kill_node(&mut self, node: usize) {
+        self.nodes[node].fenced_until = None;
         self.kill_agent(node);
         self.nodes[node].server.crash();
         self.nodes[node].deferred.clear();
@@ -172,7 +215,7 @@ impl World {
         host.promise_synced = brain::Term(0);
     }
 
-    fn go_back(&mut self, node: usize) {
+    pub fn go_back(&mut self, node: usize) {
         self.kill_node(node);
         let lost = 1 + self.dice.index(12);
         let server = &mut self.nodes[node].server;
@@ -207,9 +250,13 @@ impl World {
                     self.net.cut_port(other, node);
                 }),
                 Kind::CutPeers => others.for_each(|other| {
-                    self.net.cut_peers(node, other);
-                    self.net.cut_peers(other, node);
+                    self.net.cut_peer(node, other);
+                    self.net.cut_peer(other, node);
                 }),
+                Kind::CutPeerLink => {
+                    self.net.cut_peer(node, fault.peer);
+                    self.net.cut_peer(fault.peer, node);
+                }
                 Kind::Loss => self.net.loss_percent = 30,
                 Kind::SlowNet => self.net.slowness = 40,
                 _ => {}
@@ -221,21 +268,37 @@ impl World {
         let Some(node) = self.plan.faults[index].active.take() else { return };
         let kind = self.plan.faults[index].kind;
         self.note(Detail::Decisions, node, format_args!("*** {kind:?} ends"));
+        self.stirred_us = self.now_us;
         self.rebuild_net();
         match kind {
             Kind::KillAgent | Kind::KillNode | Kind::LoseDisk | Kind::GoBack => self.start_agent(node),
             Kind::KillAll => {
+                self.stirred_us = self.now_us + 3_000_000;
                 for node in 0..self.nodes.len() {
                     let start = self.dice.millis(0..3_000);
                     self.after(start, Event::AgentStart { node });
                 }
             }
             Kind::FreezeAgent => self.nodes[node].agent_frozen = false,
-            Kind::FreezePostgres => self.nodes[node].server.frozen = false,
-            Kind::FreezeNode => {
-                self.nodes[node].agent_frozen = false;
-                self.nodes[node].server.frozen = false;
+            Kind::FreezeAgentUnfenced => {
+                let host = &mut self.nodes[node];
+                (host.agent_frozen, host.unfenced) = (false, false);
+                host.excused_until_us = self.now_us + 100_000;
+                self.arm(node);
             }
+            Kind::FreezePostgres => {
+                // Its agent gave the lease back when it hung; sessions that are still there wake with it.
+                let host = &mut self.nodes[node];
+                host.server.frozen = false;
+                let timeout_us = self.plan.settings.failure_timeout_ms * 1000;
+                host.excused_until_us = host.excused_until_us.max(self.now_us + timeout_us);
+            }
+            Kind::FreezeNode => self.resume(node, false),
+            Kind::PauseMachine => {
+                let stood_still = self.dice.percent(60);
+                self.resume(node, stood_still);
+            }
+            Kind::FullDisk => self.nodes[node].server.disk_full = false,
             Kind::SlowDisk => self.nodes[node].server.fsync_us /= 60,
             _ => {}
         }
@@ -249,8 +312,7 @@ impl World {
         }
         self.net.heal();
         for node in 0..self.nodes.len() {
-            self.nodes[node].agent_frozen = false;
-            self.nodes[node].server.frozen = false;
+            self.resume(node, false);
             self.nodes[node].server.stuck_until_us = 0;
             let now = self.now_us;
             for sender in &mut self.nodes[node].server.senders {

@@ -11,22 +11,29 @@ mod dice;
 mod event;
 mod exec;
 mod faults;
+mod fencer;
+mod lease;
 mod look;
+mod mutant;
 mod net;
 mod operations;
 mod plan;
+pub mod proof;
 mod replication;
+mod requests;
 mod sabotage;
-#[cfg(test)]
 mod scenarios;
 mod server;
+mod sessions;
 mod store;
 mod trace;
 mod wal;
+pub mod witnesses;
 mod words;
 mod world;
 
-pub use sabotage::Sabotage;
+pub use mutant::Mutant;
+pub use scenarios::{SCENARIOS, Scenario};
 pub use trace::Detail;
 pub use world::Violation;
 
@@ -42,12 +49,22 @@ pub struct Report {
     pub virtual_us: u64,
     /// The data quorum was gone at the end, so I4 asks nothing.
     pub excused: bool,
+    /// Stale reads that a clock beyond its margin, or one that stood still, is to blame for.
+    pub stale_reads: u64,
+    /// Waits for replication that were ended by SQL.
+    pub cancelled: u64,
     /// Empty unless asked for.
     pub trace: String,
 }
 
 /// Runs one seed.
-pub fn run(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> Report {
+pub fn run(seed: u64, detail: Detail, mutant: Option<Mutant>) -> Report {
+    brain::mutation::with(mutant.and_then(Mutant::in_brain), || {
+        run_here(seed, detail, mutant.and_then(Mutant::in_executor))
+    })
+}
+
+fn run_here(seed: u64, detail: Detail, sabotage: Option<sabotage::Sabotage>) -> Report {
     let mut world = world::World::new(seed, detail, sabotage);
     world.run();
     Report {
@@ -57,6 +74,8 @@ pub fn run(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> Report {
         promotions: world.checkers.promotions.len(),
         virtual_us: world.now_us,
         excused: world.checkers.excused,
+        stale_reads: world.checkers.stale_reads,
+        cancelled: world.checkers.cancelled,
         trace: world.trace.into_text(),
     }
 }

@@ -3,7 +3,6 @@
 use brain::Millis;
 
 use crate::agent::Agent;
-use crate::sabotage::Sabotage;
 use crate::server::Server;
 use crate::wal::lsn;
 
@@ -32,7 +31,7 @@ pub fn look_primary(server: &Server, agent: &Agent, now: Millis) -> brain::Prima
     }
 }
 
-pub fn look_standby(server: &Server, now_us: u64, sabotage: Option<Sabotage>) -> brain::Standby {
+pub fn look_standby(server: &Server, now_us: u64) -> brain::Standby {
     let receiver = server.receiver.as_ref().filter(|_| !server.receiver_hidden);
     let streaming = receiver.is_some_and(|receiver| receiver.connected && !receiver.dying);
     let known = if server.complete { server.length() } else { server.replayed };
@@ -48,7 +47,7 @@ pub fn look_standby(server: &Server, now_us: u64, sabotage: Option<Sabotage>) ->
             .unwrap_or(brain::Position { timeline: wire::Timeline::FIRST, lsn: wire::Lsn::ZERO }),
         replay: lsn(known),
         quarantined: server.files.quarantined,
-        complete: server.complete || sabotage == Some(Sabotage::PositionEarly),
+        complete: server.complete,
         stalled_ms: if stalled { now_us.saturating_sub(server.pointed_us) / 1000 } else { 0 },
     }
 }

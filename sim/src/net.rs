@@ -39,7 +39,7 @@ impl Net {
         self.port[from * self.nodes + to] = false;
     }
 
-    pub fn cut_peers(&mut self, from: usize, to: usize) {
+    pub fn cut_peer(&mut self, from: usize, to: usize) {
         self.peers[from * self.nodes + to] = false;
     }
 

@@ -5,6 +5,7 @@
 
 use std::rc::Rc;
 
+use brain::mutation::{Mutation, is_on};
 use brain::{Applied, MemberId, NodeName, Term, Upstream};
 
 use crate::event::Event;
@@ -31,6 +32,7 @@ impl World {
         host.durable.member = Some(member);
         host.server.append_on(first, Kind::Filler, wire::Timeline::FIRST);
         host.server.wal.iter_mut().for_each(|wal| wal.flushed = wal.len());
+        self.check_new_directory(node);
         Next::Done
     }
 
@@ -47,6 +49,7 @@ impl World {
     pub(crate) fn start_server(&mut self, node: usize, begun: bool, upstream: Option<Upstream>) -> Next {
         let slow = self.dice.percent(5);
         let ready = if slow { self.dice.millis(500..3_000) } else { self.dice.millis(20..250) };
+        let writable = self.sabotage == Some(Sabotage::StartWritable);
         let server = &mut self.nodes[node].server;
         match server.process {
             Process::Up => Next::Done,
@@ -55,8 +58,10 @@ impl World {
             Process::Down if server.wal.is_none() => Next::Failed("there is no data directory"),
             Process::Down => {
                 server.files.upstream = upstream;
-                server.files.names = Names::nobody();
-                server.files.quarantined = true;
+                if !writable {
+                    server.files.names = Names::nobody();
+                    server.files.quarantined = true;
+                }
                 server.process = Process::Starting;
                 server.epoch += 1;
                 let epoch = server.epoch;
@@ -91,11 +96,11 @@ impl World {
 
     pub(crate) fn do_detach(&mut self, node: usize, op: &Op, term: Term) -> Next {
         let quick = self.dice.within(500..40_000);
-        let promise = self.nodes[node].durable.promise;
+        let refused = self.refuses(node, term);
         let lie = self.sabotage == Some(Sabotage::ReceiverKept);
         let server = &mut self.nodes[node].server;
         if op.step == 0 {
-            if term < promise {
+            if refused {
                 return Next::Failed("refused: the promise is higher");
             }
             server.files.upstream = None;
@@ -122,17 +127,19 @@ impl World {
     }
 
     pub(crate) fn do_follow(&mut self, node: usize, op: &Op, term: Term, upstream: NodeName) -> Next {
-        let promise = self.nodes[node].durable.promise;
+        let refused = self.refuses(node, term);
         if op.step == 0 {
             return Next::Step(1, self.fsync(node));
         }
         if op.step > 1 {
             return Next::Done;
         }
-        if term < promise {
+        if refused {
             return Next::Failed("refused: the promise is higher");
         }
-        self.promise(node, term, true);
+        if !is_on(Mutation::FollowUnpromised) {
+            self.promise(node, term, true);
+        }
         let now = self.now_us;
         let server = &mut self.nodes[node].server;
         server.files.upstream = Some(Upstream { node: upstream, term });
@@ -146,6 +153,11 @@ impl World {
         Next::Step(2, span)
     }
 
+    /// An action of a term below the node's promise is stale.
+    pub(crate) fn refuses(&self, node: usize, term: Term) -> bool {
+        term < self.nodes[node].durable.promise && self.sabotage != Some(Sabotage::StaleAction)
+    }
+
     pub(crate) fn do_promote(
         &mut self,
         node: usize,
@@ -155,11 +167,11 @@ impl World {
         names: Rc<Names>,
     ) -> Next {
         let local = self.sabotage == Some(Sabotage::LocalTimeline);
-        let promise = self.nodes[node].durable.promise;
+        let refused = self.refuses(node, term);
         let server = &mut self.nodes[node].server;
         let standby = server.up() && !server.primary && server.receiver.is_none();
         match op.step {
-            0 if term < promise || !standby => Next::Failed("refused"),
+            0 if refused || !standby => Next::Failed("refused"),
             0 => Next::Step(1, self.fsync(node)),
             1 if !standby => Next::Failed("the standby has gone"),
             1 => {
@@ -223,19 +235,25 @@ impl World {
                 if self.sabotage == Some(Sabotage::ReloadLost) {
                     return self.in_force(node, names, op.mark as usize);
                 }
-                let delay = self.dice.within(300..8_000);
+                let slow = self.dice.percent(5);
+                let delay = if slow { self.dice.millis(8..300) } else { self.dice.within(300..8_000) };
                 self.after(delay, Event::Reload { node, epoch });
+                if self.sabotage == Some(Sabotage::ForceRequested) {
+                    return self.in_force(node, names, op.mark as usize);
+                }
                 if let Some(agent) = self.agent(node) {
                     agent.applied = None;
                 }
                 Next::Step(1, delay)
             }
             1 if *server.names != names => Next::Step(1, 5_000),
+            1 if server.sync_defined != (names.set.k > 0)
+                && self.sabotage != Some(Sabotage::FlagUnawaited) =>
+            {
+                // Backends look at what the checkpointer has copied: a checkpoint that begins now ends after that.
+                Next::Step(1, 10_000)
+            }
             1 => {
-                if self.sabotage == Some(Sabotage::SkipWalsenders) {
-                    let flushed = self.nodes[node].server.flushed();
-                    return self.in_force(node, names, flushed);
-                }
                 let early = self.sabotage == Some(Sabotage::MeasureEarly);
                 let id = self.next_id();
                 let end = self.nodes[node].server.append(id, Kind::Filler);

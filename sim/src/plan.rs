@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use brain::{NodeName, Settings};
 
 use crate::dice::Dice;
+use crate::requests::{self, Request};
 
 /// Which node a fault means when it strikes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +27,8 @@ pub enum Kind {
     KillAgent,
     KillNode,
     FreezeAgent,
+    /// The fencer beside the agent is dead too: nothing takes the server out of service (I2 needs no clock).
+    FreezeAgentUnfenced,
     FreezePostgres,
     FreezeNode,
     /// One walsender of the target's server is stopped.
@@ -40,11 +43,15 @@ pub enum Kind {
     /// PostgreSQL's port to the target is closed, the peer link open (CHECKS B4).
     CutPort,
     /// The agents' port to the target is closed, PostgreSQL's open; drawn by no seed, used by scenarios.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "only scenarios, which are tests, close this port alone")
-    )]
     CutPeers,
+    /// Two agents do not reach each other; all else does.
+    CutPeerLink,
+    /// Agent, server and fencer stand still together, as a virtual machine that is paused; its clock may stand still too.
+    PauseMachine,
+    /// No space left on the device: WAL, the node's durable words, the store's log.
+    FullDisk,
+    /// The wall clock jumps.
+    StepClock,
     KillAll,
     /// The target loses its data directory and its durable words.
     LoseDisk,
@@ -62,7 +69,8 @@ const KINDS: &[(Kind, u64)] = &[
     (Kind::KillPostgres, 12),
     (Kind::KillAgent, 10),
     (Kind::KillNode, 14),
-    (Kind::FreezeAgent, 10),
+    (Kind::FreezeAgent, 6),
+    (Kind::FreezeAgentUnfenced, 6),
     (Kind::FreezePostgres, 8),
     (Kind::FreezeNode, 8),
     (Kind::FreezeSender, 6),
@@ -79,6 +87,10 @@ const KINDS: &[(Kind, u64)] = &[
     (Kind::SlowNet, 4),
     (Kind::SlowDisk, 4),
     (Kind::StickReplay, 5),
+    (Kind::CutPeerLink, 6),
+    (Kind::PauseMachine, 6),
+    (Kind::FullDisk, 5),
+    (Kind::StepClock, 3),
 ];
 
 /// Decisions at which a fault may strike: the narrow moments of the protocol.
@@ -123,6 +135,10 @@ pub struct Plan {
     pub nodes: Vec<(NodeName, bool)>,
     pub settings: Settings,
     pub faults: Vec<Fault>,
+    /// When, after the first fault may strike, and what.
+    pub requests: Vec<(u64, Request)>,
+    /// One clock that runs faster than the drift margin allows: the node, and its rate in parts of ten thousand.
+    pub drift: Option<(usize, u64)>,
     /// One fault that lasts, in a healthy cluster: writes must return although it does.
     pub single: bool,
     /// From the first open term to the first fault, and to the end of all faults.
@@ -154,6 +170,8 @@ impl Plan {
             (4, 0, 2),
             (5, 0, 1),
             (5, 0, 2),
+            (1, 0, 1),
+            (3, 0, 0),
         ];
         let (full, witnesses, k) = shapes[dice.index(shapes.len())];
         let name = |index: usize| NodeName(format!("n{}", index + 1));
@@ -167,15 +185,21 @@ impl Plan {
             drift_percent: 5,
             standbys: k,
             slot_gate: brain::SlotGate::Warn,
-            on_last_standby_lost: brain::OnLastStandbyLost::Block,
+            on_last_standby_lost: if dice.percent(15) {
+                brain::OnLastStandbyLost::Degrade
+            } else {
+                brain::OnLastStandbyLost::Block
+            },
             drain_timeout_ms: 5_000,
             maximum_lag_bytes: 1 << 20,
         };
-        let single = dice.percent(15) && full > k + 1;
+        let single = dice.percent(15) && k > 0 && full > k + 1;
         let mut plan = Plan {
             nodes,
             settings,
             faults: Vec::new(),
+            requests: Vec::new(),
+            drift: None,
             single,
             warm_us: dice.millis(200..2_500),
             storm_us: if single { 14_000_000 } else { dice.millis(4_000..28_000) },
@@ -190,6 +214,12 @@ impl Plan {
             let lag = if dice.percent(55) { 0 } else { dice.millis(3..250) };
             plan.lag_us.push(lag);
         }
+        if dice.percent(5) {
+            plan.drift = Some((dice.index(plan.nodes.len()), dice.within(600..3_000)));
+        }
+        if !single {
+            plan.requests = requests::draw(dice, full, plan.storm_us);
+        }
         let count = if single { 1 } else { 1 + dice.index(14) };
         for _ in 0..count {
             let fault = plan.draw_fault(dice);
@@ -202,7 +232,8 @@ impl Plan {
         let kind = if self.single {
             let kinds = [Kind::KillPostgres, Kind::KillAgent, Kind::KillNode, Kind::FreezeAgent];
             let more = [Kind::FreezePostgres, Kind::FreezeNode, Kind::CutNode, Kind::KillNode];
-            [kinds, more].concat()[dice.index(8)]
+            let mild = [Kind::CutPeerLink, Kind::StepClock, Kind::PauseMachine, Kind::FullDisk];
+            [kinds, more, mild].concat()[dice.index(12)]
         } else {
             let total = KINDS.iter().map(|(_, weight)| weight).sum();
             let mut drawn = dice.within(0..total);
@@ -250,8 +281,17 @@ impl Plan {
             .collect();
         let witnesses = self.nodes.len() - full;
         let single = if self.single { ", a single fault" } else { "" };
+        let drift = self.drift.map_or_else(String::new, |(node, rate)| {
+            format!(", the clock of n{} runs {:.0} % fast", node + 1, rate as f64 / 100.0)
+        });
+        let asked: Vec<String> = self
+            .requests
+            .iter()
+            .map(|(at_us, request)| format!(", {request:?} +{:.1}s", *at_us as f64 / 1e6))
+            .collect();
+        let asked = asked.concat();
         format!(
-            "{full} full, {witnesses} witness, k={}{single}: {}",
+            "{full} full, {witnesses} witness, k={}{single}{drift}: {}{asked}",
             self.settings.standbys,
             faults.join(", ")
         )

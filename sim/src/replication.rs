@@ -8,7 +8,7 @@ use brain::Term;
 
 use crate::event::Event;
 use crate::sabotage::Sabotage;
-use crate::server::{Pending, Process, Receiver, Sender};
+use crate::server::{Pending, Process, Receiver, Sender, Waiting};
 use crate::trace::Detail;
 use crate::wal::{Kind, Record, lsn, segment_start};
 use crate::world::World;
@@ -156,7 +156,10 @@ impl World {
 
     fn attach(&mut self, node: usize, up: usize, connection: u64, member: brain::MemberId, start: usize) {
         let now = self.now_us;
-        let term = self.nodes[node].server.files.upstream.as_ref().map_or(Term(0), |upstream| upstream.term);
+        let pointed =
+            self.nodes[node].server.files.upstream.as_ref().map_or(Term(0), |upstream| upstream.term);
+        let nameless = self.sabotage == Some(Sabotage::NameWithoutTerm);
+        let term = if nameless { self.nodes[up].server.names.term } else { pointed };
         if let Some(receiver) = &mut self.nodes[node].server.receiver {
             (receiver.connected, receiver.write, receiver.heard_us) = (true, start, now);
         }
@@ -221,7 +224,18 @@ impl World {
             return;
         };
         receiver.heard_us = now;
-        let Some(wal) = server.wal.as_mut() else { return };
+        if server.disk_full && self.dice.percent(30) {
+            // A walreceiver that cannot write its segment panics, and the whole standby with it.
+            server.crash();
+            return;
+        }
+        let term = receiver.upstream.term;
+        let promise = self.nodes[node].durable.promise;
+        if let Some(what) = crate::checkers::unpromised(term, promise) {
+            self.violate("I2", node, what);
+        }
+        let server = &mut self.nodes[node].server;
+        let (Some(wal), Some(receiver)) = (server.wal.as_mut(), server.receiver.as_mut()) else { return };
         let end = from + records.len();
         let mut replaced = None;
         for (offset, record) in records.into_iter().enumerate() {
@@ -286,7 +300,22 @@ impl World {
 
     /// Waiters up to `end` go on: this is the moment of acknowledgement.
     pub fn release(&mut self, node: usize, end: usize) {
-        for waiting in self.nodes[node].server.release(end) {
+        let released = self.nodes[node].server.release(end);
+        self.go_on(node, released);
+    }
+
+    /// The checkpointer copies what the reload said about k into what backends look at.
+    pub fn define_sync(&mut self, node: usize, defined: bool) {
+        let server = &mut self.nodes[node].server;
+        server.sync_defined = defined;
+        if server.primary {
+            let released = server.release_local();
+            self.go_on(node, released);
+        }
+    }
+
+    pub fn go_on(&mut self, node: usize, released: Vec<Waiting>) {
+        for waiting in released {
             match waiting.kind {
                 Kind::Commit => self.acknowledge(node, &waiting),
                 _ => self.probe_flushed(node, waiting.since_us),
@@ -300,11 +329,20 @@ impl World {
         let server = &mut self.nodes[node].server;
         let (names, epoch) = (server.files.names.clone(), server.epoch);
         server.names = names.clone();
+        let defined = names.set.k > 0;
+        if server.sync_defined != defined {
+            let slow = self.dice.percent(20);
+            let delay = if slow { self.dice.millis(20..1_000) } else { self.dice.within(100..8_000) };
+            self.at(now + delay, Event::SyncDefined { node, epoch, defined });
+        }
+        let server = &mut self.nodes[node].server;
         let mut wake = Vec::new();
         for sender in &mut server.senders {
             let slow = self.dice.percent(5);
             let delay = if slow { self.dice.millis(50..1_500) } else { self.dice.within(0..4_000) };
-            let reading_replies = self.dice.percent(50);
+            // Who already sends comes to its configuration next, whatever else is signalled meanwhile.
+            let sending = sender.pending.as_ref().is_some_and(|pending| !pending.reading_replies);
+            let reading_replies = self.dice.percent(50) && !sending;
             let at_us = now + delay;
             sender.pending = Some(Pending { names: names.clone(), at_us, reading_replies });
             wake.push((at_us, sender.connection));

@@ -1,4 +1,6 @@
-//! Executors broken on purpose: each must be caught by a checker, or the checker is worth nothing.
+//! Executors broken on purpose, and the part of PostgreSQL that the rules rely on; `brain::mutation` breaks the rules.
+//!
+//! What they are not: anything of the product. A world is made with one of them, or with none.
 
 macro_rules! sabotages {
     ($($name:ident $text:literal $what:literal;)*) => {
@@ -26,20 +28,18 @@ sabotages! {
     PromiseVolatile "promise-volatile" "A promise is answered before it is on disk.";
     ReceiverKept "receiver-kept" "Detach reports success while the WAL receiver still runs.";
     MeasureEarly "measure-early" "ApplySync measures its LSN before the change is in force.";
-    SkipWalsenders "skip-walsenders" "ApplySync waits for no walsender.";
+    ForceRequested "force-requested" "ApplySync takes a change to be in force once it is asked for, not once it is read.";
+    FlagUnawaited "flag-unawaited" "Leaving k = 0 counts before the checkpointer has told the backends.";
     ReloadLost "reload-lost" "ApplySync reports a change that no process has read.";
     OneFlushFewer "one-flush-fewer" "k - 1 flushes acknowledge a commit.";
     CloneKeepsMember "clone-keeps-member" "A clone goes on under the old member id.";
     LocalTimeline "local-timeline" "A promotion takes the next timeline it knows of, not the recorded one.";
-    FalseWhole "false-whole" "A returned primary claims to have all that it acknowledged.";
-    PositionEarly "position-early" "A standby answers before startup has read all of its WAL.";
-    SyncUnchecked "sync-unchecked" "A takeover is recorded although the sync set has changed since the count.";
-    BusyAnswers "busy-answers" "A heartbeat hides the work under way, so its old look counts as an answer.";
-    LeaseFromAnswer "lease-from-answer" "The age of a lease counts from the answer, not from the question.";
-}
-
-impl Sabotage {
-    pub fn parse(name: &str) -> Option<Sabotage> {
-        Sabotage::ALL.iter().copied().find(|sabotage| sabotage.name() == name)
-    }
+    DivergedDropped "diverged-dropped" "A rewind discards diverged WAL without keeping it.";
+    AsideDeleted "aside-deleted" "A clone replaces the old data directory instead of moving it aside.";
+    StaleAction "stale-action" "An action of a term below the node's promise is carried out.";
+    StartWritable "start-writable" "A stopped primary is started as a primary, as it was.";
+    NameWithoutTerm "name-without-term" "A standby's name carries no term: it counts for whoever is primary on its upstream.";
+    FencerAbsent "fencer-absent" "Nobody cuts the clients of a server whose agent hangs or is dead.";
+    CancelForwarded "cancel-forwarded" "The proxy forwards a cancel request while a COMMIT is under way.";
+    CancelAcknowledged "cancel-acknowledged" "The proxy reports a cancelled wait for replication as success.";
 }

@@ -112,6 +112,8 @@ pub struct Waiting {
     pub id: u64,
     pub kind: Kind,
     pub since_us: u64,
+    /// With k = 0 nobody is waited for: the own disk is enough.
+    pub local: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -132,6 +134,12 @@ pub struct Server {
     /// A receiver that a false executor hides from its agent.
     pub receiver_hidden: bool,
     pub waiting: VecDeque<Waiting>,
+    /// What backends see of k > 0; the checkpointer copies it, some time after the reload (DESIGN 4).
+    pub sync_defined: bool,
+    /// The newest commit that a snapshot sees because its wait was over, or because it was there at the promotion.
+    pub visible: Option<(usize, u64)>,
+    /// Commits that a snapshot sees because their sessions were ended while they waited.
+    pub bared: Vec<(usize, u64)>,
     pub flushing: bool,
     /// Startup has read all of the WAL since the start; until then it has come to `replayed`.
     pub complete: bool,
@@ -147,6 +155,10 @@ pub struct Server {
     pub pointed_us: u64,
     /// How long one fsync takes at most, microseconds.
     pub fsync_us: u64,
+    /// No space left on the device: WAL cannot be written, files neither.
+    pub disk_full: bool,
+    /// It was a primary when it ended last, as a missing `standby.signal` would remember.
+    pub was_primary: bool,
 }
 
 impl Server {
@@ -164,6 +176,9 @@ impl Server {
             receiver: None,
             receiver_hidden: false,
             waiting: VecDeque::new(),
+            sync_defined: true,
+            visible: None,
+            bared: Vec::new(),
             flushing: false,
             complete: false,
             replayed: 0,
@@ -174,6 +189,8 @@ impl Server {
             born: Term(0),
             pointed_us: 0,
             fsync_us,
+            disk_full: false,
+            was_primary: false,
         }
     }
 
@@ -203,6 +220,7 @@ impl Server {
         if let Some(wal) = &mut self.wal {
             wal.truncate(wal.flushed);
         }
+        self.was_primary = self.primary;
         self.process = Process::Down;
         self.primary = false;
         self.frozen = false;
@@ -210,6 +228,9 @@ impl Server {
         self.receiver = None;
         self.receiver_hidden = false;
         self.waiting.clear();
+        self.sync_defined = true;
+        self.visible = None;
+        self.bared.clear();
         self.flushing = false;
         self.complete = false;
         self.promoting = false;
@@ -265,11 +286,34 @@ impl Server {
     pub fn release(&mut self, end: usize) -> Vec<Waiting> {
         let end = end.min(self.flushed());
         let released = self.waiting.iter().take_while(|waiting| waiting.end <= end).count();
-        self.waiting.drain(..released).collect()
+        let released: Vec<Waiting> = self.waiting.drain(..released).collect();
+        self.show(&released);
+        released
     }
 
-    /// Ends every session that is not internal: their commits answer with an error.
+    /// Takes the waiters that wait for nobody else and are flushed.
+    pub fn release_local(&mut self) -> Vec<Waiting> {
+        let (end, undefined) = (self.flushed(), !self.sync_defined);
+        let free = |waiting: &Waiting| waiting.end <= end && (waiting.local || undefined);
+        if !self.waiting.iter().any(free) {
+            return Vec::new();
+        }
+        let (released, waiting): (Vec<Waiting>, Vec<Waiting>) = self.waiting.drain(..).partition(free);
+        self.waiting = waiting.into();
+        self.show(&released);
+        released
+    }
+
+    fn show(&mut self, released: &[Waiting]) {
+        let commits = released.iter().filter(|waiting| waiting.kind == Kind::Commit);
+        self.visible = self.visible.max(commits.map(|waiting| (waiting.end - 1, waiting.id)).max());
+    }
+
+    /// Ends every session that is not internal: their commits answer with an error, and are visible from then on.
     pub fn end_sessions(&mut self) {
-        self.waiting.retain(|waiting| waiting.kind != Kind::Commit);
+        let commit = |waiting: &Waiting| waiting.kind == Kind::Commit;
+        let (ended, waiting): (Vec<Waiting>, Vec<Waiting>) = self.waiting.drain(..).partition(commit);
+        self.waiting = waiting.into();
+        self.bared.extend(ended.iter().map(|waiting| (waiting.end - 1, waiting.id)));
     }
 }

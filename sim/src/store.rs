@@ -61,7 +61,11 @@ impl Store {
                 Put::Requests(value) => next.requests = Some(Versioned { value, version }),
             }
         }
-        self.revisions.push(Rc::new(next));
+        self.push(Rc::new(next));
         true
+    }
+
+    pub(crate) fn push(&mut self, next: Rc<StoreView>) {
+        self.revisions.push(next);
     }
 }

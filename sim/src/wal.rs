@@ -121,6 +121,18 @@ impl Wal {
         replaced
     }
 
+    /// The last client's commit in the log: its place and identity.
+    pub fn last_commit(&self) -> Option<(usize, u64)> {
+        let last = self.records.iter().rposition(|record| record.kind == Kind::Commit)?;
+        Some((last, self.records[last].id))
+    }
+
+    /// The identities of what this log holds and `other` does not. Logs agree on all before a record that they share.
+    pub fn beyond(&self, other: &Wal) -> Vec<u64> {
+        let shared = (0..self.len().min(other.len())).rev().find(|i| other.holds(*i, self.records[*i].id));
+        self.records[shared.map_or(0, |last| last + 1)..].iter().map(|record| record.id).collect()
+    }
+
     /// The identities, in order: what a checker keeps of a log.
     pub fn identities(&self) -> Vec<u64> {
         self.records.iter().map(|record| record.id).collect()

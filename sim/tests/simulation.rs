@@ -1,8 +1,9 @@
-//! The simulator on itself: seeds repeat, known seeds pass, broken executors are caught.
+//! The simulator on itself: seeds repeat, known seeds and scenarios pass, the table of faults is whole. That each fault is
+//! caught is `cargo xtask sim --mutations`.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-
-use sim::{Detail, Report, Sabotage, run};
+use sim::proof::table_row;
+use sim::witnesses::{UNCAUGHT, WITNESSES};
+use sim::{Detail, Mutant, Report, SCENARIOS, run};
 
 fn complain(report: &Report) -> String {
     format!("seed {}: {:?}; replay: cargo xtask sim --seed {}", report.seed, report.violation, report.seed)
@@ -48,40 +49,34 @@ fn a_few_hundred_seeds_pass() {
     }
 }
 
-/// The first of `most` seeds that catches the sabotage, on two threads.
-fn caught(sabotage: Sabotage, most: u64) -> bool {
-    let (next, found) = (AtomicU64::new(0), AtomicU64::new(u64::MAX));
-    std::thread::scope(|scope| {
-        for _ in 0..2 {
-            scope.spawn(|| {
-                loop {
-                    let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= most || found.load(Ordering::Relaxed) != u64::MAX {
-                        return;
-                    }
-                    if run(seed, Detail::Nothing, Some(sabotage)).violation.is_some() {
-                        found.fetch_min(seed, Ordering::Relaxed);
-                    }
-                }
-            });
+/// With true code every scenario passes, and some of its seeds lead where it leads.
+#[test]
+fn scenarios_pass_and_lead_somewhere() {
+    for scenario in SCENARIOS {
+        let mut reached = 0;
+        for seed in 0..scenario.seeds.min(25) {
+            let Some((violation, _)) = scenario.run(seed, Detail::Nothing, None) else { continue };
+            reached += 1;
+            assert_eq!(violation, None, "{}, seed {seed}", scenario.name);
         }
-    });
-    found.into_inner() != u64::MAX
+        assert!(reached > 0, "no seed of {} leads where it should", scenario.name);
+    }
 }
 
-/// Each executor that is broken on purpose is caught within its number of seeds. Those that the present rules give
-/// too few chances stand in docs/concepts/simulation.md.
+/// Every fault has one witness or one excuse, and the document shows the table that the proof keeps true.
 #[test]
-fn broken_executors_are_caught() {
-    let table = [
-        (Sabotage::OneFlushFewer, 200),
-        (Sabotage::ReloadLost, 200),
-        (Sabotage::ReceiverKept, 2_000),
-        (Sabotage::LocalTimeline, 2_000),
-        (Sabotage::PositionEarly, 2_000),
-        (Sabotage::FalseWhole, 8_000),
-    ];
-    for (sabotage, most) in table {
-        assert!(caught(sabotage, most), "{} is not caught within {most} seeds", sabotage.name());
+fn every_fault_is_accounted_for_and_documented() {
+    let document = include_str!("../../docs/concepts/simulation.md");
+    for mutant in Mutant::all() {
+        let rows: Vec<_> = WITNESSES.iter().filter(|row| row.fault == mutant.name()).collect();
+        let excuses: Vec<_> = UNCAUGHT.iter().filter(|(fault, _)| *fault == mutant.name()).collect();
+        assert_eq!(rows.len() + excuses.len(), 1, "{} has one witness or one excuse", mutant.name());
+        for row in rows {
+            let line = table_row(mutant, row.witness, row.invariant);
+            assert!(document.contains(&line), "docs/concepts/simulation.md lacks {line}");
+        }
+        for (fault, why) in excuses {
+            assert!(document.contains(&format!("| {fault} | {why} |")), "the document lacks {fault}: {why}");
+        }
     }
 }

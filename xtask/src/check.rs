@@ -73,6 +73,7 @@ pub fn test(arguments: &[String]) -> Result<()> {
     shell::cargo(&[units.as_slice(), &filter].concat())?;
     if filter.is_empty() {
         sim(&["--seeds".to_owned(), SEEDS.to_owned()])?;
+        sim(&["--mutations".to_owned()])?;
     }
     shell::run(&mut clusters(&filter))?;
     if filter.is_empty() { chaos_with(&CHAOS, !wanted.without_setup) } else { Ok(()) }
@@ -118,7 +119,12 @@ fn clusters(filter: &[&str]) -> Command {
 
 /// The simulator's own arguments pass through. The dev profile optimises the pure crates and the simulator.
 pub fn sim(arguments: &[String]) -> Result<()> {
-    shell::cargo(&["build", "--package", "sim", "--bins"])?;
+    // The brain's deliberate faults exist only where they are asked for.
+    let faulty =
+        |argument: &String| ["--mutations", "--survey", "--mutant", "--list"].contains(&argument.as_str());
+    let build = ["build", "--package", "sim", "--bins"];
+    let features: &[&str] = if arguments.iter().any(faulty) { &["--features", "sim/mutations"] } else { &[] };
+    shell::cargo(&[build.as_slice(), features].concat())?;
     shell::run(Command::new(shell::target_dir().join("debug/sim")).args(arguments))
 }
 

@@ -3,11 +3,12 @@
 //! Invariant: an answer's promise is at least the campaign's term and its server takes WAL from nobody, so nothing
 //! older can be acknowledged through it any more.
 
-use wire::Lsn;
+use wire::{Lsn, Timeline};
 
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Action, Ask, Commit, Durable, Key, LeaseRecord, MemberId, NodeName, Operation, Position, Postgres,
-    PrimaryRecord, Put, Request, Stage, SyncRecord, Tags, Term, TimelineRecord, View,
+    PrimaryRecord, Put, Request, Stage, SyncRecord, SyncSet, Tags, Term, TimelineRecord, View,
 };
 
 /// A member that promised, and the end of its WAL.
@@ -120,11 +121,13 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
 
 fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
     let was_primary = *candidate.member == sync.primary;
-    let counts = sync.set.members.contains(candidate.member) || is_async(view, sync);
+    let member = sync.set.members.contains(candidate.member);
+    let counts = member || is_async(view, sync) || is_on(Mutation::StrangerCounts);
     if !counts && !was_primary {
         return Err("not in the sync set".to_owned());
     }
-    let whole = was_primary && (sync.set.k == 0 || candidate.served == Some(sync.term));
+    let lived = candidate.served == Some(sync.term) || is_on(Mutation::WholeUnlived);
+    let whole = was_primary && (sync.set.k == 0 || lived);
     Ok(Answer { whole, ..answer(view, term, candidate)? })
 }
 
@@ -135,10 +138,12 @@ pub fn own_answer(view: &View, term: Term) -> Option<Answer> {
 }
 
 fn answer(view: &View, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
-    if candidate.promise < term {
+    let unasked = is_on(Mutation::PromiseUnasked) || is_on(Mutation::RevokeDropped);
+    if candidate.promise < term && !unasked {
         return Err(format!("has promised {} only", candidate.promise));
     }
-    if let Some(operation) = candidate.busy.filter(|operation| operation.moves_wal()) {
+    let moves_wal = |operation: &Operation| operation.moves_wal() && !is_on(Mutation::BusyAnswers);
+    if let Some(operation) = candidate.busy.filter(moves_wal) {
         return Err(format!(
             "{operation:?} is under way: where its WAL ends, and whose it takes, may change"
         ));
@@ -146,10 +151,10 @@ fn answer(view: &View, term: Term, candidate: &Candidate<'_>) -> Result<Answer, 
     let Some(standby) = candidate.postgres.standby() else {
         return Err(format!("PostgreSQL is {}", candidate.postgres.word()));
     };
-    if !standby.answers() {
+    if !standby.answers() && !is_on(Mutation::RevokeDropped) {
         return Err("not yet: its WAL is not read to the end, or its receiver has not gone".to_owned());
     }
-    if !view.store.explains(standby.position.timeline) {
+    if !view.store.explains(standby.position.timeline) && !is_on(Mutation::UnexplainedWins) {
         return Err(format!("no recorded term explains timeline {}", standby.position.timeline));
     }
     Ok(Answer {
@@ -227,9 +232,15 @@ pub fn lost_bytes(view: &View, winner: &Answer) -> u64 {
 }
 
 fn best<'a>(answers: impl Iterator<Item = &'a Answer> + Clone) -> Outcome {
+    let further = |a: &Answer, b: &Answer| {
+        if is_on(Mutation::TimelineIgnored) {
+            return a.position.lsn.cmp(&b.position.lsn);
+        }
+        a.position.cmp(&b.position)
+    };
     let order = |a: &&Answer, b: &&Answer| {
         let (a, b) = (*a, *b);
-        a.position.cmp(&b.position).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
+        further(a, b).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
     };
     let best = answers.clone().max_by(order);
     let best_eligible = answers.filter(|answer| answer.fitness.eligible).max_by(order);
@@ -250,9 +261,11 @@ impl Tally {
     /// The highest recorded term wins, then the highest LSN, then fitness, then the name. One whose disk is full is not fit:
     /// another fetches its WAL first.
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
-        let members = self.answers.iter().filter(|answer| sync.set.members.contains(&answer.member)).count();
+        let member = |answer: &&Answer| sync.set.members.contains(&answer.member);
+        let strangers = is_on(Mutation::StrangerCounts);
+        let members = self.answers.iter().filter(|answer| member(answer) || strangers).count();
         let whole = self.answers.iter().any(|answer| answer.whole);
-        let eligible = |answer: &&Answer| answer.whole || sync.set.members.contains(&answer.member);
+        let eligible = |answer: &&Answer| answer.whole || member(answer);
         if !whole && !sync.set.may_choose(members) {
             return Outcome::Missing(format!(
                 "{members} of {} have answered, {} are needed",
@@ -270,7 +283,12 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     let primary = view.store.primary.as_ref()?;
     let sync = view.store.sync.as_ref()?;
     let timelines = view.store.timelines.as_ref()?;
-    let timeline = view.store.unused_timeline();
+    let timeline = if is_on(Mutation::TimelineReused) {
+        winner.position.timeline.next()
+    } else {
+        let seen = view.memory.timeline_seen().map_or(Timeline::FIRST, Timeline::next);
+        view.store.unused_timeline().max(seen)
+    };
     let record = PrimaryRecord {
         term,
         node: winner.node.clone(),
@@ -287,7 +305,21 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     if is_async(view, &sync.value) {
         conditions.push((Key::Lease, 0));
     }
-    Some(Action::Commit(Commit { conditions, puts: vec![Put::Primary(record), Put::Timelines(history)] }))
+    let mut puts = vec![Put::Primary(record), Put::Timelines(history)];
+    if is_on(Mutation::RecordSyncStale) {
+        conditions.retain(|(key, _)| *key != Key::Sync);
+    }
+    if is_on(Mutation::SyncAtPromotion) {
+        let set = SyncSet { members: followers(view, winner), k: view.k_wanted() };
+        puts.push(Put::Sync(SyncRecord { term, primary: winner.member.clone(), set }));
+    }
+    Some(Action::Commit(Commit { conditions, puts }))
+}
+
+/// Who would follow the winner: for the fault that believes in them before they do.
+fn followers(view: &View, winner: &Answer) -> std::collections::BTreeSet<MemberId> {
+    let heard = candidates(view).into_iter().map(|candidate| candidate.member.clone());
+    heard.filter(|member| *member != winner.member).collect()
 }
 
 #[cfg(test)]
@@ -295,7 +327,7 @@ mod tests {
     use super::*;
     use crate::{
         Condition, Health, Memory, Millis, Settings, SlotGate, SlotReport, Standby, Status, StoreView,
-        SyncSet, Versioned,
+        Versioned,
     };
 
     const NOW: Millis = Millis(100_000);

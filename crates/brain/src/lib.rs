@@ -14,6 +14,7 @@ mod explain;
 mod fencer;
 mod health;
 mod memory;
+pub mod mutation;
 mod names;
 mod postgres;
 pub mod quorum;

@@ -6,11 +6,12 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use serde::{Deserialize, Serialize};
-use wire::Lsn;
+use wire::{Lsn, Timeline};
 
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Commit, Condition, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres,
-    Requests, Settings, SlotReport, Stage, SyncSet, Tags, Term, View, health,
+    Primary, Requests, Settings, SlotReport, Stage, SyncSet, Tags, Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -170,6 +171,11 @@ pub struct Memory {
     primary_seen: Option<Millis>,
     /// Since when a restart would bring slots, and the peers are told so.
     slots_wanted: Option<Millis>,
+    /// The highest timeline that any server was seen on: what somebody promoted by hand took is not used again.
+    timeline: Option<Timeline>,
+    /// Since when sessions that were ended, here or by an earlier run of this agent, may have left commits behind that are
+    /// visible and not on the quorum. `None` while a server of this process's own promotion has admitted nobody.
+    exposed: Option<Millis>,
     /// Requests under way: their stage, since when this node knows it, and since when it holds sessions for them.
     requests: BTreeMap<u64, Seen>,
     /// Members that do not stream, and since when.
@@ -179,7 +185,7 @@ pub struct Memory {
 
 impl Memory {
     pub fn new(started: Millis) -> Memory {
-        Memory { started, ..Memory::default() }
+        Memory { started, exposed: Some(started), ..Memory::default() }
     }
 
     /// Of an agent that starts while the fencer still keeps a lease that an earlier run held.
@@ -211,6 +217,7 @@ impl Memory {
         if released {
             self.owed = None;
         }
+        self.timeline = self.timeline.max(status.postgres.timeline());
         let grant = self.consider_grant(now, &status, recorded, durable, settings);
         let before = self.peers.get(&status.node).and_then(|heard| heard.last_flush);
         let last_flush = status.postgres.primary().map(|primary| primary.flush).or(before);
@@ -228,7 +235,8 @@ impl Memory {
     ) -> Option<Grant> {
         let member = durable.member.clone()?;
         let well = matches!(status.health, Health::Fine | Health::Unknown);
-        let grantable = recorded && well && status.wants_lease && durable.promise <= status.record_term;
+        let bound = durable.promise > status.record_term && !is_on(Mutation::GrantAfterPromise);
+        let grantable = recorded && well && status.wants_lease && !bound;
         if !grantable {
             return None;
         }
@@ -254,7 +262,9 @@ impl Memory {
         if grant.boot != boot || Some(grant.term) != term {
             return;
         }
-        let sent = self.sent.iter().find(|(sequence, _)| *sequence == grant.sequence).map(|(_, at)| *at);
+        let asked =
+            |(sequence, _): &&(u64, Millis)| *sequence == grant.sequence || is_on(Mutation::LeaseFromAnswer);
+        let sent = self.sent.iter().rev().find(asked).map(|(_, at)| *at);
         if let Some(at) = sent {
             let held = self.held.entry(grant.member).or_insert(at);
             *held = (*held).max(at);
@@ -285,7 +295,8 @@ impl Memory {
 
     /// This node owes a lease answer, or cannot know because its agent just started.
     pub fn owes(&self, now: Millis, settings: &Settings) -> bool {
-        now.since(self.started) < settings.failure_timeout_ms
+        let unknown = now.since(self.started) < settings.failure_timeout_ms;
+        (unknown && !is_on(Mutation::RestartForgetsLease))
             || self.owed.as_ref().is_some_and(|owed| now < owed.until)
     }
 
@@ -393,10 +404,16 @@ impl Memory {
     }
 
     pub(crate) fn note_server(&mut self, now: Millis, postgres: &Postgres) {
+        self.timeline = self.timeline.max(postgres.timeline());
         match postgres {
-            Postgres::Primary(_) => self.primary_seen = Some(now),
+            Postgres::Primary(primary) => {
+                self.primary_seen = Some(now);
+                if !primary.quarantined {
+                    self.exposed = Some(now);
+                }
+            }
             Postgres::Unknown => {}
-            _ => self.primary_seen = None,
+            _ => (self.primary_seen, self.exposed) = (None, None),
         }
     }
 
@@ -407,6 +424,18 @@ impl Memory {
     /// Milliseconds for which a restart would have brought slots; 0 when it would not.
     pub fn slots_wanted_ms(&self, now: Millis) -> u64 {
         self.slots_wanted.map_or(0, |at| now.since(at))
+    }
+
+    /// The highest timeline that any server was seen on.
+    pub fn timeline_seen(&self) -> Option<Timeline> {
+        self.timeline
+    }
+
+    /// All that a client could see of `primary` is on the quorum: a probe written after the last session was ended has
+    /// been flushed by k, or no session was ever admitted since the promotion, whose opening proved the same (I3).
+    pub fn settled(&self, now: Millis, primary: &Primary) -> bool {
+        let proven = |ended: Millis| primary.probe_age_ms.is_some_and(|age_ms| age_ms <= now.since(ended));
+        self.exposed.is_none_or(proven)
     }
 
     pub(crate) fn note_suspicion(&mut self, now: Millis, suspect: bool) {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use wire::{History, Lsn, Timeline};
 
+use crate::mutation::{Mutation, is_on};
 use crate::{MemberId, NodeName, PrimaryRecord, SyncSet, Term};
 
 /// The end of valid WAL in a data directory.
@@ -178,7 +179,9 @@ impl Standby {
 
     /// Takes WAL from nobody, and knows the end of its own.
     pub fn answers(&self) -> bool {
-        self.upstream.is_none() && !self.receiver && self.complete
+        let receiver = self.receiver && !is_on(Mutation::ReceiverCounts);
+        let complete = self.complete || is_on(Mutation::PositionUnread);
+        self.upstream.is_none() && !receiver && complete
     }
 }
 
@@ -193,6 +196,15 @@ impl Postgres {
     pub fn primary(&self) -> Option<&Primary> {
         match self {
             Postgres::Primary(primary) => Some(primary),
+            _ => None,
+        }
+    }
+
+    /// The timeline on which its WAL ends.
+    pub fn timeline(&self) -> Option<Timeline> {
+        match self {
+            Postgres::Standby(standby) => Some(standby.position.timeline),
+            Postgres::Primary(primary) => Some(primary.timeline()),
             _ => None,
         }
     }

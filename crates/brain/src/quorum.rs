@@ -10,6 +10,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::MemberId;
+use crate::mutation::{Mutation, is_on};
 
 /// (S, k): a commit is acknowledged once k members of S have flushed it. k = 0 acknowledges alone.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
@@ -26,7 +27,8 @@ impl SyncSet {
     /// How many members must answer before a takeover may choose: |S| − k + 1, so that every possible
     /// acknowledging set of size k has a member among them. With k = 0 no number of answers is enough.
     pub fn answers_needed(&self) -> usize {
-        self.members.len() + 1 - self.k.min(self.members.len())
+        let margin = if is_on(Mutation::AnswerFewer) { 0 } else { 1 };
+        self.members.len() + margin - self.k.min(self.members.len())
     }
 
     /// True when `answered` of the members suffice for choosing a new primary.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Action, Applied, Ask, Commit, Key, MemberId, OnLastStandbyLost, Primary, PrimaryRecord, Put, SyncRecord,
     SyncSet, Versioned, View, quorum,
@@ -117,11 +118,21 @@ pub fn step(
     if target == *stored {
         return None;
     }
-    if quorum::may_record(stored, &applied.set, &target, false) {
+    let reversed = reversed(stored, &target);
+    if quorum::may_record(stored, &applied.set, &target, false) != reversed {
         return Some((Some(record_set(record, sync, target)), format!("{why} (store first)")));
     }
-    let allowed = quorum::may_apply(stored, &applied.set, &target);
+    let allowed = quorum::may_apply(stored, &applied.set, &target) || reversed;
     Some((allowed.then(|| apply(&target)).flatten(), format!("{why} (PostgreSQL first)")))
+}
+
+/// The fault that is switched on takes this change's two steps in the wrong order.
+fn reversed(stored: &SyncSet, target: &SyncSet) -> bool {
+    let (members, wanted) = (stored.members.len(), target.members.len());
+    wanted < members && is_on(Mutation::RemoveStoreFirst)
+        || wanted > members && is_on(Mutation::AddPostgresFirst)
+        || target.k < stored.k && is_on(Mutation::LowerPostgresFirst)
+        || target.k > stored.k && is_on(Mutation::RaiseStoreFirst)
 }
 
 /// The store and PostgreSQL differ: a change is half done. Go on if it is still wanted, else go back.
@@ -139,7 +150,7 @@ fn finish(
         let set = stored.clone();
         return (Some(Action::ApplySync { term, set }), "bring the store's set in force".to_owned());
     }
-    let flushed = primary.flushed(target, term, applied.lsn) >= target.k;
+    let flushed = primary.flushed(target, term, applied.lsn) >= target.k || is_on(Mutation::ChangeUnflushed);
     if quorum::may_record(stored, &applied.set, target, flushed) {
         return (
             Some(record_set(record, sync, target.clone())),
@@ -156,7 +167,8 @@ pub fn settle(
     record: &Versioned<PrimaryRecord>,
     sync: &Versioned<SyncRecord>,
 ) -> Option<Action> {
-    view.memory.in_doubt(sync.version).then(|| {
+    let in_doubt = view.memory.in_doubt(sync.version) && !is_on(Mutation::SettleDropped);
+    in_doubt.then(|| {
         Action::Commit(Commit {
             conditions: vec![(Key::Primary, record.version), (Key::Sync, sync.version)],
             puts: vec![Put::Sync(sync.value.clone())],
@@ -167,8 +179,12 @@ pub fn settle(
 /// Writes the set on the condition that this node is still the recorded primary.
 pub fn record_set(record: &Versioned<PrimaryRecord>, sync: &Versioned<SyncRecord>, set: SyncSet) -> Action {
     let PrimaryRecord { term, member, .. } = &record.value;
+    let mut conditions = vec![(Key::Primary, record.version), (Key::Sync, sync.version)];
+    if is_on(Mutation::RecordPrimaryStale) {
+        conditions.retain(|(key, _)| *key != Key::Primary);
+    }
     Action::Commit(Commit {
-        conditions: vec![(Key::Primary, record.version), (Key::Sync, sync.version)],
+        conditions,
         puts: vec![Put::Sync(SyncRecord { term: *term, primary: member.clone(), set })],
     })
 }

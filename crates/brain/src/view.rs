@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
 
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Condition, Fencer, MemberId, MembersRecord, Memory, Millis, NodeKind, NodeName, Operation, Postgres,
     Primary, PrimaryRecord, SlotGate, SlotReport, Status, StoreView, SyncRecord, Tags, Term, Versioned,
@@ -61,7 +62,8 @@ impl Settings {
 
     /// How long an answered lease may be used, from the moment the question was sent: the drift margin taken off.
     pub fn lease_usable_ms(&self) -> u64 {
-        self.failure_timeout_ms * (100 - self.drift_percent.min(100)) / 100
+        let margin = if is_on(Mutation::LeaseMarginless) { 0 } else { self.drift_percent.min(100) };
+        self.failure_timeout_ms * (100 - margin) / 100
     }
 }
 

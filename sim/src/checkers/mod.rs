@@ -4,12 +4,23 @@
 
 mod durable;
 mod everything_ends;
+mod expendable_agent;
+mod no_lie;
+mod nothing_destroyed;
 mod one_writer;
+mod promises;
+mod read_forever;
 mod writes_return;
 
-use brain::Term;
+pub use nothing_destroyed::{given_up, replaced, unexplained};
+pub use promises::unpromised;
+
+use std::collections::BTreeSet;
+
+use brain::{MemberId, Term};
 
 use crate::event::Event;
+use crate::plan::Kind;
 use crate::server::Waiting;
 use crate::trace::Detail;
 use crate::world::World;
@@ -45,6 +56,17 @@ impl Promotion {
 #[derive(Default)]
 pub struct Checkers {
     pub ledger: Vec<Acknowledged>,
+    /// What clients read from a primary and no acknowledgement covers yet.
+    pub reads: Vec<Acknowledged>,
+    /// The highest term that has acknowledged a commit.
+    newest: Term,
+    /// Waits for replication that were ended by SQL.
+    pub cancelled: u64,
+    /// Stale reads of primaries whose clock stood still or drifts beyond the margin.
+    pub stale_reads: u64,
+    /// When the fencer cut the clients of each node.
+    cuts: Vec<(usize, u64)>,
+    ids: BTreeSet<MemberId>,
     pub promotions: Vec<Promotion>,
     /// When the first fault may strike: some time after the first open term.
     pub storm_us: Option<u64>,
@@ -63,6 +85,10 @@ impl World {
         if let Some((invariant, what)) = one_writer::on_acknowledged(&self.checkers.promotions, &commit) {
             self.violate(invariant, node, what);
         }
+        if let Some(what) = no_lie::on_acknowledged(self, node, &commit) {
+            self.violate("I8", node, what);
+        }
+        self.checkers.newest = self.checkers.newest.max(born);
         self.checkers.ledger.push(commit);
         let (id, index) = (commit.id, commit.index);
         self.note(
@@ -75,6 +101,93 @@ impl World {
         if self.checkers.storm_us.is_none() {
             self.checkers.storm_us = Some(self.now_us + self.plan.warm_us);
             self.schedule_faults();
+            self.schedule_requests();
+        }
+    }
+
+    /// A client has read from a primary, through a proxy: the newest commits that it saw.
+    pub fn check_read(&mut self, node: usize, proxy: usize, seen: Vec<Acknowledged>) {
+        if let Some(what) = expendable_agent::stale(self, node, proxy, self.checkers.newest) {
+            if self.clock_excused(node) || self.clock_excused(proxy) {
+                self.checkers.stale_reads += 1;
+                return;
+            }
+            return self.violate("I6", node, what);
+        }
+        for seen in seen {
+            let known = |ledger: &[Acknowledged]| ledger.last().is_some_and(|last| last.id == seen.id);
+            if known(&self.checkers.ledger) || known(&self.checkers.reads) {
+                continue;
+            }
+            if let Some(what) = read_forever::on_read(&self.checkers.promotions, &seen) {
+                return self.violate("I3", node, what);
+            }
+            self.checkers.reads.push(seen);
+        }
+    }
+
+    /// Clocks of this run drift beyond the margin, or this machine or its server stood still a moment ago.
+    pub fn clock_excused(&self, node: usize) -> bool {
+        let host = &self.nodes[node];
+        self.plan.drift.is_some() || host.paused_us.is_some() || host.excused_until_us > self.now_us
+    }
+
+    /// Other nodes whose data directory is there and holds the commit.
+    pub fn holders(&self, node: usize, commit: &Acknowledged) -> impl Iterator<Item = usize> {
+        let holds = move |other: &usize| {
+            let wal = self.nodes[*other].server.wal.as_ref().filter(|_| *other != node);
+            wal.is_some_and(|wal| wal.holds(commit.index, commit.id))
+        };
+        (0..self.nodes.len()).filter(holds)
+    }
+
+    /// A disk was lost or has gone back in this run, so one data directory fewer holds what it held.
+    pub fn disk_was_lost(&self) -> bool {
+        self.plan.faults.iter().any(|f| matches!(f.kind, Kind::LoseDisk | Kind::GoBack) && f.struck)
+    }
+
+    /// A data directory was created or copied.
+    pub fn check_new_directory(&mut self, node: usize) {
+        let Some(member) = self.nodes[node].durable.member.clone() else { return };
+        if let Some(what) = nothing_destroyed::id_used_again(&mut self.checkers.ids, &member) {
+            self.violate("I7", node, what);
+        }
+    }
+
+    /// Leases of these nodes were given, or could have been broken.
+    pub fn check_leases(&mut self, nodes: impl Iterator<Item = usize>) {
+        if let Some((holder, what)) = promises::lease_and_takeover(self, nodes) {
+            self.violate("I1", holder, what);
+        }
+    }
+
+    /// A node's promise is on disk.
+    pub fn check_promise(&mut self, node: usize, term: Term) {
+        self.check_leases(0..self.nodes.len());
+        if let Some(what) = writes_return::needless_campaign(self, node, term) {
+            self.violate("I4", node, what);
+        }
+    }
+
+    /// The fencer has cut the clients of a server, or, later, stops it.
+    pub fn check_fencer(&mut self, node: usize, stops: bool) {
+        let cut = self.checkers.cuts.iter().position(|(cut, _)| *cut == node);
+        if !stops {
+            let now_us = self.now_us;
+            match cut {
+                Some(place) => self.checkers.cuts[place].1 = now_us,
+                None => self.checkers.cuts.push((node, now_us)),
+            }
+            return;
+        }
+        // A machine that stood still is another matter: nobody was there to come back.
+        let agent = self.nodes[node].agent.is_some()
+            && !self.nodes[node].agent_frozen
+            && self.nodes[node].excused_until_us <= self.now_us
+            && !self.nodes[node].server.frozen;
+        let cut_us = cut.map(|place| self.checkers.cuts[place].1);
+        if let Some(what) = expendable_agent::stopped(agent, cut_us, self.now_us) {
+            self.violate("I6", node, what);
         }
     }
 
@@ -85,6 +198,9 @@ impl World {
         if let Some(what) = durable::on_promoted(&self.checkers.ledger, &promotion) {
             self.violate("I2", node, what);
         }
+        if let Some(what) = read_forever::on_promoted(&self.checkers.reads, &promotion) {
+            self.violate("I3", node, what);
+        }
         self.checkers.promotions.push(promotion);
     }
 
@@ -94,6 +210,9 @@ impl World {
         self.watch();
         let (Some(record), Some(sync)) = (&store.primary, &store.sync) else { return };
         self.checkers.ends.on_record(self.now_us, record.value.term, self.checkers.healed_us);
+        if let Some(what) = writes_return::needless_takeover(self) {
+            self.violate("I4", node, what);
+        }
         if sync.value.term == record.value.term {
             let latest = self.checkers.promotions.iter_mut().filter(|p| p.term <= record.value.term);
             if let Some(promotion) = latest.max_by_key(|promotion| promotion.term)
@@ -106,6 +225,7 @@ impl World {
 
     pub fn check(&mut self) {
         self.after(CHECK_US, Event::Check);
+        writes_return::watch(self);
         if let Some((node, what)) = one_writer::two_leases(self) {
             return self.violate("I1", node, what);
         }
@@ -123,6 +243,9 @@ impl World {
             let primary = self.recorded_primary().unwrap_or(0);
             if let Some(what) = durable::at_end(self, primary) {
                 self.violate("I2", primary, what);
+            }
+            if let Some(what) = read_forever::at_end(self, primary) {
+                self.violate("I3", primary, what);
             }
             self.finished = true;
         }

@@ -23,7 +23,8 @@ pub fn on_acknowledged(promotions: &[Promotion], commit: &Acknowledged) -> Optio
 pub fn two_leases(world: &World) -> Option<(usize, String)> {
     let serves = |node: &usize| {
         let host = &world.nodes[*node];
-        let Some(agent) = host.agent.as_ref().filter(|_| !host.agent_frozen) else { return false };
+        let awake = !host.agent_frozen && !world.clock_excused(*node);
+        let Some(agent) = host.agent.as_ref().filter(|_| awake) else { return false };
         let server = &host.server;
         server.writes() && !server.frozen && !server.files.quarantined && {
             let mut view = agent.view.clone();

@@ -1,6 +1,7 @@
 //! What keeps the node safe, above everything else.
 
 use super::{Want, act, wait};
+use crate::mutation::{Mutation, is_on};
 use crate::{Action, Postgres, View, health};
 
 pub(super) fn unread_store(view: &View) -> Option<Want> {
@@ -33,7 +34,7 @@ pub(super) fn deposed(view: &View) -> Option<Want> {
     let Some(record) = view.record() else {
         return wait("a primary runs here although the store records none: nothing is touched");
     };
-    if view.serving().is_some() || view.busy.is_some() {
+    if view.serving().is_some() || view.busy.is_some() || is_on(Mutation::DeposedServes) {
         return None;
     }
     act(
@@ -51,6 +52,7 @@ pub(super) fn deposed(view: &View) -> Option<Want> {
 pub(super) fn promised(view: &View) -> Option<Want> {
     let (record, _) = view.serving()?;
     let broken = view.durable.promise > record.value.term && view.busy.is_none();
+    let broken = broken && !is_on(Mutation::PromisedServes);
     broken.then(|| {
         act(
             Action::Stop,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::{Want, act, wait};
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Action, Applied, Commit, Key, MemberId, MemberRecord, NodeName, OnLastStandbyLost, Primary,
     PrimaryRecord, Put, SyncRecord, SyncSet, View, health, sync_set,
@@ -33,7 +34,7 @@ pub(super) fn detach_first(view: &View) -> Option<Want> {
 pub(super) fn promote(view: &View) -> Option<Want> {
     let record = winner(view)?;
     let standby = view.postgres.standby().filter(|standby| standby.answers())?;
-    if standby.position < record.from {
+    if standby.position < record.from && !is_on(Mutation::GoneBackPromoted) {
         return wait(format!(
             "chosen at {} on timeline {}, but the WAL here ends at {} on timeline {}: the disk has gone back",
             record.from.lsn, record.from.timeline, standby.position.lsn, standby.position.timeline
@@ -67,7 +68,11 @@ pub(super) fn renew(view: &View) -> Option<Want> {
     let (record, _) = view.serving()?;
     let sync = view.store.sync.as_ref()?;
     let promised = view.fresh_peers().map(|status| status.promise).max()?;
-    let campaign = view.fresh_peers().filter_map(|status| status.revoking).max();
+    let asked = |status: &crate::Status| status.revoking.filter(|_| !is_on(Mutation::RenewInCampaign));
+    let campaign = view.fresh_peers().filter_map(asked).max();
+    if is_on(Mutation::RenewDropped) {
+        return None;
+    }
     if promised <= record.value.term || campaign.is_some_and(|term| term > record.value.term) {
         return None;
     }
@@ -171,7 +176,8 @@ pub(super) fn choose_set(view: &View) -> Option<Want> {
     let members = sync_set::caught_up(view, primary, &record.value);
     let wanted = SyncSet { k: k_to_open(view, members.len()), members };
     let usable = |applied: &Applied| {
-        applied.term == term && applied.set.k == wanted.k && can_flush(primary, &record.value, &applied.set)
+        let fits = applied.term == term && applied.set.k == wanted.k;
+        fits && can_flush(primary, &record.value, &applied.set)
     };
     let ready = primary.applied.as_ref().is_some_and(usable);
     if ready || wanted.members.len() < wanted.k {
@@ -197,7 +203,7 @@ pub(super) fn open(view: &View) -> Option<Want> {
     }
     let end = applied.lsn.max(primary.end_of_recovery);
     let flushed = primary.flushed(&applied.set, record.value.term, end);
-    if flushed < applied.set.k {
+    if flushed < applied.set.k && !is_on(Mutation::OpenUnflushed) {
         return None;
     }
     let why = format!("{flushed} of {} have flushed {end}", applied.set);
@@ -235,7 +241,9 @@ pub(super) fn fence_lease(view: &View) -> Option<Want> {
 
 pub(super) fn admit(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
-    let may = primary.quarantined && health::may_serve(view) && view.fencer.obstacle.is_none();
+    let settled = view.memory.settled(view.now, primary) || is_on(Mutation::AdmitUnsettled);
+    let may = primary.quarantined && settled && health::may_serve(view) && view.fencer.obstacle.is_none();
+    let may = may || primary.quarantined && is_on(Mutation::AdmitUnopened);
     may.then(|| act(Action::Admit { term: record.value.term }, "open, and the lease is held"))?
 }
 

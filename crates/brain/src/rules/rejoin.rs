@@ -1,6 +1,7 @@
 //! Everybody but the primary: start, detach, follow, rewind, clone.
 
 use super::{Want, act, wait};
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Action, Ask, MemberId, NodeName, Operation, Postgres, Primary, PrimaryRecord, Standby, Status,
     SyncRecord, View, Walsender,
@@ -48,7 +49,7 @@ pub(super) fn start(view: &View) -> Option<Want> {
 }
 
 pub(super) fn detach(view: &View) -> Option<Want> {
-    let standby = view.postgres.standby()?;
+    let standby = view.postgres.standby().filter(|_| !is_on(Mutation::DetachDropped))?;
     let promise = view.durable.promise;
     if let Some(upstream) = &standby.upstream {
         let why = format!("promised {promise}, the upstream {} has term {}", upstream.node, upstream.term);
@@ -137,7 +138,7 @@ pub(super) fn wait_for_primary(view: &View) -> Option<Want> {
 pub(super) fn promise(view: &View) -> Option<Want> {
     let (record, ..) = upstream(view).ok()?;
     view.postgres.standby()?;
-    let due = view.durable.promise < record.term;
+    let due = view.durable.promise < record.term && !is_on(Mutation::FollowUnpromised);
     due.then(|| {
         act(
             Action::Promise { term: record.term },
@@ -177,6 +178,9 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
 /// an open primary's set is removed first, unless the set has nobody to spare: then the primary, which has all that it
 /// acknowledged, waits for this very member.
 fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
+    if is_on(Mutation::ExpendableAlways) {
+        return true;
+    }
     let Some(sync) = view.sync() else { return false };
     let Some(own) = view.durable.member.as_ref() else { return true };
     if !sync.set.members.contains(own) {
@@ -185,7 +189,7 @@ fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
     if sync.term == record.term {
         return sync.set.members.len() <= sync.set.k;
     }
-    holders(record, primary, own) >= sync.set.k
+    (holders(record, primary, own) >= sync.set.k || spared(view, sync, record, own))
         && needed(view, record, primary)
         && turn_to_rewind(view, sync, record)
 }
@@ -195,6 +199,18 @@ fn holders(record: &PrimaryRecord, primary: &Primary, own: &MemberId) -> usize {
     let holds =
         |w: &&Walsender| w.term == record.term && w.flush >= primary.end_of_recovery && w.member != *own;
     1 + primary.walsenders.iter().filter(holds).count()
+}
+
+/// Should the new primary die while this member is rewound, the other members of the old set still suffice for a takeover.
+/// With a k near |S| several may be ahead of the winner, and none of them could wait for k others.
+fn spared(view: &View, sync: &SyncRecord, record: &PrimaryRecord, own: &MemberId) -> bool {
+    let whole = |status: &&Status| {
+        let member = status.member.as_ref().filter(|member| **member != record.member && *member != own);
+        member.is_some_and(|member| sync.set.members.contains(member))
+            && status.postgres.standby().is_some()
+            && !matches!(status.busy, Some(Operation::Rewind | Operation::Clone))
+    };
+    sync.set.may_choose(view.fresh_peers().filter(whole).count())
 }
 
 /// Without this member too few stream from the new primary for it to open, and others have had their time to.
@@ -220,6 +236,7 @@ fn turn_to_rewind(view: &View, sync: &SyncRecord, record: &PrimaryRecord) -> boo
 
 fn diverged(primary: &Primary, standby: &Standby) -> bool {
     !primary.history.contains(standby.position.timeline, standby.position.lsn, primary.flush)
+        && !is_on(Mutation::FollowDiverged)
 }
 
 pub(super) fn guard(view: &View) -> Option<Want> {

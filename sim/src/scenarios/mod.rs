@@ -1,0 +1,81 @@
+//! Scenarios that aim: a calm cluster, and one interleaving, driven to the moment that a fault is made for.
+//!
+//! What they are: a list; each runs over a few seeds. With true code every seed passes and some get where the scenario leads.
+//! What they are not: a substitute for seeds; each is here because seeds alone come to its moment too seldom.
+
+mod disks;
+mod leases;
+mod promises;
+mod sets;
+mod stage;
+
+use crate::mutant::Mutant;
+use crate::sabotage::Sabotage;
+use crate::trace::Detail;
+use crate::world::Violation;
+use stage::{Shape, Stage};
+
+/// What one try of a scenario is played with.
+struct Cast {
+    seed: u64,
+    detail: Detail,
+    sabotage: Option<Sabotage>,
+}
+
+impl Cast {
+    fn stage(&self, shape: Shape) -> Option<Stage> {
+        Stage::set(self.seed, shape, self.detail, self.sabotage)
+    }
+}
+
+pub struct Scenario {
+    pub name: &'static str,
+    /// Enough for some to lead where the scenario leads.
+    pub seeds: u64,
+    /// Drives the stage there; `None` when the die did not bring it about.
+    drive: fn(&Cast) -> Option<Stage>,
+}
+
+/// What broke, if anything, and the trace.
+pub type End = (Option<Violation>, String);
+
+impl Scenario {
+    /// `None` when this seed does not lead there.
+    pub fn run(&self, seed: u64, detail: Detail, mutant: Option<Mutant>) -> Option<End> {
+        let cast = Cast { seed, detail, sabotage: mutant.and_then(Mutant::in_executor) };
+        brain::mutation::with(mutant.and_then(Mutant::in_brain), || (self.drive)(&cast).map(Stage::outcome))
+    }
+
+    pub fn named(name: &str) -> Option<&'static Scenario> {
+        SCENARIOS.iter().find(|scenario| scenario.name == name)
+    }
+}
+
+macro_rules! scenarios {
+    ($($name:literal $seeds:literal $drive:path;)*) => {
+        &[$(Scenario { name: $name, seeds: $seeds, drive: $drive }),*]
+    };
+}
+
+pub const SCENARIOS: &[Scenario] = scenarios! {
+    "promise-outlives-agent" 60 promises::a_promise_outlives_its_agent;
+    "record-counts-set" 60 promises::a_takeover_is_recorded_against_the_set_it_counted;
+    "pointed-answers-not" 400 promises::who_is_being_pointed_does_not_answer;
+    "old-answer-no-lease" 120 promises::an_old_answer_is_no_lease;
+    "receives-answers-not" 200 promises::who_still_receives_answers_not;
+    "unpromised-answers-not" 200 promises::who_has_not_promised_answers_not;
+    "deposed-changes-no-set" 100 promises::a_deposed_primary_changes_no_set;
+    "measured-in-force" 400 sets::a_set_is_measured_when_it_is_in_force;
+    "removal-waits" 100 sets::a_removal_waits_for_the_others;
+    "removal-in-force-first" 100 sets::a_removal_is_in_force_before_it_is_recorded;
+    "restarted-agent-owes" 60 leases::a_restarted_agent_owes;
+    "promised-grants-nothing" 60 leases::who_has_promised_grants_nothing;
+    "bared-is-not-read" 60 leases::what_a_fence_bares_is_not_read;
+    "cancelled-is-not-read" 60 leases::what_is_cancelled_is_not_read;
+    "hung-agent-serves-no-reads" 20 leases::a_hung_agent_serves_no_reads;
+    "cut-link-costs-nothing" 20 leases::a_cut_link_costs_nothing;
+    "returned-is-not-whole" 60 disks::a_returned_primary_is_not_whole;
+    "gone-back-is-not-promoted" 60 disks::a_winner_that_went_back_is_not_promoted;
+    "promoted-by-hand-wins-nothing" 60 disks::a_promotion_by_hand_wins_nothing;
+    "copy-is-new" 20 disks::a_copy_is_new_and_the_old_stands_aside;
+};
