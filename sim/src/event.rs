@@ -123,7 +123,6 @@ pub enum Event {
     SyncDefined {
         node: usize,
         epoch: u64,
-        defined: bool,
     },
     // To nobody who can die.
     House {

@@ -134,6 +134,8 @@ pub struct Fault {
 pub struct Plan {
     pub nodes: Vec<(NodeName, bool)>,
     pub settings: Settings,
+    /// Without synchronous replication at first: what is acknowledged then may be lost.
+    pub asynchronous: bool,
     pub faults: Vec<Fault>,
     /// When, after the first fault may strike, and what.
     pub requests: Vec<(u64, Request)>,
@@ -196,6 +198,7 @@ impl Plan {
         let single = dice.percent(15) && k > 0 && full > k + 1;
         let mut plan = Plan {
             nodes,
+            asynchronous: settings.is_async(),
             settings,
             faults: Vec::new(),
             requests: Vec::new(),

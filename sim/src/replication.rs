@@ -304,10 +304,11 @@ impl World {
         self.go_on(node, released);
     }
 
-    /// The checkpointer copies what the reload said about k into what backends look at.
-    pub fn define_sync(&mut self, node: usize, defined: bool) {
+    /// The checkpointer reads its configuration, as it is by now, and copies what it says about k into what backends
+    /// look at.
+    pub fn define_sync(&mut self, node: usize) {
         let server = &mut self.nodes[node].server;
-        server.sync_defined = defined;
+        server.sync_defined = server.names.set.k > 0;
         if server.primary {
             let released = server.release_local();
             self.go_on(node, released);
@@ -333,7 +334,7 @@ impl World {
         if server.sync_defined != defined {
             let slow = self.dice.percent(20);
             let delay = if slow { self.dice.millis(20..1_000) } else { self.dice.within(100..8_000) };
-            self.at(now + delay, Event::SyncDefined { node, epoch, defined });
+            self.at(now + delay, Event::SyncDefined { node, epoch });
         }
         let server = &mut self.nodes[node].server;
         let mut wake = Vec::new();

@@ -239,8 +239,9 @@ impl World {
     pub fn violate(&mut self, invariant: &'static str, node: usize, what: String) {
         // What was acknowledged without a standby may be lost, and was said to be; that nobody serves beside a later
         // primary holds there too, as far as clocks do.
-        let weak = matches!(invariant, "I2" | "I3" | "I8") || invariant == "I1" && self.clock_excused(node);
-        if self.plan.settings.is_async() && weak {
+        let weak =
+            matches!(invariant, "I2" | "I3" | "I7" | "I8") || invariant == "I1" && self.clock_excused(node);
+        if self.plan.asynchronous && weak {
             return;
         }
         if self.violation.is_none() {
@@ -327,7 +328,7 @@ impl World {
             Event::StoreAnswer { node, id, .. } => self.store_answer(node, id),
             Event::StoreSeen { node, revision, .. } => self.store_seen(node, revision),
             Event::Settings { node } => self.read_settings(node),
-            Event::SyncDefined { node, defined, .. } => self.define_sync(node, defined),
+            Event::SyncDefined { node, .. } => self.define_sync(node),
             Event::Fence { node } => self.fence(node),
             Event::Request { index } => self.request(index),
             Event::Ready { node, .. } => self.server_ready(node),

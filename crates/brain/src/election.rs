@@ -122,7 +122,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
 fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
     let was_primary = *candidate.member == sync.primary;
     let member = sync.set.members.contains(candidate.member);
-    let counts = member || is_async(view, sync) || is_on(Mutation::StrangerCounts);
+    let counts = member || sync.is_async() || is_on(Mutation::StrangerCounts);
     if !counts && !was_primary {
         return Err("not in the sync set".to_owned());
     }
@@ -187,15 +187,10 @@ fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
     }
 }
 
-/// Nobody had to confirm what was acknowledged: the store's lease decides when a takeover is due, and the furthest
-/// of those who are there is the best that can be had.
-fn is_async(view: &View, sync: &SyncRecord) -> bool {
-    view.settings.is_async() && sync.set.k == 0
-}
-
-/// What the answers for `term` allow.
+/// What the answers for `term` allow. With asynchronous replication nobody had to confirm what was acknowledged: the
+/// store's lease decides when a takeover is due, and the furthest of those who are there is the best that can be had.
 pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
-    if !is_async(view, sync) {
+    if !sync.is_async() {
         return tally.outcome(sync);
     }
     if let Some(lease) = &view.store.lease {
@@ -302,7 +297,7 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
         vec![(Key::Primary, primary.version), (Key::Sync, sync.version), (Key::Timelines, timelines.version)];
     // Who is removed meanwhile is not made primary.
     conditions.push((Key::Members, view.store.members.as_ref().map_or(0, |members| members.version)));
-    if is_async(view, &sync.value) {
+    if sync.value.is_async() {
         conditions.push((Key::Lease, 0));
     }
     let mut puts = vec![Put::Primary(record), Put::Timelines(history)];
@@ -311,7 +306,7 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     }
     if is_on(Mutation::SyncAtPromotion) {
         let set = SyncSet { members: followers(view, winner), k: view.k_wanted() };
-        puts.push(Put::Sync(SyncRecord { term, primary: winner.member.clone(), set }));
+        puts.push(Put::Sync(SyncRecord { term, primary: winner.member.clone(), set, by_lease: false }));
     }
     Some(Action::Commit(Commit { conditions, puts }))
 }
@@ -397,6 +392,7 @@ mod tests {
             term: Term(1),
             primary: member("n3"),
             set: SyncSet::new([member("n1"), member("n2")], 1),
+            by_lease: false,
         };
         let timelines =
             vec![TimelineRecord { timeline: wire::Timeline(1), term: Term(1), member: member("n3") }];

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::mutation::{Mutation, is_on};
-use crate::{Millis, Operation, Status, Term, View};
+use crate::{Millis, Operation, Status, SyncRecord, Term, View};
 
 /// A promotion may take this long before others take over from it: end-of-recovery on a caught-up standby takes
 /// tens of milliseconds, opening takes one follower's reconnect; thirty times that is surely stuck.
@@ -122,7 +122,10 @@ fn is_well(view: &View) -> bool {
 
 /// Without synchronous replication the store's lease is held while this node serves, and given back when it stops.
 pub fn wants_store_lease(view: &View) -> Option<Term> {
-    let (record, _) = view.serving().filter(|_| view.settings.is_async())?;
+    let (record, _) = view.serving()?;
+    if !view.settings.is_async() && !view.sync().is_some_and(SyncRecord::is_async) {
+        return None;
+    }
     wants_lease(view).then_some(record.value.term)
 }
 
@@ -133,7 +136,7 @@ pub fn lease_held(view: &View) -> bool {
     if is_on(Mutation::LeaseIgnored) {
         return true;
     }
-    if view.settings.is_async() && sync.set.k == 0 {
+    if sync.is_async() {
         let term = view.record().map(|record| record.term);
         return view.store_lease.is_some_and(|(held, until)| Some(held) == term && view.now < until);
     }
@@ -144,7 +147,7 @@ pub fn lease_held(view: &View) -> bool {
 /// store's where that was chosen; else nobody takes over by himself, and the right lasts while the agent lives.
 pub fn lease_until(view: &View) -> Option<Millis> {
     let sync = view.sync()?;
-    if view.settings.is_async() && sync.set.k == 0 {
+    if sync.is_async() {
         let term = view.record().map(|record| record.term);
         return view.store_lease.filter(|(held, _)| Some(*held) == term).map(|(_, until)| until);
     }

@@ -36,6 +36,17 @@ pub struct SyncRecord {
     /// The primary of that term.
     pub primary: MemberId,
     pub set: SyncSet,
+    /// With k = 0: a takeover is allowed while nobody holds the store's lease. Written by a primary that holds it; what a
+    /// node's own settings say decides nothing here, because they change on one node after the other.
+    #[serde(default)]
+    pub by_lease: bool,
+}
+
+impl SyncRecord {
+    /// Asynchronous replication, as the operator chose it: the store's lease says who may serve.
+    pub fn is_async(&self) -> bool {
+        self.by_lease && self.set.k == 0
+    }
 }
 
 /// `/lease`: who may serve as primary without synchronous replication. It vanishes with the store's lease.

@@ -59,7 +59,7 @@ pub fn next_target(
     if set.k < k && streaming > set.k {
         return (set.with_k(set.k + 1), format!("k is {}, {k} is wanted: raise it", set.k));
     }
-    if set.k > k && set.k > 1 {
+    if set.k > k && (set.k > 1 || view.settings.is_async()) {
         return (set.with_k(set.k - 1), format!("k is {}, {k} is wanted: lower it", set.k));
     }
     (set.clone(), "the sync set is as wanted".to_owned())
@@ -113,14 +113,21 @@ pub fn step(
     }
     let (target, why) = next_target(view, primary, &record.value, stored);
     if applied.set != *stored {
-        return Some(finish(record, primary, sync, applied, &target, why));
+        return Some(finish(view, record, primary, sync, applied, &target, why));
     }
     if target == *stored {
-        return None;
+        let wanted = by_lease(view, stored);
+        return (wanted != sync.value.by_lease).then(|| {
+            let why = match wanted {
+                true => "the store's lease is held: whoever finds it gone may take over",
+                false => "the store's lease decides no more",
+            };
+            (Some(record_set(view, record, sync, target)), why.to_owned())
+        });
     }
     let reversed = reversed(stored, &target);
     if quorum::may_record(stored, &applied.set, &target, false) != reversed {
-        return Some((Some(record_set(record, sync, target)), format!("{why} (store first)")));
+        return Some((Some(record_set(view, record, sync, target)), format!("{why} (store first)")));
     }
     let allowed = quorum::may_apply(stored, &applied.set, &target) || reversed;
     Some((allowed.then(|| apply(&target)).flatten(), format!("{why} (PostgreSQL first)")))
@@ -137,6 +144,7 @@ fn reversed(stored: &SyncSet, target: &SyncSet) -> bool {
 
 /// The store and PostgreSQL differ: a change is half done. Go on if it is still wanted, else go back.
 fn finish(
+    view: &View,
     record: &Versioned<PrimaryRecord>,
     primary: &Primary,
     sync: &Versioned<SyncRecord>,
@@ -153,7 +161,7 @@ fn finish(
     let flushed = primary.flushed(target, term, applied.lsn) >= target.k || is_on(Mutation::ChangeUnflushed);
     if quorum::may_record(stored, &applied.set, target, flushed) {
         return (
-            Some(record_set(record, sync, target.clone())),
+            Some(record_set(view, record, sync, target.clone())),
             format!("{why} (in force and flushed: store)"),
         );
     }
@@ -176,8 +184,20 @@ pub fn settle(
     })
 }
 
+/// Others may take over by the store's lease once this primary holds it, and only while k is 0 by the operator's choice.
+fn by_lease(view: &View, set: &SyncSet) -> bool {
+    let held = view.store_lease.is_some_and(|(_, until)| view.now < until);
+    let kept = view.sync().is_some_and(|sync| sync.by_lease);
+    set.k == 0 && view.settings.is_async() && (held || kept)
+}
+
 /// Writes the set on the condition that this node is still the recorded primary.
-pub fn record_set(record: &Versioned<PrimaryRecord>, sync: &Versioned<SyncRecord>, set: SyncSet) -> Action {
+pub fn record_set(
+    view: &View,
+    record: &Versioned<PrimaryRecord>,
+    sync: &Versioned<SyncRecord>,
+    set: SyncSet,
+) -> Action {
     let PrimaryRecord { term, member, .. } = &record.value;
     let mut conditions = vec![(Key::Primary, record.version), (Key::Sync, sync.version)];
     if is_on(Mutation::RecordPrimaryStale) {
@@ -185,6 +205,11 @@ pub fn record_set(record: &Versioned<PrimaryRecord>, sync: &Versioned<SyncRecord
     }
     Action::Commit(Commit {
         conditions,
-        puts: vec![Put::Sync(SyncRecord { term: *term, primary: member.clone(), set })],
+        puts: vec![Put::Sync(SyncRecord {
+            term: *term,
+            primary: member.clone(),
+            by_lease: by_lease(view, &set),
+            set,
+        })],
     })
 }

@@ -52,7 +52,7 @@ pub(super) fn record(view: &View) -> Option<Want> {
         TimelineRecord { timeline, term: Term(0), member: member.clone() },
         TimelineRecord { timeline: timeline.next(), term: Term(1), member: member.clone() },
     ];
-    let sync = SyncRecord { term: Term(0), primary: member, set: SyncSet::default() };
+    let sync = SyncRecord { term: Term(0), primary: member, set: SyncSet::default(), by_lease: false };
     let made = ClusterRecord { system_id: Some(standby.system_id), ..cluster.value.clone() };
     let commit = Commit {
         conditions: vec![

@@ -207,7 +207,7 @@ pub(super) fn open(view: &View) -> Option<Want> {
         return None;
     }
     let why = format!("{flushed} of {} have flushed {end}", applied.set);
-    act(sync_set::record_set(record, sync, applied.set.clone()), why)
+    act(sync_set::record_set(view, record, sync, applied.set.clone()), why)
 }
 
 pub(super) fn wait_to_open(view: &View) -> Option<Want> {
@@ -230,8 +230,8 @@ pub(super) fn fence_lease(view: &View) -> Option<Want> {
     // fencer kept, and not one restart longer. Nothing kept, nothing held. A renewed term goes on by its answers.
     let inherited = view.memory.inherits(view.now);
     // The store's lease names a term, and is taken anew for a renewed one.
-    let renewed =
-        view.settings.is_async() && view.memory.record_age_ms(view.now) < view.settings.failure_timeout_ms;
+    let renewed = view.sync().is_some_and(SyncRecord::is_async)
+        && view.memory.record_age_ms(view.now) < view.settings.failure_timeout_ms;
     let inherited = inherited || renewed;
     if primary.quarantined || !view.opened() || inherited || health::may_serve(view) {
         return None;

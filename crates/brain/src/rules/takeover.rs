@@ -197,7 +197,7 @@ pub(super) fn record(view: &View) -> Option<Want> {
         return None;
     }
     let mut why = vec![format!("{} wins term {term} with WAL to {}", winner.node, winner.position.lsn)];
-    if sync.set.k == 0 && view.settings.is_async() {
+    if sync.is_async() {
         let lost = election::lost_bytes(view, &winner);
         why.push(format!("asynchronous: {lost} bytes that the old primary was last known to have are lost, and what it wrote since"));
     }
