@@ -14,6 +14,9 @@ use crate::{
 /// A candidate further behind would keep the clients waiting: 16 MiB are replayed in about 0.1 s.
 const LAG_BYTES_MAX: u64 = 16 << 20;
 
+/// A replica that has just come back streams, is a member again and has its slots looked at within this.
+const PREFLIGHT_MS_MAX: u64 = 5_000;
+
 /// A shutdown waits for the archiver; a handful of files are seconds.
 const UNARCHIVED_MAX: u32 = 8;
 
@@ -171,7 +174,18 @@ fn unfit(
 fn unready_slots(view: &View, request: &Request, status: &Status) -> Option<String> {
     let gated = view.settings.slot_gate != SlotGate::Off && !request.is_forced();
     let missing = Some(&status.slots.missing).filter(|missing| gated && !missing.is_empty())?;
-    Some(format!("is not ready to keep {}; wait, or add --force to go on without", missing.join(", ")))
+    Some(format!("would not keep every slot ({}); wait, or add --force to go on without", missing.join(", ")))
+}
+
+/// What hinders may pass by itself: a replica that has just come back is a member and ready in a moment. What an operator
+/// would have to change does not.
+fn passes(view: &View, request: &Request, record: &PrimaryRecord) -> bool {
+    let Ask::Switchover { to, .. } = &request.ask else { return false };
+    let barred = |status: &Status| status.tags.nofailover || status.tags.failover_priority == 0;
+    let never = to.as_ref().is_some_and(|to| {
+        *to == record.node || view.fresh_peers().any(|status| status.node == *to && barred(status))
+    });
+    !never && view.memory.stage_age_ms(view.now, request.id) < PREFLIGHT_MS_MAX
 }
 
 /// What would make the clients wait longer than they should.
@@ -198,6 +212,7 @@ pub(super) fn check(view: &View) -> Option<Want> {
     let (request, record, primary) = hand_over(view, Stage::Waiting)?;
     let successor = match successor(view, request, &record.value, primary) {
         Ok(successor) => successor,
+        Err(reason) if passes(view, request, &record.value) => return wait(reason),
         Err(reason) => return fail(view, request, reason),
     };
     if let Some(reason) = hindered(view, request, primary) {
