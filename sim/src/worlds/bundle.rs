@@ -17,6 +17,7 @@ pub const SMALL: World = World {
     any_k: false,
     stale: false,
     ghosts: false,
+    slow: false,
     thorough: false,
 };
 

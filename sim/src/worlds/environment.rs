@@ -99,7 +99,14 @@ impl Rules {
             }
             None => {
                 if let Some((connected, host)) = self.connect(state, at) {
-                    self.stream(&connected, at, (host, Step::Connects(at)), out);
+                    let step = Step::Connects(at);
+                    if self.slow {
+                        let mut next = connected;
+                        next.nodes[host].senders[at].flush = state.nodes[at].log.len;
+                        self.push(state, step, Some(next), out);
+                    } else {
+                        self.stream(&connected, at, (host, step), out);
+                    }
                 }
             }
         }

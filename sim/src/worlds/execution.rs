@@ -45,7 +45,9 @@ impl Rules {
                     // Pointed but not streaming, it would be as mute as if it were not heard.
                     next = connected;
                     let whole = next.nodes[host].log;
-                    if next.begins(next.nodes[at].log, whole) {
+                    if self.slow {
+                        next.nodes[host].senders[at].flush = next.nodes[at].log.len;
+                    } else if next.begins(next.nodes[at].log, whole) {
                         next.nodes[at].log = next.settle_log(whole);
                         next.nodes[host].senders[at].flush = whole.len;
                     }

@@ -57,6 +57,8 @@ pub struct World {
     pub stale: bool,
     /// A walsender whose standby has gone may not notice, and counts on.
     pub ghosts: bool,
+    /// A standby streams before it has flushed what its host has.
+    pub slow: bool,
     /// Without the reductions that rest on what rules of the brain look at.
     pub thorough: bool,
 }
@@ -80,6 +82,7 @@ impl fmt::Display for World {
             ("any k", self.any_k),
             ("stale", self.stale),
             ("ghosts", self.ghosts),
+            ("slow", self.slow),
             ("thorough", self.thorough),
         ];
         for (name, _) in switches.into_iter().filter(|(_, on)| *on) {
@@ -156,8 +159,8 @@ impl World {
         };
         let unread = executor == Some(Executor::PositionEarly)
             || breaks == Some(Break::Brain(Mutation::PositionUnread));
-        let World { stale, ghosts, .. } = *self;
-        Rules { mind: Mind::default(), frame, executor, stale, ghosts, unread, first: 0 }
+        let World { stale, ghosts, slow, .. } = *self;
+        Rules { mind: Mind::default(), frame, executor, stale, ghosts, slow, unread, first: 0 }
     }
 
     /// Walks this world, with at most one rule broken.

@@ -46,6 +46,8 @@ pub struct Rules {
     pub stale: bool,
     /// A walsender whose standby has gone may count on.
     pub ghosts: bool,
+    /// A receiver streams first, and flushes what is new at a later moment.
+    pub slow: bool,
     /// A started standby does not know the end of its WAL at once; it is mute until then.
     pub unread: bool,
     /// Whose step without order comes first: any will do, and a way is found again only by the one that was taken.

@@ -63,7 +63,7 @@ impl fmt::Display for Step {
             }
             Step::WriteArrives(write) => write!(f, "the write of {write} arrives"),
             Step::Appends(node) => write!(f, "n{node} writes a commit"),
-            Step::Connects(node) => write!(f, "n{node} connects, and streams all that its host has"),
+            Step::Connects(node) => write!(f, "n{node} connects to its host"),
             Step::LosesConnection(node) => write!(f, "n{node} loses its connection"),
             Step::WalsenderEnds(host, node) => write!(f, "n{host}'s walsender for n{node} ends"),
             Step::Streams(node) => write!(f, "n{node} flushes all that its host has"),
