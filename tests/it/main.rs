@@ -32,3 +32,4 @@ mod slots_exhausted;
 mod slots_survive_takeovers;
 mod switchover;
 mod switchover_interrupted;
+mod wal_fetched_from_a_peer;

@@ -7,7 +7,8 @@ use crate::request::{
     ANSWER_MS_MAX, PREPARE_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, changed, moved,
 };
 use crate::{
-    Action, Ask, Health, NodeName, Primary, PrimaryRecord, Request, Stage, Status, Versioned, View, health,
+    Action, Ask, Health, NodeName, Primary, PrimaryRecord, Request, SlotGate, Stage, Status, Versioned, View,
+    health,
 };
 
 /// A candidate further behind would keep the clients waiting: 16 MiB are replayed in about 0.1 s.
@@ -104,7 +105,7 @@ fn successor(
     record: &PrimaryRecord,
     primary: &Primary,
 ) -> Result<NodeName, String> {
-    let candidates = view.fresh_peers().map(|status| (status, unfit(view, record, primary, status)));
+    let candidates = view.fresh_peers().map(|status| (status, unfit(view, request, record, primary, status)));
     match &request.ask {
         Ask::Restart { .. } => Ok(record.node.clone()),
         Ask::Switchover { to: Some(to), .. } if *to == record.node => {
@@ -135,7 +136,13 @@ fn successor(
 }
 
 /// Why a peer cannot be handed the primaryship now; `None` when it can.
-fn unfit(view: &View, record: &PrimaryRecord, primary: &Primary, status: &Status) -> Option<String> {
+fn unfit(
+    view: &View,
+    request: &Request,
+    record: &PrimaryRecord,
+    primary: &Primary,
+    status: &Status,
+) -> Option<String> {
     let Some(member) = status.member.as_ref().filter(|_| view.settings.full.contains(&status.node)) else {
         return Some("has no data directory".to_owned());
     };
@@ -154,7 +161,17 @@ fn unfit(view: &View, record: &PrimaryRecord, primary: &Primary, status: &Status
     if behind > LAG_BYTES_MAX {
         return Some(format!("is {} MB behind", behind >> 20));
     }
-    status.busy.map(|operation| format!("is busy ({operation:?})"))
+    if let Some(operation) = status.busy {
+        return Some(format!("is busy ({operation:?})"));
+    }
+    unready_slots(view, request, status)
+}
+
+/// A planned hand-over costs nobody a slot, unless its author says so.
+fn unready_slots(view: &View, request: &Request, status: &Status) -> Option<String> {
+    let gated = view.settings.slot_gate != SlotGate::Off && !request.is_forced();
+    let missing = Some(&status.slots.missing).filter(|missing| gated && !missing.is_empty())?;
+    Some(format!("is not ready to keep {}; wait, or add --force to go on without", missing.join(", ")))
 }
 
 /// What would make the clients wait longer than they should.
