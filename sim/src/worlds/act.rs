@@ -79,7 +79,7 @@ impl Naming {
             Action::Quarantine { .. } => return None,
             // Roles and slots are always there; the cluster exists already.
             Action::Initdb | Action::Prepare { .. } | Action::Slots { .. } => return None,
-            // Everybody may be primary, so nobody fetches; nobody asks for anything; no slot is missed.
+            // Everybody may be primary and no WAL is ever removed, so nobody fetches; nobody asks for anything; no slot is missed.
             Action::Fetch { .. } | Action::TakeSlots { .. } | Action::Checkpoint { .. } => return None,
             Action::Reload { .. } | Action::Restart { .. } | Action::GiveUp { .. } => return None,
         })

@@ -34,9 +34,14 @@ pub fn short() -> Vec<World> {
         World { takeovers: 2, ..SMALL },
         World { takeovers: 2, ..k2 },
         World { takeovers: 2, changes: 1, ..SMALL },
+        World { takeovers: 2, changes: 1, slow: true, ..SMALL },
+        World { takeovers: 2, slow: true, ..k2 },
+        World { takeovers: 2, stale: true, slow: true, ..SMALL },
+        World { takeovers: 2, crashes: 1, ..SMALL },
         World { nodes: 4, members: 3, k: 2, ..SMALL },
-        World { nodes: 4, members: 3, k: 2, takeovers: 2, ..SMALL },
-        World { nodes: 4, members: 3, changes: 1, ..SMALL },
+        World { nodes: 4, members: 3, k: 2, takeovers: 2, slow: true, ..SMALL },
+        World { nodes: 4, members: 3, k: 3, takeovers: 2, ..SMALL },
+        World { nodes: 4, members: 3, changes: 1, slow: true, ..SMALL },
         World { nodes: 5, members: 4, k: 2, ..SMALL },
     ]
 }

@@ -39,9 +39,9 @@ fn lost(state: &State) -> Option<Broken> {
 pub fn covers(store: Set, postgres: Set) -> bool {
     let strangers = (postgres.members & !store.members).count_ones();
     let size = |set: Set| set.members.count_ones();
-    u32::from(postgres.k) <= size(postgres)
-        && u32::from(store.k) <= size(store)
-        && u32::from(postgres.k) >= u32::from(store.k) + strangers
+    let met = store.k == 0
+        || u32::from(store.k) <= size(store) && u32::from(postgres.k) >= u32::from(store.k) + strangers;
+    u32::from(postgres.k) <= size(postgres) && met
 }
 
 /// What an open, still recorded primary may acknowledge by: what it has been told, and what any walsender that may
