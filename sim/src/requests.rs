@@ -46,20 +46,42 @@ pub enum Request {
     /// The setting `standbys`: how many must flush a commit.
     Standbys(usize),
     /// To this replica, the given one in order, or to any.
-    Switchover { to: Option<usize>, force: bool, in_s: u64 },
-    RestartPrimary { force: bool },
-    RestartReplica { replica: usize, force: bool },
-    Reload { replica: usize },
-    Reinit { replica: usize },
+    Switchover {
+        to: Option<usize>,
+        force: bool,
+        in_s: u64,
+    },
+    RestartPrimary {
+        force: bool,
+    },
+    RestartReplica {
+        replica: usize,
+        force: bool,
+    },
+    Reload {
+        replica: usize,
+    },
+    Reinit {
+        replica: usize,
+    },
     /// The named one takes over although too few answer.
-    Failover { replica: usize },
+    Failover {
+        replica: usize,
+    },
     /// The newest request that has not ended.
     Cancel,
-    Pause { seconds: u64 },
+    Pause {
+        seconds: u64,
+    },
     Resume,
     /// The tag of this replica; of all others it is taken away.
-    NoFailover { replica: usize },
-    Priority { replica: usize, priority: u32 },
+    NoFailover {
+        replica: usize,
+    },
+    Priority {
+        replica: usize,
+        priority: u32,
+    },
 }
 
 /// A request, and when it is made.
@@ -256,7 +278,9 @@ impl World {
             Request::RestartPrimary { force } => {
                 Ask::Restart { node: self.nodes[self.recorded_primary()?].name.clone(), force }
             }
-            Request::RestartReplica { replica, force } => Ask::Restart { node: self.replica(replica)?, force },
+            Request::RestartReplica { replica, force } => {
+                Ask::Restart { node: self.replica(replica)?, force }
+            }
             Request::Reload { replica } => Ask::Reload { node: self.replica(replica)? },
             Request::Reinit { replica } => Ask::Reinit { node: self.replica(replica)? },
             Request::Failover { replica } => Ask::Failover { to: self.replica(replica)? },
@@ -336,7 +360,8 @@ impl World {
 
     /// Maintenance is over when the faults are.
     pub fn resume_all(&mut self) {
-        if self.store.newest().requests.as_ref().is_some_and(|requests| requests.value.paused_until.is_some()) {
+        if self.store.newest().requests.as_ref().is_some_and(|requests| requests.value.paused_until.is_some())
+        {
             self.submit(Request::Resume);
         }
     }

@@ -259,7 +259,8 @@ impl Server {
     /// Its own disk and every standby that streams have all WAL up to `end`: nothing holds up the end of the stop.
     pub fn parted(&self, end: usize) -> bool {
         let streams = self.senders.iter().filter(|sender| sender.streaming);
-        self.flushed() >= end && streams.into_iter().all(|sender| sender.flush.is_some_and(|flush| flush >= end))
+        self.flushed() >= end
+            && streams.into_iter().all(|sender| sender.flush.is_some_and(|flush| flush >= end))
     }
 
     /// Appends a record of its own on the present timeline; returns the log's new length.
@@ -327,7 +328,8 @@ impl Server {
     pub fn activity(&self, now_us: u64) -> brain::Activity {
         let open = self.transaction.filter(|(_, until_us)| *until_us > now_us);
         let commits = self.waiting.iter().filter(|waiting| waiting.kind == Kind::Commit);
-        let oldest_us = commits.clone().map(|waiting| waiting.since_us).chain(open.map(|(since, _)| since)).min();
+        let oldest_us =
+            commits.clone().map(|waiting| waiting.since_us).chain(open.map(|(since, _)| since)).min();
         brain::Activity {
             busy_sessions: (commits.count() + usize::from(open.is_some())) as u32,
             oldest_transaction_ms: oldest_us.map_or(0, |since_us| now_us.saturating_sub(since_us) / 1000),

@@ -329,6 +329,10 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         return None;
     }
     if view.durable.obeyed < request.id {
+        // A primary that has not opened may need this very member, and takes nobody out of a set before.
+        if !view.opened() {
+            return None;
+        }
         let member = view.durable.member.as_ref().filter(|member| sync.set.members.contains(*member));
         if let Some(member) = member {
             let spare = sync.set.members.len() > sync.set.k;
