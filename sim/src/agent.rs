@@ -38,6 +38,7 @@ pub struct Agent {
     decided: Option<Decision>,
     pub op: Option<Op>,
     pub promising: Option<Term>,
+    pub checkpointing: Option<u64>,
     committing: Option<u64>,
     store_asked: bool,
     store_revision: usize,
@@ -69,8 +70,12 @@ impl World {
         let now = self.clock(node);
         let Node { name, durable, fenced_until, .. } = &self.nodes[node];
         let memory = Memory::inheriting(now, *fenced_until);
-        let view =
-            View { memory, ..View::new(name.clone(), self.plan.settings.clone(), durable.clone(), now) };
+        let tags = self.nodes[node].tags.clone();
+        let view = View {
+            memory,
+            tags,
+            ..View::new(name.clone(), self.plan.settings.clone(), durable.clone(), now)
+        };
         self.nodes[node].agent_frozen = false;
         self.nodes[node].agent = Some(Agent {
             boot,
@@ -81,6 +86,7 @@ impl World {
             decided: None,
             op: None,
             promising: None,
+            checkpointing: None,
             committing: None,
             store_asked: false,
             store_revision: 0,
@@ -220,7 +226,7 @@ impl World {
         Some(match server.process {
             Process::Down => Postgres::Stopped,
             Process::Starting => Postgres::Starting,
-            Process::Up if server.primary => Postgres::Primary(look_primary(server, agent, clock)),
+            Process::Up if server.primary => Postgres::Primary(look_primary(server, agent, clock, now)),
             Process::Up => Postgres::Standby(look_standby(server, now)),
         })
     }
@@ -255,11 +261,13 @@ impl World {
         let durable = &self.nodes[node].durable;
         let changed = self.nodes[node].agent.as_ref().is_some_and(|agent| agent.view.durable != *durable);
         let copy: Option<Durable> = changed.then(|| durable.clone());
+        let wall_s = self.wall_s();
         let Some(agent) = self.agent(node) else { return };
         if let Some(durable) = copy {
             agent.view.durable = durable;
         }
         agent.view.busy = agent.op.as_ref().map(|op| op.operation);
+        agent.view.wall_s = wall_s;
         agent.view.tick(now);
         let kept = fence(&agent.view);
         let decision = decide(&agent.view);
@@ -278,10 +286,12 @@ impl World {
             Fence::Keep => {}
         }
         self.arm(node);
+        self.steps += u64::from(news);
         if news {
             self.tell(node, &decision);
         }
         if new_rule {
+            self.moment_reached(decision.rule);
             self.rule_entered(node, decision.rule);
         }
         for action in &decision.actions {
@@ -312,7 +322,9 @@ impl World {
         let Some(agent) = self.agent(node) else { return false };
         let view = &agent.view;
         let standby = view.postgres.standby().map(|s| (s.answers(), s.streaming, s.upstream.is_some()));
-        let key = format!("{:?}{:?}{}{standby:?}", view.durable.promise, view.busy, view.postgres.word());
+        let hold = view.hold().map(|hold| hold.request);
+        let key =
+            format!("{:?}{:?}{}{standby:?}{hold:?}", view.durable.promise, view.busy, view.postgres.word());
         let news = key != agent.said;
         agent.said = key;
         news
@@ -371,6 +383,7 @@ impl World {
             return;
         }
         let applied = self.store.commit(commit);
+        self.steps += 1;
         let who = self.nodes[node].name.clone();
         if self.trace.wants(Detail::Decisions) {
             let word = if applied { "applied" } else { "refused" };
@@ -412,7 +425,8 @@ impl World {
         let Some(agent) = self.agent(node) else { return };
         let boot = agent.boot;
         self.after(PROBE_US, Event::Probe { node, boot });
-        if self.nodes[node].server.writes() && !self.nodes[node].server.frozen {
+        let server = &self.nodes[node].server;
+        if server.writes() && !server.frozen && !server.stopping {
             self.write(node, Kind::Probe);
         }
     }

@@ -12,6 +12,13 @@ impl Dice {
         Dice(seed.wrapping_mul(0xD134_2543_DE82_EF95).wrapping_add(0x9E37_79B9_7F4A_7C15))
     }
 
+    /// Another die, for choices that must not move those of this one.
+    pub fn fork(&self) -> Dice {
+        let mut dice = Dice(self.0.rotate_left(17) ^ 0x5851_F42D_4C95_7F2D);
+        dice.word();
+        dice
+    }
+
     pub fn word(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;

@@ -58,7 +58,13 @@ pub enum Event {
         boot: u64,
         revision: usize,
     },
-    /// The cluster's settings have changed.
+    /// A checkpoint that was asked for has ended.
+    Checkpointed {
+        node: usize,
+        boot: u64,
+        request: u64,
+    },
+    /// The cluster's settings, or the node's tags, have changed.
     Settings {
         node: usize,
     },
@@ -174,6 +180,7 @@ impl Event {
             | Probe { node, boot }
             | OpStep { node, boot, .. }
             | Promised { node, boot, .. }
+            | Checkpointed { node, boot, .. }
             | StoreAnswer { node, boot, .. }
             | StoreSeen { node, boot, .. } => Recipient::Agent(*node, Some(*boot)),
             Status { node, .. } | Grant { node, .. } | Settings { node } => Recipient::Agent(*node, None),

@@ -65,7 +65,7 @@ impl World {
         match action {
             Action::Commit(commit) => return self.send_commit(node, commit),
             Action::Promise { term } => return self.start_promise(node, *term),
-            Action::Checkpoint { request } => return self.errand(node, |e| e.checkpointed = *request),
+            Action::Checkpoint { request } => return self.begin_checkpoint(node, *request),
             Action::Reload { request } => return self.errand(node, |e| e.reloaded = *request),
             Action::GiveUp { request } => {
                 self.nodes[node].durable.needs_clone = true;
@@ -160,6 +160,7 @@ impl World {
         let boot = agent.boot;
         let late = now - op.started_us > OPERATION_US_MAX;
         let full = self.lacks_space(node, op.operation);
+        self.steps += 1;
         let next = if op.step == PAUSE {
             Next::Failed("the source is not usable")
         } else if late {

@@ -23,6 +23,7 @@ impl World {
 
     /// A node has come to another rule: faults that wait for it strike.
     pub fn rule_entered(&mut self, node: usize, rule: &str) {
+        self.checkers.forced |= rule == "takeover.forced";
         if self.checkers.healed_us.is_some() || self.checkers.storm_us.is_none_or(|at| at > self.now_us) {
             return;
         }
@@ -73,6 +74,7 @@ impl World {
             return;
         }
         self.plan.faults[index].struck = true;
+        self.checkers.whole |= crate::checkers::at_rest(self);
         self.plan.faults[index].active = Some(node);
         let seconds = fault.lasts_us as f64 / 1e6;
         self.note(Detail::Decisions, node, format_args!("*** {:?} for {seconds:.2} s", fault.kind));
@@ -322,6 +324,8 @@ impl World {
             self.after(1_000, Event::AgentStart { node });
         }
         self.checkers.healed_us = Some(self.now_us);
+        self.resume_all();
+        self.untag_all();
         self.trace.line(self.now_us, "faults", format_args!("*** all faults have ended"));
     }
 }

@@ -6,7 +6,7 @@ use crate::agent::Agent;
 use crate::server::Server;
 use crate::wal::lsn;
 
-pub fn look_primary(server: &Server, agent: &Agent, now: Millis) -> brain::Primary {
+pub fn look_primary(server: &Server, agent: &Agent, now: Millis, now_us: u64) -> brain::Primary {
     let history = server.wal.as_ref().map(crate::wal::Wal::history);
     let walsenders = server.senders.iter().map(|sender| brain::Walsender {
         member: sender.member.clone(),
@@ -25,7 +25,7 @@ pub fn look_primary(server: &Server, agent: &Agent, now: Millis) -> brain::Prima
         applied: agent.applied.clone(),
         walsenders: walsenders.collect(),
         slots: server.slots.iter().map(brain::MemberId::slot_name).collect(),
-        activity: brain::Activity::default(),
+        activity: server.activity(now_us),
         write_age_ms: agent.write_ms.map(|at| now.since(at)),
         probe_age_ms: agent.probe_ms.map(|at| now.since(at)),
     }

@@ -18,6 +18,9 @@ use crate::world::World;
 /// A walsender that has not come to a reload by then is terminated (DESIGN 5).
 const LAGGARD_US: u64 = 200_000;
 
+/// A fast stop that takes longer is made an immediate one.
+const STOP_US_MAX: u64 = 5_000_000;
+
 impl World {
     pub(crate) fn do_initdb(&mut self, node: usize, op: &Op) -> Next {
         if op.step == 0 {
@@ -71,21 +74,31 @@ impl World {
         }
     }
 
-    pub(crate) fn do_stop(&mut self, node: usize, op: &Op) -> Next {
+    /// A fast stop: sessions end, the standbys get all WAL with the shutdown's record, or it is cut short.
+    pub(crate) fn do_stop(&mut self, node: usize, op: &mut Op) -> Next {
         let id = self.next_id();
-        let hangs = self.dice.percent(15);
+        let (hangs, now) = (self.dice.percent(self.plan.hang_percent), self.now_us);
         let pause = self.dice.millis(5..150);
         let server = &mut self.nodes[node].server;
         match (server.process, op.step) {
             (Process::Down, _) => Next::Done,
             (Process::Up, 0) => {
                 server.end_sessions();
+                server.stopping = true;
                 Next::Step(1, pause)
             }
-            (Process::Up, 1) if server.frozen || hangs => Next::Step(2, 500_000),
+            (Process::Up, 1) if server.frozen || hangs => Next::Step(3, 500_000),
+            (Process::Up, 1) if server.primary => {
+                (op.mark, op.mark_us) = (server.append(id, Kind::Filler) as u64, now);
+                self.start_flush(node);
+                Next::Step(2, 2_000)
+            }
             (Process::Up, 1) => {
                 server.stop_clean(id);
                 Next::Done
+            }
+            (Process::Up, 2) if now - op.mark_us < STOP_US_MAX && !server.parted(op.mark as usize) => {
+                Next::Step(2, 3_000)
             }
             _ => {
                 server.crash();

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use brain::{NodeName, Settings};
 
 use crate::dice::Dice;
-use crate::requests::{self, Request};
+use crate::requests::{self, Asked};
 
 /// Which node a fault means when it strikes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -138,7 +138,10 @@ pub struct Plan {
     pub asynchronous: bool,
     pub faults: Vec<Fault>,
     /// When, after the first fault may strike, and what.
-    pub requests: Vec<(u64, Request)>,
+    pub requests: Vec<Asked>,
+    /// Hand-overs that meet a transaction which is open for long, and stops that must be cut short, of a hundred each.
+    pub busy_percent: u64,
+    pub hang_percent: u64,
     /// One clock that runs faster than the drift margin allows: the node, and its rate in parts of ten thousand.
     pub drift: Option<(usize, u64)>,
     /// One fault that lasts, in a healthy cluster: writes must return although it does.
@@ -202,6 +205,8 @@ impl Plan {
             settings,
             faults: Vec::new(),
             requests: Vec::new(),
+            busy_percent: 25,
+            hang_percent: 15,
             drift: None,
             single,
             warm_us: dice.millis(200..2_500),
@@ -227,6 +232,14 @@ impl Plan {
         for _ in 0..count {
             let fault = plan.draw_fault(dice);
             plan.faults.push(fault);
+        }
+        if !single {
+            let mut people = dice.fork();
+            let wishes = requests::wishes(&mut people, full, plan.storm_us);
+            if !wishes.is_empty() {
+                requests::aim(&mut people, &mut plan.faults);
+            }
+            plan.requests.extend(wishes);
         }
         plan
     }
@@ -290,7 +303,13 @@ impl Plan {
         let asked: Vec<String> = self
             .requests
             .iter()
-            .map(|(at_us, request)| format!(", {request:?} +{:.1}s", *at_us as f64 / 1e6))
+            .map(|asked| {
+                let when = asked.moment.map_or_else(
+                    || format!("+{:.1}s", asked.at_us as f64 / 1e6),
+                    |rule| format!("at {rule}"),
+                );
+                format!(", {:?} {when}", asked.request)
+            })
             .collect();
         let asked = asked.concat();
         format!(

@@ -133,7 +133,8 @@ impl World {
             return Err("refused");
         }
         let member = self.nodes[node].durable.member.clone().ok_or("no member id")?;
-        if !far.slots.contains(&member) {
+        // What is fetched from a standby needs no slot: the standby takes WAL from nobody meanwhile.
+        if far.primary && !far.slots.contains(&member) {
             return Err("no slot");
         }
         if far.senders.iter().any(|sender| sender.member == member) {

@@ -159,6 +159,10 @@ pub struct Server {
     pub disk_full: bool,
     /// It was a primary when it ended last, as a missing `standby.signal` would remember.
     pub was_primary: bool,
+    /// A fast stop is under way: no session is let in.
+    pub stopping: bool,
+    /// A session's transaction, open since and until.
+    pub transaction: Option<(u64, u64)>,
 }
 
 impl Server {
@@ -191,6 +195,8 @@ impl Server {
             fsync_us,
             disk_full: false,
             was_primary: false,
+            stopping: false,
+            transaction: None,
         }
     }
 
@@ -234,6 +240,8 @@ impl Server {
         self.flushing = false;
         self.complete = false;
         self.promoting = false;
+        self.stopping = false;
+        self.transaction = None;
         self.epoch += 1;
     }
 
@@ -246,6 +254,13 @@ impl Server {
             wal.flushed = wal.len();
         }
         self.crash();
+    }
+
+    /// Its own disk and every standby that streams have all WAL up to `end`: nothing holds up the end of the stop.
+    pub fn parted(&self, end: usize) -> bool {
+        let streams = self.senders.iter().filter(|sender| sender.streaming);
+        self.flushed() >= end
+            && streams.into_iter().all(|sender| sender.flush.is_some_and(|flush| flush >= end))
     }
 
     /// Appends a record of its own on the present timeline; returns the log's new length.
@@ -309,11 +324,25 @@ impl Server {
         self.visible = self.visible.max(commits.map(|waiting| (waiting.end - 1, waiting.id)).max());
     }
 
+    /// What its sessions do: commits that wait, and a transaction that is open.
+    pub fn activity(&self, now_us: u64) -> brain::Activity {
+        let open = self.transaction.filter(|(_, until_us)| *until_us > now_us);
+        let commits = self.waiting.iter().filter(|waiting| waiting.kind == Kind::Commit);
+        let oldest_us =
+            commits.clone().map(|waiting| waiting.since_us).chain(open.map(|(since, _)| since)).min();
+        brain::Activity {
+            busy_sessions: (commits.count() + usize::from(open.is_some())) as u32,
+            oldest_transaction_ms: oldest_us.map_or(0, |since_us| now_us.saturating_sub(since_us) / 1000),
+            ..brain::Activity::default()
+        }
+    }
+
     /// Ends every session that is not internal: their commits answer with an error, and are visible from then on.
     pub fn end_sessions(&mut self) {
         let commit = |waiting: &Waiting| waiting.kind == Kind::Commit;
         let (ended, waiting): (Vec<Waiting>, Vec<Waiting>) = self.waiting.drain(..).partition(commit);
         self.waiting = waiting.into();
+        self.transaction = None;
         self.bared.extend(ended.iter().map(|waiting| (waiting.end - 1, waiting.id)));
     }
 }

@@ -23,7 +23,7 @@ impl World {
         let cancels = self.dice.percent(CANCEL_PERCENT);
         self.after(pause, Event::Client { node });
         let server = &self.nodes[node].server;
-        if !server.writes() || server.frozen {
+        if !server.writes() || server.frozen || server.stopping {
             return;
         }
         if cancels {
@@ -33,6 +33,10 @@ impl World {
         if server.files.quarantined {
             return;
         }
+        if self.parks(proxy) {
+            return;
+        }
+        let server = &self.nodes[node].server;
         if server.waiting.len() < 64 {
             self.write(node, Kind::Commit);
         }

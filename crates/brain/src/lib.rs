@@ -40,7 +40,7 @@ pub use record::{
     ClusterRecord, LeaseRecord, MemberRecord, MembersRecord, NodeKind, PrimaryRecord, StoreView, SyncRecord,
     TimelineRecord, Versioned,
 };
-pub use request::{Ask, Hold, Request, Requests, Stage};
+pub use request::{Ask, Hold, Request, Requests, Stage, TAKEOVER_MS_MAX};
 pub use rules::{RULES, Rule, decide, dump_rules};
 pub use slots::{SlotGate, SlotReport, SlotState};
 pub use tags::Tags;

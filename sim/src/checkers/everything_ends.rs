@@ -68,6 +68,11 @@ pub fn settled(world: &mut World) -> bool {
     world.now_us.saturating_sub(since_us) >= REST_US
 }
 
+/// Nothing is as it should not be in the long run.
+pub fn at_rest(world: &World) -> bool {
+    unrest(world).is_none()
+}
+
 /// What is not as it should be in the long run.
 fn unrest(world: &World) -> Option<(usize, String)> {
     let store = world.store.newest();
@@ -78,6 +83,10 @@ fn unrest(world: &World) -> Option<(usize, String)> {
     let server = &world.nodes[primary].server;
     let (term, member) = (record.value.term, &record.value.member);
     let unrest = |why: String| Some((primary, why));
+    if let Some(request) = store.requests.iter().flat_map(|requests| requests.value.active()).next() {
+        let (id, ask, stage) = (request.id, &request.ask, request.stage.word());
+        return unrest(format!("request {id} ({ask:?}) is {stage}"));
+    }
     if sync.value.term != term {
         return unrest(format!("term {term} is not open"));
     }

@@ -10,8 +10,10 @@ mod nothing_destroyed;
 mod one_writer;
 mod promises;
 mod read_forever;
+mod requests_end;
 mod writes_return;
 
+pub use everything_ends::at_rest;
 pub use nothing_destroyed::{given_up, replaced, unexplained};
 pub use promises::unpromised;
 
@@ -73,6 +75,11 @@ pub struct Checkers {
     pub healed_us: Option<u64>,
     /// Writes stay away because the data quorum is gone.
     pub excused: bool,
+    /// Somebody had a node take over although too few answered: what was acknowledged before may be lost.
+    pub forced: bool,
+    /// All full nodes were in the set in force when the first fault struck.
+    pub whole: bool,
+    requests: requests_end::RequestsEnd,
     writes: writes_return::WritesReturn,
     ends: everything_ends::EverythingEnds,
 }
@@ -208,6 +215,9 @@ impl World {
     pub fn store_changed(&mut self, node: usize) {
         let store = self.store.newest().clone();
         self.watch();
+        if let Some((node, what)) = requests_end::on_change(self) {
+            self.violate("I5", node, what);
+        }
         let (Some(record), Some(sync)) = (&store.primary, &store.sync) else { return };
         self.checkers.ends.on_record(self.now_us, record.value.term, self.checkers.healed_us);
         if let Some(what) = writes_return::needless_takeover(self) {
@@ -235,6 +245,9 @@ impl World {
                 return;
             }
             return self.violate("I4", self.recorded_primary().unwrap_or(0), what);
+        }
+        if let Some((node, what)) = requests_end::holds_too_long(self) {
+            return self.violate("I5", node, what);
         }
         if let Some((node, what)) = everything_ends::late(self) {
             return self.violate("I5", node, what);

@@ -66,7 +66,7 @@ pub fn late(world: &World) -> Option<String> {
         (None, _) => (0, BOOTSTRAP_US_MAX, "the cluster's start"),
         (_, Some(healed_us)) => (healed_us.max(written_us), HEALED_US_MAX, "all faults have ended"),
         // A primary that was degraded to k = 0 is the only one that may go on; nobody takes over from it.
-        (Some(storm_us), None) if world.plan.single && !degraded(world) => {
+        (Some(storm_us), None) if world.plan.single && checkers.whole && !degraded(world) => {
             (storm_us.max(written_us), SINGLE_US_MAX, "a single fault in a healthy cluster")
         }
         _ => return None,

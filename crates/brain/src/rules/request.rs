@@ -79,6 +79,12 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
         (Ask::Reinit { node }, _) if *node == view.me => {
             fail(view, request, format!("{node} is the primary; first: pgherd switchover"))
         }
+        // It was to restart as a replica, and a takeover chose it meanwhile: nobody else would end this.
+        (Ask::Restart { node: asked, .. }, Stage::Running) if asked == node => {
+            let note = format!("{node} became the primary of term {term} meanwhile");
+            let stage = if view.durable.obeyed >= request.id { Stage::Done } else { Stage::Failed };
+            move_on(view, request, stage, note)
+        }
         (Ask::Restart { node, .. }, Stage::Running) if age_ms > RESTART_MS_MAX => {
             fail(view, request, format!("{node} has not come back; see pgherd status"))
         }
@@ -317,7 +323,8 @@ pub(super) fn restart(view: &View) -> Option<Want> {
         (Stage::Running, Some(_)) if !obeyed => {
             act(Action::Restart { request: request.id }, format!("request {} asks for it", request.id))
         }
-        (Stage::Running, Some(standby)) if standby.streaming && standby.follows(record) => {
+        // Waiting, and obeyed: a later request for a new copy has started this server anew already.
+        (Stage::Waiting | Stage::Running, Some(standby)) if standby.streaming && standby.follows(record) => {
             move_on(view, request, Stage::Done, format!("{} runs and streams again", view.me))
         }
         _ => None,
@@ -354,6 +361,10 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         return None;
     }
     if view.durable.obeyed < request.id {
+        // A primary that has not opened may need this very member, and takes nobody out of a set before.
+        if !view.opened() {
+            return None;
+        }
         let member = view.durable.member.as_ref().filter(|member| sync.set.members.contains(*member));
         if let Some(member) = member {
             let spare = sync.set.members.len() > sync.set.k;
