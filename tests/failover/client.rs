@@ -57,13 +57,8 @@ pub struct Client {
 
 impl Client {
     pub fn start(doors: Vec<Door>) -> Result<Client> {
-        let shared = Shared {
-            doors,
-            generation: 0,
-            acknowledged: BTreeSet::new(),
-            last: None,
-            seen: nothing_seen(),
-        };
+        let shared =
+            Shared { doors, generation: 0, acknowledged: BTreeSet::new(), last: None, seen: nothing_seen() };
         let (shared, stop) = (Arc::new(Mutex::new(shared)), Arc::new(AtomicBool::new(false)));
         let (for_writer, ended) = (shared.clone(), stop.clone());
         let writer = std::thread::spawn(move || runtime().block_on(write(&for_writer, &ended)));
@@ -138,6 +133,7 @@ async fn write(shared: &Mutex<Shared>, stop: &AtomicBool) {
     let mut id = 0;
     let mut door = 0;
     let lock = || shared.lock().expect("nobody panics with the account in hand");
+    let mut retry = every(RETRY);
     while !stop.load(Ordering::Relaxed) {
         let (at, generation) = {
             let shared = lock();
@@ -159,7 +155,7 @@ async fn write(shared: &Mutex<Shared>, stop: &AtomicBool) {
         }
         // New doors are tried from the first on.
         door = if lock().generation == generation { door + 1 } else { 0 };
-        tokio::time::sleep(RETRY).await;
+        retry.tick().await;
     }
 }
 
@@ -171,6 +167,7 @@ async fn write_over(
     generation: u64,
     id: &mut i64,
 ) -> Result<()> {
+    let mut next = every(BETWEEN);
     while !stop.load(Ordering::Relaxed) {
         *id += 1;
         execute(connection, &format!("INSERT INTO ledger VALUES ({id})")).await?;
@@ -188,9 +185,16 @@ async fn write_over(
                 return Ok(());
             }
         }
-        tokio::time::sleep(BETWEEN).await;
+        next.tick().await;
     }
     Ok(())
+}
+
+/// A beat that is late is not made up for.
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut beat = tokio::time::interval(period);
+    beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    beat
 }
 
 async fn open((host, port): &Door) -> Result<Connection> {

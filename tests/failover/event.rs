@@ -47,7 +47,9 @@ impl Event {
         match self {
             Event::PostgresKilled => "the primary's postmaster gets SIGKILL",
             Event::NodeKilled => "every process of the primary's node gets SIGKILL at once",
-            Event::NodeFrozen => "every process of the primary's node gets SIGSTOP; SIGCONT once writes flow again",
+            Event::NodeFrozen => {
+                "every process of the primary's node gets SIGSTOP; SIGCONT once writes flow again"
+            }
             Event::CutBoth => "no packet between the primary's node and anybody",
             Event::CutFrom => "no packet of the primary's node arrives at another node",
             Event::CutTo => "no packet of another node arrives at the primary's node",
@@ -64,10 +66,7 @@ impl Event {
 
     /// Asked of every system in a comparison; the rest have no counterpart there.
     pub fn is_compared(self) -> bool {
-        matches!(
-            self,
-            Event::PostgresKilled | Event::NodeKilled | Event::NodeFrozen | Event::Switchover
-        )
+        matches!(self, Event::PostgresKilled | Event::NodeKilled | Event::NodeFrozen | Event::Switchover)
     }
 
     pub fn needs_network(self) -> bool {

@@ -25,7 +25,10 @@ pub fn command_line((host, port): &Door) -> String {
 
 fn load_arguments(host: &str, port: u16) -> Vec<String> {
     let port = port.to_string();
-    let words = ["-n", "-h", host, "-p", &port, "-U", "postgres", "-c", CLIENTS, "-j", "2", "-T", SECONDS, "-P", "1", "postgres"];
+    let words = [
+        "-n", "-h", host, "-p", &port, "-U", "postgres", "-c", CLIENTS, "-j", "2", "-T", SECONDS, "-P", "1",
+        "postgres",
+    ];
     words.map(str::to_owned).to_vec()
 }
 

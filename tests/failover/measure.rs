@@ -62,8 +62,14 @@ pub fn measure(
         let load = load::command_line(&("DOOR".to_owned(), 0)).replace(" 0 ", " PORT ");
         what = format!("{what}: `{}` during `{load}`", system.switchover_command());
     }
-    let mut measured =
-        Measured { system: system.name(), event: event.name(), what, runs: Vec::new(), lost: 0, failed: None };
+    let mut measured = Measured {
+        system: system.name(),
+        event: event.name(),
+        what,
+        runs: Vec::new(),
+        lost: 0,
+        failed: None,
+    };
     for number in 1..=runs {
         match one(system, network, event, &client, nodes) {
             Ok(run) => {
@@ -169,9 +175,7 @@ fn heal(
             system::thaw(&system.dir(primary));
             Ok(())
         }
-        Event::CutBoth | Event::CutFrom | Event::CutTo => {
-            network.context("cuts need namespaces")?.apply(&[])
-        }
+        Event::CutBoth | Event::CutFrom | Event::CutTo => network.context("cuts need namespaces")?.apply(&[]),
         Event::MinorityLost => system.start_node(bystander(primary, nodes)),
         Event::PostgresKilled | Event::Switchover | Event::AgentKilled => Ok(()),
     }

@@ -274,7 +274,8 @@ impl System for Patroni {
     fn wait_until_whole(&mut self) -> Result<usize> {
         let whole = wait_at_most(WHOLE_TIMEOUT, || {
             let members = self.members()?;
-            let leader = members.iter().find(|member| member.role == "leader" && member.state == "running")?;
+            let leader =
+                members.iter().find(|member| member.role == "leader" && member.state == "running")?;
             let follows = |member: &&Member| {
                 member.state == "streaming" && member.timeline.is_some() && member.timeline == leader.timeline
             };

@@ -1,10 +1,12 @@
 //! pgherd as the bench sees it: the demo's files at their defaults, each node in a namespace where the machine permits.
 
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
+use tests::network::Network;
 use tests::wait::wait_at_most;
 use tests::{Cluster, Node, Prepared, placement};
 
@@ -36,11 +38,6 @@ impl Pgherd {
 
     fn node(&self, index: usize) -> &Node {
         &self.cluster.nodes()[index]
-    }
-
-    fn url(&self, index: usize) -> String {
-        let node = self.node(index);
-        format!("http://{}:{}", node.host, node.http)
     }
 }
 
@@ -99,14 +96,22 @@ impl System for Pgherd {
     }
 
     fn switchover(&mut self, primary: usize) -> Result<()> {
-        let output = tests::cluster::pgherd(&["switchover", "--url", &self.url(primary)]);
+        // Changes are taken from the node's own machine only.
+        let node = self.node(primary);
+        let program = tests::cluster::program();
+        let mut command = match self.placed {
+            true => Network::command(node, &program),
+            false => Command::new(program),
+        };
+        command.args(["switchover", "--url", &format!("http://127.0.0.1:{}", node.http)]);
+        let output = command.stdin(Stdio::null()).output().context("start pgherd switchover")?;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.success(), "pgherd switchover: {said}");
         Ok(())
     }
 
     fn switchover_command(&self) -> String {
-        "pgherd switchover --url http://PRIMARY".to_owned()
+        "pgherd switchover --url http://127.0.0.1:PORT (on the primary's node)".to_owned()
     }
 
     fn phases(&self, fault: SystemTime, end: SystemTime) -> Vec<Phase> {
@@ -133,7 +138,9 @@ fn phases_of(node: &Node, fault: SystemTime, end: SystemTime) -> Vec<Phase> {
     let within = lines.filter(|line| (fault..=end).contains(&SystemTime::from(line.at)));
     within
         .map(|line| Phase {
-            at_ms: SystemTime::from(line.at).duration_since(fault).map_or(0, |after| after.as_millis() as i64),
+            at_ms: SystemTime::from(line.at)
+                .duration_since(fault)
+                .map_or(0, |after| after.as_millis() as i64),
             node: line.node,
             phase: phase_name(&line.rule),
             said: line.what,

@@ -34,7 +34,8 @@ impl Report {
     }
 
     pub fn markdown(&self) -> String {
-        let mut text = format!("# How long writes stop\n\nMade by `{}`.\n\n{}\n\n", self.command, self.machine);
+        let mut text =
+            format!("# How long writes stop\n\nMade by `{}`.\n\n{}\n\n", self.command, self.machine);
         for system in &self.systems {
             let _ = writeln!(text, "- **{}**: {}", system.name, system.description);
         }
@@ -72,13 +73,20 @@ fn row(measured: &Measured) -> String {
     let errors: usize = measured.runs.iter().map(|run| run.errors).sum();
     let loads = measured.runs.iter().map(|run| run.load_average);
     let (least, most) = (loads.clone().fold(f64::INFINITY, f64::min), loads.fold(0.0, f64::max));
+    let load = if measured.runs.is_empty() { "-".to_owned() } else { format!("{least:.1} to {most:.1}") };
     let runs = measured.runs.len();
     let mut line = format!(
-        "| {} | {} | {runs} | {p50} | {p99} | {max} | {} | {errors} | {least:.1} to {most:.1} |",
+        "| {} | {} | {runs} | {p50} | {p99} | {max} | {} | {errors} | {load} |",
         measured.event, measured.system, measured.lost
     );
     if let Some(failed) = &measured.failed {
-        let _ = write!(line, "\n| {} | {} | FAILED: {} | | | | | | |", measured.event, measured.system, failed.replace('\n', " "));
+        let _ = write!(
+            line,
+            "\n| {} | {} | FAILED: {} | | | | | | |",
+            measured.event,
+            measured.system,
+            failed.replace('\n', " ")
+        );
     }
     line
 }
