@@ -31,6 +31,7 @@ mod wal;
 pub mod witnesses;
 mod words;
 mod world;
+pub mod worlds;
 
 pub use mutant::Mutant;
 pub use scenarios::{SCENARIOS, Scenario};

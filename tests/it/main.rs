@@ -32,3 +32,5 @@ mod slots_exhausted;
 mod slots_survive_takeovers;
 mod switchover;
 mod switchover_interrupted;
+mod switchover_under_load;
+mod wal_fetched_from_a_peer;

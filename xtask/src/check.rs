@@ -74,6 +74,8 @@ pub fn test(arguments: &[String]) -> Result<()> {
     if filter.is_empty() {
         sim(&["--seeds".to_owned(), SEEDS.to_owned()])?;
         sim(&["--mutations".to_owned()])?;
+        worlds(&[])?;
+        worlds(&["--deviations".to_owned()])?;
     }
     shell::run(&mut clusters(&filter))?;
     if filter.is_empty() { chaos_with(&CHAOS, !wanted.without_setup) } else { Ok(()) }
@@ -126,6 +128,12 @@ pub fn sim(arguments: &[String]) -> Result<()> {
     let features: &[&str] = if arguments.iter().any(faulty) { &["--features", "sim/mutations"] } else { &[] };
     shell::cargo(&[build.as_slice(), features].concat())?;
     shell::run(Command::new(shell::target_dir().join("debug/sim")).args(arguments))
+}
+
+/// The exhaustive model, with the brain's deliberate faults at hand and off unless one is asked for.
+pub fn worlds(arguments: &[String]) -> Result<()> {
+    shell::cargo(&["build", "--package", "sim", "--features", "sim/mutations", "--bins"])?;
+    shell::run(Command::new(shell::target_dir().join("debug/worlds")).args(arguments))
 }
 
 pub fn ci() -> Result<()> {

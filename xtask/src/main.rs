@@ -23,6 +23,7 @@ cargo xtask test --major 18 [filter]         fetch that PostgreSQL (15 to 18) an
 cargo xtask sim [--seed N | --seeds N] …    the simulator, optimised
 cargo xtask chaos [--seconds 240] [--seed N] …   a real cluster under faults, its history checked (docs/concepts/chaos.md)
 cargo xtask sim --mutations                 every deliberate fault must be caught; prints the table
+cargo xtask worlds [--long | --deviations | --nodes 4 …]   small worlds, walked exhaustively
 cargo xtask bench failover [--runs 20] [--only EVENT,…] [--versus patroni]   how long writes stop, measured from a client
 cargo xtask tidy                            the style check
 cargo xtask ci                              format, lints, tidy, test";
@@ -48,6 +49,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "demo" => demo(rest),
         "test" => check::test(rest),
         "sim" => check::sim(rest),
+        "worlds" => check::worlds(rest),
         "chaos" => check::chaos(rest),
         "bench" => bench::bench(rest),
         "tidy" => tidy::tidy(),

@@ -104,6 +104,7 @@ pub const RULES: &[Rule] = rules! {
     "rejoin.again" "A rewind that was interrupted is done again." rejoin::rewind_again;
     "rejoin.wait" "The primary is not ready to be followed." rejoin::wait_for_primary;
     "rejoin.promise" "Following a primary of a term is a promise of that term, made durable first." rejoin::promise;
+    "rejoin.fetching" "WAL that the primary no longer has comes from a peer." rejoin::fetch_goes_on;
     "rejoin.unread" "The end of the own WAL must be known before it is compared." rejoin::unread;
     "rejoin.ahead" "This node is ahead of the primary it should follow; nothing is overwritten." rejoin::ahead;
     "rejoin.guard" "The takeover may still need this data directory: it is not rewound yet." rejoin::guard;
@@ -112,6 +113,7 @@ pub const RULES: &[Rule] = rules! {
     "replica.admit" "A replica that streams from the recorded primary admits readers." rejoin::admit;
     "replica.outgrown" "The primary's settings are larger: the standby is started anew with settings as large." rejoin::outgrown;
     "replica.slots" "A replica takes in logical slots by a restart, never the last sync standby, one at a time." slots::take_in;
+    "rejoin.fetch" "The primary no longer has the WAL this node needs, but a peer has: take it from there." rejoin::fetch;
     "rejoin.stalled" "The upstream no longer has the WAL this node needs: copy it anew." rejoin::stalled;
     "request.restart" "Somebody asked this replica to restart." request::restart;
     "request.reload.replica" "Somebody asked this replica to read its configuration anew." request::reload;

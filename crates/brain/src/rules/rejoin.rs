@@ -48,12 +48,64 @@ pub(super) fn start(view: &View) -> Option<Want> {
     ours.then(|| act(Action::StartDetached, "PostgreSQL is stopped"))?
 }
 
+/// The primary may have no more of the WAL that this node needs next, but a peer that streams from it may: it is asked
+/// before the whole data directory is copied. Reconnects are retried every 100 ms, so this is fifty of them.
+const FETCH_AFTER_MS: u64 = 5_000;
+
+/// So far ahead a peer must be for a fetch to begin: what is nearer lies in the primary's last segments.
+const FETCH_BYTES_MIN: u64 = 16 << 20;
+
+/// So near to its peer a fetch ends, and the primary is followed again.
+const FETCHED_BYTES: u64 = 1 << 20;
+
+/// A peer that streams from the recorded primary and has more than `bytes` that this node lacks. What it has is a
+/// beginning of the primary's WAL, as this node's is.
+fn peer_with_more<'a>(view: &'a View, record: &PrimaryRecord, bytes: u64) -> Option<&'a Status> {
+    let own = view.postgres.standby()?.position;
+    let ahead = |status: &&Status| {
+        let standby = status.postgres.standby().filter(|s| s.streaming && s.follows(record));
+        standby.is_some_and(|s| s.position > own && s.position.lsn.bytes_since(own.lsn) > bytes)
+    };
+    let position = |status: &&Status| status.postgres.standby().map(|s| s.position);
+    view.fresh_peers().filter(|status| status.record_term == record.term).filter(ahead).max_by_key(position)
+}
+
+/// It takes WAL from a peer under the recorded term, and there is more to take.
+fn fetching(view: &View) -> Option<String> {
+    let record = view.record()?;
+    let upstream = view.postgres.standby()?.upstream.as_ref()?;
+    if upstream.term != record.term || upstream.node == record.node || view.durable.promise > record.term {
+        return None;
+    }
+    let peer = peer_with_more(view, record, FETCHED_BYTES)?;
+    (peer.node == upstream.node)
+        .then(|| format!("fetching WAL that {} has no more from {}", record.node, peer.node))
+}
+
+pub(super) fn fetch_goes_on(view: &View) -> Option<Want> {
+    wait(fetching(view)?)
+}
+
+/// Copied WAL is cheaper than a copied data directory.
+pub(super) fn fetch(view: &View) -> Option<Want> {
+    let (record, status, _) = upstream(view).ok()?;
+    let stalled = |s: &&Standby| s.follows(record) && !s.streaming && s.stalled_ms > FETCH_AFTER_MS;
+    let standby = view.postgres.standby().filter(stalled)?;
+    let peer = peer_with_more(view, record, FETCH_BYTES_MIN).filter(|_| status.open)?;
+    let why = format!(
+        "not streaming from {} for {} ms; {} has WAL that is missing here",
+        record.node, standby.stalled_ms, peer.node
+    );
+    act(Action::Fetch { term: record.term, node: peer.node.clone() }, why)
+}
+
 pub(super) fn detach(view: &View) -> Option<Want> {
     let standby = view.postgres.standby().filter(|_| !is_on(Mutation::DetachDropped))?;
     let promise = view.durable.promise;
     if let Some(upstream) = &standby.upstream {
         let why = format!("promised {promise}, the upstream {} has term {}", upstream.node, upstream.term);
-        let other = view.record().is_some_and(|r| r.term == upstream.term && r.node != upstream.node);
+        let other = view.record().is_some_and(|r| r.term == upstream.term && r.node != upstream.node)
+            && fetching(view).is_none();
         return (upstream.term < promise || other).then(|| act(Action::Detach { term: promise }, why))?;
     }
     standby.receiver.then(|| act(Action::Detach { term: promise }, "a receiver runs without an upstream"))?

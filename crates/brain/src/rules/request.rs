@@ -7,11 +7,15 @@ use crate::request::{
     ANSWER_MS_MAX, PREPARE_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, changed, moved,
 };
 use crate::{
-    Action, Ask, Health, NodeName, Primary, PrimaryRecord, Request, Stage, Status, Versioned, View, health,
+    Action, Ask, Health, NodeName, Primary, PrimaryRecord, Request, SlotGate, Stage, Status, Versioned, View,
+    health,
 };
 
 /// A candidate further behind would keep the clients waiting: 16 MiB are replayed in about 0.1 s.
 const LAG_BYTES_MAX: u64 = 16 << 20;
+
+/// A replica that has just come back streams, is a member again and has its slots looked at within this.
+const PREFLIGHT_MS_MAX: u64 = 5_000;
 
 /// A shutdown waits for the archiver; a handful of files are seconds.
 const UNARCHIVED_MAX: u32 = 8;
@@ -104,7 +108,7 @@ fn successor(
     record: &PrimaryRecord,
     primary: &Primary,
 ) -> Result<NodeName, String> {
-    let candidates = view.fresh_peers().map(|status| (status, unfit(view, record, primary, status)));
+    let candidates = view.fresh_peers().map(|status| (status, unfit(view, request, record, primary, status)));
     match &request.ask {
         Ask::Restart { .. } => Ok(record.node.clone()),
         Ask::Switchover { to: Some(to), .. } if *to == record.node => {
@@ -135,7 +139,13 @@ fn successor(
 }
 
 /// Why a peer cannot be handed the primaryship now; `None` when it can.
-fn unfit(view: &View, record: &PrimaryRecord, primary: &Primary, status: &Status) -> Option<String> {
+fn unfit(
+    view: &View,
+    request: &Request,
+    record: &PrimaryRecord,
+    primary: &Primary,
+    status: &Status,
+) -> Option<String> {
     let Some(member) = status.member.as_ref().filter(|_| view.settings.full.contains(&status.node)) else {
         return Some("has no data directory".to_owned());
     };
@@ -154,7 +164,28 @@ fn unfit(view: &View, record: &PrimaryRecord, primary: &Primary, status: &Status
     if behind > LAG_BYTES_MAX {
         return Some(format!("is {} MB behind", behind >> 20));
     }
-    status.busy.map(|operation| format!("is busy ({operation:?})"))
+    if let Some(operation) = status.busy {
+        return Some(format!("is busy ({operation:?})"));
+    }
+    unready_slots(view, request, status)
+}
+
+/// A planned hand-over costs nobody a slot, unless its author says so.
+fn unready_slots(view: &View, request: &Request, status: &Status) -> Option<String> {
+    let gated = view.settings.slot_gate != SlotGate::Off && !request.is_forced();
+    let missing = Some(&status.slots.missing).filter(|missing| gated && !missing.is_empty())?;
+    Some(format!("would not keep every slot ({}); wait, or add --force to go on without", missing.join(", ")))
+}
+
+/// What hinders may pass by itself: a replica that has just come back is a member and ready in a moment. What an operator
+/// would have to change does not.
+fn passes(view: &View, request: &Request, record: &PrimaryRecord) -> bool {
+    let Ask::Switchover { to, .. } = &request.ask else { return false };
+    let barred = |status: &Status| status.tags.nofailover || status.tags.failover_priority == 0;
+    let never = to.as_ref().is_some_and(|to| {
+        *to == record.node || view.fresh_peers().any(|status| status.node == *to && barred(status))
+    });
+    !never && view.memory.stage_age_ms(view.now, request.id) < PREFLIGHT_MS_MAX
 }
 
 /// What would make the clients wait longer than they should.
@@ -181,6 +212,7 @@ pub(super) fn check(view: &View) -> Option<Want> {
     let (request, record, primary) = hand_over(view, Stage::Waiting)?;
     let successor = match successor(view, request, &record.value, primary) {
         Ok(successor) => successor,
+        Err(reason) if passes(view, request, &record.value) => return wait(reason),
         Err(reason) => return fail(view, request, reason),
     };
     if let Some(reason) = hindered(view, request, primary) {

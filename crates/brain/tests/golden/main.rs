@@ -45,6 +45,7 @@ fn run(commands: &str) -> String {
             ["outgrow", node] => world.outgrow(node),
             ["disk", node, state] => world.disk(node, state),
             ["cut", from, to] => world.cut(from, to),
+            ["withhold", from, to] => world.withhold(from, to),
             ["heal"] => world.heal(),
             ["hold", "commits", node] => world.hold_commits(node),
             ["pass", "commits", node] => world.pass_commits(node),

@@ -61,6 +61,8 @@ pub struct World {
     store: StoreView,
     lease_ends: Millis,
     cuts: BTreeSet<(NodeName, NodeName)>,
+    /// The first has no more of the WAL that the second needs next.
+    withheld: BTreeSet<(NodeName, NodeName)>,
     slow: BTreeMap<NodeName, SlowStore>,
     pub trace: String,
     pub quiet: bool,
@@ -201,6 +203,12 @@ impl World {
     pub fn cut(&mut self, from: &str, to: &str) {
         self.note(&format!("cut {from} {to}"));
         self.cuts.insert((from.into(), to.into()));
+    }
+
+    /// `from` has removed WAL that `to` needs, until `to` has as much as it has.
+    pub fn withhold(&mut self, from: &str, to: &str) {
+        self.note(&format!("withhold {from} {to}"));
+        self.withheld.insert((from.into(), to.into()));
     }
 
     pub fn heal(&mut self) {
@@ -382,7 +390,10 @@ impl World {
             };
             let source =
                 server.upstream.as_ref().filter(|u| both(&u.node)).and_then(|u| snapshot.get(&u.node));
+            let withheld = |u: &Upstream| self.withheld.contains(&(u.node.clone(), name.clone()));
+            let lacks = server.upstream.as_ref().is_some_and(withheld);
             let source = source.filter(|s| s.running && (s.writable || s.end > server.end));
+            let source = source.filter(|s| !lacks || s.end <= server.end);
             server.streaming = source.is_some();
             if let Some(source) = source {
                 server.end = source.end;

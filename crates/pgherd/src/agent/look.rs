@@ -132,7 +132,7 @@ impl Worker {
             slots: seen
                 .slots
                 .into_iter()
-                .filter(|s| s.slot_type == "physical")
+                .filter(|s| s.slot_type == "physical" && s.wal_status.as_deref() != Some("lost"))
                 .map(|s| s.slot_name)
                 .collect(),
             activity: brain::Activity {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use super::error::Result;
 use super::hba::{REPLICATION_ROLE, REWIND_ROLE};
 use super::server::Server;
-use super::session::{QUERY_DEADLINE, literal};
+use super::session::{QUERY_DEADLINE, Row, literal};
 
 /// The passwords of the cluster's own roles.
 #[derive(Clone)]
@@ -51,14 +51,20 @@ impl Server {
         wanted: &BTreeSet<String>,
         is_ours: impl Fn(&str) -> bool,
     ) -> Result<()> {
-        const SQL: &str = "SELECT slot_name, active FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary";
+        const SQL: &str = "SELECT slot_name, active, wal_status = 'lost' FROM pg_replication_slots \
+             WHERE slot_type = 'physical' AND NOT temporary";
         let mut admin = self.admin.lock().await;
         let session = admin.session(&self.layout, self.config.port).await?;
         let rows = session.rows("list the slots", SQL, QUERY_DEADLINE).await?;
+        // One whose WAL is gone holds nothing any more and lets nobody stream: it is made anew.
+        let useless = |row: &Row| row.get(2) == Some("t") && row.get(1) == Some("f");
+        let (lost, present): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| useless(row));
+        let lost = lost.iter().filter_map(|row| Some((row.get(0)?, false)));
         let present: Vec<(&str, bool)> =
-            rows.iter().filter_map(|row| Some((row.get(0)?, row.get(1)? == "t"))).collect();
-        for (name, active) in &present {
-            if !active && !wanted.contains(*name) && is_ours(name) {
+            present.iter().filter_map(|row| Some((row.get(0)?, row.get(1)? == "t"))).collect();
+        let unwanted = present.iter().copied().filter(|(name, _)| !wanted.contains(*name));
+        for (name, active) in unwanted.chain(lost) {
+            if !active && is_ours(name) {
                 let sql = format!("SELECT pg_drop_replication_slot({})", literal(name));
                 session.rows("drop a slot", &sql, QUERY_DEADLINE).await?;
             }
