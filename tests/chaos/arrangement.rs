@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use tests::machine::SmallDisk;
-use tests::network;
+use tests::placement::{self, section};
 use tests::status::page_at;
 use tests::{Cluster, Prepared};
 use toml::{Table, Value};
@@ -33,11 +33,8 @@ pub fn start(nodes: u16, k: u16, networked: bool) -> Result<Arranged> {
     let mut prepared = Prepared::new(nodes);
     let mut disks = Vec::new();
     if networked {
-        let bases: Vec<u16> = prepared.nodes.iter().map(|node| node.postgres).collect();
-        for (index, node) in prepared.nodes.iter_mut().enumerate() {
-            node.host = network::address(index);
-            node.namespaced = true;
-            node.edit_config(|config| place(config, index, &bases));
+        placement::place(&mut prepared);
+        for node in &prepared.nodes {
             disks.extend(disk(&node.dir)?);
         }
     }
@@ -49,30 +46,6 @@ pub fn start(nodes: u16, k: u16, networked: bool) -> Result<Arranged> {
         });
     }
     Ok(Arranged { cluster: Cluster::start_prepared(prepared), disks })
-}
-
-/// Listens everywhere, is reached at the node's address, and lets the test in.
-fn place(config: &mut Table, index: usize, bases: &[u16]) {
-    for name in ["postgres", "proxy", "http", "peer"] {
-        section(config, name).insert("listen".into(), "0.0.0.0".into());
-    }
-    section(config, "node").insert("advertise".into(), network::address(index).into());
-    let trusted = format!("host all postgres {} trust", network::EVERYBODY);
-    section(config, "postgres").insert("hba".into(), vec![Value::from(trusted)].into());
-    for (number, base) in bases.iter().enumerate() {
-        let peer = section(section(config, "peers"), &format!("n{}", number + 1));
-        for key in ["peer", "postgres"] {
-            let port =
-                peer[key].as_str().and_then(|old| old.rsplit_once(':')).map(|(_, port)| port.to_owned());
-            let port = port.unwrap_or_else(|| base.to_string());
-            peer.insert(key.into(), format!("{}:{port}", network::address(number)).into());
-        }
-    }
-}
-
-fn section<'a>(config: &'a mut Table, name: &str) -> &'a mut Table {
-    let entry = config.entry(name).or_insert_with(|| Table::new().into());
-    entry.as_table_mut().expect("a table")
 }
 
 /// Puts a small file system in the place of the node's directory, with the same files.

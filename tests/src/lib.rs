@@ -9,6 +9,7 @@ pub mod consumer;
 pub mod ledger;
 pub mod machine;
 pub mod network;
+pub mod placement;
 pub mod ports;
 pub mod processes;
 pub mod sandbox;

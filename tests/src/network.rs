@@ -110,8 +110,13 @@ impl Network {
 
     /// `program` inside the namespace of this node.
     pub fn command(node: &Node, program: &std::path::Path) -> Command {
+        Network::command_at(&node.name, program)
+    }
+
+    /// The same for whatever runs in the namespace of this name.
+    pub fn command_at(name: &str, program: &std::path::Path) -> Command {
         let mut command = Command::new("nsenter");
-        command.arg(format!("--net={NAMES}/{}", node.name)).arg("--").arg(program);
+        command.arg(format!("--net={NAMES}/{name}")).arg("--").arg(program);
         command
     }
 

@@ -6,7 +6,9 @@
 
 use std::convert::Infallible;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -67,12 +69,27 @@ pub fn enter(arguments: &[String]) -> Result<Infallible> {
 
 /// To be called first inside: names of network namespaces and all temporary files go to file systems of our own.
 pub fn settle() -> Result<()> {
-    for place in ["/run/netns", "/tmp"] {
-        fs::create_dir_all(place).with_context(|| format!("make {place}"))?;
-        let mounted =
-            Command::new("mount").args(["-t", "tmpfs", "-o", "mode=1777", "tmpfs", place]).status()?;
-        ensure!(mounted.success(), "a file system for {place} cannot be mounted");
-    }
+    mount(&["-t", "tmpfs", "-o", "mode=1777", "tmpfs"], "/tmp")?;
+    settle_network()
+}
+
+/// The same with temporary files in `folder`, where a measurement wants a real disk. The kernel does not take these away.
+pub fn settle_in(folder: &Path) -> Result<()> {
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o1777))
+        .with_context(|| format!("the mode of {}", folder.display()))?;
+    mount(&["--bind", &folder.to_string_lossy()], "/tmp")?;
+    settle_network()
+}
+
+fn mount(what: &[&str], place: &str) -> Result<()> {
+    fs::create_dir_all(place).with_context(|| format!("make {place}"))?;
+    let mounted = Command::new("mount").args(what).arg(place).status()?;
+    ensure!(mounted.success(), "a file system for {place} cannot be mounted");
+    Ok(())
+}
+
+fn settle_network() -> Result<()> {
+    mount(&["-t", "tmpfs", "-o", "mode=1777", "tmpfs"], "/run/netns")?;
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
     ensure!(up.success(), "the loopback interface cannot be brought up");
     Ok(())

@@ -24,7 +24,7 @@ cargo xtask sim [--seed N | --seeds N] …    the simulator, optimised
 cargo xtask chaos [--seconds 240] [--seed N] …   a real cluster under faults, its history checked (docs/concepts/chaos.md)
 cargo xtask sim --mutations                 every deliberate fault must be caught; prints the table
 cargo xtask worlds [--long | --deviations | --nodes 4 …]   small worlds, walked exhaustively
-cargo xtask bench failover [--runs 20]      how long writes stop, measured from a client
+cargo xtask bench failover [--runs 20] [--only EVENT,…] [--versus patroni]   how long writes stop, measured from a client
 cargo xtask tidy                            the style check
 cargo xtask ci                              format, lints, tidy, test";
 
