@@ -162,7 +162,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    pub fn draw(dice: &mut Dice) -> Plan {
+    pub fn draw(dice: &mut Dice, people: bool) -> Plan {
         // Full nodes, witnesses, k; three nodes with k = 1 are what most people run.
         let shapes = [
             (3, 0, 1),
@@ -233,7 +233,7 @@ impl Plan {
             let fault = plan.draw_fault(dice);
             plan.faults.push(fault);
         }
-        if !single {
+        if people && !single {
             let mut people = dice.fork();
             let wishes = requests::wishes(&mut people, full, plan.storm_us);
             if !wishes.is_empty() {

@@ -22,7 +22,7 @@ pub const WITNESSES: &[Row] = rows! {
     "whole-unlived" Scenario("returned-is-not-whole", 0), "I2";
     "record-sync-stale" Scenario("record-counts-set", 4), "I2";
     "sync-at-promotion" Seed(2), "I4";
-    "timeline-reused" Seed(67), "I2";
+    "timeline-reused" Seed(238), "I2";
     "gone-back-promoted" Scenario("gone-back-is-not-promoted", 0), "I2";
     "admit-unopened" Seed(110), "I8";
     "admit-unsettled" Scenario("bared-is-not-read", 0), "I3";
@@ -51,11 +51,11 @@ pub const WITNESSES: &[Row] = rows! {
     "reload-lost" Seed(2), "I4";
     "one-flush-fewer" Seed(0), "I8";
     "clone-keeps-member" Scenario("copy-is-new", 0), "I7";
-    "local-timeline" Seed(2), "I5";
+    "local-timeline" Seed(12), "I5";
     "diverged-dropped" Seed(4), "I7";
     "aside-deleted" Scenario("copy-is-new", 0), "I7";
     "start-writable" Seed(4), "I5";
-    "name-without-term" Seed(162), "I5";
+    "name-without-term" Seed(441), "I5";
     "fencer-absent" Scenario("hung-agent-serves-no-reads", 0), "I6";
     "cancel-forwarded" Seed(29), "I3";
     "cancel-acknowledged" Seed(4), "I8";

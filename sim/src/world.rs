@@ -92,6 +92,9 @@ impl Ord for Queued {
     }
 }
 
+/// Seeds from here on: see [`World::new`].
+pub const PEOPLE_FROM: u64 = 1_000_000_000;
+
 pub struct World {
     pub now_us: u64,
     pub dice: Dice,
@@ -122,9 +125,10 @@ pub struct World {
 }
 
 impl World {
+    /// From [`PEOPLE_FROM`] on people ask for things as well, in the world of the seed below it.
     pub fn new(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> World {
-        let mut dice = Dice::new(seed);
-        let plan = Plan::draw(&mut dice);
+        let mut dice = Dice::new(seed % PEOPLE_FROM);
+        let plan = Plan::draw(&mut dice, seed >= PEOPLE_FROM);
         World::of(dice, plan, detail, sabotage)
     }
 

@@ -8,7 +8,7 @@ use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use brain::{MemberRecord, MembersRecord, NodeName, Settings};
@@ -45,6 +45,10 @@ const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
 /// initdb writes some 40 MB and the first WAL segments; less than this cannot hold a cluster.
 const NEW_DATA_BYTES_MIN: u64 = 128 << 20;
 
+/// A killed process is gone within milliseconds, on a busy machine within a second.
+const PID_FILE_WAIT: Duration = Duration::from_secs(2);
+const PID_FILE_POLL: Duration = Duration::from_millis(20);
+
 /// The machine is not as the node needs it; nothing has been touched. The text says what to do.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -52,7 +56,7 @@ pub struct Precondition(String);
 
 /// Runs a node until SIGTERM or SIGINT. `config` was read from `file`, which a reload reads again.
 pub async fn run(config: Config, file: PathBuf) -> Result<()> {
-    let _pid_file = PidFile::take(&config.node.dir)?;
+    let _pid_file = PidFile::take(&config.node.dir).await?;
     let words = WordsFile::open(&config.node.dir, &config.cluster, &config.node.name)?;
     let members_file = MembersFile::in_dir(&config.node.dir);
     let seeds = seeds(&config);
@@ -404,7 +408,7 @@ struct PidFile {
 }
 
 impl PidFile {
-    fn take(dir: &Path) -> Result<PidFile> {
+    async fn take(dir: &Path) -> Result<PidFile> {
         std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
         let path = dir.join("pgherd.pid");
         let mut file = OpenOptions::new()
@@ -414,6 +418,11 @@ impl PidFile {
             .write(true)
             .open(&path)
             .with_context(|| format!("write {}", path.display()))?;
+        // A process that was killed a moment ago holds the lock until the last of its threads has ended.
+        let begun = Instant::now();
+        while file.try_lock().is_err() && begun.elapsed() < PID_FILE_WAIT {
+            tokio::time::sleep(PID_FILE_POLL).await;
+        }
         if file.try_lock().is_err() {
             bail!("another pgherd runs on {}; see {}", dir.display(), path.display());
         }

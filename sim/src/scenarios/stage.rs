@@ -24,7 +24,7 @@ pub struct Stage {
 
 fn calm(seed: u64, Shape(full, witnesses, k): Shape) -> (Dice, Plan) {
     let mut dice = Dice::new(seed);
-    let mut plan = Plan::draw(&mut dice);
+    let mut plan = Plan::draw(&mut dice, false);
     let name = |index: usize| brain::NodeName(format!("n{}", index + 1));
     plan.nodes = (0..full + witnesses).map(|index| (name(index), index < full)).collect();
     plan.settings.full = (0..full).map(name).collect();

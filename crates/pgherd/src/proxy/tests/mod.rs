@@ -20,7 +20,7 @@ use super::topology::{Backend, Topology};
 use super::{Counts, LoweredCommit, Proxy, ProxyConfig, SyncWaits};
 
 /// Every wait of a test; never reached when things work.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub async fn soon<F: Future>(what: F) -> F::Output {
     timeout(PATIENCE, what).await.expect("it takes too long")
