@@ -52,7 +52,8 @@ impl Waiting {
 
     /// Waits until a process waits for a standby, and ends that.
     async fn end(&self, by: By, session: Option<&Client>) {
-        let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
+        // An autovacuum worker's commit waits as well, and nobody ends that.
+        let waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND backend_type = 'client backend'";
         let pid: i32 = soon(async {
             loop {
                 if let [row] = &self.admin.query(waiting, &[]).await.unwrap()[..] {
