@@ -420,11 +420,11 @@ impl PidFile {
             .with_context(|| format!("write {}", path.display()))?;
         // A process that was killed a moment ago holds the lock until the last of its threads has ended.
         let begun = Instant::now();
-        while file.try_lock().is_err() && begun.elapsed() < PID_FILE_WAIT {
+        while file.try_lock().is_err() {
+            if begun.elapsed() > PID_FILE_WAIT {
+                bail!("another pgherd runs on {}; see {}", dir.display(), path.display());
+            }
             tokio::time::sleep(PID_FILE_POLL).await;
-        }
-        if file.try_lock().is_err() {
-            bail!("another pgherd runs on {}; see {}", dir.display(), path.display());
         }
         file.set_len(0)?;
         writeln!(file, "{}", std::process::id())?;

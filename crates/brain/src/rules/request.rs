@@ -48,8 +48,6 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
     let age_ms = view.memory.stage_age_ms(view.now, request.id);
     let (node, term) = (&record.node, record.term);
     let later = request.term < term;
-    let hand_over = matches!(request.ask, Ask::Switchover { .. })
-        || matches!(&request.ask, Ask::Restart { .. } if (Stage::Preparing..=Stage::Stopping).contains(&request.stage));
     match (&request.ask, request.stage) {
         (_, Stage::Stopping) if later && request.successor() == Some(node) => {
             move_on(view, request, Stage::Done, format!("{node} is the primary of term {term}"))
@@ -57,7 +55,7 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
         (_, Stage::Stopping) if later => {
             fail(view, request, format!("{node} had the most WAL and is the primary of term {term}"))
         }
-        (_, Stage::Preparing | Stage::Holding) if hand_over && later => {
+        (_, Stage::Preparing | Stage::Holding) if later => {
             fail(view, request, format!("a takeover came in between: {node} is the primary of term {term}"))
         }
         (_, Stage::Stopping) if age_ms > STOP_MS_MAX => {

@@ -80,7 +80,9 @@ async fn a_standby_ahead_of_the_fork_does_not_claim_the_new_timeline() {
     let two = standby("n2", &one).await;
     let three = standby("n3", &one).await;
     two.detach().await.unwrap();
-    let ahead = write(&one, "CREATE TABLE only_on_three AS SELECT 1").await;
+    write(&one, "CREATE TABLE only_on_three AS SELECT 1").await;
+    // The end of a whole record: a flush LSN may lie in one whose rest dies with its server.
+    let ahead = one.probe_write(DEADLINE).await.unwrap();
     await_position(&three, ahead).await;
     one.stop(StopMode::Immediate, DEADLINE).await.unwrap();
     three.detach().await.unwrap();

@@ -47,10 +47,8 @@ async fn an_emptied_directory_comes_back_under_another_seat() {
     assert_eq!(read(back.as_ref(), "k").await.unwrap().value, 1);
 }
 
-/// The copy was made while the node was down, so the file is sound and only its age gives it away.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_older_copy_does_not_vote_under_its_old_seat() {
-    let net = Net::new(3);
+/// A follower of three that runs, and a copy of its store from before five more writes.
+async fn follower_with_an_older_copy(net: &Net) -> (String, PathBuf) {
     net.start_whole().await;
     let victim = net.follower().await;
     net.kill(&victim).await;
@@ -62,6 +60,14 @@ async fn an_older_copy_does_not_vote_under_its_old_seat() {
     for value in 0..5 {
         commit(net.get(&leader).as_ref(), put("k", value)).await.unwrap();
     }
+    (victim, copy)
+}
+
+/// The copy was made while the node was down, so the file is sound and only its age gives it away.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_older_copy_does_not_vote_under_its_old_seat() {
+    let net = Net::new(3);
+    let (victim, copy) = follower_with_an_older_copy(&net).await;
     net.kill(&victim).await;
     std::fs::copy(&copy, net.dir_of(&victim).join("store.redb")).unwrap();
     let back = net.start(&victim);
@@ -75,17 +81,7 @@ async fn an_older_copy_does_not_vote_under_its_old_seat() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_older_copy_is_recognized_by_nodes_that_were_restarted() {
     let net = Net::new(3);
-    net.start_whole().await;
-    let victim = net.follower().await;
-    net.kill(&victim).await;
-    let copy = net.dir.path().join("copy");
-    net.copy_store(&victim, &copy);
-    net.start(&victim);
-    net.settle(&net.voters).await;
-    let leader = net.leader().await;
-    for value in 0..5 {
-        commit(net.get(&leader).as_ref(), put("k", value)).await.unwrap();
-    }
+    let (victim, copy) = follower_with_an_older_copy(&net).await;
     for name in &net.voters {
         net.kill(name).await;
     }
