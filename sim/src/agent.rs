@@ -63,7 +63,7 @@ impl World {
     }
 
     pub fn start_agent(&mut self, node: usize) {
-        if self.nodes[node].agent.is_some() {
+        if self.nodes[node].agent.is_some() || self.seats.is_absent(node) {
             return;
         }
         let boot = self.dice.word();
@@ -110,8 +110,13 @@ impl World {
             // What the kernel holds for its server is not lost with it.
             self.nodes[node].deferred.retain(|event| matches!(event.recipient(), Recipient::Server(..)));
             let synced = self.nodes[node].promise_synced;
-            if self.sabotage == Some(Sabotage::PromiseVolatile) {
-                self.nodes[node].durable.promise = synced;
+            let words = &mut self.nodes[node].durable;
+            match self.sabotage {
+                Some(Sabotage::PromiseVolatile) => words.promise = synced,
+                Some(Sabotage::RewindUnmarked) => words.rewound = false,
+                Some(Sabotage::CopyUnmarked) => words.needs_clone = false,
+                Some(Sabotage::ObeyedForgotten) => words.obeyed = 0,
+                _ => {}
             }
         }
     }
@@ -146,6 +151,7 @@ impl World {
         if revision >= agent.store_revision {
             agent.store_revision = revision;
             agent.view.store = brain::StoreView::clone(&value);
+            self.follow_members(node);
             self.turn(node);
         }
     }
@@ -236,6 +242,9 @@ impl World {
         let Some(from) = self.index_of(&status.node) else { return };
         let Some(agent) = self.agent(node) else { return };
         let View { memory, durable, settings, .. } = &mut agent.view;
+        if !settings.voters.contains(&status.node) {
+            return;
+        }
         let grant = memory.on_status(now, Status::clone(status), durable, settings);
         if let Some(grant) = grant
             && let Some(at_us) = self.send(node, from)
@@ -286,7 +295,6 @@ impl World {
             Fence::Keep => {}
         }
         self.arm(node);
-        self.steps += u64::from(news);
         if news {
             self.tell(node, &decision);
         }
@@ -296,6 +304,9 @@ impl World {
         }
         for action in &decision.actions {
             self.execute(node, action);
+            if news {
+                self.stepped(node, action.name());
+            }
         }
         if let Some(agent) = self.agent(node) {
             agent.decided = Some(decision);
@@ -383,7 +394,6 @@ impl World {
             return;
         }
         let applied = self.store.commit(commit);
-        self.steps += 1;
         let who = self.nodes[node].name.clone();
         if self.trace.wants(Detail::Decisions) {
             let word = if applied { "applied" } else { "refused" };
@@ -396,12 +406,14 @@ impl World {
             let delay = self.dice.millis(1..10);
             self.after(delay, Event::StoreAnswer { node, boot, id });
         }
+        self.stepped(node, "stored");
     }
 
     pub fn store_answer(&mut self, node: usize, id: u64) {
         let Some(agent) = self.agent(node) else { return };
         if agent.committing == Some(id) {
             agent.committing = None;
+            self.stepped(node, "answered");
             // An answer is followed by a read, so that the next decision does not ask for the same again.
             self.ask_store(node);
         }

@@ -47,6 +47,7 @@ impl World {
                     host.durable.member = Some(member);
                 }
                 host.durable.needs_clone = true;
+                host.server.half_made = true;
                 Next::Step(3, self.dice.within(1_000..20_000))
             }
             _ => {
@@ -81,6 +82,7 @@ impl World {
         let host = &mut self.nodes[to];
         host.server.roles = wal.as_ref().is_some_and(crate::wal::Wal::has_roles);
         host.server.wal = wal;
+        host.server.half_made = false;
         host.server.slots.clear();
     }
 
@@ -104,6 +106,7 @@ impl World {
                     return Next::Failed("the source is not reachable");
                 };
                 op.mark = epoch;
+                self.nodes[node].server.half_made = true;
                 Next::Step(3, self.dice.millis(50..600))
             }
             3 => {
@@ -116,6 +119,7 @@ impl World {
                     self.copy(from, node, None);
                 }
                 op.mark_us = now;
+                self.nodes[node].server.half_made = false;
                 self.nodes[node].server.pointed_us = now;
                 let upstream = Upstream { node: source.clone(), term };
                 match self.start_server(node, false, Some(upstream)) {

@@ -104,6 +104,7 @@ impl World {
     /// The request is noted as obeyed, durably.
     fn obey(&mut self, node: usize, request: u64) {
         self.nodes[node].durable.obeyed = request;
+        self.check_obeyed(node, request);
         let durable = self.nodes[node].durable.clone();
         if let Some(agent) = self.agent(node) {
             agent.view.durable = durable;
@@ -131,6 +132,7 @@ impl World {
         if !full {
             let synced = self.sabotage != Some(Sabotage::PromiseVolatile);
             self.promise(node, term, synced);
+            self.stepped(node, "promised");
         }
         self.turn(node);
         self.thaw(node);
@@ -160,7 +162,6 @@ impl World {
         let boot = agent.boot;
         let late = now - op.started_us > OPERATION_US_MAX;
         let full = self.lacks_space(node, op.operation);
-        self.steps += 1;
         let next = if op.step == PAUSE {
             Next::Failed("the source is not usable")
         } else if late {
@@ -170,6 +171,7 @@ impl World {
         } else {
             self.advance(node, &mut op)
         };
+        self.stepped(node, op.action.name());
         match next {
             Next::Step(step, delay) => {
                 op.step = step;

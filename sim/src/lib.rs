@@ -7,6 +7,7 @@
 mod agent;
 mod checkers;
 mod copies;
+pub mod crash_steps;
 mod dice;
 mod event;
 mod exec;
@@ -23,6 +24,7 @@ mod replication;
 mod requests;
 mod sabotage;
 mod scenarios;
+mod seats;
 mod server;
 mod sessions;
 mod store;

@@ -59,6 +59,10 @@ impl World {
             Process::Starting => Next::Step(1, 20_000),
             Process::Down if begun => Next::Failed("it did not start"),
             Process::Down if server.wal.is_none() => Next::Failed("there is no data directory"),
+            Process::Down if server.half_made => {
+                self.violate("I7", node, "a data directory that is half made is started".to_owned());
+                Next::Failed("the data directory is half made")
+            }
             Process::Down => {
                 server.files.upstream = upstream;
                 if !writable {

@@ -44,6 +44,8 @@ pub enum Kind {
     CutPort,
     /// The agents' port to the target is closed, PostgreSQL's open; drawn by no seed, used by scenarios.
     CutPeers,
+    /// Two servers do not reach each other, their agents do; drawn by no seed, used by the crash steps.
+    CutStream,
     /// Two agents do not reach each other; all else does.
     CutPeerLink,
     /// Agent, server and fencer stand still together, as a virtual machine that is paused; its clock may stand still too.

@@ -345,6 +345,7 @@ impl World {
         let (settings, tags) = (self.plan.settings.clone(), self.nodes[node].tags.clone());
         if let Some(agent) = self.agent(node) {
             (agent.view.settings, agent.view.tags) = (settings, tags);
+            self.follow_members(node);
             self.turn(node);
         }
     }

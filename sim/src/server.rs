@@ -163,6 +163,8 @@ pub struct Server {
     pub stopping: bool,
     /// A session's transaction, open since and until.
     pub transaction: Option<(u64, u64)>,
+    /// A copy or a rewind is changing the data directory: it is worth nothing until that has ended.
+    pub half_made: bool,
 }
 
 impl Server {
@@ -197,6 +199,7 @@ impl Server {
             was_primary: false,
             stopping: false,
             transaction: None,
+            half_made: false,
         }
     }
 

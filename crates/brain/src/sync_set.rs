@@ -79,10 +79,12 @@ pub fn unwanted(view: &View, member: &MemberId) -> Option<String> {
     if status.is_some_and(|status| status.tags.nosync) {
         return Some("is tagged nosync".to_owned());
     }
-    let given_up = view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node: asked } if *asked == node));
-    // Once the request is obeyed the node has another member id.
-    let old = status.is_none_or(|status| status.member.as_ref() == Some(member) && status.busy.is_none());
-    (given_up && old).then(|| "is to be copied anew".to_owned())
+    // Before the opening it may be the only one to open with, and the request waits for that.
+    let given_up = view.opened()
+        && view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node: asked } if *asked == node));
+    // Also while the node copies: its old server runs until the copy has come, and must not be counted on again. The new
+    // copy is let in once the request is over.
+    given_up.then(|| "is to be copied anew".to_owned())
 }
 
 /// The next step of an open primary; `None` when nothing is to be done.

@@ -84,6 +84,13 @@ pub struct Checkers {
     ends: everything_ends::EverythingEnds,
 }
 
+impl Checkers {
+    /// When the youngest acknowledged commit of a recorded primary was written, and when the last was acknowledged.
+    pub fn written(&self) -> (u64, u64) {
+        (self.writes.written_us, self.writes.acknowledged_us)
+    }
+}
+
 impl World {
     /// A walsender released a client's commit.
     pub fn acknowledge(&mut self, node: usize, waiting: &Waiting) {
@@ -105,6 +112,9 @@ impl World {
         );
         let recorded = self.recorded_primary() == Some(node);
         self.checkers.writes.on_acknowledged(waiting.since_us, self.now_us, recorded);
+        if recorded {
+            self.trip.on_acknowledged(waiting.since_us, self.now_us);
+        }
         if self.checkers.storm_us.is_none() {
             self.checkers.storm_us = Some(self.now_us + self.plan.warm_us);
             self.schedule_faults();
@@ -211,10 +221,18 @@ impl World {
         self.checkers.promotions.push(promotion);
     }
 
+    /// A node does what a request asks for.
+    pub fn check_obeyed(&mut self, node: usize, request: u64) {
+        if let Some(what) = self.checkers.requests.on_obeyed(node, request) {
+            self.violate("I5", node, what);
+        }
+    }
+
     /// The store has a new revision, written by `node`.
     pub fn store_changed(&mut self, node: usize) {
         let store = self.store.newest().clone();
         self.watch();
+        self.unseat();
         if let Some((node, what)) = requests_end::on_change(self) {
             self.violate("I5", node, what);
         }

@@ -7,7 +7,7 @@ mod disks;
 mod leases;
 mod promises;
 mod sets;
-mod stage;
+pub(crate) mod stage;
 
 use crate::mutant::Mutant;
 use crate::sabotage::Sabotage;
