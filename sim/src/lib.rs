@@ -7,12 +7,14 @@
 mod agent;
 mod checkers;
 mod copies;
+mod dialogue;
 mod dice;
 mod event;
 mod exec;
 mod faults;
 mod fencer;
 mod lease;
+mod life;
 mod look;
 mod mutant;
 mod net;

@@ -3,7 +3,7 @@
 use super::{Want, wait};
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Ask, NodeName, Operation, Postgres, Stage, Status, SyncRecord, Term, View, election,
+    Action, Ask, NodeName, Operation, Postgres, Stage, Status, SyncRecord, Term, View, answer, election,
     election::Outcome, health, slots,
 };
 
@@ -79,7 +79,7 @@ pub(super) fn full(view: &View) -> Option<Want> {
 }
 
 fn outcome(view: &View, sync: &SyncRecord, term: Term) -> Outcome {
-    election::outcome(view, sync, &election::tally(view, sync, term))
+    election::outcome(view, sync, &answer::tally(view, sync, term))
 }
 
 /// How many other candidates stand before this node: full nodes by name, those without room on their disk behind the
@@ -136,7 +136,7 @@ pub(super) fn forced(view: &View) -> Option<Want> {
     if !patient || request.stage != Stage::Waiting {
         return None;
     }
-    let own = election::own_answer(view, term)?;
+    let own = answer::own_answer(view, term)?;
     let why = format!(
         "{missing}; request {} names {}, whose WAL ends at {}",
         request.id, own.node, own.position.lsn
@@ -191,7 +191,7 @@ pub(super) fn record(view: &View) -> Option<Want> {
     suspicion(view)?;
     let sync = view.sync()?;
     let term = election::campaign_term(view);
-    let tally = election::tally(view, sync, term);
+    let tally = answer::tally(view, sync, term);
     let Outcome::Chosen(winner) = election::outcome(view, sync, &tally) else { return None };
     if slots::hold_back(view, sync, &tally).is_some() {
         return None;
@@ -221,7 +221,7 @@ pub(super) fn revoke(view: &View) -> Option<Want> {
     let reason = suspicion(view)?;
     let sync = view.sync()?;
     let term = election::campaign_term(view);
-    let tally = election::tally(view, sync, term);
+    let tally = answer::tally(view, sync, term);
     let mut why = vec![reason];
     if let Outcome::Missing(missing) = election::outcome(view, sync, &tally) {
         why.push(missing);
