@@ -24,6 +24,8 @@ pub struct Answer {
     /// This was the open primary of the term that `/sync` names, and its agent has lived ever since: it has all
     /// that it acknowledged.
     pub whole: bool,
+    /// Whose WAL it tried to fetch a moment ago, and could not.
+    pub unfetched: Option<NodeName>,
 }
 
 /// Among answers with the same WAL the greater wins.
@@ -44,6 +46,8 @@ pub struct Fitness {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Tally {
     pub answers: Vec<Answer>,
+    /// Of nodes outside the set that may be primary. They count for nothing; what they hold may decide who can win.
+    pub strangers: Vec<Answer>,
     pub rejected: Vec<String>,
 }
 
@@ -58,6 +62,7 @@ pub(crate) struct Candidate<'a> {
     postgres: &'a Postgres,
     slots_ready: bool,
     tags: &'a Tags,
+    unfetched: Option<&'a NodeName>,
 }
 
 /// Collects the answers for `term` against the set that the store holds now.
@@ -65,7 +70,12 @@ pub fn tally(view: &View, sync: &SyncRecord, term: Term) -> Tally {
     let mut tally = Tally::default();
     for candidate in candidates(view) {
         match consider(view, sync, term, &candidate) {
-            Ok(answer) => tally.answers.push(answer),
+            Ok(answer) if counts(sync, &answer) => tally.answers.push(answer),
+            Ok(answer) => {
+                tally.rejected.push(format!("{}: not in the sync set", candidate.node));
+                let stays = view.settings.full.contains(candidate.node);
+                tally.strangers.extend(Some(answer).filter(|answer| answer.fitness.eligible && stays));
+            }
             Err(reason) => tally.rejected.push(format!("{}: {reason}", candidate.node)),
         }
     }
@@ -84,6 +94,7 @@ pub(crate) fn candidates(view: &View) -> Vec<Candidate<'_>> {
         postgres: &view.postgres,
         slots_ready: view.slots.ready(),
         tags: &view.tags,
+        unfetched: view.memory.unfetched(view.now),
     });
     let peers = view.fresh_peers().filter_map(|status| {
         Some(Candidate {
@@ -96,18 +107,20 @@ pub(crate) fn candidates(view: &View) -> Vec<Candidate<'_>> {
             postgres: &status.postgres,
             slots_ready: status.slots.ready(),
             tags: &status.tags,
+            unfetched: status.unfetched.as_ref(),
         })
     });
     own.into_iter().chain(peers).collect()
 }
 
+/// It is one of the set's answers, or that of the primary that the set was made by and that has all it acknowledged.
+fn counts(sync: &SyncRecord, answer: &Answer) -> bool {
+    let member = sync.set.members.contains(&answer.member);
+    member || answer.whole || sync.is_async() || is_on(Mutation::StrangerCounts)
+}
+
 fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
     let was_primary = *candidate.member == sync.primary;
-    let member = sync.set.members.contains(candidate.member);
-    let counts = member || sync.is_async() || is_on(Mutation::StrangerCounts);
-    if !counts && !was_primary {
-        return Err("not in the sync set".to_owned());
-    }
     let lived = candidate.served == Some(sync.term) || is_on(Mutation::WholeUnlived);
     let whole = was_primary && (sync.set.k == 0 || lived);
     Ok(Answer { whole, ..answer(view, term, candidate)? })
@@ -146,6 +159,7 @@ fn answer(view: &View, term: Term, candidate: &Candidate<'_>) -> Result<Answer, 
         replay: standby.replay,
         fitness: fitness(view, candidate),
         whole: false,
+        unfetched: candidate.unfetched.cloned(),
     })
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Invariant: nobody wins before |S| − k + 1 members have answered, and who wins has all WAL that they have.
 
+use std::cmp::Ordering;
+
 use wire::Timeline;
 
 use crate::answer::candidates;
@@ -49,7 +51,7 @@ pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
     if let Some(status) = awaited.filter(|_| !patient) {
         return Outcome::Missing(format!("{} has not answered yet", status.node));
     }
-    let outcome = best(tally.answers.iter());
+    let outcome = best(&tally.answers.iter().collect::<Vec<_>>(), &[]);
     if let Outcome::Chosen(winner) | Outcome::Fetch { from: winner, .. } = &outcome {
         let lost = lost_bytes(view, winner);
         if lost > view.settings.maximum_lag_bytes {
@@ -69,35 +71,54 @@ pub fn lost_bytes(view: &View, winner: &Answer) -> u64 {
     end.map_or(0, |end| end.bytes_since(winner.position.lsn))
 }
 
-fn best<'a>(answers: impl Iterator<Item = &'a Answer> + Clone) -> Outcome {
-    let further = |a: &Answer, b: &Answer| {
-        if is_on(Mutation::TimelineIgnored) {
-            return a.position.lsn.cmp(&b.position.lsn);
-        }
-        a.position.cmp(&b.position)
+/// By the term of the last record, then by LSN. Two logs that end on the same timeline are beginnings of one log.
+fn further(a: &Answer, b: &Answer) -> Ordering {
+    if is_on(Mutation::TimelineIgnored) {
+        return a.position.lsn.cmp(&b.position.lsn);
+    }
+    a.position.cmp(&b.position)
+}
+
+fn order(a: &&Answer, b: &&Answer) -> Ordering {
+    further(a, b).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
+}
+
+/// `answers` suffice: the best of them has all that was acknowledged. If it may not be primary, whoever may takes that
+/// WAL first, by preference one of them. A node outside the set whose WAL is as long or longer has all of it too: it has
+/// promised as they have, and by its last record its log holds theirs.
+fn best(answers: &[&Answer], strangers: &[Answer]) -> Outcome {
+    let Some(best) = answers.iter().copied().max_by(order) else {
+        return Outcome::Missing("nobody has answered".to_owned());
     };
-    let order = |a: &&Answer, b: &&Answer| {
-        let (a, b) = (*a, *b);
-        further(a, b).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
-    };
-    let best = answers.clone().max_by(order);
-    let best_eligible = answers.filter(|answer| answer.fitness.eligible).max_by(order);
-    match (best, best_eligible) {
-        (None, _) => Outcome::Missing("nobody has answered".to_owned()),
-        (Some(best), Some(by)) if !best.fitness.eligible => {
-            Outcome::Fetch { from: best.clone(), by: by.clone() }
-        }
-        (Some(best), None) => {
-            Outcome::Missing(format!("{} has the WAL, but nobody who answers may be primary", best.node))
-        }
-        (Some(best), Some(_)) => Outcome::Chosen(best.clone()),
+    if best.fitness.eligible {
+        return Outcome::Chosen(best.clone());
+    }
+    let may = |answer: &&Answer| answer.fitness.eligible;
+    let tried = |answer: &&Answer| answer.unfetched.as_ref() == Some(&best.node);
+    let has = |answer: &&Answer| further(answer, best).is_ge() || is_on(Mutation::StrangerBehind);
+    let able = |answer: &&Answer| may(answer) && (has(answer) || !tried(answer));
+    let own = answers.iter().copied().filter(able).max_by(order);
+    let by = own.or_else(|| strangers.iter().filter(able).max_by(order));
+    let failed = || answers.iter().copied().chain(strangers).filter(may).find(tried);
+    match (by, failed()) {
+        (Some(by), _) if has(&by) => Outcome::Chosen(by.clone()),
+        (Some(by), _) => Outcome::Fetch { from: best.clone(), by: by.clone() },
+        (None, Some(tried)) => Outcome::Missing(format!(
+            "{} has WAL to {} but may not be primary, and {} could not fetch it; it will try again",
+            best.node, best.position.lsn, tried.node
+        )),
+        (None, None) => Outcome::Missing(format!(
+            "{} has WAL to {} but may not be primary, and nobody else who answers may: take its nofailover away, make room \
+             on its disk, or start another node",
+            best.node, best.position.lsn
+        )),
     }
 }
 
 impl Tally {
     /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
     /// The highest recorded term wins, then the highest LSN, then fitness, then the name. One whose disk is full is not fit:
-    /// another fetches its WAL first.
+    /// another fetches its WAL first, and so it is with one that is tagged.
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
         let member = |answer: &&Answer| sync.set.members.contains(&answer.member);
         let strangers = is_on(Mutation::StrangerCounts);
@@ -111,7 +132,8 @@ impl Tally {
                 sync.set.answers_needed()
             ));
         }
-        best(self.answers.iter().filter(eligible))
+        let counted: Vec<&Answer> = self.answers.iter().filter(eligible).collect();
+        best(&counted, &self.strangers)
     }
 }
 
@@ -215,6 +237,7 @@ mod tests {
             fencer: crate::Fencer::default(),
             tags: Tags::default(),
             holding: None,
+            unfetched: None,
         }
     }
 

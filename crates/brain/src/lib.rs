@@ -13,6 +13,7 @@ mod condition;
 mod election;
 mod explain;
 mod fencer;
+mod fetch;
 mod health;
 mod memory;
 pub mod mutation;

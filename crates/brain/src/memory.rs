@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 use wire::{Lsn, Timeline};
 
+use crate::fetch::Fetch;
 use crate::mutation::{Mutation, is_on};
 use crate::{
     Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary, Requests, Settings,
@@ -77,6 +78,9 @@ pub struct Memory {
     /// Members that do not stream, and since when.
     missing: BTreeMap<MemberId, Millis>,
     streaming: BTreeSet<MemberId>,
+    /// WAL that this node takes from another for a takeover.
+    #[serde(default)]
+    fetch: Option<Fetch>,
 }
 
 impl Memory {
@@ -311,6 +315,20 @@ impl Memory {
             Postgres::Unknown => {}
             _ => (self.primary_seen, self.exposed) = (None, None),
         }
+    }
+
+    pub(crate) fn note_fetch(&mut self, now: Millis, postgres: &Postgres, recorded: Term) {
+        self.fetch = Fetch::note(self.fetch.take(), now, postgres, recorded);
+    }
+
+    /// For how long a fetch has brought nothing; 0 without one.
+    pub(crate) fn fetch_stalled_ms(&self, now: Millis) -> u64 {
+        self.fetch.as_ref().map_or(0, |fetch| fetch.stalled_ms(now))
+    }
+
+    /// Whose WAL this node tried to fetch a moment ago, and could not.
+    pub fn unfetched(&self, now: Millis) -> Option<&NodeName> {
+        self.fetch.as_ref()?.failed(now)
     }
 
     pub(crate) fn note_slots(&mut self, now: Millis, wanted: bool) {

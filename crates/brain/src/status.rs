@@ -46,6 +46,9 @@ pub struct Status {
     /// The request for which the speaker's proxy holds sessions.
     #[serde(default)]
     pub holding: Option<u64>,
+    /// Whose WAL the speaker tried to fetch for a takeover a moment ago, and could not.
+    #[serde(default)]
+    pub unfetched: Option<NodeName>,
 }
 
 impl Status {
@@ -72,6 +75,7 @@ impl Status {
             fencer: view.fencer.clone(),
             tags: view.tags.clone(),
             holding: view.hold().map(|hold| hold.request),
+            unfetched: view.memory.unfetched(view.now).cloned(),
         }
     }
 

@@ -4,7 +4,7 @@ use super::{Want, wait};
 use crate::mutation::{Mutation, is_on};
 use crate::{
     Action, Ask, NodeName, Operation, Postgres, Stage, Status, SyncRecord, Term, View, answer, election,
-    election::Outcome, health, slots,
+    election::Outcome, fetch, health, slots,
 };
 
 /// Each candidate gives the one before it this long before it stands itself: a campaign takes a promise (one fsync,
@@ -174,7 +174,12 @@ pub(super) fn fetched(view: &View) -> Option<Want> {
     let term = upstream.term;
     let source = view.fresh_peers().find(|status| status.node == upstream.node);
     let end = source.and_then(|status| status.postgres.standby()).map(|source| source.position);
+    let stalled_ms = view.memory.fetch_stalled_ms(view.now);
     match end {
+        Some(end) if standby.position < end && stalled_ms > fetch::STALLED_MS_MAX => super::act(
+            Action::Detach { term },
+            format!("no WAL has come from {} for {stalled_ms} ms: let others try", upstream.node),
+        ),
         Some(end) if standby.position < end => Some(Want {
             actions: vec![Action::Revoke { term }],
             why: vec![format!(
