@@ -35,6 +35,7 @@ mutations! {
     PositionUnread "position-unread" "A member answers before startup has read all of its WAL.";
     BusyAnswers "busy-answers" "A member answers by its last look while work under way moves its WAL.";
     StrangerCounts "stranger-counts" "Answers of nodes outside the sync set count towards |S| - k + 1.";
+    StrangerBehind "stranger-behind" "A node outside the sync set wins without the WAL that the members have.";
     UnexplainedWins "unexplained-wins" "WAL on a timeline that no recorded term explains may win.";
     TimelineIgnored "timeline-ignored" "Answers are compared by LSN alone, without the timeline.";
     WholeUnlived "whole-unlived" "A returned primary claims to have all that it acknowledged without having lived.";
