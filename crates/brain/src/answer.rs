@@ -33,6 +33,8 @@ pub struct Answer {
 pub struct Fitness {
     /// It may be primary at all.
     pub eligible: bool,
+    /// It is not about to leave the cluster.
+    pub stays: bool,
     /// A request names it.
     pub wanted: bool,
     pub priority: u32,
@@ -176,6 +178,7 @@ fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
     };
     Fitness {
         eligible: !nofailover && *failover_priority > 0 && !candidate.full,
+        stays: view.settings.full.contains(candidate.node),
         wanted: view.requests().any(named),
         priority: *failover_priority,
         slots_ready: candidate.slots_ready,

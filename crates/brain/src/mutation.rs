@@ -65,6 +65,8 @@ mutations! {
     RenewInCampaign "renew-in-campaign" "A primary renews its term while a candidate is asking for promises.";
     RenewDropped "renew-dropped" "A primary whose members promised to a candidate that gave up does not renew.";
     FollowUnpromised "follow-unpromised" "A standby follows a term without having promised it.";
+    CopiedCounted "copied-counted" "While a node copies its data directory anew, the old one is let back into the sync set.";
+    StayDropped "stay-dropped" "A node that was to leave and became the primary stays marked as leaving for ever.";
     DetachDropped "detach-dropped" "A promise ends no replication from a lower term.";
     FollowDiverged "follow-diverged" "A standby whose WAL has left the primary's history follows without a rewind.";
     ExpendableAlways "expendable-always" "A member's data directory is rewound or copied although /sync needs it.";

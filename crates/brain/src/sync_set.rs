@@ -93,7 +93,8 @@ pub fn unwanted(view: &View, member: &MemberId) -> Option<String> {
         && view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node: asked } if *asked == node));
     // Also while the node copies: its old server runs until the copy has come, and must not be counted on again. The new
     // copy is let in once the request is over.
-    given_up.then(|| "is to be copied anew".to_owned())
+    let copies = status.is_some_and(|status| status.busy.is_some()) && is_on(Mutation::CopiedCounted);
+    (given_up && !copies).then(|| "is to be copied anew".to_owned())
 }
 
 /// The next step of an open primary; `None` when nothing is to be done.

@@ -12,5 +12,5 @@ mod trip;
 
 pub use operation::{OPERATIONS, Operation, Outcome};
 pub use run::{Back, Crash, Played, play};
-pub use sweep::{Failure, Row, Table, sweep};
+pub use sweep::{Failure, Row, Table, first_broken, sweep};
 pub use trip::{Step, Trip, Victim};

@@ -172,7 +172,7 @@ pub const OPERATIONS: &[Operation] = &[
         begin: |stage| nosync(stage, stage.others[0], false),
         through: &["apply-sync", "stored"],
         outcome: whole),
-    operation!("sync set: remove", Shape(4, 0, 2),
+    operation!("sync set: remove", Shape(5, 0, 2),
         begin: |stage| nosync(stage, stage.others[0], true),
         through: &["apply-sync", "stored"],
         outcome: whole),
@@ -359,10 +359,13 @@ fn fetched(world: &World, _: &Before) -> Option<Outcome> {
 
 fn removed(world: &World, _: &Before) -> Option<Outcome> {
     let members = &world.store.newest().members.as_ref()?.value;
-    let left = members.nodes.values().all(|record| !record.leaving);
+    let decided = members.nodes.values().all(|record| !record.leaving);
     let detached = |node: usize| world.nodes[node].server.receiver.is_none();
-    let gone = (0..world.nodes.len()).filter(|node| !world.stays(*node));
-    (left && gone.into_iter().all(detached)).then_some(Outcome::Resumed)
+    let mut gone = (0..world.nodes.len()).filter(|node| !world.stays(*node));
+    // Who was to leave has become the primary, and stays.
+    let kept = gone.clone().next().is_none();
+    let outcome = if kept { Outcome::Undone } else { Outcome::Resumed };
+    (decided && gone.all(detached)).then_some(outcome)
 }
 
 /// Requests of this kind change a setting, not the store.

@@ -60,7 +60,8 @@ fn restless(world: &World, node: usize, primary: usize, set: &SyncSet) -> Option
         return None;
     }
     let Some(agent) = &host.agent else { return Some(format!("{name} has no agent")) };
-    if let Some(op) = &agent.op {
+    // Who cannot reach the primary's server tries again and again.
+    if let Some(op) = agent.op.as_ref().filter(|_| world.net.stream(node, primary)) {
         return Some(format!("{:?} is under way on {name}", op.operation));
     }
     if world.store.newest().members.iter().any(|m| m.value.nodes.get(name).is_some_and(|record| record.leaving)) {
@@ -102,6 +103,15 @@ fn set_unrest(world: &World, primary: usize, set: &SyncSet, away: &BTreeSet<usiz
     let k = settings.standbys.min(full.saturating_sub(1));
     let degraded = settings.on_last_standby_lost == OnLastStandbyLost::Degrade && !away.is_empty();
     (set.k != k && !degraded).then(|| format!("k is {}, not {k}", set.k))
+}
+
+/// One machine may be missed: without it k standbys are left that may be in the set, or the settings do without.
+pub fn bears_a_loss(world: &World) -> bool {
+    let settings = &world.plan.settings;
+    let there = |node: &usize| world.nodes[*node].full && world.stays(*node) && !world.nodes[*node].tags.nosync;
+    let standbys = (0..world.nodes.len()).filter(there).count().saturating_sub(2);
+    let degrades = settings.on_last_standby_lost == OnLastStandbyLost::Degrade;
+    away(world).is_empty() && (standbys >= settings.standbys || degrades)
 }
 
 /// |S| - k + 1 members of `/sync` are there and whole, or its primary serves: what I4 is promised under.

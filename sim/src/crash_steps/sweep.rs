@@ -121,6 +121,17 @@ fn rehearse(
     found
 }
 
+/// What the first run of this operation and seed breaks that breaks something, the undisturbed one first.
+pub fn first_broken(operation: &'static Operation, seed: u64, mutant: Option<Mutant>) -> Option<Violation> {
+    let undisturbed = play(operation, seed, None, Detail::Nothing, mutant)?;
+    undisturbed.violation.or_else(|| {
+        crashes(undisturbed.steps.len()).find_map(|crash| {
+            let played = play(operation, seed, Some(crash), Detail::Nothing, mutant)?;
+            played.violation.filter(|_| played.met)
+        })
+    })
+}
+
 fn crashes(steps: usize) -> impl Iterator<Item = Crash> {
     let ways = Victim::ALL.into_iter().flat_map(|victim| {
         // Nobody waits for a server but its agent, and that is there.

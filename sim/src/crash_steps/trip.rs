@@ -111,7 +111,7 @@ impl World {
             if kind == Kind::KillPostgres { server } else { host.agent.is_some() }
         };
         // Who is missed is the only one: more than one machine the cluster does not promise to bear.
-        let bearable = lasts_us < LONG || super::rest::away(self).is_empty();
+        let bearable = lasts_us < LONG || super::rest::bears_a_loss(self);
         let met: Vec<usize> = nodes.into_iter().filter(lives).filter(|_| bearable).collect();
         self.trip.struck = Some((self.now_us, met.len()));
         for (order, node) in met.into_iter().enumerate() {

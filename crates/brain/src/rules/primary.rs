@@ -254,6 +254,22 @@ pub(super) fn change_set(view: &View) -> Option<Want> {
     Some(Want { actions: action.into_iter().collect(), why: vec![why] })
 }
 
+/// A takeover chose this node while it was to leave. The primary is not removed, and a mark that nobody acts on would stand
+/// for ever; whoever wants it gone switches over and removes it again.
+pub(super) fn stay(view: &View) -> Option<Want> {
+    let (record, _) = view.serving()?;
+    let members = view.store.members.as_ref()?;
+    let leaves = members.value.nodes.get(&view.me).is_some_and(|own| own.leaving);
+    if !leaves || !view.opened() || is_on(Mutation::StayDropped) {
+        return None;
+    }
+    let commit = Commit {
+        conditions: vec![(Key::Primary, record.version), (Key::Members, members.version)],
+        puts: vec![Put::Members(members.value.keeping(&view.me))],
+    };
+    act(Action::Commit(commit), "this node was to leave and became the primary: it stays; to remove it, switch over first")
+}
+
 /// The last step of a removal: the set, stored and in force, has let the node out.
 pub(super) fn let_go(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
