@@ -10,10 +10,10 @@ sim --crash-steps [--seeds N] [--from A] [--threads T] [--only OPERATION] [--mut
 sim --crash-steps --only OPERATION --seed N                                    its undisturbed run, traced, and its steps
 sim --crash-steps --only OPERATION --seed N --step I --victim WHO [--later|--missed]    killed after that step, traced";
 
-/// Two seeds of each operation are some ten thousand kills, and a minute's work for two cores.
-const SEEDS: usize = 2;
+/// One seed of each operation is some fifteen thousand kills, and half a minute's work for two cores.
+const SEEDS: usize = 1;
 /// More failures than these say nothing more.
-const FAILURES_SHOWN: usize = 2000;
+const FAILURES_SHOWN: usize = 20;
 
 #[derive(Default)]
 struct Options {
@@ -60,7 +60,8 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
         match name.as_str() {
             "--only" => {
                 let known = Operation::named(given);
-                options.only = Some(known.ok_or_else(|| format!("no operation is called \"{given}\": {}", names()))?);
+                options.only =
+                    Some(known.ok_or_else(|| format!("no operation is called \"{given}\": {}", names()))?);
             }
             "--mutant" => {
                 let known = Mutant::named(given);
@@ -89,8 +90,10 @@ fn names() -> String {
 #[expect(clippy::disallowed_methods, reason = "how long a sweep takes is real time; no run sees it")]
 fn everything(options: &Options) -> bool {
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let operations: Vec<&'static Operation> =
-        OPERATIONS.iter().filter(|operation| options.only.is_none_or(|only| only.name == operation.name)).collect();
+    let operations: Vec<&'static Operation> = OPERATIONS
+        .iter()
+        .filter(|operation| options.only.is_none_or(|only| only.name == operation.name))
+        .collect();
     let started = std::time::Instant::now();
     let threads = options.threads.unwrap_or(threads);
     let table = sweep(&operations, options.from, options.seeds.unwrap_or(SEEDS), threads, options.mutant);
@@ -142,6 +145,11 @@ fn replay(options: &Options, seed: u64) -> Result<bool, String> {
             println!("step {number:>3}: n{} {}", step.node + 1, step.what);
         }
     }
-    println!("{:?}, writes after {:.2} s, {:?}", played.outcome, played.writes_us as f64 / 1e6, played.violation);
+    println!(
+        "{:?}, writes after {:.2} s, {:?}",
+        played.outcome,
+        played.writes_us as f64 / 1e6,
+        played.violation
+    );
     Ok(played.violation.is_none())
 }

@@ -84,7 +84,9 @@ impl Witness {
         match self {
             Witness::Seed(seed) => crate::run(seed, Detail::Nothing, mutant).violation,
             Witness::Scenario(name, seed) => Scenario::named(name)?.run(seed, Detail::Nothing, mutant)?.0,
-            Witness::CrashSteps(name, seed) => crash_steps::first_broken(Operation::named(name)?, seed, mutant),
+            Witness::CrashSteps(name, seed) => {
+                crash_steps::first_broken(Operation::named(name)?, seed, mutant)
+            }
         }
     }
 }

@@ -47,19 +47,25 @@ impl Seats {
 impl World {
     /// Somebody adds this node: the record first, then its process.
     pub fn join(&mut self, node: usize) {
-        self.change_members(|members, name| {
-            members.removed.remove(name);
-            members.nodes.insert(name.clone(), member(name));
-        }, node);
+        self.change_members(
+            |members, name| {
+                members.removed.remove(name);
+                members.nodes.insert(name.clone(), member(name));
+            },
+            node,
+        );
         self.seats.0[node] = Seat::Learner;
         self.start_agent(node);
     }
 
     /// Somebody removes this node: it is marked, and the primary lets it go.
     pub fn leave(&mut self, node: usize) {
-        self.change_members(|members, name| {
-            members.nodes.entry(name.clone()).and_modify(|record| record.leaving = true);
-        }, node);
+        self.change_members(
+            |members, name| {
+                members.nodes.entry(name.clone()).and_modify(|record| record.leaving = true);
+            },
+            node,
+        );
     }
 
     fn change_members(&mut self, change: impl Fn(&mut MembersRecord, &brain::NodeName), node: usize) {

@@ -75,6 +75,7 @@ pub fn test(arguments: &[String]) -> Result<()> {
     if filter.is_empty() {
         sim(&["--seeds".to_owned(), SEEDS.to_owned()])?;
         sim(&["--mutations".to_owned()])?;
+        sim(&["--crash-steps".to_owned()])?;
         worlds(&[])?;
         worlds(&["--deviations".to_owned()])?;
     }

@@ -380,6 +380,7 @@ pub fn asking(world: &World) -> bool {
 
 /// A request has failed.
 pub fn refused(world: &World) -> bool {
-    let failed = |ask: &brain::Request| ask.stage == brain::Stage::Failed && !matches!(ask.ask, Ask::Reload { .. });
+    let failed =
+        |ask: &brain::Request| ask.stage == brain::Stage::Failed && !matches!(ask.ask, Ask::Reload { .. });
     world.store.newest().requests.iter().any(|requests| requests.value.list.iter().any(failed))
 }

@@ -64,7 +64,13 @@ fn restless(world: &World, node: usize, primary: usize, set: &SyncSet) -> Option
     if let Some(op) = agent.op.as_ref().filter(|_| world.net.stream(node, primary)) {
         return Some(format!("{:?} is under way on {name}", op.operation));
     }
-    if world.store.newest().members.iter().any(|m| m.value.nodes.get(name).is_some_and(|record| record.leaving)) {
+    if world
+        .store
+        .newest()
+        .members
+        .iter()
+        .any(|m| m.value.nodes.get(name).is_some_and(|record| record.leaving))
+    {
         return Some(format!("{name} is still leaving"));
     }
     if !host.full || node == primary || !world.stays(node) || !world.net.stream(node, primary) {
@@ -90,7 +96,10 @@ fn set_unrest(world: &World, primary: usize, set: &SyncSet, away: &BTreeSet<usiz
     let there = |member: &brain::MemberId| {
         let node = world.index_of(&member.node());
         node.is_some_and(|node| {
-            !away.contains(&node) && world.net.stream(node, primary) && world.stays(node) && world.nodes[node].durable.member.as_ref() == Some(member)
+            !away.contains(&node)
+                && world.net.stream(node, primary)
+                && world.stays(node)
+                && world.nodes[node].durable.member.as_ref() == Some(member)
         })
     };
     if let Some(dead) = set.members.iter().find(|member| !there(member))
@@ -108,7 +117,8 @@ fn set_unrest(world: &World, primary: usize, set: &SyncSet, away: &BTreeSet<usiz
 /// One machine may be missed: without it k standbys are left that may be in the set, or the settings do without.
 pub fn bears_a_loss(world: &World) -> bool {
     let settings = &world.plan.settings;
-    let there = |node: &usize| world.nodes[*node].full && world.stays(*node) && !world.nodes[*node].tags.nosync;
+    let there =
+        |node: &usize| world.nodes[*node].full && world.stays(*node) && !world.nodes[*node].tags.nosync;
     let standbys = (0..world.nodes.len()).filter(there).count().saturating_sub(2);
     let degrades = settings.on_last_standby_lost == OnLastStandbyLost::Degrade;
     away(world).is_empty() && (standbys >= settings.standbys || degrades)
@@ -139,7 +149,10 @@ pub fn left_behind(world: &World) -> Option<String> {
         .filter_map(|node| world.nodes[node].durable.member.clone())
         .collect();
     if server.slots != members {
-        return Some(format!("the slots of {} are {:?}, its standbys {members:?}", world.nodes[primary].name, server.slots));
+        return Some(format!(
+            "the slots of {} are {:?}, its standbys {members:?}",
+            world.nodes[primary].name, server.slots
+        ));
     }
     let second = (0..world.nodes.len()).find(|node| *node != primary && world.nodes[*node].server.primary);
     second.map(|node| format!("{} is a primary beside the recorded one", world.nodes[node].name))

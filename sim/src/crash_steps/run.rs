@@ -108,7 +108,11 @@ impl Run {
             None => self.world().trip.count(),
             Some(Crash { step, victim, back }) => self.world().trip.set(step, victim, back.lasts_us()),
         }
-        self.stage.world.trace.line(self.stage.world.now_us, "begins", format_args!("*** {}", self.operation.name));
+        self.stage.world.trace.line(
+            self.stage.world.now_us,
+            "begins",
+            format_args!("*** {}", self.operation.name),
+        );
         self.operation.begin(&mut self.stage);
         self.restless_us = self.stage.world.now_us;
         let outcome = self.to_the_end();
@@ -163,10 +167,18 @@ impl Run {
             let wrote = world.trip.struck.is_none() || world.trip.written_us.is_some();
             if lasted_us > WRITES_US_MAX && !wrote {
                 let seconds = lasted_us / SECOND;
-                world.violate("I4", 0, format!("no write for {seconds} s after the kill: {}", why.unwrap_or_default()));
+                world.violate(
+                    "I4",
+                    0,
+                    format!("no write for {seconds} s after the kill: {}", why.unwrap_or_default()),
+                );
             } else if lasted_us > most_us {
                 let seconds = lasted_us / SECOND;
-                world.violate("I5", 0, format!("neither done nor undone after {seconds} s: {}", why.unwrap_or_default()));
+                world.violate(
+                    "I5",
+                    0,
+                    format!("neither done nor undone after {seconds} s: {}", why.unwrap_or_default()),
+                );
             }
             if !world.step() {
                 return None;

@@ -78,9 +78,10 @@ pub fn sweep(
     let ends = in_parallel(&jobs, threads, mutant);
     for operation in operations {
         for victim in Victim::ALL {
-            let own = jobs.iter().zip(&ends).filter(|(job, _)| {
-                job.operation.name == operation.name && job.crash.victim == victim
-            });
+            let own = jobs
+                .iter()
+                .zip(&ends)
+                .filter(|(job, _)| job.operation.name == operation.name && job.crash.victim == victim);
             table.rows.extend(row(operation.name, victim, own));
         }
     }
@@ -177,7 +178,8 @@ fn attempt(job: &Job, mutant: Option<Mutant>) -> Ended {
     if !played.met {
         return None;
     }
-    let unknown = || Violation { invariant: "I5", what: "the run ended before the operation".to_owned(), at_us: 0 };
+    let unknown =
+        || Violation { invariant: "I5", what: "the run ended before the operation".to_owned(), at_us: 0 };
     Some(match (&played.violation, played.outcome) {
         (Some(violation), _) => Err(violation.clone()),
         (None, Some(_)) => Ok(played),

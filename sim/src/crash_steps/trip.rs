@@ -131,7 +131,8 @@ impl World {
     /// The machine at the other end of what this node is doing.
     fn partner(&self, node: usize) -> Option<usize> {
         let primary = self.recorded_primary().filter(|primary| *primary != node);
-        let lives = |other: &usize| *other != node && self.nodes[*other].full && self.nodes[*other].agent.is_some();
+        let lives =
+            |other: &usize| *other != node && self.nodes[*other].full && self.nodes[*other].agent.is_some();
         primary.filter(lives).or_else(|| (0..self.nodes.len()).find(lives))
     }
 

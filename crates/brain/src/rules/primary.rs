@@ -267,7 +267,10 @@ pub(super) fn stay(view: &View) -> Option<Want> {
         conditions: vec![(Key::Primary, record.version), (Key::Members, members.version)],
         puts: vec![Put::Members(members.value.keeping(&view.me))],
     };
-    act(Action::Commit(commit), "this node was to leave and became the primary: it stays; to remove it, switch over first")
+    act(
+        Action::Commit(commit),
+        "this node was to leave and became the primary: it stays; to remove it, switch over first",
+    )
 }
 
 /// The last step of a removal: the set, stored and in force, has let the node out.
