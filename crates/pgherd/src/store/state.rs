@@ -5,12 +5,14 @@
 //!
 //! Invariant: a command with an id takes effect at most once, however often it is proposed.
 
+mod seats;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Change, Entry, LeaseId, MEMBERS, STATE_BYTES_MAX, StoreError, Transaction, Version};
+use super::{Change, Entry, LeaseId, STATE_BYTES_MAX, StoreError, Transaction, Version};
 
 /// Leases held at once. A node holds a few; 4,096 × 60 bytes keep a snapshot small when somebody leaks them.
 const LEASES_MAX: usize = 4096;

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Seat, State};
+use super::{Cell, Seat, State, cell_bytes};
+use crate::store::MEMBERS;
 
 /// Seats that were removed and are remembered, so that they can be told: far more than a cluster has nodes.
 const DEPARTED_MAX: usize = 64;
