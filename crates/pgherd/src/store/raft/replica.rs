@@ -65,6 +65,7 @@ pub(super) struct Replica {
     now: Duration,
     /// How long callers wait for a leader: the longest election timeout.
     patience: Duration,
+    deadline: Duration,
     next_sequence: u64,
     waiting: BTreeMap<u64, Waiting>,
     next_read: u64,
@@ -103,6 +104,7 @@ impl Replica {
             applied,
             now: Duration::ZERO,
             patience: tick * timing.election_ticks as u32 * 2,
+            deadline: timing.deadline,
             next_sequence: 1,
             waiting: BTreeMap::new(),
             next_read: 1,
@@ -152,8 +154,8 @@ impl Replica {
         let waiting = Waiting {
             ticket,
             command,
-            deadline: self.now + DEADLINE,
-            leaderless_until: self.now + self.patience.min(DEADLINE),
+            deadline: self.now + self.deadline,
+            leaderless_until: self.now + self.patience.min(self.deadline),
             proposed: None,
         };
         self.waiting.insert(sequence, waiting);
@@ -166,7 +168,7 @@ impl Replica {
             self.answers.push((ticket, Answer::Read(Err(busy))));
             return;
         }
-        self.ask(vec![(ticket, key, self.now + DEADLINE)]);
+        self.ask(vec![(ticket, key, self.now + self.deadline)]);
     }
 
     pub fn step(&mut self, message: Message) -> Result<()> {
@@ -300,7 +302,7 @@ impl Replica {
                     self.finish(sequence, Err(StoreError::Unavailable(alone)));
                 }
                 _ if self.now >= waiting.deadline => {
-                    let late = format!("a majority did not confirm it within {DEADLINE:?}");
+                    let late = format!("a majority did not confirm it within {:?}", self.deadline);
                     self.finish(sequence, Err(StoreError::Unknown(late)));
                 }
                 Some((to, at)) if to == standing && self.now < at + PROPOSE_AGAIN => {}
@@ -390,7 +392,7 @@ impl Replica {
             !reading.tickets.is_empty()
         });
         for (ticket, _, _) in late {
-            let late = format!("no majority confirmed the read within {DEADLINE:?}");
+            let late = format!("no majority confirmed the read within {:?}", self.deadline);
             self.answers.push((ticket, Answer::Read(Err(StoreError::Unavailable(late)))));
         }
         if !again.is_empty() {
