@@ -165,6 +165,8 @@ pub struct Server {
     pub transaction: Option<(u64, u64)>,
     /// A copy or a rewind is changing the data directory: it is worth nothing until that has ended.
     pub half_made: bool,
+    /// Commits whose sessions ended before they were acknowledged: errors for their clients.
+    pub failed: u64,
 }
 
 impl Server {
@@ -200,6 +202,7 @@ impl Server {
             stopping: false,
             transaction: None,
             half_made: false,
+            failed: 0,
         }
     }
 
@@ -236,6 +239,7 @@ impl Server {
         self.senders.clear();
         self.receiver = None;
         self.receiver_hidden = false;
+        self.failed += self.waiting.iter().filter(|waiting| waiting.kind == Kind::Commit).count() as u64;
         self.waiting.clear();
         self.sync_defined = true;
         self.visible = None;
@@ -345,6 +349,7 @@ impl Server {
         let commit = |waiting: &Waiting| waiting.kind == Kind::Commit;
         let (ended, waiting): (Vec<Waiting>, Vec<Waiting>) = self.waiting.drain(..).partition(commit);
         self.waiting = waiting.into();
+        self.failed += ended.len() as u64;
         self.transaction = None;
         self.bared.extend(ended.iter().map(|waiting| (waiting.end - 1, waiting.id)));
     }

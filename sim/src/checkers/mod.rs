@@ -85,9 +85,9 @@ pub struct Checkers {
 }
 
 impl Checkers {
-    /// When the youngest acknowledged commit of a recorded primary was written, and when the last was acknowledged.
-    pub fn written(&self) -> (u64, u64) {
-        (self.writes.written_us, self.writes.acknowledged_us)
+    /// When a commit of a recorded primary was acknowledged last.
+    pub fn acknowledged_us(&self) -> u64 {
+        self.writes.acknowledged_us
     }
 }
 

@@ -48,7 +48,7 @@ pub fn unrest(world: &World) -> Option<String> {
         return Some(why);
     }
     set_unrest(world, primary, set, &away).or_else(|| {
-        let quiet_us = world.now_us.saturating_sub(world.checkers.written().1);
+        let quiet_us = world.now_us.saturating_sub(world.checkers.acknowledged_us());
         (quiet_us > 500_000).then(|| "no write is acknowledged".to_owned())
     })
 }

@@ -3,6 +3,7 @@
 //! The open primary drives a hand-over and closes what is over; a node drives what concerns its own server only.
 
 use super::{Want, act, wait};
+use crate::mutation::{Mutation, is_on};
 use crate::request::{
     ANSWER_MS_MAX, PREPARE_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, changed, moved,
 };
@@ -261,7 +262,8 @@ pub(super) fn drain(view: &View) -> Option<Want> {
         .filter(|status| status.holding != Some(request.id))
         .map(|status| status.node.0.as_str())
         .collect();
-    let busy = primary.activity.busy_sessions;
+    let unasked = is_on(Mutation::DrainSkipped);
+    let busy = if unasked { 0 } else { primary.activity.busy_sessions };
     let over = waited_ms > view.settings.drain_timeout_ms;
     if let Err(reason) = successor(view, request, &record.value, primary) {
         return fail(view, request, format!("{reason}; the hold was released"));

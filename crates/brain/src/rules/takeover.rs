@@ -101,12 +101,31 @@ fn successor(view: &View) -> Option<(&NodeName, u64)> {
     Some((request.successor()?, if restarts { RESTART_TURN_MS } else { SUCCESSOR_TURN_MS }))
 }
 
+/// The primary stopped for a request that this node knows nothing of: its view of the store is late. A successor knows that
+/// it is one, and is not kept from it by who merely hears of the stop first.
+fn hands_over_unread(view: &View) -> bool {
+    let Some(record) = view.record() else { return false };
+    let primary = view.fresh_peers().find(|status| status.node == record.node);
+    let held = primary.filter(|status| status.record_term == record.term).and_then(|status| status.holding);
+    let known = |id: u64| {
+        view.store
+            .requests
+            .as_ref()
+            .is_some_and(|r| r.value.list.iter().any(|r| r.id == id && r.stage >= Stage::Stopping))
+    };
+    held.is_some_and(|id| !known(id)) && !is_on(Mutation::HandoverUnread)
+}
+
 pub(super) fn defer(view: &View) -> Option<Want> {
     suspicion(view)?;
     let since = view.memory.suspect_since.unwrap_or(view.now);
     let (first, turn_ms) = match successor(view) {
         Some((node, _)) if *node == view.me => return None,
         Some((node, turn_ms)) => (format!("{node} is to take over"), turn_ms + rank(view) * TURN_MS),
+        None if hands_over_unread(view) => {
+            let turn_ms = SUCCESSOR_TURN_MS + rank(view) * TURN_MS;
+            ("the primary hands over, and to whom has not been read here".to_owned(), turn_ms)
+        }
         None => (format!("{} candidate(s) come first", rank(view)), rank(view) * TURN_MS),
     };
     (view.now.since(since) < turn_ms).then(|| wait(format!("{first}, for {turn_ms} ms")))?
