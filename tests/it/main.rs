@@ -27,6 +27,7 @@ mod primary_node_killed;
 mod primary_postgres_killed;
 mod restart_and_reinit;
 mod rewind_interrupted;
+mod settings_lowered;
 mod settings_raised;
 mod slots_exhausted;
 mod slots_survive_takeovers;

@@ -90,6 +90,7 @@ pub struct Pending {
     pub name: String,
     pub old: String,
     pub new: String,
+    pub note: Option<String>,
 }
 
 impl Status {

@@ -677,7 +677,7 @@ fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis
             server.upstream = Some(Upstream { node, term });
             server.stalled_since = now;
         }
-        Action::Promote { term, timeline, set } => {
+        Action::Promote { term, timeline, set, .. } => {
             durable.promoted = term;
             let left = Branch { timeline: server.history.timeline_at(server.end), end: server.end };
             server.history.ancestors.retain(|branch| branch.timeline < left.timeline);
