@@ -5,6 +5,7 @@
 
 mod agent_killed_and_adopted;
 mod all_nodes_killed_and_started;
+mod archive_hangs;
 mod asynchronous;
 mod backend_killed;
 mod bad_input;
@@ -21,6 +22,7 @@ mod members_grow_and_shrink;
 mod nofailover;
 mod old_primary_rejoins_by_rewind;
 mod paused;
+mod postgres_woken;
 mod postmaster_hung;
 mod primary_frozen;
 mod primary_node_killed;

@@ -34,8 +34,12 @@ pub struct Status {
     pub sees_fine: bool,
     /// Of the speaker itself, as the primary of `record_term`.
     pub health: Health,
-    /// The speaker serves, or would serve, by the answers to this heartbeat. False gives every earlier answer back.
+    /// The speaker serves, or would serve, by the answers to this heartbeat. False gives every earlier answer back, unless
+    /// they are kept.
     pub wants_lease: bool,
+    /// The speaker's server hangs: earlier answers are neither asked for anew nor given back.
+    #[serde(default)]
+    pub keeps_lease: bool,
     /// The speaker may serve now: opened, not quarantined, its lease held.
     pub open: bool,
     pub postgres: Postgres,
@@ -70,6 +74,7 @@ impl Status {
             sees_fine: health::sees_fine(view),
             health: health::own(view),
             wants_lease: health::wants_lease(view),
+            keeps_lease: health::keeps_lease(view),
             open: health::open(view),
             postgres: view.postgres.clone(),
             busy: view.busy,
@@ -213,8 +218,8 @@ impl Memory {
         if recorded && status.health == Health::Fine {
             self.fine_heard = Some(now);
         }
-        let released = self.owed.as_ref().is_some_and(|owed| owed.to == status.node) && !status.wants_lease;
-        if released {
+        let given_back = !status.wants_lease && !status.keeps_lease;
+        if given_back && self.owed.as_ref().is_some_and(|owed| owed.to == status.node) {
             self.owed = None;
         }
         self.timeline = self.timeline.max(status.postgres.timeline());
@@ -247,8 +252,10 @@ impl Memory {
     /// Remembers that a heartbeat asking for a lease was sent; one that does not ask gives all answers back.
     pub fn on_sent(&mut self, now: Millis, status: &Status) {
         if !status.wants_lease {
-            self.sent.clear();
-            self.held.clear();
+            if !status.keeps_lease {
+                self.sent.clear();
+                self.held.clear();
+            }
             return;
         }
         if self.sent.len() == SENT_MAX {

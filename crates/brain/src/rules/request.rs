@@ -20,6 +20,12 @@ const PREFLIGHT_MS_MAX: u64 = 5_000;
 /// A shutdown waits for the archiver; a handful of files are seconds.
 const UNARCHIVED_MAX: u32 = 8;
 
+/// A shutdown has the archiver take what is left, and waits for it for as long as its fast stop may take.
+const ARCHIVE_MS_MAX: u64 = 5_000;
+
+/// The server is looked at ten times a second: a file that came up just now shows within this.
+const ARCHIVE_SEEN_MS: u64 = 300;
+
 fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
     let note = note.into();
     act(moved(view, request.id, stage, note.clone())?, note)
@@ -196,11 +202,14 @@ fn passes(view: &View, request: &Request, record: &PrimaryRecord) -> bool {
 fn hindered(view: &View, request: &Request, primary: &Primary) -> Option<String> {
     let activity = primary.activity;
     let seconds = view.settings.drain_timeout_ms / 1_000;
-    if activity.unarchived > UNARCHIVED_MAX {
+    if activity.unarchived > UNARCHIVED_MAX && !request.is_forced() {
         let files = activity.unarchived;
         return Some(format!(
-            "{files} WAL files wait for archive_command, and a shutdown waits for them; mend the archive, or wait until it has caught up"
+            "{files} WAL files wait for archive_command, and a shutdown waits for them; mend the archive, wait until it has caught up, or add --force to leave them where they are"
         ));
+    }
+    if let Some(waits_ms) = archive_hangs(request, primary) {
+        return Some(waits_ms);
     }
     if !request.is_forced() && activity.oldest_transaction_ms > view.settings.drain_timeout_ms {
         let age = activity.oldest_transaction_ms / 1_000;
@@ -209,6 +218,27 @@ fn hindered(view: &View, request: &Request, primary: &Primary) -> Option<String>
         ));
     }
     None
+}
+
+fn archive_hangs(request: &Request, primary: &Primary) -> Option<String> {
+    let waits_ms = primary.activity.archive_waits_ms.filter(|waits_ms| *waits_ms > ARCHIVE_MS_MAX)?;
+    let seconds = waits_ms / 1_000;
+    (!request.is_forced()).then(|| {
+        format!(
+            "a WAL file has waited for archive_command for {seconds} s, and a shutdown waits for it; mend the archive (the server's log has what the command says), or add --force to leave it where it is"
+        )
+    })
+}
+
+/// The checkpoint ahead has closed a WAL file. The archiver proves by it that it works before anybody is held: at the stop
+/// there is another one for it.
+fn archives(view: &View, request: &Request, primary: &Primary) -> bool {
+    let (Some(at), Some(waits_ms)) = (view.errands.checkpointed_at, primary.activity.archive_waits_ms) else {
+        return true;
+    };
+    let since_ms = view.now.since(at);
+    let taken = primary.activity.unarchived == 0 || waits_ms < since_ms;
+    since_ms >= ARCHIVE_SEEN_MS && taken || request.is_forced()
 }
 
 /// Preflight: who, and is it a good moment?
@@ -244,6 +274,12 @@ pub(super) fn checkpoint(view: &View) -> Option<Want> {
     }
     if view.errands.checkpointed < request.id {
         return act(Action::Checkpoint { request: request.id }, "a checkpoint now makes the stop short");
+    }
+    if let Some(reason) = archive_hangs(request, primary) {
+        return fail(view, request, reason);
+    }
+    if !archives(view, request, primary) {
+        return wait("archive_command has to take the last WAL file");
     }
     // Things may have changed meanwhile; nobody waits yet, so this is the moment to give up.
     if let Err(reason) = successor(view, request, &record.value, primary) {

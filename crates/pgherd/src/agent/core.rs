@@ -350,9 +350,13 @@ impl Agent {
             let what = format!("{errand:?} failed");
             return self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
         }
+        let now = self.now();
         let errands = &mut self.view.errands;
         let done = match errand {
-            Errand::Checkpoint => &mut errands.checkpointed,
+            Errand::Checkpoint => {
+                errands.checkpointed_at = Some(now);
+                &mut errands.checkpointed
+            }
             Errand::Reload => &mut errands.reloaded,
         };
         *done = request.max(*done);

@@ -186,7 +186,7 @@ impl Worker {
     /// What a request wants beside the work on the server.
     pub async fn errand(&self, errand: Errand) -> Result<()> {
         match errand {
-            Errand::Checkpoint => self.server.checkpoint().await?,
+            Errand::Checkpoint => self.server.checkpoint_ahead().await?,
             Errand::Reload => self.server.retune((self.reread)()?).await?,
         }
         Ok(())

@@ -12,6 +12,7 @@ use super::floors::FLOORS;
 use super::hba;
 use super::server::Server;
 use super::session::{QUERY_DEADLINE, literal};
+use super::settings;
 
 /// A setting that waits for a restart, as PostgreSQL writes its values.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,6 +71,10 @@ impl Server {
         let mut pending = Vec::new();
         for row in &rows {
             let (name, old, new) = (text(row, 0), text(row, 1), text(row, 2));
+            // Ours, on the command line: a start that lowers has other values than every other.
+            if settings::owned(&name) {
+                continue;
+            }
             let primary_first = row.get(3) == Some("t") && self.bound_above(&name, &new);
             pending.push(PendingRestart { name, old, new, primary_first });
         }
