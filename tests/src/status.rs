@@ -72,9 +72,16 @@ pub struct Condition {
     pub free_bytes: Option<u64>,
     pub crowded: bool,
     pub hung: bool,
+    pub progress: Option<Progress>,
     pub stuck: Option<String>,
     pub lost: Vec<LostWrites>,
     pub pending: Vec<Pending>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct Progress {
+    pub what: String,
+    pub done_bytes: u64,
 }
 
 #[derive(Deserialize, Debug, Clone)]
