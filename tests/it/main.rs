@@ -34,6 +34,7 @@ mod rewind_interrupted;
 mod settings_lowered;
 mod settings_raised;
 mod slots_exhausted;
+mod slots_gate_waits;
 mod slots_over_budget;
 mod slots_survive_takeovers;
 mod switchover;
