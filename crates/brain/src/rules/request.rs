@@ -2,7 +2,7 @@
 //!
 //! The open primary drives a hand-over and closes what is over; a node drives what concerns its own server only.
 
-use super::{Want, act, wait};
+use super::{Want, act, archive, wait};
 use crate::request::{
     ANSWER_MS_MAX, PREPARE_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, changed, moved,
 };
@@ -16,15 +16,6 @@ const LAG_BYTES_MAX: u64 = 16 << 20;
 
 /// A replica that has just come back streams, is a member again and has its slots looked at within this.
 const PREFLIGHT_MS_MAX: u64 = 5_000;
-
-/// A shutdown waits for the archiver; a handful of files are seconds.
-const UNARCHIVED_MAX: u32 = 8;
-
-/// A shutdown has the archiver take what is left, and waits for it for as long as its fast stop may take.
-const ARCHIVE_MS_MAX: u64 = 5_000;
-
-/// The server is looked at ten times a second: a file that came up just now shows within this.
-const ARCHIVE_SEEN_MS: u64 = 300;
 
 fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
     let note = note.into();
@@ -202,14 +193,8 @@ fn passes(view: &View, request: &Request, record: &PrimaryRecord) -> bool {
 fn hindered(view: &View, request: &Request, primary: &Primary) -> Option<String> {
     let activity = primary.activity;
     let seconds = view.settings.drain_timeout_ms / 1_000;
-    if activity.unarchived > UNARCHIVED_MAX && !request.is_forced() {
-        let files = activity.unarchived;
-        return Some(format!(
-            "{files} WAL files wait for archive_command, and a shutdown waits for them; mend the archive, wait until it has caught up, or add --force to leave them where they are"
-        ));
-    }
-    if let Some(waits_ms) = archive_hangs(request, primary) {
-        return Some(waits_ms);
+    if let Some(reason) = archive::lags(request, primary) {
+        return Some(reason);
     }
     if !request.is_forced() && activity.oldest_transaction_ms > view.settings.drain_timeout_ms {
         let age = activity.oldest_transaction_ms / 1_000;
@@ -218,27 +203,6 @@ fn hindered(view: &View, request: &Request, primary: &Primary) -> Option<String>
         ));
     }
     None
-}
-
-fn archive_hangs(request: &Request, primary: &Primary) -> Option<String> {
-    let waits_ms = primary.activity.archive_waits_ms.filter(|waits_ms| *waits_ms > ARCHIVE_MS_MAX)?;
-    let seconds = waits_ms / 1_000;
-    (!request.is_forced()).then(|| {
-        format!(
-            "a WAL file has waited for archive_command for {seconds} s, and a shutdown waits for it; mend the archive (the server's log has what the command says), or add --force to leave it where it is"
-        )
-    })
-}
-
-/// The checkpoint ahead has closed a WAL file. The archiver proves by it that it works before anybody is held: at the stop
-/// there is another one for it.
-fn archives(view: &View, request: &Request, primary: &Primary) -> bool {
-    let (Some(at), Some(waits_ms)) = (view.errands.checkpointed_at, primary.activity.archive_waits_ms) else {
-        return true;
-    };
-    let since_ms = view.now.since(at);
-    let taken = primary.activity.unarchived == 0 || waits_ms < since_ms;
-    since_ms >= ARCHIVE_SEEN_MS && taken || request.is_forced()
 }
 
 /// Preflight: who, and is it a good moment?
@@ -275,10 +239,10 @@ pub(super) fn checkpoint(view: &View) -> Option<Want> {
     if view.errands.checkpointed < request.id {
         return act(Action::Checkpoint { request: request.id }, "a checkpoint now makes the stop short");
     }
-    if let Some(reason) = archive_hangs(request, primary) {
+    if let Some(reason) = archive::hangs(request, primary) {
         return fail(view, request, reason);
     }
-    if !archives(view, request, primary) {
+    if !archive::is_proven(view, request, primary) {
         return wait("archive_command has to take the last WAL file");
     }
     // Things may have changed meanwhile; nobody waits yet, so this is the moment to give up.
