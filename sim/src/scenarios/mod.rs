@@ -4,6 +4,7 @@
 //! What they are not: a substitute for seeds; each is here because seeds alone come to its moment too seldom.
 
 mod disks;
+mod handover;
 mod leases;
 mod promises;
 mod sets;
@@ -77,5 +78,7 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     "returned-is-not-whole" 60 disks::a_returned_primary_is_not_whole;
     "gone-back-is-not-promoted" 60 disks::a_winner_that_went_back_is_not_promoted;
     "promoted-by-hand-wins-nothing" 60 disks::a_promotion_by_hand_wins_nothing;
+    "switchover-is-calm" 200 handover::a_calm_switchover_costs_nothing;
+    "stranger-fetches-first" 60 handover::a_stranger_fetches_before_it_wins;
     "copy-is-new" 20 disks::a_copy_is_new_and_the_old_stands_aside;
 };
