@@ -248,7 +248,7 @@ impl Agent {
 
     fn on_note(&mut self, note: Note) -> Result<()> {
         match note {
-            Note::Observed(observed) => self.on_observed(observed),
+            Note::Observed(observed) => self.on_observed(*observed),
             Note::Done(done) => self.on_done(*done),
             Note::Slots { generation, report } => self.on_slots(generation, *report),
             Note::Errand { errand, request, result } => self.on_errand(errand, request, result),
