@@ -191,7 +191,7 @@ impl World {
         if server.frozen {
             let hung = now.saturating_sub(agent.answered_us) > HUNG_US;
             if hung && !self.plan.hung_is_stale {
-                return Some(Postgres::Starting);
+                return Some(Postgres::Unknown);
             }
             let mut primary = agent.view.postgres.primary()?.clone();
             primary.write_age_ms = agent.write_ms.map(|at| clock.since(at));

@@ -214,7 +214,7 @@ impl World {
             }
             Action::Clone { term, node: source } => self.do_clone(node, op, term, &source),
             Action::Rewind { term, node: source } => self.do_rewind(node, op, term, &source),
-            Action::Promote { term, timeline, set } => {
+            Action::Promote { term, timeline, set, .. } => {
                 self.do_promote(node, op, term, timeline, Rc::new(Names { term, set }))
             }
             Action::Prepare { .. } => self.do_prepare(node),

@@ -294,13 +294,7 @@ impl World {
                 host.excused_until_us = self.now_us + 100_000;
                 self.arm(node);
             }
-            Kind::FreezePostgres => {
-                // Its agent gave the lease back when it hung; sessions that are still there wake with it.
-                let host = &mut self.nodes[node];
-                host.server.frozen = false;
-                let timeout_us = self.plan.settings.failure_timeout_ms * 1000;
-                host.excused_until_us = host.excused_until_us.max(self.now_us + timeout_us);
-            }
+            Kind::FreezePostgres => self.nodes[node].server.frozen = false,
             Kind::FreezeNode => self.resume(node, false),
             Kind::PauseMachine => {
                 let stood_still = self.dice.percent(60);

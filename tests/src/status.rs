@@ -74,9 +74,16 @@ pub struct Condition {
     pub free_bytes: Option<u64>,
     pub crowded: bool,
     pub hung: bool,
+    pub progress: Option<Progress>,
     pub stuck: Option<String>,
     pub lost: Vec<LostWrites>,
     pub pending: Vec<Pending>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct Progress {
+    pub what: String,
+    pub done_bytes: u64,
 }
 
 #[derive(Deserialize, Debug, Clone)]
@@ -92,6 +99,7 @@ pub struct Pending {
     pub name: String,
     pub old: String,
     pub new: String,
+    pub note: Option<String>,
 }
 
 impl Status {

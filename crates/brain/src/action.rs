@@ -49,7 +49,8 @@ pub enum Action {
     Rewind { term: Term, node: NodeName },
     /// Note durably that `term` is being promoted, then promote to exactly `timeline`, quarantined, with `set` in
     /// `synchronous_standby_names` under `term` before the first writable moment.
-    Promote { term: Term, timeline: Timeline, set: SyncSet },
+    /// `lower`: with settings that are configured smaller than the former primary's.
+    Promote { term: Term, timeline: Timeline, set: SyncSet, lower: bool },
     /// Create the roles for replication and rewind.
     Prepare { term: Term },
     /// Bring `set` in force under `term`; an empty set with k > 0 blocks every commit.

@@ -227,6 +227,7 @@ mod tests {
             sees_fine: false,
             health: Health::NotPrimary,
             wants_lease: false,
+            keeps_lease: false,
             open: false,
             postgres: standby(200),
             busy,

@@ -113,8 +113,8 @@ impl Memory {
         if recorded && status.health == Health::Fine {
             self.fine_heard = Some(now);
         }
-        let released = self.owed.as_ref().is_some_and(|owed| owed.to == status.node) && !status.wants_lease;
-        if released {
+        let given_back = !status.wants_lease && !status.keeps_lease;
+        if given_back && self.owed.as_ref().is_some_and(|owed| owed.to == status.node) {
             self.owed = None;
         }
         self.timeline = self.timeline.max(status.postgres.timeline());
@@ -147,8 +147,10 @@ impl Memory {
     /// Remembers that a heartbeat asking for a lease was sent; one that does not ask gives all answers back.
     pub fn on_sent(&mut self, now: Millis, status: &Status) {
         if !status.wants_lease {
-            self.sent.clear();
-            self.held.clear();
+            if !status.keeps_lease {
+                self.sent.clear();
+                self.held.clear();
+            }
             return;
         }
         if self.sent.len() == SENT_MAX {

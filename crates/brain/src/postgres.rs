@@ -98,6 +98,9 @@ pub struct Activity {
     pub oldest_transaction_ms: u64,
     /// WAL files that wait for `archive_command`; a shutdown waits for them.
     pub unarchived: u32,
+    /// For how long the oldest of them has waited; `None` when nothing is archived from here.
+    #[serde(default)]
+    pub archive_waits_ms: Option<u64>,
 }
 
 /// `synchronous_standby_names` in force, that is applied by every walsender (DESIGN 5).

@@ -26,8 +26,12 @@ pub struct Status {
     pub sees_fine: bool,
     /// Of the speaker itself, as the primary of `record_term`.
     pub health: Health,
-    /// The speaker serves, or would serve, by the answers to this heartbeat. False gives every earlier answer back.
+    /// The speaker serves, or would serve, by the answers to this heartbeat. False gives every earlier answer back, unless
+    /// they are kept.
     pub wants_lease: bool,
+    /// The speaker's server hangs: earlier answers are neither asked for anew nor given back.
+    #[serde(default)]
+    pub keeps_lease: bool,
     /// The speaker may serve now: opened, not quarantined, its lease held.
     pub open: bool,
     pub postgres: Postgres,
@@ -65,6 +69,7 @@ impl Status {
             sees_fine: health::sees_fine(view),
             health: health::own(view),
             wants_lease: health::wants_lease(view),
+            keeps_lease: health::keeps_lease(view),
             open: health::open(view),
             postgres: view.postgres.clone(),
             busy: view.busy,

@@ -120,6 +120,9 @@ pub struct View {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Errands {
     pub checkpointed: u64,
+    /// When that checkpoint, and the switch to a new WAL file with it, was done.
+    #[serde(default)]
+    pub checkpointed_at: Option<Millis>,
     pub reloaded: u64,
 }
 

@@ -222,6 +222,7 @@ impl Sight<'_> {
             sees_fine: false,
             health,
             wants_lease: false,
+            keeps_lease: false,
             open: node.admitted,
             postgres: self.server(index),
             busy: node.busy.then_some(Operation::ApplySync),

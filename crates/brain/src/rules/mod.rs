@@ -3,6 +3,7 @@
 //! Order is meaning: what makes the node safe stands above what makes it useful. Each rule's `when` is total over
 //! every view and touches nothing. `rules.txt` beside this crate is the dumped table; a test keeps it true.
 
+mod archive;
 mod bootstrap;
 mod fence;
 mod primary;

@@ -42,8 +42,10 @@ pub(super) fn promote(view: &View) -> Option<Want> {
     }
     let PrimaryRecord { term, timeline, .. } = *record;
     let set = first_set(view);
+    // Smaller settings cost another start, which only the restart that an operator asked for has time for.
+    let lower = view.restarts_in_place();
     let why = format!("winner of term {term}, from {}", record.from.lsn);
-    act(Action::Promote { term, timeline, set }, why)
+    act(Action::Promote { term, timeline, set, lower }, why)
 }
 
 /// The set a new primary starts with: the standbys that are there to follow it; when none is, those that might

@@ -2,7 +2,7 @@
 //!
 //! The open primary drives a hand-over and closes what is over; a node drives what concerns its own server only.
 
-use super::{Want, act, wait};
+use super::{Want, act, archive, wait};
 use crate::mutation::{Mutation, is_on};
 use crate::request::{
     ANSWER_MS_MAX, PREPARE_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, changed, moved,
@@ -17,9 +17,6 @@ const LAG_BYTES_MAX: u64 = 16 << 20;
 
 /// A replica that has just come back streams, is a member again and has its slots looked at within this.
 const PREFLIGHT_MS_MAX: u64 = 5_000;
-
-/// A shutdown waits for the archiver; a handful of files are seconds.
-const UNARCHIVED_MAX: u32 = 8;
 
 fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
     let note = note.into();
@@ -197,11 +194,8 @@ fn passes(view: &View, request: &Request, record: &PrimaryRecord) -> bool {
 fn hindered(view: &View, request: &Request, primary: &Primary) -> Option<String> {
     let activity = primary.activity;
     let seconds = view.settings.drain_timeout_ms / 1_000;
-    if activity.unarchived > UNARCHIVED_MAX {
-        let files = activity.unarchived;
-        return Some(format!(
-            "{files} WAL files wait for archive_command, and a shutdown waits for them; mend the archive, or wait until it has caught up"
-        ));
+    if let Some(reason) = archive::lags(request, primary) {
+        return Some(reason);
     }
     if !request.is_forced() && activity.oldest_transaction_ms > view.settings.drain_timeout_ms {
         let age = activity.oldest_transaction_ms / 1_000;
@@ -245,6 +239,12 @@ pub(super) fn checkpoint(view: &View) -> Option<Want> {
     }
     if view.errands.checkpointed < request.id {
         return act(Action::Checkpoint { request: request.id }, "a checkpoint now makes the stop short");
+    }
+    if let Some(reason) = archive::hangs(request, primary) {
+        return fail(view, request, reason);
+    }
+    if !archive::is_proven(view, request, primary) {
+        return wait("archive_command has to take the last WAL file");
     }
     // Things may have changed meanwhile; nobody waits yet, so this is the moment to give up.
     if let Err(reason) = successor(view, request, &record.value, primary) {

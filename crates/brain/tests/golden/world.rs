@@ -29,6 +29,8 @@ struct Server {
     busy_sessions: u32,
     stalled_since: Millis,
     streaming: bool,
+    /// It runs and answers nobody.
+    hangs: bool,
 }
 
 struct Node {
@@ -161,6 +163,14 @@ impl World {
         self.note(&format!("kill postgres {node}"));
         if let Some(server) = &mut self.node(node).server {
             server.running = false;
+        }
+    }
+
+    /// `hang postgres n1`, `wake postgres n1`
+    pub fn hang_postgres(&mut self, node: &str, hangs: bool) {
+        self.note(&format!("{} postgres {node}", if hangs { "hang" } else { "wake" }));
+        if let Some(server) = &mut self.node(node).server {
+            server.hangs = hangs;
         }
     }
 
@@ -409,6 +419,9 @@ impl World {
         if !server.running {
             return Postgres::Stopped;
         }
+        if server.hangs {
+            return Postgres::Unknown;
+        }
         if !server.writable {
             let timeline = server.history.timeline_at(server.end);
             return Postgres::Standby(Standby {
@@ -656,6 +669,7 @@ impl Server {
             busy_sessions: 0,
             stalled_since: now,
             streaming: false,
+            hangs: false,
         }
     }
 }
@@ -670,7 +684,7 @@ fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis
             (server.running, server.writable, server.upstream) = (true, false, None);
             (server.quarantined, server.applied, server.streaming) = (true, None, false);
         }
-        Action::Stop => server.running = false,
+        Action::Stop => (server.running, server.hangs) = (false, false),
         Action::Detach { .. } => (server.upstream, server.streaming) = (None, false),
         Action::Follow { term, node } | Action::Fetch { term, node } => {
             assert!(durable.promise <= term);
@@ -678,7 +692,7 @@ fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis
             server.upstream = Some(Upstream { node, term });
             server.stalled_since = now;
         }
-        Action::Promote { term, timeline, set } => {
+        Action::Promote { term, timeline, set, .. } => {
             durable.promoted = term;
             let left = Branch { timeline: server.history.timeline_at(server.end), end: server.end };
             server.history.ancestors.retain(|branch| branch.timeline < left.timeline);

@@ -76,13 +76,15 @@ impl Agent {
             Action::Follow { term, node } => self.follow(term, node, true),
             Action::Fetch { term, node } => self.follow(term, node, false),
             Action::Rewind { term, node } => self.rewind(term, node),
-            Action::Promote { term, timeline, set } => {
+            Action::Promote { term, timeline, set, lower } => {
                 if self.refused(Operation::Promote) || self.view.durable.promise > term {
                     return false;
                 }
                 self.save(|words| words.durable.promoted = term)
-                    && self
-                        .start(Operation::Promote, Work::Promote { timeline, names: self.named(term, set) })
+                    && self.start(
+                        Operation::Promote,
+                        Work::Promote { timeline, names: self.named(term, set), lower },
+                    )
             }
             Action::Prepare { .. } => {
                 self.start(Operation::Prepare, Work::Prepare { store: self.parts.store.clone() })

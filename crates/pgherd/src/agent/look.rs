@@ -138,7 +138,8 @@ impl Worker {
             activity: brain::Activity {
                 busy_sessions: seen.activity.busy_sessions,
                 oldest_transaction_ms: seen.activity.oldest_transaction_ms.unsigned_abs(),
-                unarchived: seen.activity.unarchived,
+                unarchived: seen.activity.archive.map_or(0, |archive| archive.waiting),
+                archive_waits_ms: seen.activity.archive.map(|archive| archive.waits_ms.unsigned_abs()),
             },
             write_age_ms: None,
             probe_age_ms: None,

@@ -58,7 +58,7 @@ pub enum Work {
     Follow { upstream: Upstream, member: MemberId, slot: bool },
     Clone { from: NodeName },
     Rewind { upstream: Upstream, member: MemberId },
-    Promote { timeline: Timeline, names: Names },
+    Promote { timeline: Timeline, names: Names, lower: bool },
     Prepare { store: Arc<dyn Store> },
     ApplySync { names: Names },
     Gate { open: bool },
@@ -186,7 +186,7 @@ impl Worker {
     /// What a request wants beside the work on the server.
     pub async fn errand(&self, errand: Errand) -> Result<()> {
         match errand {
-            Errand::Checkpoint => self.server.checkpoint().await?,
+            Errand::Checkpoint => self.server.checkpoint_ahead().await?,
             Errand::Reload => self.server.retune((self.reread)()?).await?,
         }
         Ok(())
@@ -202,7 +202,7 @@ impl Worker {
             Work::Follow { upstream, member, slot } => self.follow(&upstream, &member, slot).await?,
             Work::Clone { from } => self.clone_from(&from).await?,
             Work::Rewind { upstream, member } => self.rewind_to(&upstream, &member).await?,
-            Work::Promote { timeline, names } => self.promote(timeline, names).await?,
+            Work::Promote { timeline, names, lower } => self.promote(timeline, names, lower).await?,
             Work::Prepare { store } => self.prepare(store.as_ref()).await?,
             Work::ApplySync { names } => self.apply_sync(names).await?,
             Work::Gate { open: true } => {
@@ -240,7 +240,7 @@ impl Worker {
         (known.applied, known.prepared, known.end_of_recovery) = (None, false, None);
         (known.write, known.confirmed, known.stalled_since) = (None, None, None);
         known.answer = None;
-        known.burden.outgrown = false;
+        (known.burden.outgrown, known.burden.not_lowered) = (false, None);
         known.unconfirmed.clear();
         // Told of anew within a heartbeat, when there is a primary.
         known.slots.original = None;
@@ -310,14 +310,18 @@ impl Worker {
         started
     }
 
-    async fn promote(&self, timeline: Timeline, names: Names) -> Result<()> {
+    async fn promote(&self, timeline: Timeline, names: Names, lower: bool) -> Result<()> {
         self.make_room().await;
         self.drop_unready_slots().await;
         let value = names.for_promotion()?;
         let slots = slots_of(&names.set);
-        let promoted = self.server.promote(timeline, &value, &slots, PROMOTE_DEADLINE).await?;
+        let (promoted, refused) = match lower {
+            true => self.server.promote_lowering(timeline, &value, &slots, PROMOTE_DEADLINE).await?,
+            false => (self.server.promote(timeline, &value, &slots, PROMOTE_DEADLINE).await?, None),
+        };
         let Names { term, set, order, method } = names;
         let mut known = self.known();
+        known.burden.not_lowered = refused;
         known.end_of_recovery = Some(promoted.end_of_recovery);
         // In force without more ado: no walsender has run under another value since the server became writable.
         known.applied = Some(Applied { term, set, lsn: promoted.end_of_recovery });
