@@ -344,6 +344,7 @@ mod tests {
             complete: true,
             quarantined: true,
             stalled_ms: 0,
+            slots: Default::default(),
         })
     }
 
@@ -369,6 +370,8 @@ mod tests {
             fencer: crate::Fencer::default(),
             tags: Tags::default(),
             holding: None,
+            source: None,
+            why_not_source: String::new(),
         }
     }
 

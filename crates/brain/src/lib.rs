@@ -8,6 +8,7 @@
 //! Invariant: the same view gives the same decision.
 
 mod action;
+mod cascade;
 mod condition;
 mod election;
 mod explain;
@@ -27,6 +28,7 @@ mod tags;
 mod view;
 
 pub use action::{Action, Commit, Decision, Key, Put, RuleId};
+pub use cascade::Cascade;
 pub use condition::{Condition, LostWrites, Pending, Progress};
 pub use election::{Answer, Outcome, Tally};
 pub use explain::{Explanation, explain};

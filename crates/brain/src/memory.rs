@@ -10,8 +10,8 @@ use wire::{Lsn, Timeline};
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Commit, Condition, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres,
-    Primary, Requests, Settings, SlotReport, Stage, SyncSet, Tags, Term, View, health,
+    Cascade, Commit, Condition, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation,
+    Postgres, Primary, Requests, Settings, SlotReport, Stage, SyncSet, Tags, Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -54,6 +54,12 @@ pub struct Status {
     /// The request for which the speaker's proxy holds sessions.
     #[serde(default)]
     pub holding: Option<u64>,
+    /// The replica that the speaker takes its WAL from, or is about to.
+    #[serde(default)]
+    pub source: Option<NodeName>,
+    /// Why the speaker does not, although its tag `replicatefrom` says so.
+    #[serde(default)]
+    pub why_not_source: String,
 }
 
 impl Status {
@@ -80,6 +86,8 @@ impl Status {
             fencer: view.fencer.clone(),
             tags: view.tags.clone(),
             holding: view.hold().map(|hold| hold.request),
+            source: view.source().cloned(),
+            why_not_source: view.memory.cascade.why_not.clone(),
         }
     }
 }
@@ -181,6 +189,8 @@ pub struct Memory {
     /// Members that do not stream, and since when.
     missing: BTreeMap<MemberId, Millis>,
     streaming: BTreeSet<MemberId>,
+    #[serde(default)]
+    pub cascade: Cascade,
 }
 
 impl Memory {

@@ -16,7 +16,7 @@ use crate::{
 pub const MISSING_MS_MAX: u64 = 1_000;
 
 /// A standby this far behind the primary's flush LSN has not caught up: 16 MiB, one WAL segment.
-const CAUGHT_UP_BYTES_MAX: u64 = 16 << 20;
+pub(crate) const CAUGHT_UP_BYTES_MAX: u64 = 16 << 20;
 
 /// The set that differs from `set` by at most one change and is nearer to what is wanted.
 pub fn next_target(
@@ -78,6 +78,9 @@ pub fn unwanted(view: &View, member: &MemberId) -> Option<String> {
     let status = view.memory.peers.get(&node).map(|heard| &heard.status);
     if status.is_some_and(|status| status.tags.nosync) {
         return Some("is tagged nosync".to_owned());
+    }
+    if let Some(source) = status.and_then(|status| status.source.as_ref()) {
+        return Some(format!("takes its WAL from {source}"));
     }
     let given_up = view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node: asked } if *asked == node));
     // Once the request is obeyed the node has another member id.
