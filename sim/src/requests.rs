@@ -352,8 +352,9 @@ impl World {
     /// Whoever may not be primary may hold the only WAL that counts: then it is for people to take the tag away.
     pub fn untag_all(&mut self) {
         for node in 0..self.nodes.len() {
-            if self.nodes[node].tags != Tags::default() {
-                self.tag(node, |tags| *tags = Tags::default());
+            let first = self.plan.tags(node);
+            if self.nodes[node].tags != first {
+                self.tag(node, |tags| tags.clone_from(&first));
             }
         }
     }

@@ -9,6 +9,7 @@ mod asynchronous;
 mod backend_killed;
 mod bad_input;
 mod bootstrap_and_replicate;
+mod cascading;
 mod degraded;
 mod demo_detach_and_stop;
 mod disk_full;

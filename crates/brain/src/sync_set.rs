@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Applied, Ask, Commit, Key, MemberId, OnLastStandbyLost, Primary, PrimaryRecord, Put, SyncRecord,
-    SyncSet, Versioned, View, quorum,
+    Action, Applied, Ask, Commit, Key, MemberId, OnLastStandbyLost, Operation, Primary, PrimaryRecord, Put,
+    Status, SyncRecord, SyncSet, Versioned, View, quorum,
 };
 
 /// A member that has not streamed for this long is taken out of the set: a reconnect after a blip takes
@@ -81,6 +81,13 @@ pub fn unwanted(view: &View, member: &MemberId) -> Option<String> {
     }
     if let Some(source) = status.and_then(|status| status.source.as_ref()) {
         return Some(format!("takes its WAL from {source}"));
+    }
+    // What it still streams and acknowledges is about to be no more; the id of the copy that takes its place is another.
+    let replaced = |status: &Status| {
+        status.busy == Some(Operation::Clone) || status.member.as_ref().is_some_and(|own| own != member)
+    };
+    if status.is_some_and(replaced) {
+        return Some("is being replaced by a new copy".to_owned());
     }
     let given_up = view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node: asked } if *asked == node));
     // Once the request is obeyed the node has another member id.

@@ -166,6 +166,7 @@ impl Sight<'_> {
             complete: !node.unread || self.lies,
             quarantined: false,
             stalled_ms: 0,
+            slots: Default::default(),
         }
     }
 
@@ -226,6 +227,8 @@ impl Sight<'_> {
             fencer: Fencer::default(),
             tags: Tags::default(),
             holding: None,
+            source: None,
+            why_not_source: String::new(),
         }
     }
 

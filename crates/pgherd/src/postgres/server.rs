@@ -239,7 +239,10 @@ impl Server {
     /// What `pgherd.conf` should say.
     pub(super) fn rendered(&self, tunable: &Tunable, dynamic: &Dynamic) -> String {
         let control = control::read(&self.layout.data).ok();
-        settings::render(&self.fixed(tunable, control.as_ref()), dynamic)
+        let mut fixed = self.fixed(tunable, control.as_ref());
+        // From a replica no slot can be synchronized: PostgreSQL would try, and fail, every few seconds.
+        fixed.synchronizes_slots &= super::receiver::admits_slots(&dynamic.primary_conninfo);
+        settings::render(&fixed, dynamic)
     }
 
     /// The command line's `-c` options: what nothing can override.
