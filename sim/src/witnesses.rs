@@ -43,6 +43,8 @@ pub const WITNESSES: &[Row] = rows! {
     "follow-unpromised" Seed(2), "I2";
     "detach-dropped" Seed(2), "I4";
     "follow-diverged" Seed(15), "I4";
+    "cascade-stale" Scenario("cascade-keeps-to-its-term", 0), "I2";
+    "cascade-uncompared" Scenario("ends-are-compared", 0), "I2";
     "promise-volatile" Scenario("promise-outlives-agent", 1), "I2";
     "receiver-kept" Seed(672), "I2";
     "measure-early" Scenario("measured-in-force", 17), "I2";

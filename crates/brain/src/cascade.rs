@@ -262,7 +262,7 @@ fn own(view: &View, wanted: &NodeName, source: &Standby) -> Result<(), Unfit> {
     if pointed_at(view, wanted) && own.stalled_ms > STALLED_MS_MAX {
         return never(format!("no WAL comes from {wanted}"));
     }
-    if own.upstream.is_none() && own.position > source.position {
+    if own.upstream.is_none() && own.position > source.position && !is_on(Mutation::CascadeStale) {
         return doubtful(format!("WAL here ends beyond that of {wanted}"));
     }
     Ok(())

@@ -103,8 +103,8 @@ fn unrest(world: &World) -> Option<(usize, String)> {
     }
     let full = world.nodes.iter().filter(|node| node.full).count();
     let k = world.plan.settings.standbys.min(full - 1);
-    let below =
-        (0..world.nodes.len()).filter(|node| *node != primary && source(world, *node).is_some()).count();
+    let apart = |node: &usize| world.nodes[*node].tags.nosync || source(world, *node).is_some();
+    let below = (0..world.nodes.len()).filter(|node| *node != primary).filter(apart).count();
     if sync.value.set.k != k || sync.value.set.members.len() != full - 1 - below {
         return unrest(format!("/sync is {}", sync.value.set));
     }
@@ -131,8 +131,10 @@ fn unrest(world: &World) -> Option<(usize, String)> {
             }
             continue;
         }
-        let streams =
-            server.senders.iter().any(|s| s.streaming && s.term == term && s.node == index && s.candidate);
+        let streams = server
+            .senders
+            .iter()
+            .any(|s| s.streaming && s.term == term && s.node == index && (s.candidate || node.tags.nosync));
         if !streams || node.server.primary {
             return Some((index, "does not stream from the primary".to_owned()));
         }

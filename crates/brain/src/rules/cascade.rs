@@ -37,7 +37,8 @@ pub(super) fn follow(view: &View) -> Option<Want> {
     let (record, ..) = rejoin::upstream(view).ok()?;
     let own = view.postgres.standby().filter(|standby| standby.upstream.is_none())?;
     let (node, source) = ready(view)?;
-    if own.position > source.position && !is_on(Mutation::CascadeUncompared) {
+    let compared = !is_on(Mutation::CascadeUncompared) && !is_on(Mutation::CascadeStale);
+    if own.position > source.position && compared {
         return wait(format!(
             "WAL here ends at {}, {node} told of {}: its next word is awaited",
             own.position.lsn, source.position.lsn
@@ -52,8 +53,8 @@ pub(super) fn follow(view: &View) -> Option<Want> {
 pub(super) fn slots(view: &View) -> Option<Want> {
     let record = view.record()?;
     let standby = view.postgres.standby().filter(|standby| standby.in_place(record, view.source()))?;
-    let below =
-        |status: &&Status| status.source.as_ref() == Some(&view.me) && status.record_term == record.term;
+    let of_term = |status: &&Status| status.record_term == record.term || is_on(Mutation::CascadeStale);
+    let below = |status: &&Status| status.source.as_ref() == Some(&view.me) && of_term(status);
     let wanted: BTreeSet<MemberId> =
         view.fresh_peers().filter(below).filter_map(|status| status.member.clone()).collect();
     let spelled: BTreeSet<String> = wanted.iter().map(MemberId::slot_name).collect();
