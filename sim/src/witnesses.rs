@@ -50,7 +50,7 @@ pub const WITNESSES: &[Row] = rows! {
     "measure-early" Scenario("measured-in-force", 17), "I2";
     "force-requested" Seed(437), "I8";
     "flag-unawaited" Seed(125), "I8";
-    "reload-lost" Seed(2), "I4";
+    "reload-lost" Seed(2), "I5";
     "one-flush-fewer" Seed(0), "I8";
     "clone-keeps-member" Scenario("copy-is-new", 0), "I7";
     "local-timeline" Seed(12), "I5";

@@ -156,6 +156,9 @@ fn unfit(
     if status.tags.nofailover || status.tags.failover_priority == 0 {
         return Some("is tagged nofailover".to_owned());
     }
+    if let Some(source) = &status.source {
+        return Some(format!("takes its WAL from {source}; first take its tag replicatefrom away"));
+    }
     let sync = view.sync()?;
     if sync.set.k > 0 && !sync.set.members.contains(member) {
         return Some("is not in the sync set".to_owned());

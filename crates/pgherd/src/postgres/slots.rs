@@ -151,13 +151,19 @@ impl Server {
     }
 
     /// Moves a standby's slot on this primary to where that standby is, while it takes its WAL elsewhere. What its feedback
-    /// left in the slot goes: a copy of it has none, and nobody would ever move it on.
+    /// left in the slot would hold back vacuum for ever: the slot is made anew, while a copy of it holds the WAL.
+    ///
+    /// A new slot begins at the last checkpoint's redo; one that lies beyond the standby's place is waited out.
     pub async fn advance_member_slot(&self, slot: &SlotRow, to: Lsn) -> Result<()> {
         const MOVING: &str = "'moving_a_member_slot'";
         let name = literal(&slot.slot_name);
         let mut sessions = self.slot_sessions.lock().await;
         let session = sessions.session(self, HOME).await?;
-        if slot.xmin.is_some() || slot.catalog_xmin.is_some() {
+        let began = format!("SELECT redo_lsn <= '{to}'::pg_lsn FROM pg_control_checkpoint()");
+        let held_back = slot.xmin.is_some() || slot.catalog_xmin.is_some();
+        if held_back
+            && session.value("look for the redo point", &began, QUERY_DEADLINE).await?.as_deref() == Some("t")
+        {
             let steps = [
                 // Left by a run of this that failed.
                 format!(
@@ -165,7 +171,7 @@ impl Server {
                 ),
                 format!("SELECT pg_copy_physical_replication_slot({name}, {MOVING}, true)"),
                 format!("SELECT pg_drop_replication_slot({name})"),
-                format!("SELECT pg_copy_physical_replication_slot({MOVING}, {name}, false)"),
+                format!("SELECT pg_create_physical_replication_slot({name}, true)"),
                 format!("SELECT pg_drop_replication_slot({MOVING})"),
             ];
             for sql in steps {
