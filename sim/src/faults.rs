@@ -325,7 +325,6 @@ impl World {
         }
         self.checkers.healed_us = Some(self.now_us);
         self.resume_all();
-        self.untag_all();
         self.trace.line(self.now_us, "faults", format_args!("*** all faults have ended"));
     }
 }

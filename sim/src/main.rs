@@ -10,7 +10,9 @@ use sim::{Detail, Mutant, Report, SCENARIOS, Scenario, run};
 
 const USAGE: &str = "\
 sim --seed N [--messages] [--mutant NAME]             replay one seed and print its trace
-sim --seeds N [--from A] [--threads T] [--mutant NAME] run seeds A to A+N-1; stops at the first that fails
+sim --seeds N [--threads T] [--mutant NAME]            run N seeds, every other one with people's requests;
+                                                        stops at the first that fails
+sim --seeds N --from A                                  the seeds A to A+N-1
 sim --seeds N --keep-going                              as above, and list every seed that fails
 sim --scenario NAME [--seeds N] [--mutant NAME]         run a scenario's seeds and count
 sim --mutations [--survey]                              every deliberate fault must be caught: by its recorded witness,
@@ -20,7 +22,8 @@ sim --list                                              the deliberate faults an
 struct Options {
     seed: Option<u64>,
     seeds: u64,
-    from: u64,
+    /// The first of consecutive seeds; without it they are taken from both ranges in turn.
+    from: Option<u64>,
     threads: usize,
     mutant: Option<Mutant>,
     messages: bool,
@@ -59,7 +62,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
     let mut options = Options {
         seed: None,
         seeds: 0,
-        from: 0,
+        from: None,
         threads,
         mutant: None,
         messages: false,
@@ -92,7 +95,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
                 match name.as_str() {
                     "--seed" => options.seed = Some(value),
                     "--seeds" => options.seeds = value,
-                    "--from" => options.from = value,
+                    "--from" => options.from = Some(value),
                     _ => options.threads = usize::try_from(value).unwrap_or(1).clamp(1, 64),
                 }
             }
@@ -235,7 +238,8 @@ fn many(options: &Options) -> ExitCode {
                     if number >= options.seeds {
                         return;
                     }
-                    let report = run(options.from + number, Detail::Nothing, options.mutant);
+                    let seed = options.from.map_or_else(|| sim::nth_seed(number), |from| from + number);
+                    let report = run(seed, Detail::Nothing, options.mutant);
                     done.fetch_add(1, Ordering::Relaxed);
                     virtual_us.fetch_add(report.virtual_us, Ordering::Relaxed);
                     excused.fetch_add(u64::from(report.excused), Ordering::Relaxed);

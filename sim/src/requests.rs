@@ -349,16 +349,6 @@ impl World {
         }
     }
 
-    /// Whoever may not be primary may hold the only WAL that counts: then it is for people to take the tag away.
-    pub fn untag_all(&mut self) {
-        for node in 0..self.nodes.len() {
-            let first = self.plan.tags(node);
-            if self.nodes[node].tags != first {
-                self.tag(node, |tags| tags.clone_from(&first));
-            }
-        }
-    }
-
     /// Maintenance is over when the faults are.
     pub fn resume_all(&mut self) {
         if self.store.newest().requests.as_ref().is_some_and(|requests| requests.value.paused_until.is_some())

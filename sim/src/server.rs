@@ -165,6 +165,8 @@ pub struct Server {
     pub stopping: bool,
     /// A session's transaction, open since and until.
     pub transaction: Option<(u64, u64)>,
+    /// Commits whose sessions ended before they were acknowledged: errors for their clients.
+    pub failed: u64,
 }
 
 impl Server {
@@ -199,6 +201,7 @@ impl Server {
             was_primary: false,
             stopping: false,
             transaction: None,
+            failed: 0,
         }
     }
 
@@ -235,6 +238,7 @@ impl Server {
         self.senders.clear();
         self.receiver = None;
         self.receiver_hidden = false;
+        self.failed += self.waiting.iter().filter(|waiting| waiting.kind == Kind::Commit).count() as u64;
         self.waiting.clear();
         self.sync_defined = true;
         self.visible = None;
@@ -344,6 +348,7 @@ impl Server {
         let commit = |waiting: &Waiting| waiting.kind == Kind::Commit;
         let (ended, waiting): (Vec<Waiting>, Vec<Waiting>) = self.waiting.drain(..).partition(commit);
         self.waiting = waiting.into();
+        self.failed += ended.len() as u64;
         self.transaction = None;
         self.bared.extend(ended.iter().map(|waiting| (waiting.end - 1, waiting.id)));
     }

@@ -18,6 +18,7 @@ pub const WITNESSES: &[Row] = rows! {
     "position-unread" Seed(11), "I5";
     "busy-answers" Scenario("pointed-answers-not", 15), "I2";
     "stranger-counts" Seed(38), "I2";
+    "stranger-behind" Scenario("stranger-fetches-first", 0), "I2";
     "unexplained-wins" Scenario("promoted-by-hand-wins-nothing", 2), "I2";
     "whole-unlived" Scenario("returned-is-not-whole", 0), "I2";
     "record-sync-stale" Scenario("record-counts-set", 4), "I2";
@@ -39,6 +40,8 @@ pub const WITNESSES: &[Row] = rows! {
     "restart-forgets-lease" Scenario("restarted-agent-owes", 0), "I1";
     "grant-after-promise" Scenario("promised-grants-nothing", 0), "I1";
     "vouchers-ignored" Scenario("cut-link-costs-nothing", 0), "I4";
+    "drain-skipped" Scenario("switchover-is-calm", 1), "I4";
+    "handover-unread" Scenario("switchover-is-calm", 133), "I5";
     "renew-dropped" Seed(34), "I5";
     "follow-unpromised" Seed(2), "I2";
     "detach-dropped" Seed(2), "I4";

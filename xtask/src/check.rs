@@ -11,8 +11,9 @@ const SEEDS: &str = "20000";
 /// Each test of real processes runs three servers: more at once only wait for each other on two cores.
 const CLUSTERS_AT_ONCE: &str = "2";
 /// The same schedule each time, so that what a change breaks is that change's; other seeds are met by `cargo xtask chaos`.
-/// With the ending and its checks some two minutes in all.
-const CHAOS: [&str; 6] = ["--seed", "301", "--seconds", "60", "--baseline", "15"];
+/// This one has seventeen kinds of fault, of all that there are in a minute the most (`tests/chaos/schedule.rs` holds it
+/// to that). With the ending and its checks some two minutes in all.
+const CHAOS: [&str; 6] = ["--seed", "364978", "--seconds", "60", "--baseline", "15"];
 /// Names the directory of PostgreSQL's programs to the tests of real servers.
 const TEST_BIN: &str = "PGHERD_TEST_BIN";
 

@@ -36,26 +36,35 @@ pub fn next_target(
     let k = view.k_wanted();
     let gone = |member: &MemberId| view.memory.missing_ms(view.now, member) > MISSING_MS_MAX;
     // Before any removal, which would wait for a flush by those who are lost too.
-    let lost = set.members.iter().filter(|member| gone(member)).count();
-    let left = set.members.len() - lost;
+    let lost_count = set.members.iter().filter(|member| gone(member)).count();
+    let left = set.members.len() - lost_count;
     if view.settings.on_last_standby_lost == OnLastStandbyLost::Degrade && left < set.k {
         return (
             set.with_k(set.k - 1),
             format!("{left} member(s) left for k = {}: lower it, as on_last_standby_lost says", set.k),
         );
     }
-    let superfluous = |member: &&MemberId| {
-        unwanted(view, member)
-            .or_else(|| (!stays(member)).then(|| "is to leave the cluster".to_owned()))
-            .or_else(|| gone(member).then(|| format!("has not streamed for {MISSING_MS_MAX} ms")))
-            .map(|reason| ((*member).clone(), reason))
+    let streams = primary.streaming(record.term);
+    // Who is there goes only while the others can flush: the removal itself waits for that, and so would all commits.
+    let spare = |member: &MemberId| {
+        set.members.iter().filter(|other| *other != member && streams.contains(*other)).count() >= set.k
     };
-    if let Some((member, reason)) = set.members.iter().find_map(|member| superfluous(&member))
+    let lost = |member: &&MemberId| {
+        gone(member).then(|| ((*member).clone(), format!("has not streamed for {MISSING_MS_MAX} ms")))
+    };
+    let superfluous = |member: &&MemberId| {
+        let leaves = || (!stays(member)).then(|| "is to leave the cluster".to_owned());
+        let reason = unwanted(view, member).or_else(leaves).filter(|_| spare(member))?;
+        Some(((*member).clone(), reason))
+    };
+    let mut members = set.members.iter();
+    let found = members.clone().find_map(|member| lost(&member));
+    if let Some((member, reason)) = found.or_else(|| members.find_map(|member| superfluous(&member)))
         && set.members.len() > set.k.max(1)
     {
         return (set.without(&member), format!("{member} {reason}: remove it"));
     }
-    let streaming = set.members.intersection(&primary.streaming(record.term)).count();
+    let streaming = set.members.intersection(&streams).count();
     if set.k < k && streaming > set.k {
         return (set.with_k(set.k + 1), format!("k is {}, {k} is wanted: raise it", set.k));
     }

@@ -86,6 +86,13 @@ pub struct Checkers {
     ends: everything_ends::EverythingEnds,
 }
 
+impl Checkers {
+    /// When a commit of a recorded primary was acknowledged last.
+    pub fn acknowledged_us(&self) -> u64 {
+        self.writes.acknowledged_us
+    }
+}
+
 impl World {
     /// A walsender released a client's commit.
     pub fn acknowledge(&mut self, node: usize, waiting: &Waiting) {

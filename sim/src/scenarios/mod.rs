@@ -5,6 +5,7 @@
 
 mod cascades;
 mod disks;
+mod handover;
 mod leases;
 mod promises;
 mod sets;
@@ -80,5 +81,7 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     "promoted-by-hand-wins-nothing" 60 disks::a_promotion_by_hand_wins_nothing;
     "cascade-keeps-to-its-term" 40 cascades::who_streams_from_a_replica_keeps_to_the_term;
     "ends-are-compared" 40 cascades::two_ends_are_compared_before_a_turn;
+    "switchover-is-calm" 200 handover::a_calm_switchover_costs_nothing;
+    "stranger-fetches-first" 60 handover::a_stranger_fetches_before_it_wins;
     "copy-is-new" 20 disks::a_copy_is_new_and_the_old_stands_aside;
 };

@@ -47,6 +47,8 @@ pub struct Sight<'a> {
     pub lies: bool,
     /// A standby's name says nothing of the term.
     pub by_host: bool,
+    /// Who is tagged nofailover, as bits.
+    pub barred: u8,
 }
 
 impl Sight<'_> {
@@ -204,6 +206,10 @@ impl Sight<'_> {
         }
     }
 
+    fn tags(&self, index: usize) -> Tags {
+        Tags { nofailover: self.barred & (1 << index) != 0, ..Tags::default() }
+    }
+
     fn status(&self, index: usize, health: Health) -> Status {
         let node = &self.state.nodes[index];
         Status {
@@ -225,10 +231,11 @@ impl Sight<'_> {
             condition: Condition::default(),
             slots: SlotReport::default(),
             fencer: Fencer::default(),
-            tags: Tags::default(),
+            tags: self.tags(index),
             holding: None,
             source: None,
             why_not_source: String::new(),
+            unfetched: None,
         }
     }
 
@@ -245,6 +252,7 @@ impl Sight<'_> {
         };
         let mut view = View::new(self.naming.node(self.node as u8), self.settings(), durable, Millis(0));
         view.postgres = self.server(self.node);
+        view.tags = self.tags(self.node);
         view.busy = node.busy.then_some(Operation::ApplySync);
         view.store = self.store();
         view.served = (node.served > 0).then_some(Term(u64::from(node.served)));

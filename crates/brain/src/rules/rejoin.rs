@@ -276,16 +276,18 @@ fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
     if sync.term == record.term {
         return sync.set.members.len() <= sync.set.k;
     }
-    (holders(record, primary, own) >= sync.set.k || spared(view, sync, record, own))
+    (holders(sync, record, primary, own) >= sync.set.k || spared(view, sync, record, own))
         && needed(view, record, primary)
         && turn_to_rewind(view, sync, record)
 }
 
-/// Who has all that was acknowledged: the primary, which was chosen for it, and who has flushed its end of recovery.
-fn holders(record: &PrimaryRecord, primary: &Primary, own: &MemberId) -> usize {
+/// Who has all that was acknowledged: the primary, which was chosen for it, and who has flushed its end of recovery. A
+/// primary from outside the set is none: its answer would not count.
+fn holders(sync: &SyncRecord, record: &PrimaryRecord, primary: &Primary, own: &MemberId) -> usize {
     let holds =
         |w: &&Walsender| w.term == record.term && w.flush >= primary.end_of_recovery && w.member != *own;
-    1 + primary.walsenders.iter().filter(holds).count()
+    let counts = sync.set.members.contains(&record.member) || sync.primary == record.member;
+    usize::from(counts) + primary.walsenders.iter().filter(holds).count()
 }
 
 /// Should the new primary die while this member is rewound, the other members of the old set still suffice for a takeover.

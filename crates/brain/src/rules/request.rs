@@ -3,6 +3,7 @@
 //! The open primary drives a hand-over and closes what is over; a node drives what concerns its own server only.
 
 use super::{Want, act, wait};
+use crate::mutation::{Mutation, is_on};
 use crate::request::{
     ANSWER_MS_MAX, PREPARE_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, changed, moved,
 };
@@ -264,7 +265,8 @@ pub(super) fn drain(view: &View) -> Option<Want> {
         .filter(|status| status.holding != Some(request.id))
         .map(|status| status.node.0.as_str())
         .collect();
-    let busy = primary.activity.busy_sessions;
+    let unasked = is_on(Mutation::DrainSkipped);
+    let busy = if unasked { 0 } else { primary.activity.busy_sessions };
     let over = waited_ms > view.settings.drain_timeout_ms;
     if let Err(reason) = successor(view, request, &record.value, primary) {
         return fail(view, request, format!("{reason}; the hold was released"));
@@ -315,6 +317,7 @@ pub(super) fn restart(view: &View) -> Option<Want> {
     }
     let obeyed = view.durable.obeyed >= request.id;
     match (request.stage, view.postgres.standby()) {
+        (Stage::Waiting, Some(_)) if copies_before(view, request) => None,
         (Stage::Waiting, Some(_)) if !obeyed => {
             if let Some(reason) = indispensable(view).filter(|_| !request.is_forced()) {
                 return fail(view, request, format!("{reason}; add --force to restart it all the same"));
@@ -332,6 +335,13 @@ pub(super) fn restart(view: &View) -> Option<Want> {
         }
         _ => None,
     }
+}
+
+/// An earlier request for a new copy of this node is still to be obeyed. What is obeyed is known by the highest number, so
+/// requests are obeyed in their order; and the copy starts the server anew.
+fn copies_before(view: &View, request: &Request) -> bool {
+    let copies = |r: &Request| matches!(&r.ask, Ask::Reinit { node } if *node == view.me);
+    view.requests().any(|r| copies(r) && view.durable.obeyed < r.id && r.id < request.id)
 }
 
 /// Without this member commits wait.
@@ -368,13 +378,13 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         if !view.opened() {
             return None;
         }
-        let member = view.durable.member.as_ref().filter(|member| sync.set.members.contains(*member));
-        if let Some(member) = member {
+        let counts = view.durable.member.as_ref().is_some_and(|member| sync.set.members.contains(member));
+        if counts {
+            // Until the primary has let it go it follows as any other: the removal of another may wait for its flush.
             let spare = sync.set.members.len() > sync.set.k;
-            return if spare {
-                wait(format!("{member} is still in {}", sync.set))
-            } else {
-                fail(view, request, format!("writes would wait: {} has nobody to spare", sync.set))
+            return match spare {
+                true => None,
+                false => fail(view, request, format!("writes would wait: {} has nobody to spare", sync.set)),
             };
         }
         return act(Action::GiveUp { request: request.id }, format!("request {} asks for it", request.id));

@@ -214,6 +214,7 @@ impl World {
     pub fn heal(&mut self) {
         self.note("heal");
         self.cuts.clear();
+        self.withheld.clear();
     }
 
     /// The node's next transaction is sent, but does not arrive yet; it sends no other while it waits for the answer.

@@ -158,8 +158,12 @@ async fn a_failover_slot_is_synchronized_and_waits_for_the_members() {
     insert(&one, 2).await;
     let reader = client(&one).await.unwrap();
     let held = reader.0.query("SELECT data FROM pg_logical_slot_peek_changes('feed', NULL, NULL)", &[]);
-    assert!(tokio::time::timeout(Duration::from_secs(1), held).await.is_err(), "n2 has not flushed it");
+    tokio::pin!(held);
+    assert!(tokio::time::timeout(Duration::from_secs(1), &mut held).await.is_err(), "n2 has not flushed it");
     one.apply_sync(&[], 0, Method::Quorum, &[]).await.unwrap();
+    // Until it has its answer the slot is its own.
+    let seen = tokio::time::timeout(DEADLINE, held).await.expect("nobody is waited for any more").unwrap();
+    assert!(seen.iter().any(|row| row.get::<_, &str>(0).ends_with("i[integer]:2")));
     two.follow(&by_slot(&one)).await.unwrap();
     assert_eq!(consume(&one).await, [2]);
     let lsn = insert(&one, 3).await;
