@@ -198,6 +198,11 @@ impl World {
 
     fn end_op(&mut self, node: usize, op: &Op, how: &str) {
         self.note(Detail::Decisions, node, format_args!("  {} {how}", op.action.name()));
+        if op.operation == Operation::Clone
+            && let Some(agent) = self.agent(node)
+        {
+            agent.view.copies_failed = if how == "done" { 0 } else { agent.view.copies_failed + 1 };
+        }
         self.refresh(node);
         self.turn(node);
     }
@@ -209,9 +214,8 @@ impl World {
             // The model has no slots: what others see of it is the stop, and the start that follows.
             Action::Stop | Action::Restart { .. } | Action::TakeSlots { .. } => self.do_stop(node, op),
             Action::Detach { term } => self.do_detach(node, op, term),
-            Action::Follow { term, node: upstream } | Action::Fetch { term, node: upstream } => {
-                self.do_follow(node, op, term, upstream)
-            }
+            Action::Follow { term, node: upstream } => self.do_follow(node, op, term, upstream, true),
+            Action::Fetch { term, node: upstream } => self.do_follow(node, op, term, upstream, false),
             Action::Clone { term, node: source } => self.do_clone(node, op, term, &source),
             Action::Rewind { term, node: source } => self.do_rewind(node, op, term, &source),
             Action::Promote { term, timeline, set, .. } => {

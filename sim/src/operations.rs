@@ -65,6 +65,7 @@ impl World {
             }
             Process::Down => {
                 server.files.upstream = upstream;
+                server.files.slotted = true;
                 if !writable {
                     server.files.names = Names::nobody();
                     server.files.quarantined = true;
@@ -143,7 +144,14 @@ impl World {
         }
     }
 
-    pub(crate) fn do_follow(&mut self, node: usize, op: &Op, term: Term, upstream: NodeName) -> Next {
+    pub(crate) fn do_follow(
+        &mut self,
+        node: usize,
+        op: &Op,
+        term: Term,
+        upstream: NodeName,
+        slot: bool,
+    ) -> Next {
         let refused = self.refuses(node, term);
         if op.step == 0 {
             return Next::Step(1, self.fsync(node));
@@ -160,6 +168,10 @@ impl World {
         let now = self.now_us;
         let server = &mut self.nodes[node].server;
         server.files.upstream = Some(Upstream { node: upstream, term });
+        server.files.slotted = slot;
+        // Of a former primaryship, or for nodes that come anew; one that is in use cannot be dropped.
+        let senders = &server.senders;
+        server.slots.retain(|member| senders.iter().any(|sender| sender.member == *member));
         server.pointed_us = now;
         let epoch = server.epoch;
         let slow = self.dice.percent(15);

@@ -35,6 +35,8 @@ impl Names {
 pub struct Files {
     /// `primary_conninfo` together with its credential.
     pub upstream: Option<Upstream>,
+    /// `primary_slot_name` is set.
+    pub slotted: bool,
     pub names: Rc<Names>,
     pub quarantined: bool,
 }
@@ -173,7 +175,7 @@ impl Server {
     pub fn new(fsync_us: u64) -> Server {
         Server {
             wal: None,
-            files: Files { upstream: None, names: Names::nobody(), quarantined: true },
+            files: Files { upstream: None, slotted: true, names: Names::nobody(), quarantined: true },
             slots: BTreeSet::new(),
             process: Process::Down,
             epoch: 0,

@@ -48,12 +48,14 @@ pub const WITNESSES: &[Row] = rows! {
     "stay-dropped" CrashSteps("remove node, from two to one", 0), "I5";
     "detach-dropped" Seed(2), "I4";
     "follow-diverged" Seed(15), "I4";
+    "cascade-stale" Scenario("cascade-keeps-to-its-term", 0), "I2";
+    "cascade-uncompared" Scenario("ends-are-compared", 0), "I2";
     "promise-volatile" Scenario("promise-outlives-agent", 1), "I2";
     "receiver-kept" Seed(672), "I2";
     "measure-early" Scenario("measured-in-force", 17), "I2";
     "force-requested" Seed(437), "I8";
     "flag-unawaited" Seed(125), "I8";
-    "reload-lost" Seed(2), "I4";
+    "reload-lost" Seed(2), "I5";
     "one-flush-fewer" Seed(0), "I8";
     "clone-keeps-member" Scenario("copy-is-new", 0), "I7";
     "local-timeline" Seed(12), "I5";

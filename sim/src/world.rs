@@ -134,7 +134,7 @@ impl World {
     /// The world of a plan; the die draws the rest.
     pub fn of(mut dice: Dice, plan: Plan, detail: Detail, sabotage: Option<Sabotage>) -> World {
         let mut nodes = Vec::new();
-        for (name, full) in &plan.nodes {
+        for (index, (name, full)) in plan.nodes.iter().enumerate() {
             nodes.push(Node {
                 name: name.clone(),
                 full: *full,
@@ -155,7 +155,7 @@ impl World {
                 paused_us: None,
                 excused_until_us: 0,
                 kept: Vec::new(),
-                tags: brain::Tags::default(),
+                tags: plan.tags(index),
             });
         }
         if let Some((node, rate)) = plan.drift {

@@ -10,6 +10,7 @@ mod asynchronous;
 mod backend_killed;
 mod bad_input;
 mod bootstrap_and_replicate;
+mod cascading;
 mod copy_interrupted;
 mod copy_tool_killed;
 mod degraded;

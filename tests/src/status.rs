@@ -38,6 +38,10 @@ pub struct NodeStatus {
     pub sync: bool,
     pub healthy: bool,
     #[serde(default)]
+    pub upstream: Option<String>,
+    #[serde(default)]
+    pub upstream_note: String,
+    #[serde(default)]
     pub condition: Condition,
     #[serde(default)]
     pub slots: Slots,

@@ -39,7 +39,7 @@ pub enum Action {
     Stop,
     /// Credential away, `primary_conninfo` empty, receiver ended; after that the position is final.
     Detach { term: Term },
-    /// Promise `term`, then point at the primary of that term.
+    /// Promise `term`, then point at `node`: the primary of that term, or a replica of it that has a slot for this member.
     Follow { term: Term, node: NodeName },
     /// Promise `term`, then take the WAL of a peer that has promised it too, without a slot.
     Fetch { term: Term, node: NodeName },

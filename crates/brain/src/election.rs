@@ -212,6 +212,7 @@ mod tests {
             complete: true,
             quarantined: true,
             stalled_ms: 0,
+            slots: Default::default(),
         })
     }
 
@@ -238,6 +239,8 @@ mod tests {
             fencer: crate::Fencer::default(),
             tags: Tags::default(),
             holding: None,
+            source: None,
+            why_not_source: String::new(),
             unfetched: None,
         }
     }

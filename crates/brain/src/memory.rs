@@ -11,8 +11,8 @@ use wire::{Lsn, Timeline};
 use crate::fetch::Fetch;
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary, Requests, Settings,
-    Stage, Status, SyncSet, Term,
+    Cascade, Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary, Requests,
+    Settings, Stage, Status, SyncSet, Term,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -78,6 +78,8 @@ pub struct Memory {
     /// Members that do not stream, and since when.
     missing: BTreeMap<MemberId, Millis>,
     streaming: BTreeSet<MemberId>,
+    #[serde(default)]
+    pub cascade: Cascade,
     /// WAL that this node takes from another for a takeover.
     #[serde(default)]
     fetch: Option<Fetch>,

@@ -50,6 +50,12 @@ pub struct Status {
     /// The request for which the speaker's proxy holds sessions.
     #[serde(default)]
     pub holding: Option<u64>,
+    /// The replica that the speaker takes its WAL from, or is about to.
+    #[serde(default)]
+    pub source: Option<NodeName>,
+    /// Why the speaker does not, although its tag `replicatefrom` says so.
+    #[serde(default)]
+    pub why_not_source: String,
     /// Whose WAL the speaker tried to fetch for a takeover a moment ago, and could not.
     #[serde(default)]
     pub unfetched: Option<NodeName>,
@@ -80,6 +86,8 @@ impl Status {
             fencer: view.fencer.clone(),
             tags: view.tags.clone(),
             holding: view.hold().map(|hold| hold.request),
+            source: view.source().cloned(),
+            why_not_source: view.memory.cascade.why_not.clone(),
             unfetched: view.memory.unfetched(view.now).cloned(),
         }
     }

@@ -2,6 +2,7 @@
 //!
 //! What they are not: part of any node; they see all logs and all clocks. A checker never changes the world.
 
+mod cascades;
 mod durable;
 mod everything_ends;
 mod expendable_agent;
@@ -13,6 +14,7 @@ mod read_forever;
 mod requests_end;
 mod writes_return;
 
+pub use cascades::strayed;
 pub use everything_ends::at_rest;
 pub use nothing_destroyed::{given_up, replaced, unexplained};
 pub use promises::unpromised;

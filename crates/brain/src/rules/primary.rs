@@ -150,7 +150,7 @@ pub(super) fn superfluous_slots(view: &View) -> Option<Want> {
 }
 
 /// The slot is one of `node`'s members'.
-fn belongs_to(slot: &str, node: &str) -> bool {
+pub(super) fn belongs_to(slot: &str, node: &str) -> bool {
     let member = MemberId::of_slot(slot).map(|member| member.0);
     member.and_then(|member| Some(member.rsplit_once('_')?.0 == node.replace('-', "_"))).unwrap_or(false)
 }

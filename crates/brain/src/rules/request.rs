@@ -154,6 +154,9 @@ fn unfit(
     if status.tags.nofailover || status.tags.failover_priority == 0 {
         return Some("is tagged nofailover".to_owned());
     }
+    if let Some(source) = &status.source {
+        return Some(format!("takes its WAL from {source}; first take its tag replicatefrom away"));
+    }
     let sync = view.sync()?;
     if sync.set.k > 0 && !sync.set.members.contains(member) {
         return Some("is not in the sync set".to_owned());
@@ -325,7 +328,9 @@ pub(super) fn restart(view: &View) -> Option<Want> {
             act(Action::Restart { request: request.id }, format!("request {} asks for it", request.id))
         }
         // Waiting, and obeyed: a later request for a new copy has started this server anew already.
-        (Stage::Waiting | Stage::Running, Some(standby)) if standby.streaming && standby.follows(record) => {
+        (Stage::Waiting | Stage::Running, Some(standby))
+            if standby.streaming && standby.in_place(record, view.source()) =>
+        {
             move_on(view, request, Stage::Done, format!("{} runs and streams again", view.me))
         }
         _ => None,
@@ -384,7 +389,7 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         }
         return act(Action::GiveUp { request: request.id }, format!("request {} asks for it", request.id));
     }
-    let streams = view.postgres.standby().is_some_and(|s| s.streaming && s.follows(record));
+    let streams = view.postgres.standby().is_some_and(|s| s.streaming && s.in_place(record, view.source()));
     match request.stage {
         Stage::Waiting => {
             move_on(view, request, Stage::Running, format!("{} copies the data directory", view.me))

@@ -61,6 +61,7 @@ fn run(commands: &str) -> String {
             ["quiet"] => world.quiet = true,
             ["loud"] => world.quiet = false,
             ["show"] => world.show(),
+            ["why", node] => world.why(node),
             _ => panic!("unknown command: {line}"),
         }
     }

@@ -307,6 +307,9 @@ impl Agent {
         let retry = Retry::after(done.operation, failures);
         let (is_told, given_up) = (retry.is_told(), retry.given_up(done.operation));
         self.retry.insert(done.operation, retry);
+        if done.operation == Operation::Clone {
+            self.view.copies_failed = failures;
+        }
         if done.operation == Operation::Clone && !failed {
             self.begin_again();
             self.save(|words| (words.durable.needs_clone, words.durable.rewound) = (false, false));

@@ -55,7 +55,7 @@ pub enum Work {
     Start,
     Stop,
     Detach,
-    Follow { upstream: Upstream, member: MemberId, slot: bool },
+    Follow { upstream: Upstream, member: MemberId, slot: bool, primary: bool },
     Clone { from: NodeName },
     Rewind { upstream: Upstream, member: MemberId },
     Promote { timeline: Timeline, names: Names, lower: bool },
@@ -199,7 +199,9 @@ impl Worker {
             Work::Start => self.start_detached().await?,
             Work::Stop => self.stop().await?,
             Work::Detach => server.detach().await?,
-            Work::Follow { upstream, member, slot } => self.follow(&upstream, &member, slot).await?,
+            Work::Follow { upstream, member, slot, primary } => {
+                self.follow(&upstream, &member, slot, primary).await?
+            }
             Work::Clone { from } => self.clone_from(&from).await?,
             Work::Rewind { upstream, member } => self.rewind_to(&upstream, &member).await?,
             Work::Promote { timeline, names, lower } => self.promote(timeline, names, lower).await?,
@@ -246,11 +248,12 @@ impl Worker {
         known.slots.original = None;
     }
 
-    async fn follow(&self, upstream: &Upstream, member: &MemberId, slot: bool) -> Result<()> {
+    async fn follow(&self, upstream: &Upstream, member: &MemberId, slot: bool, primary: bool) -> Result<()> {
         // Slots of a former primaryship would hold WAL for ever.
         self.server.ensure_slots(&BTreeSet::new(), is_ours).await?;
         let mut pointer = self.pointer(upstream, member)?;
         pointer.slot_name = pointer.slot_name.filter(|_| slot);
+        pointer.primary = primary;
         self.server.follow(&pointer).await?;
         self.known().stalled_since = Some(Instant::now());
         Ok(())
@@ -264,6 +267,7 @@ impl Worker {
             password: source.password,
             application_name: member.standby_name(upstream.term),
             slot_name: Some(member.slot_name()),
+            primary: true,
         })
     }
 
@@ -284,6 +288,8 @@ impl Worker {
         // pg_rewind wants a clean end: the shutdown's restartpoint is given its time.
         self.server.stop(StopMode::Fast, CLEAN_STOP_DEADLINE).await?;
         self.forget_run();
+        // Who has a slot here holds a beginning of the WAL that is about to be another: it must not find its slot again.
+        self.server.discard_slots(is_ours)?;
         let (progress, seen) = watch::channel(Progress::default());
         let rewind = self.server.rewind(&source, &progress, REWIND_DEADLINE);
         let mut lost = None;

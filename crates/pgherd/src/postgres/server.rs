@@ -238,7 +238,10 @@ impl Server {
 
     /// What `pgherd.conf` should say.
     pub(super) fn rendered(&self, tunable: &Tunable, dynamic: &Dynamic) -> String {
-        settings::render(&self.fixed(tunable), dynamic)
+        let mut fixed = self.fixed(tunable);
+        // From a replica no slot can be synchronized: PostgreSQL would try, and fail, every few seconds.
+        fixed.synchronizes_slots &= super::receiver::admits_slots(&dynamic.primary_conninfo);
+        settings::render(&fixed, dynamic)
     }
 
     /// The command line's `-c` options: what nothing can override.
