@@ -17,6 +17,9 @@ const CHAOS: [&str; 6] = ["--seed", "364978", "--seconds", "60", "--baseline", "
 /// Names the directory of PostgreSQL's programs to the tests of real servers.
 const TEST_BIN: &str = "PGHERD_TEST_BIN";
 
+/// The unit tests that start real servers are among these.
+const REAL_SERVERS: [&str; 2] = ["postgres::", "proxy::tests::"];
+
 /// What `test` was asked for.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Wanted {
@@ -105,8 +108,8 @@ fn test_on(major: u32, filter: &[&str]) -> Result<()> {
     println!("PostgreSQL {major} is in {}", bin.display());
     shell::cargo(&["build", "--package", "pgherd"])?;
     let mut units = shell::cargo_command();
-    units.args(["test", "--package", "pgherd"]).args(if filter.is_empty() {
-        &["postgres::"]
+    units.args(["test", "--package", "pgherd", "--"]).args(if filter.is_empty() {
+        &REAL_SERVERS
     } else {
         filter
     });

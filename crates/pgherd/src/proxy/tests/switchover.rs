@@ -30,6 +30,11 @@ async fn transactions(postgres: &Postgres) -> i64 {
     row.get(0)
 }
 
+async fn has_standby(postgres: &Postgres) -> bool {
+    let streaming = "SELECT count(*) > 0 FROM pg_stat_replication WHERE state = 'streaming'";
+    postgres.admin().await.query_one(streaming, &[]).await.unwrap().get(0)
+}
+
 /// Its output at the end, however long so much work takes on this machine: while transactions end, nobody hangs.
 async fn ended(mut run: tokio::task::JoinHandle<Output>, postgres: &Postgres) -> Output {
     let mut done = transactions(postgres).await;
@@ -61,8 +66,8 @@ async fn pgbench_survives_a_switchover_without_an_error() {
         let (clients, count) = (CLIENTS.to_string(), TRANSACTIONS.to_string());
         pgbench(stand.read_write(), &["-n", "-M", protocol, "-c", &clients, "-t", &count])
     });
-    // Under way.
-    soon(async { while transactions(&old).await < 200 {} }).await;
+    // Under way, and with a successor: who does not stream yet when the old primary stops is sent nothing.
+    soon(async { while transactions(&old).await < 200 || !has_standby(&old).await {} }).await;
     let hold = Some(Hold { id: 1, until: Instant::now() + PATIENCE });
     for stand in &stands {
         stand.topology.send_modify(|topology| topology.hold = hold);
