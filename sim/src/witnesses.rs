@@ -45,7 +45,7 @@ pub const WITNESSES: &[Row] = rows! {
     "successor-unawaited" Scenario("successor-is-awaited", 1), "I5";
     "renew-dropped" Seed(34), "I5";
     "follow-unpromised" Seed(2), "I2";
-    "copied-counted" CrashSteps("reinit", 0), "I4";
+    "copied-counted" CrashSteps("reinit", 0), "I5";
     "stay-dropped" CrashSteps("remove node, from two to one", 0), "I5";
     "detach-dropped" Seed(2), "I4";
     "follow-diverged" Seed(15), "I4";
