@@ -207,7 +207,9 @@ impl World {
 
     pub fn on_status(&mut self, node: usize, status: &Rc<Status>) {
         let now = self.clock(node);
-        let Some(from) = self.index_of(&status.node) else { return };
+        let Some(from) = self.index_of(&status.node).filter(|from| !self.strange(node, *from)) else {
+            return;
+        };
         let Some(agent) = self.agent(node) else { return };
         let View { memory, durable, settings, .. } = &mut agent.view;
         let grant = memory.on_status(now, Status::clone(status), durable, settings);

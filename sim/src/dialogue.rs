@@ -33,6 +33,7 @@ impl World {
         if revision >= agent.store_revision {
             agent.store_revision = revision;
             agent.view.store = brain::StoreView::clone(&value);
+            self.follow_members(node);
             self.turn(node);
         }
     }

@@ -16,6 +16,7 @@ mod fencer;
 mod lease;
 mod life;
 mod look;
+mod members;
 mod mutant;
 mod net;
 mod operations;

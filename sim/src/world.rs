@@ -92,6 +92,7 @@ impl Ord for Queued {
 
 /// Seeds from here on: see [`World::new`].
 pub const PEOPLE_FROM: u64 = 1_000_000_000;
+pub const MEMBERS_FROM: u64 = 2_000_000_000;
 
 pub struct World {
     pub now_us: u64,
@@ -123,10 +124,14 @@ pub struct World {
 }
 
 impl World {
-    /// From [`PEOPLE_FROM`] on people ask for things as well, in the world of the seed below it.
+    /// From [`PEOPLE_FROM`] on people ask for things as well, in the world of the seed below it; from [`MEMBERS_FROM`] on
+    /// nodes leave and join instead.
     pub fn new(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> World {
         let mut dice = Dice::new(seed % PEOPLE_FROM);
-        let plan = Plan::draw(&mut dice, seed >= PEOPLE_FROM);
+        let mut plan = Plan::draw(&mut dice, (PEOPLE_FROM..MEMBERS_FROM).contains(&seed));
+        if seed >= MEMBERS_FROM {
+            crate::members::draw(&mut dice.fork(), &mut plan);
+        }
         World::of(dice, plan, detail, sabotage)
     }
 
@@ -282,8 +287,9 @@ impl World {
             host.agent.is_some() && !host.agent_frozen && !host.server.disk_full
         };
         let near = |peer: &usize| self.net.link(node, *peer) && self.net.link(*peer, node);
-        let reached = (0..self.nodes.len()).filter(lives).filter(near).count();
-        reached > self.nodes.len() / 2
+        let voters = (0..self.nodes.len()).filter(|node| self.belongs(*node));
+        let reached = voters.clone().filter(lives).filter(near).count();
+        reached > voters.count() / 2
     }
 
     fn deliver(&mut self, event: Event) {

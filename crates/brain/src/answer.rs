@@ -33,6 +33,8 @@ pub struct Answer {
 pub struct Fitness {
     /// It may be primary at all.
     pub eligible: bool,
+    /// It is not about to leave the cluster.
+    pub stays: bool,
     /// A request names it.
     pub wanted: bool,
     pub priority: u32,
@@ -73,8 +75,8 @@ pub fn tally(view: &View, sync: &SyncRecord, term: Term) -> Tally {
             Ok(answer) if counts(sync, &answer) => tally.answers.push(answer),
             Ok(answer) => {
                 tally.rejected.push(format!("{}: not in the sync set", candidate.node));
-                let stays = view.settings.full.contains(candidate.node);
-                tally.strangers.extend(Some(answer).filter(|answer| answer.fitness.eligible && stays));
+                let may = |answer: &Answer| answer.fitness.eligible && answer.fitness.stays;
+                tally.strangers.extend(Some(answer).filter(may));
             }
             Err(reason) => tally.rejected.push(format!("{}: {reason}", candidate.node)),
         }
@@ -176,6 +178,7 @@ fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
     };
     Fitness {
         eligible: !nofailover && *failover_priority > 0 && !candidate.full,
+        stays: view.settings.full.contains(candidate.node),
         wanted: view.requests().any(named),
         priority: *failover_priority,
         slots_ready: candidate.slots_ready,

@@ -96,7 +96,10 @@ fn unrest(world: &World) -> Option<(usize, String)> {
     {
         return unrest("the recorded primary does not serve".to_owned());
     }
-    let full = world.nodes.iter().filter(|node| node.full).count();
+    if let Some(name) = world.leaving() {
+        return unrest(format!("{name} is still leaving"));
+    }
+    let full = (0..world.nodes.len()).filter(|node| world.nodes[*node].full && world.belongs(*node)).count();
     let k = world.plan.settings.standbys.min(full - 1);
     if sync.value.set.k != k || sync.value.set.members.len() != full - 1 {
         return unrest(format!("/sync is {}", sync.value.set));
@@ -106,6 +109,9 @@ fn unrest(world: &World) -> Option<(usize, String)> {
         return unrest("/sync is not in force".to_owned());
     }
     for (index, node) in world.nodes.iter().enumerate() {
+        if !world.belongs(index) {
+            continue;
+        }
         let Some(agent) = &node.agent else { return Some((index, "no agent".to_owned())) };
         if let Some(op) = &agent.op {
             return Some((index, format!("{:?} is under way", op.operation)));

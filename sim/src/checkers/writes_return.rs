@@ -129,7 +129,11 @@ pub fn needless_campaign(world: &World, node: usize, promised: Term) -> Option<S
     let own = world.nodes[node].agent.as_ref()?.revoking == Some(promised);
     let quiet = world.now_us.saturating_sub(world.stirred_us) > QUIET_US;
     let vouches = |other: &usize| {
-        *other != node && *other != primary && world.near(node, *other) && world.near(primary, *other)
+        *other != node
+            && *other != primary
+            && world.belongs(*other)
+            && world.near(node, *other)
+            && world.near(primary, *other)
     };
     let vouchers = (0..world.nodes.len()).filter(vouches).count();
     let vouched = vouchers > 0 && vouchers + 1 > world.nodes.len() / 2;

@@ -47,7 +47,7 @@ pub fn a_calm_switchover_costs_nothing(cast: &Cast) -> Option<Stage> {
     let shapes = [Shape(3, 0, 1), Shape(2, 1, 1), Shape(3, 0, 2), Shape(4, 0, 2), Shape(5, 0, 1)];
     let mut stage = cast.stage(shapes[(cast.seed % 5) as usize])?;
     (stage.world.plan.busy_percent, stage.world.plan.hang_percent) = (0, 0);
-    let to = (cast.seed % 3 > 0).then_some(cast.seed as usize % stage.others.len());
+    let to = (!cast.seed.is_multiple_of(3)).then_some(cast.seed as usize % stage.others.len());
     let (primary, asked_us, failed_before) = (stage.primary, stage.world.now_us, failed(&stage.world));
     stage.world.ask(Request::Switchover { to, force: false, in_s: 0 });
     let busy = cast.seed % 2 == 1;

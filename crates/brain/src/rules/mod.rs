@@ -76,6 +76,7 @@ pub const RULES: &[Rule] = rules! {
     "open.wait" "A primary that is not open waits for its members." primary::wait_to_open;
     "request.close" "The open primary says how a request ended." request::close;
     "sync.change" "The sync set follows the members that stream, one safe step at a time." primary::change_set;
+    "members.stay" "The primary does not leave: a node that was to go and had to take over stays." primary::stay;
     "members.remove" "No commit counts on a node that is to leave: the record lets it go." primary::let_go;
     "primary.prepare" "A new agent makes sure of the roles." primary::prepare_again;
     "primary.slots" "The slot of a copy that is no more is dropped." primary::superfluous_slots;

@@ -254,6 +254,27 @@ pub(super) fn change_set(view: &View) -> Option<Want> {
     Some(Want { actions: action.into_iter().collect(), why: vec![why] })
 }
 
+/// It was to leave, and a takeover made it primary. Nobody else would end the removal; whoever asked for it can hand over
+/// first and ask again.
+pub(super) fn stay(view: &View) -> Option<Want> {
+    let (record, _) = view.serving().filter(|_| view.opened())?;
+    let members = view.store.members.as_ref()?;
+    let mut changed = members.value.clone();
+    let own = changed.nodes.get_mut(&view.me).filter(|own| own.leaving)?;
+    own.leaving = false;
+    let commit = Commit {
+        conditions: vec![(Key::Primary, record.version), (Key::Members, members.version)],
+        puts: vec![Put::Members(changed)],
+    };
+    let me = &view.me;
+    act(
+        Action::Commit(commit),
+        format!(
+            "{me} was to leave and had to take over, so it stays; first: pgherd switchover, then remove it again"
+        ),
+    )
+}
+
 /// The last step of a removal: the set, stored and in force, has let the node out.
 pub(super) fn let_go(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
