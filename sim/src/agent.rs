@@ -61,7 +61,7 @@ impl World {
     }
 
     pub fn start_agent(&mut self, node: usize) {
-        if self.nodes[node].agent.is_some() {
+        if self.nodes[node].agent.is_some() || self.seats.is_absent(node) {
             return;
         }
         let boot = self.dice.word();
@@ -108,8 +108,13 @@ impl World {
             // What the kernel holds for its server is not lost with it.
             self.nodes[node].deferred.retain(|event| matches!(event.recipient(), Recipient::Server(..)));
             let synced = self.nodes[node].promise_synced;
-            if self.sabotage == Some(Sabotage::PromiseVolatile) {
-                self.nodes[node].durable.promise = synced;
+            let words = &mut self.nodes[node].durable;
+            match self.sabotage {
+                Some(Sabotage::PromiseVolatile) => words.promise = synced,
+                Some(Sabotage::RewindUnmarked) => words.rewound = false,
+                Some(Sabotage::CopyUnmarked) => words.needs_clone = false,
+                Some(Sabotage::ObeyedForgotten) => words.obeyed = 0,
+                _ => {}
             }
         }
     }
@@ -186,7 +191,7 @@ impl World {
         if server.frozen {
             let hung = now.saturating_sub(agent.answered_us) > HUNG_US;
             if hung && !self.plan.hung_is_stale {
-                return Some(Postgres::Starting);
+                return Some(Postgres::Unknown);
             }
             let mut primary = agent.view.postgres.primary()?.clone();
             primary.write_age_ms = agent.write_ms.map(|at| clock.since(at));
@@ -207,11 +212,12 @@ impl World {
 
     pub fn on_status(&mut self, node: usize, status: &Rc<Status>) {
         let now = self.clock(node);
-        let Some(from) = self.index_of(&status.node).filter(|from| !self.strange(node, *from)) else {
-            return;
-        };
+        let Some(from) = self.index_of(&status.node) else { return };
         let Some(agent) = self.agent(node) else { return };
         let View { memory, durable, settings, .. } = &mut agent.view;
+        if !settings.voters.contains(&status.node) {
+            return;
+        }
         let grant = memory.on_status(now, Status::clone(status), durable, settings);
         if let Some(grant) = grant
             && let Some(at_us) = self.send(node, from)
@@ -262,7 +268,6 @@ impl World {
             Fence::Keep => {}
         }
         self.arm(node);
-        self.steps += u64::from(news);
         if news {
             self.tell(node, &decision);
         }
@@ -272,6 +277,9 @@ impl World {
         }
         for action in &decision.actions {
             self.execute(node, action);
+            if news {
+                self.stepped(node, action.name());
+            }
         }
         if let Some(agent) = self.agent(node) {
             agent.decided = Some(decision);

@@ -62,7 +62,6 @@ impl World {
             return;
         }
         let applied = self.store.commit(commit);
-        self.steps += 1;
         let who = self.nodes[node].name.clone();
         if self.trace.wants(Detail::Decisions) {
             let word = if applied { "applied" } else { "refused" };
@@ -75,12 +74,14 @@ impl World {
             let delay = self.dice.millis(1..10);
             self.after(delay, Event::StoreAnswer { node, boot, id });
         }
+        self.stepped(node, "stored");
     }
 
     pub fn store_answer(&mut self, node: usize, id: u64) {
         let Some(agent) = self.agent(node) else { return };
         if agent.committing == Some(id) {
             agent.committing = None;
+            self.stepped(node, "answered");
             // An answer is followed by a read, so that the next decision does not ask for the same again.
             self.ask_store(node);
         }

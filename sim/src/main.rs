@@ -1,5 +1,7 @@
 //! `sim --seed N` replays one seed and prints what happened; `sim --seeds N [--from A]` runs many.
 
+mod crash_command;
+
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,6 +19,7 @@ sim --seeds N --keep-going                              as above, and list every
 sim --scenario NAME [--seeds N] [--mutant NAME]         run a scenario's seeds and count
 sim --mutations [--survey]                              every deliberate fault must be caught: by its recorded witness,
                                                         or, with --survey, looked for from seed 0
+sim --crash-steps [--seeds N] [--only OPERATION]        every operation, killed after each of its steps; prints the table
 sim --list                                              the deliberate faults and the scenarios";
 
 struct Options {
@@ -42,6 +45,9 @@ fn main() -> ExitCode {
             println!("{:<34} scenario, {} seeds", scenario.name, scenario.seeds);
         }
         return ExitCode::SUCCESS;
+    }
+    if arguments.iter().any(|argument| argument == "--crash-steps") {
+        return crash_command::run(&arguments);
     }
     match parse(&arguments) {
         Ok(Options { mutations: Some(search), threads, .. }) => prove(search, threads),

@@ -214,8 +214,8 @@ impl World {
                 let Some(node) = self.replica(replica).and_then(|name| self.index_of(&name)) else { return };
                 self.tag(node, |tags| tags.failover_priority = priority);
             }
-            Request::Leave { replica } => self.leave(replica),
-            Request::Join { empty } => self.join(empty),
+            Request::Leave { replica } => self.remove_member(replica),
+            Request::Join { empty } => self.add_member(empty),
             _ => self.submit(request),
         }
     }
@@ -235,8 +235,8 @@ impl World {
     /// The full node in order that is not the recorded primary.
     pub fn replica(&self, order: usize) -> Option<NodeName> {
         let primary = self.recorded_primary();
-        let others: Vec<usize> =
-            (0..self.nodes.len()).filter(|n| self.nodes[*n].full && Some(*n) != primary).collect();
+        let there = |n: &usize| self.nodes[*n].full && self.belongs(*n) && Some(*n) != primary;
+        let others: Vec<usize> = (0..self.nodes.len()).filter(there).collect();
         Some(self.nodes[*others.get(order % others.len().max(1))?].name.clone())
     }
 

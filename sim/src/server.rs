@@ -35,6 +35,8 @@ impl Names {
 pub struct Files {
     /// `primary_conninfo` together with its credential.
     pub upstream: Option<Upstream>,
+    /// `primary_slot_name` is set.
+    pub slotted: bool,
     pub names: Rc<Names>,
     pub quarantined: bool,
 }
@@ -163,6 +165,8 @@ pub struct Server {
     pub stopping: bool,
     /// A session's transaction, open since and until.
     pub transaction: Option<(u64, u64)>,
+    /// A copy or a rewind is changing the data directory: it is worth nothing until that has ended.
+    pub half_made: bool,
     /// Commits whose sessions ended before they were acknowledged: errors for their clients.
     pub failed: u64,
 }
@@ -171,7 +175,7 @@ impl Server {
     pub fn new(fsync_us: u64) -> Server {
         Server {
             wal: None,
-            files: Files { upstream: None, names: Names::nobody(), quarantined: true },
+            files: Files { upstream: None, slotted: true, names: Names::nobody(), quarantined: true },
             slots: BTreeSet::new(),
             process: Process::Down,
             epoch: 0,
@@ -199,6 +203,7 @@ impl Server {
             was_primary: false,
             stopping: false,
             transaction: None,
+            half_made: false,
             failed: 0,
         }
     }

@@ -115,8 +115,9 @@ pub struct World {
     pub stirred_us: u64,
     /// This node's store transactions arrive so many microseconds after they were sent.
     pub late: Option<(usize, u64)>,
-    /// Decisions, steps of executors and store transactions so far.
-    pub steps: u64,
+    /// What has been done so far, counted step by step, and the kill that is set on one of them.
+    pub trip: crate::crash_steps::Trip,
+    pub seats: crate::seats::Seats,
     names: BTreeMap<NodeName, usize>,
     queue: BinaryHeap<Reverse<Queued>>,
     number: u64,
@@ -138,7 +139,7 @@ impl World {
     /// The world of a plan; the die draws the rest.
     pub fn of(mut dice: Dice, plan: Plan, detail: Detail, sabotage: Option<Sabotage>) -> World {
         let mut nodes = Vec::new();
-        for (name, full) in &plan.nodes {
+        for (index, (name, full)) in plan.nodes.iter().enumerate() {
             nodes.push(Node {
                 name: name.clone(),
                 full: *full,
@@ -159,7 +160,7 @@ impl World {
                 paused_us: None,
                 excused_until_us: 0,
                 kept: Vec::new(),
-                tags: brain::Tags::default(),
+                tags: plan.tags(index),
             });
         }
         if let Some((node, rate)) = plan.drift {
@@ -184,7 +185,8 @@ impl World {
             finished: false,
             stirred_us: 0,
             late: None,
-            steps: 0,
+            trip: crate::crash_steps::Trip::default(),
+            seats: crate::seats::Seats::of(count),
             names,
             queue: BinaryHeap::new(),
             number: 0,
@@ -287,9 +289,8 @@ impl World {
             host.agent.is_some() && !host.agent_frozen && !host.server.disk_full
         };
         let near = |peer: &usize| self.net.link(node, *peer) && self.net.link(*peer, node);
-        let voters = (0..self.nodes.len()).filter(|node| self.belongs(*node));
-        let reached = voters.clone().filter(lives).filter(near).count();
-        reached > voters.count() / 2
+        let reached = self.seats.voters().filter(lives).filter(near).count();
+        reached > self.seats.voters().count() / 2
     }
 
     fn deliver(&mut self, event: Event) {
@@ -349,7 +350,10 @@ impl World {
             Event::SyncDefined { node, .. } => self.define_sync(node),
             Event::Fence { node } => self.fence(node),
             Event::Request { index } => self.request(index),
-            Event::Ready { node, .. } => self.server_ready(node),
+            Event::Ready { node, .. } => {
+                self.server_ready(node);
+                self.stepped(node, "started");
+            }
             Event::Complete { node, .. } => self.nodes[node].server.complete = true,
             Event::Flush { node, upto, .. } => self.flushed(node, upto),
             Event::Connect { node, connection, .. } => self.connect(node, connection),
@@ -361,7 +365,10 @@ impl World {
             Event::ReceiverDies { node, connection, .. } => self.receiver_dies(node, connection),
             Event::SenderDies { node, connection, .. } => self.sender_dies(node, connection),
             Event::Reload { node, .. } => self.reload(node),
-            Event::Promoted { node, term, timeline, .. } => self.server_promoted(node, term, timeline),
+            Event::Promoted { node, term, timeline, .. } => {
+                self.server_promoted(node, term, timeline);
+                self.stepped(node, "promoted");
+            }
             Event::House { node } => self.house(node),
             Event::Client { node } => self.client(node),
             Event::AgentStart { node } => self.start_agent(node),

@@ -212,6 +212,7 @@ mod tests {
             complete: true,
             quarantined: true,
             stalled_ms: 0,
+            slots: Default::default(),
         })
     }
 
@@ -227,6 +228,7 @@ mod tests {
             sees_fine: false,
             health: Health::NotPrimary,
             wants_lease: false,
+            keeps_lease: false,
             open: false,
             postgres: standby(200),
             busy,
@@ -237,6 +239,8 @@ mod tests {
             fencer: crate::Fencer::default(),
             tags: Tags::default(),
             holding: None,
+            source: None,
+            why_not_source: String::new(),
             unfetched: None,
         }
     }

@@ -9,6 +9,7 @@
 
 mod action;
 mod answer;
+mod cascade;
 mod condition;
 mod election;
 mod explain;
@@ -31,6 +32,7 @@ mod view;
 
 pub use action::{Action, Commit, Decision, Key, Put, RuleId};
 pub use answer::{Answer, Tally};
+pub use cascade::Cascade;
 pub use condition::{Condition, LostWrites, Pending, Progress};
 pub use election::Outcome;
 pub use explain::{Explanation, explain};

@@ -11,8 +11,8 @@ use wire::{Lsn, Timeline};
 use crate::fetch::Fetch;
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary, Requests, Settings,
-    Stage, Status, SyncSet, Term,
+    Cascade, Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary, Requests,
+    Settings, Stage, Status, SyncSet, Term,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -78,6 +78,8 @@ pub struct Memory {
     /// Members that do not stream, and since when.
     missing: BTreeMap<MemberId, Millis>,
     streaming: BTreeSet<MemberId>,
+    #[serde(default)]
+    pub cascade: Cascade,
     /// WAL that this node takes from another for a takeover.
     #[serde(default)]
     fetch: Option<Fetch>,
@@ -113,8 +115,8 @@ impl Memory {
         if recorded && status.health == Health::Fine {
             self.fine_heard = Some(now);
         }
-        let released = self.owed.as_ref().is_some_and(|owed| owed.to == status.node) && !status.wants_lease;
-        if released {
+        let given_back = !status.wants_lease && !status.keeps_lease;
+        if given_back && self.owed.as_ref().is_some_and(|owed| owed.to == status.node) {
             self.owed = None;
         }
         self.timeline = self.timeline.max(status.postgres.timeline());
@@ -147,8 +149,10 @@ impl Memory {
     /// Remembers that a heartbeat asking for a lease was sent; one that does not ask gives all answers back.
     pub fn on_sent(&mut self, now: Millis, status: &Status) {
         if !status.wants_lease {
-            self.sent.clear();
-            self.held.clear();
+            if !status.keeps_lease {
+                self.sent.clear();
+                self.held.clear();
+            }
             return;
         }
         if self.sent.len() == SENT_MAX {

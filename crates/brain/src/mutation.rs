@@ -67,8 +67,12 @@ mutations! {
     HandoverUnread "handover-unread" "Who has not read to whom a primary hands over stands as a candidate at once.";
     RenewDropped "renew-dropped" "A primary whose members promised to a candidate that gave up does not renew.";
     FollowUnpromised "follow-unpromised" "A standby follows a term without having promised it.";
+    CopiedCounted "copied-counted" "While a node copies its data directory anew, the old one is let back into the sync set.";
+    StayDropped "stay-dropped" "A node that was to leave and became the primary stays marked as leaving for ever.";
     DetachDropped "detach-dropped" "A promise ends no replication from a lower term.";
     FollowDiverged "follow-diverged" "A standby whose WAL has left the primary's history follows without a rewind.";
+    CascadeStale "cascade-stale" "A node streams from a replica of an older term, or of another timeline.";
+    CascadeUncompared "cascade-uncompared" "A node turns to a replica without comparing where the WAL of both ends.";
     ExpendableAlways "expendable-always" "A member's data directory is rewound or copied although /sync needs it.";
 }
 

@@ -26,8 +26,12 @@ pub struct Status {
     pub sees_fine: bool,
     /// Of the speaker itself, as the primary of `record_term`.
     pub health: Health,
-    /// The speaker serves, or would serve, by the answers to this heartbeat. False gives every earlier answer back.
+    /// The speaker serves, or would serve, by the answers to this heartbeat. False gives every earlier answer back, unless
+    /// they are kept.
     pub wants_lease: bool,
+    /// The speaker's server hangs: earlier answers are neither asked for anew nor given back.
+    #[serde(default)]
+    pub keeps_lease: bool,
     /// The speaker may serve now: opened, not quarantined, its lease held.
     pub open: bool,
     pub postgres: Postgres,
@@ -46,6 +50,12 @@ pub struct Status {
     /// The request for which the speaker's proxy holds sessions.
     #[serde(default)]
     pub holding: Option<u64>,
+    /// The replica that the speaker takes its WAL from, or is about to.
+    #[serde(default)]
+    pub source: Option<NodeName>,
+    /// Why the speaker does not, although its tag `replicatefrom` says so.
+    #[serde(default)]
+    pub why_not_source: String,
     /// Whose WAL the speaker tried to fetch for a takeover a moment ago, and could not.
     #[serde(default)]
     pub unfetched: Option<NodeName>,
@@ -65,6 +75,7 @@ impl Status {
             sees_fine: health::sees_fine(view),
             health: health::own(view),
             wants_lease: health::wants_lease(view),
+            keeps_lease: health::keeps_lease(view),
             open: health::open(view),
             postgres: view.postgres.clone(),
             busy: view.busy,
@@ -75,6 +86,8 @@ impl Status {
             fencer: view.fencer.clone(),
             tags: view.tags.clone(),
             holding: view.hold().map(|hold| hold.request),
+            source: view.source().cloned(),
+            why_not_source: view.memory.cascade.why_not.clone(),
             unfetched: view.memory.unfetched(view.now).cloned(),
         }
     }

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Applied, Ask, Commit, Key, MemberId, OnLastStandbyLost, Primary, PrimaryRecord, Put, SyncRecord,
-    SyncSet, Versioned, View, quorum,
+    Action, Applied, Ask, Commit, Key, MemberId, OnLastStandbyLost, Operation, Primary, PrimaryRecord, Put,
+    Status, SyncRecord, SyncSet, Versioned, View, quorum,
 };
 
 /// A member that has not streamed for this long is taken out of the set: a reconnect after a blip takes
@@ -16,7 +16,7 @@ use crate::{
 pub const MISSING_MS_MAX: u64 = 1_000;
 
 /// A standby this far behind the primary's flush LSN has not caught up: 16 MiB, one WAL segment.
-const CAUGHT_UP_BYTES_MAX: u64 = 16 << 20;
+pub(crate) const CAUGHT_UP_BYTES_MAX: u64 = 16 << 20;
 
 /// The set that differs from `set` by at most one change and is nearer to what is wanted.
 pub fn next_target(
@@ -88,10 +88,24 @@ pub fn unwanted(view: &View, member: &MemberId) -> Option<String> {
     if status.is_some_and(|status| status.tags.nosync) {
         return Some("is tagged nosync".to_owned());
     }
-    let given_up = view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node: asked } if *asked == node));
-    // Once the request is obeyed the node has another member id.
-    let old = status.is_none_or(|status| status.member.as_ref() == Some(member) && status.busy.is_none());
-    (given_up && old).then(|| "is to be copied anew".to_owned())
+    if let Some(source) = status.and_then(|status| status.source.as_ref()) {
+        return Some(format!("takes its WAL from {source}"));
+    }
+    let counted = is_on(Mutation::CopiedCounted);
+    // What it still streams and acknowledges is about to be no more; the id of the copy that takes its place is another.
+    let replaced = |status: &Status| {
+        status.busy == Some(Operation::Clone) || status.member.as_ref().is_some_and(|own| own != member)
+    };
+    if !counted && status.is_some_and(replaced) {
+        return Some("is being replaced by a new copy".to_owned());
+    }
+    // Before the opening it may be the only one to open with, and the request waits for that.
+    let given_up = view.opened()
+        && view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node: asked } if *asked == node));
+    // Also while the node is at work: its old server runs until the copy has come. The new copy is let in once the request
+    // is over.
+    let copies = counted && status.is_some_and(|status| status.busy.is_some());
+    (given_up && !copies).then(|| "is to be copied anew".to_owned())
 }
 
 /// The next step of an open primary; `None` when nothing is to be done.

@@ -111,6 +111,8 @@ pub struct View {
     pub wall_s: u64,
     /// What this process has done for requests.
     pub errands: Errands,
+    /// Copies of another's data directory that failed here, in a row.
+    pub copies_failed: u32,
     /// Without synchronous replication: the term for which this node holds the store's lease, and until when it may be
     /// used, counted from when it was asked for, the drift margin taken off.
     pub store_lease: Option<(Term, Millis)>,
@@ -120,6 +122,9 @@ pub struct View {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Errands {
     pub checkpointed: u64,
+    /// When that checkpoint, and the switch to a new WAL file with it, was done.
+    #[serde(default)]
+    pub checkpointed_at: Option<Millis>,
     pub reloaded: u64,
 }
 
@@ -142,6 +147,7 @@ impl View {
             tags: Tags::default(),
             wall_s: 0,
             errands: Errands::default(),
+            copies_failed: 0,
             store_lease: None,
         }
     }
@@ -231,5 +237,6 @@ impl View {
         self.memory.note_slots(now, self.slots.restart);
         let suspect = crate::health::suspect(self).is_some();
         self.memory.note_suspicion(now, suspect);
+        self.memory.cascade = crate::cascade::look(self);
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! What they are not: part of any node; they see all logs and all clocks. A checker never changes the world.
 
+mod cascades;
 mod durable;
 mod everything_ends;
 mod expendable_agent;
@@ -13,6 +14,7 @@ mod read_forever;
 mod requests_end;
 mod writes_return;
 
+pub use cascades::strayed;
 pub use everything_ends::at_rest;
 pub use nothing_destroyed::{given_up, replaced, unexplained};
 pub use promises::unpromised;
@@ -112,6 +114,9 @@ impl World {
         );
         let recorded = self.recorded_primary() == Some(node);
         self.checkers.writes.on_acknowledged(waiting.since_us, self.now_us, recorded);
+        if recorded {
+            self.trip.on_acknowledged(waiting.since_us, self.now_us);
+        }
         if self.checkers.storm_us.is_none() {
             self.checkers.storm_us = Some(self.now_us + self.plan.warm_us);
             self.schedule_faults();
@@ -218,10 +223,18 @@ impl World {
         self.checkers.promotions.push(promotion);
     }
 
+    /// A node does what a request asks for.
+    pub fn check_obeyed(&mut self, node: usize, request: u64) {
+        if let Some(what) = self.checkers.requests.on_obeyed(node, request) {
+            self.violate("I5", node, what);
+        }
+    }
+
     /// The store has a new revision, written by `node`.
     pub fn store_changed(&mut self, node: usize) {
         let store = self.store.newest().clone();
         self.watch();
+        self.unseat();
         if let Some((node, what)) = requests_end::on_change(self) {
             self.violate("I5", node, what);
         }

@@ -72,7 +72,7 @@ impl Naming {
             Action::Fetch { term, node: source } => Act::Fetch(term.0 as u8, node(source)),
             Action::Clone { term, node: source } => Act::Clone(term.0 as u8, node(source)),
             Action::Rewind { term, node: source } => Act::Rewind(term.0 as u8, node(source)),
-            Action::Promote { term, timeline, set } => {
+            Action::Promote { term, timeline, set, .. } => {
                 Act::Promote(term.0 as u8, timeline.0 as u8, self.bits(set))
             }
             Action::ApplySync { term, set } => Act::Apply(term.0 as u8, self.bits(set)),

@@ -168,6 +168,7 @@ impl Sight<'_> {
             complete: !node.unread || self.lies,
             quarantined: false,
             stalled_ms: 0,
+            slots: Default::default(),
         }
     }
 
@@ -222,6 +223,7 @@ impl Sight<'_> {
             sees_fine: false,
             health,
             wants_lease: false,
+            keeps_lease: false,
             open: node.admitted,
             postgres: self.server(index),
             busy: node.busy.then_some(Operation::ApplySync),
@@ -232,6 +234,8 @@ impl Sight<'_> {
             fencer: Fencer::default(),
             tags: self.tags(index),
             holding: None,
+            source: None,
+            why_not_source: String::new(),
             unfetched: None,
         }
     }

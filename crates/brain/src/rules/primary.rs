@@ -42,8 +42,10 @@ pub(super) fn promote(view: &View) -> Option<Want> {
     }
     let PrimaryRecord { term, timeline, .. } = *record;
     let set = first_set(view);
+    // Smaller settings cost another start, which only the restart that an operator asked for has time for.
+    let lower = view.restarts_in_place();
     let why = format!("winner of term {term}, from {}", record.from.lsn);
-    act(Action::Promote { term, timeline, set }, why)
+    act(Action::Promote { term, timeline, set, lower }, why)
 }
 
 /// The set a new primary starts with: the standbys that are there to follow it; when none is, those that might
@@ -148,7 +150,7 @@ pub(super) fn superfluous_slots(view: &View) -> Option<Want> {
 }
 
 /// The slot is one of `node`'s members'.
-fn belongs_to(slot: &str, node: &str) -> bool {
+pub(super) fn belongs_to(slot: &str, node: &str) -> bool {
     let member = MemberId::of_slot(slot).map(|member| member.0);
     member.and_then(|member| Some(member.rsplit_once('_')?.0 == node.replace('-', "_"))).unwrap_or(false)
 }
@@ -254,24 +256,22 @@ pub(super) fn change_set(view: &View) -> Option<Want> {
     Some(Want { actions: action.into_iter().collect(), why: vec![why] })
 }
 
-/// It was to leave, and a takeover made it primary. Nobody else would end the removal; whoever asked for it can hand over
-/// first and ask again.
+/// A takeover chose this node while it was to leave. The primary is not removed, and a mark that nobody acts on would stand
+/// for ever; whoever wants it gone switches over and removes it again.
 pub(super) fn stay(view: &View) -> Option<Want> {
-    let (record, _) = view.serving().filter(|_| view.opened())?;
+    let (record, _) = view.serving()?;
     let members = view.store.members.as_ref()?;
-    let mut changed = members.value.clone();
-    let own = changed.nodes.get_mut(&view.me).filter(|own| own.leaving)?;
-    own.leaving = false;
+    let leaves = members.value.nodes.get(&view.me).is_some_and(|own| own.leaving);
+    if !leaves || !view.opened() || is_on(Mutation::StayDropped) {
+        return None;
+    }
     let commit = Commit {
         conditions: vec![(Key::Primary, record.version), (Key::Members, members.version)],
-        puts: vec![Put::Members(changed)],
+        puts: vec![Put::Members(members.value.keeping(&view.me))],
     };
-    let me = &view.me;
     act(
         Action::Commit(commit),
-        format!(
-            "{me} was to leave and had to take over, so it stays; first: pgherd switchover, then remove it again"
-        ),
+        "this node was to leave and became the primary: it stays; to remove it, switch over first",
     )
 }
 

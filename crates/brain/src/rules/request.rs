@@ -2,7 +2,7 @@
 //!
 //! The open primary drives a hand-over and closes what is over; a node drives what concerns its own server only.
 
-use super::{Want, act, wait};
+use super::{Want, act, archive, wait};
 use crate::mutation::{Mutation, is_on};
 use crate::request::{
     ANSWER_MS_MAX, PREPARE_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, changed, moved,
@@ -17,9 +17,6 @@ const LAG_BYTES_MAX: u64 = 16 << 20;
 
 /// A replica that has just come back streams, is a member again and has its slots looked at within this.
 const PREFLIGHT_MS_MAX: u64 = 5_000;
-
-/// A shutdown waits for the archiver; a handful of files are seconds.
-const UNARCHIVED_MAX: u32 = 8;
 
 fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
     let note = note.into();
@@ -157,6 +154,9 @@ fn unfit(
     if status.tags.nofailover || status.tags.failover_priority == 0 {
         return Some("is tagged nofailover".to_owned());
     }
+    if let Some(source) = &status.source {
+        return Some(format!("takes its WAL from {source}; first take its tag replicatefrom away"));
+    }
     let sync = view.sync()?;
     if sync.set.k > 0 && !sync.set.members.contains(member) {
         return Some("is not in the sync set".to_owned());
@@ -197,11 +197,8 @@ fn passes(view: &View, request: &Request, record: &PrimaryRecord) -> bool {
 fn hindered(view: &View, request: &Request, primary: &Primary) -> Option<String> {
     let activity = primary.activity;
     let seconds = view.settings.drain_timeout_ms / 1_000;
-    if activity.unarchived > UNARCHIVED_MAX {
-        let files = activity.unarchived;
-        return Some(format!(
-            "{files} WAL files wait for archive_command, and a shutdown waits for them; mend the archive, or wait until it has caught up"
-        ));
+    if let Some(reason) = archive::lags(request, primary) {
+        return Some(reason);
     }
     if !request.is_forced() && activity.oldest_transaction_ms > view.settings.drain_timeout_ms {
         let age = activity.oldest_transaction_ms / 1_000;
@@ -245,6 +242,12 @@ pub(super) fn checkpoint(view: &View) -> Option<Want> {
     }
     if view.errands.checkpointed < request.id {
         return act(Action::Checkpoint { request: request.id }, "a checkpoint now makes the stop short");
+    }
+    if let Some(reason) = archive::hangs(request, primary) {
+        return fail(view, request, reason);
+    }
+    if !archive::is_proven(view, request, primary) {
+        return wait("archive_command has to take the last WAL file");
     }
     // Things may have changed meanwhile; nobody waits yet, so this is the moment to give up.
     if let Err(reason) = successor(view, request, &record.value, primary) {
@@ -325,7 +328,9 @@ pub(super) fn restart(view: &View) -> Option<Want> {
             act(Action::Restart { request: request.id }, format!("request {} asks for it", request.id))
         }
         // Waiting, and obeyed: a later request for a new copy has started this server anew already.
-        (Stage::Waiting | Stage::Running, Some(standby)) if standby.streaming && standby.follows(record) => {
+        (Stage::Waiting | Stage::Running, Some(standby))
+            if standby.streaming && standby.in_place(record, view.source()) =>
+        {
             move_on(view, request, Stage::Done, format!("{} runs and streams again", view.me))
         }
         _ => None,
@@ -384,7 +389,7 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         }
         return act(Action::GiveUp { request: request.id }, format!("request {} asks for it", request.id));
     }
-    let streams = view.postgres.standby().is_some_and(|s| s.streaming && s.follows(record));
+    let streams = view.postgres.standby().is_some_and(|s| s.streaming && s.in_place(record, view.source()));
     match request.stage {
         Stage::Waiting => {
             move_on(view, request, Stage::Running, format!("{} copies the data directory", view.me))

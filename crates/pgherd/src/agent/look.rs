@@ -113,6 +113,7 @@ impl Worker {
             replay: seen.replay_lsn.unwrap_or_default(),
             quarantined: seen.admission != Some(Admission::Open),
             stalled_ms,
+            slots: physical(&seen.slots).map(|slot| (slot.slot_name.clone(), slot.active)).collect(),
         })
     }
 
@@ -129,21 +130,16 @@ impl Worker {
             end_of_recovery,
             applied: known.applied.clone(),
             walsenders,
-            slots: seen
-                .slots
-                .into_iter()
-                .filter(|s| s.slot_type == "physical" && s.wal_status.as_deref() != Some("lost"))
-                .map(|s| s.slot_name)
-                .collect(),
+            slots: physical(&seen.slots).map(|slot| slot.slot_name.clone()).collect(),
             activity: brain::Activity {
                 busy_sessions: seen.activity.busy_sessions,
                 oldest_transaction_ms: seen.activity.oldest_transaction_ms.unsigned_abs(),
-                unarchived: seen.activity.unarchived,
+                unarchived: seen.activity.archive.map_or(0, |archive| archive.waiting),
+                archive_waits_ms: seen.activity.archive.map(|archive| archive.waits_ms.unsigned_abs()),
             },
             write_age_ms: None,
             probe_age_ms: None,
         };
-        primary.slots.retain(|slot| is_ours(slot));
         confirm_probes(&mut known, &primary);
         primary.write_age_ms = known.write.map(|(at, _)| age_ms(at));
         primary.probe_age_ms = known.confirmed.map(age_ms);
@@ -156,6 +152,13 @@ impl Worker {
             tracing::warn!(%error, "the postmaster cannot be watched");
         }
     }
+}
+
+/// The cluster's own slots that can be streamed from.
+fn physical(slots: &[postgres::Slot]) -> impl Iterator<Item = &postgres::Slot> {
+    slots.iter().filter(|slot| {
+        slot.slot_type == "physical" && slot.wal_status.as_deref() != Some("lost") && is_ours(&slot.slot_name)
+    })
 }
 
 fn age_ms(at: Instant) -> u64 {

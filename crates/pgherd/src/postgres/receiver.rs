@@ -36,6 +36,8 @@ pub struct Upstream {
     /// Member id and term, `n2_7f3a_t3`: a member counts only for the term it was pointed at.
     pub application_name: String,
     pub slot_name: Option<String>,
+    /// It is the primary: only from there PostgreSQL takes logical slots by itself (17 and newer).
+    pub primary: bool,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -125,7 +127,8 @@ impl Server {
         let present = conninfo_value(&before.primary_conninfo, "passfile").map(PathBuf::from);
         let unchanged = before.primary_slot_name == slot
             && present.as_deref().is_some_and(|passfile| {
-                before.primary_conninfo == conninfo_of(upstream, passfile, self.synchronizes_slots())
+                before.primary_conninfo
+                    == conninfo_of(upstream, passfile, self.synchronizes_slots() && upstream.primary)
             });
         if !unchanged && !before.primary_conninfo.is_empty() {
             // A receiver of the former upstream would go on while replay is stuck.
@@ -152,7 +155,7 @@ impl Server {
     pub(super) async fn point_at(&self, upstream: &Upstream) -> Result<Dynamic> {
         let passfile = self.layout.credential(rand::random());
         self.write_credential(upstream, &passfile)?;
-        let slots = self.synchronizes_slots();
+        let slots = self.synchronizes_slots() && upstream.primary;
         self.write_settings(|dynamic| {
             dynamic.primary_conninfo = conninfo_of(upstream, &passfile, slots);
             dynamic.primary_slot_name = upstream.slot_name.clone().unwrap_or_default();
@@ -221,6 +224,11 @@ pub(super) fn conninfo_value(conninfo: &str, name: &str) -> Option<String> {
 pub(super) fn pgpass_line(user: &str, password: &str) -> String {
     let password = password.replace('\\', "\\\\").replace(':', "\\:");
     format!("*:*:*:{user}:{password}\n")
+}
+
+/// The connection string names a database for the synchronization of slots, or there is none yet.
+pub(super) fn admits_slots(conninfo: &str) -> bool {
+    conninfo.is_empty() || conninfo_value(conninfo, "dbname").is_some()
 }
 
 #[cfg(test)]
