@@ -209,7 +209,7 @@ impl World {
         self.nodes[node].deferred.clear();
     }
 
-    fn lose_disk(&mut self, node: usize) {
+    pub fn lose_disk(&mut self, node: usize) {
         self.kill_node(node);
         let host = &mut self.nodes[node];
         host.server.wal = None;

@@ -17,6 +17,7 @@ mod fencer;
 mod lease;
 mod life;
 mod look;
+mod members;
 mod mutant;
 mod net;
 mod operations;
@@ -62,9 +63,14 @@ pub struct Report {
     pub trace: String,
 }
 
-/// The seeds of a run that names none: every other one is of those in which people ask for something.
+/// The seeds of a run that names none: every other one is of those in which people ask for something, and in every other one
+/// of these nodes leave and join.
 pub fn nth_seed(number: u64) -> u64 {
-    number / 2 + if number % 2 == 1 { world::PEOPLE_FROM } else { 0 }
+    match number % 4 {
+        1 => world::PEOPLE_FROM + number / 4,
+        3 => world::MEMBERS_FROM + number / 4,
+        _ => number / 2,
+    }
 }
 
 /// Runs one seed.

@@ -82,6 +82,14 @@ pub enum Request {
         replica: usize,
         priority: u32,
     },
+    /// This replica is removed from the cluster.
+    Leave {
+        replica: usize,
+    },
+    /// One that was removed is added again, with an empty disk or as it was.
+    Join {
+        empty: bool,
+    },
 }
 
 /// A request, and when it is made.
@@ -154,6 +162,7 @@ pub fn aim(dice: &mut Dice, faults: &mut [Fault]) {
 
 impl World {
     pub fn schedule_requests(&mut self) {
+        self.record_members();
         for index in 0..self.plan.requests.len() {
             let Asked { at_us, moment, .. } = self.plan.requests[index];
             if moment.is_none() {
@@ -205,8 +214,16 @@ impl World {
                 let Some(node) = self.replica(replica).and_then(|name| self.index_of(&name)) else { return };
                 self.tag(node, |tags| tags.failover_priority = priority);
             }
+            Request::Leave { replica } => self.remove_member(replica),
+            Request::Join { empty } => self.add_member(empty),
             _ => self.submit(request),
         }
+    }
+
+    /// Somebody who asks this node gets an answer.
+    pub fn answers_people(&self, node: usize) -> bool {
+        let host = &self.nodes[node];
+        host.agent.is_some() && !host.agent_frozen && self.store_reachable(node)
     }
 
     fn tag(&mut self, node: usize, change: impl Fn(&mut Tags)) {
@@ -216,10 +233,10 @@ impl World {
     }
 
     /// The full node in order that is not the recorded primary.
-    fn replica(&self, order: usize) -> Option<NodeName> {
+    pub fn replica(&self, order: usize) -> Option<NodeName> {
         let primary = self.recorded_primary();
-        let others: Vec<usize> =
-            (0..self.nodes.len()).filter(|n| self.nodes[*n].full && Some(*n) != primary).collect();
+        let there = |n: &usize| self.nodes[*n].full && self.belongs(*n) && Some(*n) != primary;
+        let others: Vec<usize> = (0..self.nodes.len()).filter(there).collect();
         Some(self.nodes[*others.get(order % others.len().max(1))?].name.clone())
     }
 
@@ -227,11 +244,8 @@ impl World {
     fn submit(&mut self, request: Request) {
         let count = self.nodes.len();
         let first = self.people.index(count);
-        let answers = |node: &usize| {
-            let host = &self.nodes[*node];
-            host.agent.is_some() && !host.agent_frozen && self.store_reachable(*node)
-        };
-        let Some(via) = (0..count).map(|step| (first + step) % count).find(answers) else { return };
+        let mut all = (0..count).map(|step| (first + step) % count);
+        let Some(via) = all.find(|node| self.answers_people(*node)) else { return };
         let stored = self.store.newest().requests.clone();
         let (mut requests, version) =
             stored.map_or_else(Default::default, |stored| (stored.value, stored.version));

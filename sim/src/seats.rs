@@ -68,7 +68,8 @@ impl World {
         );
     }
 
-    fn change_members(&mut self, change: impl Fn(&mut MembersRecord, &brain::NodeName), node: usize) {
+    /// Somebody changes the record; the first change writes down who is there.
+    pub fn change_members(&mut self, change: impl Fn(&mut MembersRecord, &brain::NodeName), node: usize) {
         let stored = self.store.newest().members.clone();
         let present = |node: &usize| self.seats.is_voter(*node);
         let listed = (0..self.nodes.len()).filter(present).map(|node| {
@@ -110,10 +111,18 @@ impl World {
         let Some(members) = &self.store.newest().members else { return };
         for (node, seat) in self.seats.0.iter_mut().enumerate() {
             let listed = members.value.nodes.contains_key(&self.nodes[node].name);
-            if *seat == Seat::Voter && !listed {
+            if matches!(seat, Seat::Voter | Seat::Learner) && !listed {
                 *seat = Seat::Gone;
             }
         }
+    }
+
+    /// It belongs to the cluster, be it that it is to leave.
+    pub fn belongs(&self, node: usize) -> bool {
+        let members = self.store.newest().members.as_ref();
+        members.map_or(self.seats.is_voter(node), |members| {
+            members.value.nodes.contains_key(&self.nodes[node].name)
+        })
     }
 
     /// It belongs to the cluster and is to stay.

@@ -75,8 +75,8 @@ pub fn tally(view: &View, sync: &SyncRecord, term: Term) -> Tally {
             Ok(answer) if counts(sync, &answer) => tally.answers.push(answer),
             Ok(answer) => {
                 tally.rejected.push(format!("{}: not in the sync set", candidate.node));
-                let stays = view.settings.full.contains(candidate.node);
-                tally.strangers.extend(Some(answer).filter(|answer| answer.fitness.eligible && stays));
+                let may = |answer: &Answer| answer.fitness.eligible && answer.fitness.stays;
+                tally.strangers.extend(Some(answer).filter(may));
             }
             Err(reason) => tally.rejected.push(format!("{}: {reason}", candidate.node)),
         }

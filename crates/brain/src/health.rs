@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::mutation::{Mutation, is_on};
-use crate::{Millis, Operation, Status, SyncRecord, Term, View};
+use crate::{Millis, NodeName, Operation, Status, SyncRecord, Term, View};
 
 /// A promotion may take this long before others take over from it: end-of-recovery on a caught-up standby takes
 /// tens of milliseconds, opening takes one follower's reconnect; thirty times that is surely stuck.
@@ -104,7 +104,15 @@ pub fn vouched_for(view: &View) -> Option<String> {
     };
     let vouchers: Vec<&str> =
         view.fresh_peers().filter(vouches).map(|status| status.node.0.as_str()).collect();
-    let majority = view.settings.voters.len() / 2 + 1;
+    // Who was never heard, or has only just started, has no opinion yet: a node that is added, or an agent that restarts,
+    // does not unmake this majority.
+    let timeout_ms = view.settings.failure_timeout_ms;
+    let heard_long = |voter: &NodeName| {
+        let heard = view.memory.peers.get(voter);
+        heard.is_some_and(|heard| heard.status.sees_fine || view.now.since(heard.since) > timeout_ms)
+    };
+    let has_opinion = |voter: &&NodeName| **voter == view.me || **voter == record.node || heard_long(voter);
+    let majority = view.settings.voters.iter().filter(has_opinion).count() / 2 + 1;
     (!vouchers.is_empty() && vouchers.len() + 1 >= majority)
         .then(|| format!("{} still see(s) {} fine", vouchers.join(", "), record.node))
 }

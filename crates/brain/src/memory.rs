@@ -23,6 +23,8 @@ const SENT_MAX: usize = 256;
 pub struct Heard {
     pub status: Status,
     pub at: Millis,
+    /// Since when this run of its agent is heard.
+    pub since: Millis,
     /// The end of its WAL when it last spoke as a running primary.
     pub last_flush: Option<Lsn>,
 }
@@ -121,9 +123,11 @@ impl Memory {
         }
         self.timeline = self.timeline.max(status.postgres.timeline());
         let grant = self.consider_grant(now, &status, recorded, durable, settings);
-        let before = self.peers.get(&status.node).and_then(|heard| heard.last_flush);
-        let last_flush = status.postgres.primary().map(|primary| primary.flush).or(before);
-        self.peers.insert(status.node.clone(), Heard { status, at: now, last_flush });
+        let before = self.peers.get(&status.node);
+        let since = before.filter(|heard| heard.status.boot == status.boot).map_or(now, |heard| heard.since);
+        let last_flush = before.and_then(|heard| heard.last_flush);
+        let last_flush = status.postgres.primary().map(|primary| primary.flush).or(last_flush);
+        self.peers.insert(status.node.clone(), Heard { status, at: now, since, last_flush });
         grant
     }
 

@@ -30,7 +30,8 @@ pub fn next_target(
         return (SyncSet::default(), "this is the only node with PostgreSQL: it goes on alone".to_owned());
     }
     let caught_up = caught_up(view, primary, record);
-    if let Some(member) = caught_up.difference(&set.members).find(|member| stays(member)) {
+    let joins = |member: &&MemberId| stays(member) && speaks_as(view, member);
+    if let Some(member) = caught_up.difference(&set.members).find(joins) {
         return (set.with(member), format!("{member} streams and has caught up: add it"));
     }
     let k = view.k_wanted();
@@ -72,6 +73,13 @@ pub fn next_target(
         return (set.with_k(set.k - 1), format!("k is {}, {k} is wanted: lower it", set.k));
     }
     (set.clone(), "the sync set is as wanted".to_owned())
+}
+
+/// Its agent has said so itself. A node that was removed and is added again may come with an empty disk while the old
+/// connection still looks as if it streamed; where nobody was ever listed, nobody was removed.
+fn speaks_as(view: &View, member: &MemberId) -> bool {
+    let heard = view.memory.peers.get(&member.node());
+    view.store.members.is_none() || heard.is_some_and(|heard| heard.status.member.as_ref() == Some(member))
 }
 
 /// Members that stream under the record's term, are near the primary's end, and may be in the set.

@@ -101,6 +101,9 @@ fn unrest(world: &World) -> Option<(usize, String)> {
     {
         return unrest("the recorded primary does not serve".to_owned());
     }
+    if let Some(name) = world.leaving() {
+        return unrest(format!("{name} is still leaving"));
+    }
     let full = (0..world.nodes.len()).filter(|node| world.nodes[*node].full && world.stays(*node)).count();
     let k = world.plan.settings.standbys.min(full - 1);
     let apart = |node: &usize| world.nodes[*node].tags.nosync || source(world, *node).is_some();

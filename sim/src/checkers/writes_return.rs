@@ -82,12 +82,13 @@ pub fn late(world: &World) -> Option<String> {
 
 /// This primary serves, its writes are acknowledged, and a majority of voters has it near.
 fn well(world: &World, primary: usize) -> bool {
-    let (host, count) = (&world.nodes[primary], world.nodes.len());
+    let host = &world.nodes[primary];
+    let members: Vec<usize> = (0..world.nodes.len()).filter(|node| world.belongs(*node)).collect();
     let serves = host.server.writes() && !host.server.frozen && !host.server.files.quarantined;
     let quick = world.now_us - world.checkers.writes.acknowledged_us < WELL_WRITE_US_MAX;
     let calm = world.net.loss_percent == 0 && world.net.slowness == 1 && world.plan.drift.is_none();
-    let near = (0..count).filter(|node| world.near(primary, *node)).count();
-    serves && quick && calm && awake(world, primary) && near > count / 2
+    let near = members.iter().filter(|node| world.near(primary, **node)).count();
+    serves && quick && calm && awake(world, primary) && near > members.len() / 2
 }
 
 fn awake(world: &World, node: usize) -> bool {
@@ -134,10 +135,15 @@ pub fn needless_campaign(world: &World, node: usize, promised: Term) -> Option<S
     let own = world.nodes[node].agent.as_ref()?.revoking == Some(promised);
     let quiet = world.now_us.saturating_sub(world.stirred_us) > QUIET_US;
     let vouches = |other: &usize| {
-        *other != node && *other != primary && world.near(node, *other) && world.near(primary, *other)
+        *other != node
+            && *other != primary
+            && world.belongs(*other)
+            && world.near(node, *other)
+            && world.near(primary, *other)
     };
     let vouchers = (0..world.nodes.len()).filter(vouches).count();
-    let vouched = vouchers > 0 && vouchers + 1 > world.nodes.len() / 2;
+    let count = (0..world.nodes.len()).filter(|node| world.belongs(*node)).count();
+    let vouched = vouchers > 0 && vouchers + 1 > count / 2;
     (own && quiet && vouched && promised > term).then(|| {
         format!(
             "promises {promised} to itself although {vouchers} others see the primary of term {term} well"
