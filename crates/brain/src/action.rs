@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterRecord, MemberId, MembersRecord, NodeName, PrimaryRecord, Requests, SyncRecord, SyncSet, Term,
-    TimelineRecord,
+    ClusterRecord, MemberId, MembersRecord, NodeName, OriginRecord, PrimaryRecord, Requests, SyncRecord,
+    SyncSet, Term, TimelineRecord,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -39,7 +39,7 @@ pub enum Action {
     Stop,
     /// Credential away, `primary_conninfo` empty, receiver ended; after that the position is final.
     Detach { term: Term },
-    /// Promise `term`, then point at the primary of that term.
+    /// Promise `term`, then point at the primary of that term; a head points at the origin, and may be told to again.
     Follow { term: Term, node: NodeName },
     /// Promise `term`, then take the WAL of a peer that has promised it too, without a slot.
     Fetch { term: Term, node: NodeName },
@@ -149,6 +149,7 @@ pub enum Key {
     Members,
     Requests,
     Lease,
+    Origin,
 }
 
 impl Key {
@@ -162,6 +163,7 @@ impl Key {
             Key::Members => "/members",
             Key::Requests => "/requests",
             Key::Lease => "/lease",
+            Key::Origin => "/origin",
         }
     }
 }
@@ -174,6 +176,7 @@ pub enum Put {
     Timelines(Vec<TimelineRecord>),
     Members(MembersRecord),
     Requests(Requests),
+    Origin(OriginRecord),
 }
 
 impl Put {
@@ -185,6 +188,7 @@ impl Put {
             Put::Timelines(_) => Key::Timelines,
             Put::Members(_) => Key::Members,
             Put::Requests(_) => Key::Requests,
+            Put::Origin(_) => Key::Origin,
         }
     }
 }

@@ -7,8 +7,8 @@ use wire::{Lsn, Timeline};
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Ask, Commit, Durable, Key, LeaseRecord, MemberId, NodeName, Operation, Position, Postgres,
-    PrimaryRecord, Put, Request, Stage, SyncRecord, SyncSet, Tags, Term, TimelineRecord, View,
+    Action, Ask, Commit, Durable, Key, LeaseRecord, MemberId, NodeName, Operation, OriginRecord, Position,
+    Postgres, PrimaryRecord, Put, Request, Stage, SyncRecord, SyncSet, Tags, Term, TimelineRecord, View,
 };
 
 /// A member that promised, and the end of its WAL.
@@ -122,7 +122,7 @@ fn candidates(view: &View) -> Vec<Candidate<'_>> {
 fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
     let was_primary = *candidate.member == sync.primary;
     let member = sync.set.members.contains(candidate.member);
-    let counts = member || sync.is_async() || is_on(Mutation::StrangerCounts);
+    let counts = member || sync.is_async() || sync.idle || is_on(Mutation::StrangerCounts);
     if !counts && !was_primary {
         return Err("not in the sync set".to_owned());
     }
@@ -154,7 +154,9 @@ fn answer(view: &View, term: Term, candidate: &Candidate<'_>) -> Result<Answer, 
     if !standby.answers() && !is_on(Mutation::RevokeDropped) {
         return Err("not yet: its WAL is not read to the end, or its receiver has not gone".to_owned());
     }
-    if !view.store.explains(standby.position.timeline) && !is_on(Mutation::UnexplainedWins) {
+    // In a standby cluster the timelines are its origin's.
+    let idle = view.sync().is_some_and(|sync| sync.idle);
+    if !idle && !view.store.explains(standby.position.timeline) && !is_on(Mutation::UnexplainedWins) {
         return Err(format!("no recorded term explains timeline {}", standby.position.timeline));
     }
     Ok(Answer {
@@ -190,10 +192,10 @@ fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
 /// What the answers for `term` allow. With asynchronous replication nobody had to confirm what was acknowledged: the
 /// store's lease decides when a takeover is due, and the furthest of those who are there is the best that can be had.
 pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
-    if !sync.is_async() {
+    if !sync.is_async() && !sync.idle {
         return tally.outcome(sync);
     }
-    if let Some(lease) = &view.store.lease {
+    if let Some(lease) = view.store.lease.as_ref().filter(|_| !sync.idle) {
         let LeaseRecord { node, term } = &lease.value;
         return Outcome::Missing(format!("{node} holds the store's lease for term {term}"));
     }
@@ -207,6 +209,9 @@ pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
         return Outcome::Missing(format!("{} has not answered yet", status.node));
     }
     let outcome = best(tally.answers.iter());
+    if sync.idle {
+        return outcome;
+    }
     if let Outcome::Chosen(winner) | Outcome::Fetch { from: winner, .. } = &outcome {
         let lost = lost_bytes(view, winner);
         if lost > view.settings.maximum_lag_bytes {
@@ -278,7 +283,13 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     let primary = view.store.primary.as_ref()?;
     let sync = view.store.sync.as_ref()?;
     let timelines = view.store.timelines.as_ref()?;
-    let timeline = if is_on(Mutation::TimelineReused) {
+    // In a standby cluster a takeover finds the next head, unless somebody asked for a primary.
+    let head = view.demoting().is_some() || view.head().is_some() && !view.leaves_origin();
+    let timeline = if head {
+        winner.position.timeline
+    } else if view.leaves_origin() {
+        view.timeline_beyond_origin()
+    } else if is_on(Mutation::TimelineReused) {
         winner.position.timeline.next()
     } else {
         let seen = view.memory.timeline_seen().map_or(Timeline::FIRST, Timeline::next);
@@ -290,9 +301,13 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
         member: winner.member.clone(),
         timeline,
         from: Position { lsn: winner.position.lsn.min(winner.replay), ..winner.position },
+        head,
     };
     let mut history = timelines.value.clone();
-    history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
+    // A head is on a timeline of its origin's, which is no term's of this cluster.
+    if !head {
+        history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
+    }
     let mut conditions =
         vec![(Key::Primary, primary.version), (Key::Sync, sync.version), (Key::Timelines, timelines.version)];
     // Who is removed meanwhile is not made primary.
@@ -301,14 +316,34 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
         conditions.push((Key::Lease, 0));
     }
     let mut puts = vec![Put::Primary(record), Put::Timelines(history)];
+    if let Some(origin) = turned(view, term) {
+        // What was asked for must still stand, and the cluster must still be what it was.
+        conditions.push((Key::Origin, view.store.origin.as_ref().map_or(0, |origin| origin.version)));
+        conditions.push((Key::Requests, view.store.requests.as_ref().map_or(0, |requests| requests.version)));
+        if origin.left.is_none() {
+            let (primary, set) = (winner.member.clone(), SyncSet::default());
+            puts.push(Put::Sync(SyncRecord { term, primary, set, by_lease: false, idle: true }));
+        }
+        puts.push(Put::Origin(origin));
+    }
     if is_on(Mutation::RecordSyncStale) {
         conditions.retain(|(key, _)| *key != Key::Sync);
     }
     if is_on(Mutation::SyncAtPromotion) {
         let set = SyncSet { members: followers(view, winner), k: view.k_wanted() };
-        puts.push(Put::Sync(SyncRecord { term, primary: winner.member.clone(), set, by_lease: false }));
+        let primary = winner.member.clone();
+        puts.push(Put::Sync(SyncRecord { term, primary, set, by_lease: false, idle: false }));
     }
     Some(Action::Commit(Commit { conditions, puts }))
+}
+
+/// `/origin` as this takeover leaves it, when it turns a standby cluster into one that is written to, or back.
+fn turned(view: &View, term: Term) -> Option<OriginRecord> {
+    let left = || {
+        let origin = view.origin_record().filter(|_| view.leaves_origin())?;
+        Some(OriginRecord { left: Some(term), ..origin.clone() })
+    };
+    view.demoting().or_else(left)
 }
 
 /// Who would follow the winner: for the fault that believes in them before they do.
@@ -344,6 +379,8 @@ mod tests {
             complete: true,
             quarantined: true,
             stalled_ms: 0,
+            history: None,
+            slots: Default::default(),
         })
     }
 
@@ -369,6 +406,7 @@ mod tests {
             fencer: crate::Fencer::default(),
             tags: Tags::default(),
             holding: None,
+            origin: Default::default(),
         }
     }
 
@@ -387,12 +425,14 @@ mod tests {
             on_last_standby_lost: Default::default(),
             drain_timeout_ms: 5_000,
             maximum_lag_bytes: 1 << 20,
+            origin: None,
         };
         let sync = SyncRecord {
             term: Term(1),
             primary: member("n3"),
             set: SyncSet::new([member("n1"), member("n2")], 1),
             by_lease: false,
+            idle: false,
         };
         let timelines =
             vec![TimelineRecord { timeline: wire::Timeline(1), term: Term(1), member: member("n3") }];

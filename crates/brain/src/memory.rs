@@ -10,8 +10,8 @@ use wire::{Lsn, Timeline};
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Commit, Condition, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, Postgres,
-    Primary, Requests, Settings, SlotReport, Stage, SyncSet, Tags, Term, View, health,
+    Commit, Condition, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, OriginReport,
+    Postgres, Primary, Requests, Settings, SlotReport, Stage, SyncSet, Tags, Term, View, health,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -54,6 +54,9 @@ pub struct Status {
     /// The request for which the speaker's proxy holds sessions.
     #[serde(default)]
     pub holding: Option<u64>,
+    /// What the speaker last saw of the cluster that this one follows.
+    #[serde(default)]
+    pub origin: OriginReport,
 }
 
 impl Status {
@@ -80,6 +83,7 @@ impl Status {
             fencer: view.fencer.clone(),
             tags: view.tags.clone(),
             holding: view.hold().map(|hold| hold.request),
+            origin: view.origin.clone(),
         }
     }
 }
@@ -94,6 +98,7 @@ impl Status {
         let (condition, slots) = (self.condition.outline(), self.slots.outline());
         let mut outline = Status { sequence: 0, condition, slots, ..self.clone() };
         outline.fencer.left_ms = None;
+        outline.origin = self.origin.outline();
         match &mut outline.postgres {
             Postgres::Standby(standby) => {
                 standby.position.lsn = Lsn::ZERO;

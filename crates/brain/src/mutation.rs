@@ -66,6 +66,7 @@ mutations! {
     FollowUnpromised "follow-unpromised" "A standby follows a term without having promised it.";
     DetachDropped "detach-dropped" "A promise ends no replication from a lower term.";
     FollowDiverged "follow-diverged" "A standby whose WAL has left the primary's history follows without a rewind.";
+    PromotedUnasked "promoted-unasked" "A head that takes over in a standby cluster is promoted although nobody asked.";
     ExpendableAlways "expendable-always" "A member's data directory is rewound or copied although /sync needs it.";
 }
 

@@ -60,6 +60,12 @@ pub struct Standby {
     pub quarantined: bool,
     /// Milliseconds for which it has been pointed at its upstream without streaming; 0 while it streams.
     pub stalled_ms: u64,
+    /// How it came to the timeline of its position; `None` when that cannot be told.
+    #[serde(default)]
+    pub history: Option<History>,
+    /// Physical slots of ours, for those who follow this standby.
+    #[serde(default)]
+    pub slots: BTreeSet<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]

@@ -105,6 +105,7 @@ pub(super) fn detach(view: &View) -> Option<Want> {
     if let Some(upstream) = &standby.upstream {
         let why = format!("promised {promise}, the upstream {} has term {}", upstream.node, upstream.term);
         let other = view.record().is_some_and(|r| r.term == upstream.term && r.node != upstream.node)
+            && !(upstream.node.is_origin() && view.head().is_some())
             && fetching(view).is_none();
         return (upstream.term < promise || other).then(|| act(Action::Detach { term: promise }, why))?;
     }

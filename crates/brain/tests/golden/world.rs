@@ -6,9 +6,10 @@ use std::fmt::Write;
 
 use brain::{
     Action, Activity, Applied, Ask, Commit, Durable, Fence, Key, LeaseRecord, MemberId, MemberRecord,
-    MembersRecord, Memory, Millis, NodeKind, NodeName, OnLastStandbyLost, Position, Postgres, Primary, Put,
-    Requests, Settings, SlotGate, SlotReport, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned,
-    View, Walsender, decide, fence, wants_store_lease,
+    MembersRecord, Memory, Millis, NodeKind, NodeName, OnLastStandbyLost, OriginAnswer, OriginHost,
+    OriginPrimary, OriginRecord, OriginReport, Position, Postgres, Primary, Put, Requests, Settings,
+    SlotGate, SlotReport, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned, View, Walsender,
+    decide, fence, wants_store_lease,
 };
 use wire::{Branch, History, Lsn, Timeline};
 
@@ -29,6 +30,13 @@ struct Server {
     busy_sessions: u32,
     stalled_since: Millis,
     streaming: bool,
+}
+
+/// The cluster that a standby cluster follows, as far as it is seen from there: one server that answers as a primary.
+struct Origin {
+    lives: bool,
+    history: History,
+    end: Lsn,
 }
 
 struct Node {
@@ -60,6 +68,7 @@ pub struct World {
     nodes: BTreeMap<NodeName, Node>,
     store: StoreView,
     lease_ends: Millis,
+    origin: Option<Origin>,
     cuts: BTreeSet<(NodeName, NodeName)>,
     /// The first has no more of the WAL that the second needs next.
     withheld: BTreeSet<(NodeName, NodeName)>,
@@ -69,7 +78,7 @@ pub struct World {
 }
 
 impl World {
-    /// `cluster n1 n2 n3 k=1 witness=n3`; with `record=n1` the store has a record of members, at first those named
+    /// `cluster n1 n2 n3 k=1 witness=n3`; `origin=h1:5432` makes it a standby cluster; with `record=n1` the store has a record of members, at first those named
     /// (with a comma in between), and the others are added later.
     pub fn new(words: &[&str]) -> World {
         let names: BTreeSet<NodeName> =
@@ -90,9 +99,12 @@ impl World {
                 _ => OnLastStandbyLost::Block,
             },
             drain_timeout_ms: 5000,
+            origin: setting("origin")
+                .map(|host| OriginRecord { hosts: vec![host.to_owned()], ..Default::default() }),
             maximum_lag_bytes: 1 << 20,
         };
         let mut world = World { now: Millis(1_000_000), ..World::default() };
+        world.origin = settings.origin.is_some().then(|| Origin::new(Timeline(2), Lsn(0x2000)));
         for name in names {
             let view = View {
                 postgres: Postgres::Empty,
@@ -246,6 +258,7 @@ impl World {
                 Put::Sync(sync) => format!("term {} {}", sync.term, sync.set),
                 Put::Primary(record) => format!("term {} {}", record.term, record.node),
                 Put::Cluster(_) | Put::Timelines(_) | Put::Members(_) | Put::Requests(_) => String::new(),
+                Put::Origin(origin) => format!("left {:?}", origin.left),
             };
             let _ = writeln!(self.trace, "  {node} writes {} {what}: {word}", put.key().path());
         }
@@ -303,6 +316,8 @@ impl World {
             "restart" => Ask::Restart { node: node(1).unwrap(), force },
             "reinit" => Ask::Reinit { node: node(1).unwrap() },
             "reload" => Ask::Reload { node: node(1).unwrap() },
+            "promote" => Ask::Promote { force },
+            "demote" => Ask::Demote { hosts: vec![words[1].to_owned()], slot: None },
             "pause" => {
                 value.paused_until = Some(self.now.0 / 1000 + words[1].parse::<u64>().unwrap());
                 self.store.requests = Some(Versioned { value, version: version + 1 });
@@ -312,6 +327,53 @@ impl World {
         };
         value.add(ask, term, 0);
         self.store.requests = Some(Versioned { value, version: version + 1 });
+    }
+
+    /// `origin write 500`, `origin takeover`, `origin lose 200` (a takeover that loses the last bytes), `origin kill`,
+    /// `origin start`; `origin appear 7`: another cluster of this one's history, on that timeline.
+    pub fn origin(&mut self, words: &[&str]) {
+        self.note(&format!("origin {}", words.join(" ")));
+        let number = || words[1].parse::<u64>().unwrap();
+        if words[0] == "appear" {
+            let ours =
+                self.nodes.values().filter_map(|node| node.server.as_ref()).max_by_key(|s| s.end).unwrap();
+            let mut other = Origin { lives: true, history: ours.history.clone(), end: ours.end };
+            other.history = branched(&other.history, other.end, Timeline(number() as u32));
+            other.end = Lsn(other.end.0 + 0x100);
+            self.origin = Some(other);
+            return;
+        }
+        let origin = self.origin.as_mut().expect("origin=HOST makes one");
+        match words[0] {
+            "write" => origin.end = Lsn(origin.end.0 + number()),
+            "kill" => origin.lives = false,
+            "start" => origin.lives = true,
+            "takeover" | "lose" => {
+                let lost = if words[0] == "lose" { number() } else { 0 };
+                let fork = Lsn(origin.end.0 - lost);
+                origin.history = branched(&origin.history, fork, origin.history.current.next());
+                origin.end = Lsn(fork.0 + 0x100);
+            }
+            other => panic!("an origin cannot {other}"),
+        }
+    }
+
+    fn look_at_origin(&self, view: &View) -> OriginReport {
+        let report = |address: String| {
+            let answer = match self.origin.as_ref().filter(|origin| origin.lives) {
+                Some(Origin { history, end, .. }) => OriginAnswer::Primary(OriginPrimary {
+                    system_id: 7,
+                    history: history.clone(),
+                    flush: *end,
+                }),
+                None => OriginAnswer::Silent("connection refused".into()),
+            };
+            OriginHost { address, answer }
+        };
+        let hosts: Vec<OriginHost> = view.origin_hosts().into_iter().map(report).collect();
+        let streams = view.postgres.standby().is_some_and(|standby| standby.streaming) && view.is_head();
+        let sender = hosts.first().map(|host| host.address.clone()).filter(|_| streams);
+        OriginReport { hosts, begun: self.now, sender, streamed_at: None, last_commit: None }
     }
 
     /// So many sessions of clients have a transaction open.
@@ -334,14 +396,17 @@ impl World {
     }
 
     pub fn show(&mut self) {
-        let record = self
-            .store
-            .primary
-            .as_ref()
-            .map(|p| format!("term {} {} timeline {}", p.value.term, p.value.node, p.value.timeline));
+        let record = self.store.primary.as_ref().map(|p| {
+            let head = if p.value.head { ", a head" } else { "" };
+            format!("term {} {} timeline {}{head}", p.value.term, p.value.node, p.value.timeline)
+        });
         let sync = self.store.sync.as_ref().map(|s| format!("term {} {}", s.value.term, s.value.set));
         let mut lines =
             format!("  /primary {}\n  /sync {}\n", record.unwrap_or_default(), sync.unwrap_or_default());
+        if let Some(origin) = &self.store.origin {
+            let left = origin.value.left.map_or(String::new(), |term| format!(", left in term {term}"));
+            let _ = writeln!(lines, "  /origin {}{left}", origin.value.hosts.join(" "));
+        }
         if let Some(members) = &self.store.members {
             let names: Vec<&str> = members.value.nodes.keys().map(|name| name.0.as_str()).collect();
             let _ = writeln!(lines, "  /members {}", names.join(" "));
@@ -381,9 +446,19 @@ impl World {
     fn stream(&mut self) {
         let snapshot: BTreeMap<NodeName, Server> =
             self.nodes.iter().filter_map(|(name, n)| Some((name.clone(), n.server.clone()?))).collect();
-        let now = self.now;
+        let (now, origin) = (self.now, self.origin.as_ref());
         for (name, node) in &mut self.nodes {
             let Some(server) = node.server.as_mut().filter(|s| s.running && !s.writable) else { continue };
+            if server.upstream.as_ref().is_some_and(|upstream| upstream.node.is_origin()) {
+                let own = (server.history.timeline_at(server.end), server.end);
+                let origin = origin.filter(|o| o.lives && o.history.contains(own.0, own.1, o.end));
+                server.streaming = origin.is_some();
+                if let Some(origin) = origin {
+                    (server.end, server.history, server.stalled_since) =
+                        (origin.end, origin.history.clone(), now);
+                }
+                continue;
+            }
             let both = |peer: &NodeName| {
                 !self.cuts.contains(&(name.clone(), peer.clone()))
                     && !self.cuts.contains(&(peer.clone(), name.clone()))
@@ -392,7 +467,10 @@ impl World {
                 server.upstream.as_ref().filter(|u| both(&u.node)).and_then(|u| snapshot.get(&u.node));
             let withheld = |u: &Upstream| self.withheld.contains(&(u.node.clone(), name.clone()));
             let lacks = server.upstream.as_ref().is_some_and(withheld);
-            let source = source.filter(|s| s.running && (s.writable || s.end > server.end));
+            let cascades = |s: &Server| {
+                origin.is_some() && s.streaming && s.upstream.as_ref().is_some_and(|u| u.node.is_origin())
+            };
+            let source = source.filter(|s| s.running && (s.writable || s.end > server.end || cascades(s)));
             let source = source.filter(|s| !lacks || s.end <= server.end);
             server.streaming = source.is_some();
             if let Some(source) = source {
@@ -420,6 +498,8 @@ impl World {
                 quarantined: server.quarantined,
                 complete: true,
                 stalled_ms: if server.streaming { 0 } else { self.now.since(server.stalled_since) },
+                history: Some(server.history.clone()),
+                slots: server.slots.clone(),
             });
         }
         let followers = self.nodes.values().filter_map(|peer| {
@@ -470,6 +550,9 @@ impl World {
             }
         }
         node.view.wall_s = now.0 / 1000;
+        let looked = self.look_at_origin(&self.nodes[name].view);
+        let node = self.nodes.get_mut(name).unwrap();
+        node.view.origin = looked;
         // A lease of one failure timeout, kept while it is wanted and the store is reached.
         match wants_store_lease(&node.view).filter(|_| connected) {
             Some(term) => {
@@ -525,6 +608,10 @@ impl World {
             return;
         }
         let source = match &action {
+            Action::Clone { node, .. } | Action::Rewind { node, .. } if node.is_origin() => {
+                let origin = self.origin.as_ref().filter(|origin| origin.lives).expect("it was seen to live");
+                Some(Server::new(origin.history.clone(), origin.end, now))
+            }
             Action::Clone { node, .. } | Action::Rewind { node, .. } => self.nodes[node].server.clone(),
             _ => None,
         };
@@ -585,6 +672,7 @@ impl World {
             Key::Members => store.members.as_ref().map_or(0, |v| v.version),
             Key::Requests => store.requests.as_ref().map_or(0, |v| v.version),
             Key::Lease => store.lease.as_ref().map_or(0, |v| v.version),
+            Key::Origin => store.origin.as_ref().map_or(0, |v| v.version),
         };
         if commit.conditions.iter().any(|(key, expected)| version(*key) != *expected) {
             return false;
@@ -601,6 +689,7 @@ impl World {
                 Put::Timelines(value) => next(&mut store.timelines, value),
                 Put::Members(value) => next(&mut store.members, value),
                 Put::Requests(value) => next(&mut store.requests, value),
+                Put::Origin(value) => next(&mut store.origin, value),
             }
         }
         true
@@ -659,6 +748,22 @@ impl Server {
     }
 }
 
+impl Origin {
+    fn new(timeline: Timeline, end: Lsn) -> Origin {
+        let first = History::root(Timeline(1));
+        Origin { lives: true, history: branched(&first, Lsn(0x1000), timeline), end }
+    }
+}
+
+/// The history of a server that leaves `history` at `end` for `timeline`.
+fn branched(history: &History, end: Lsn, timeline: Timeline) -> History {
+    let left = Branch { timeline: history.timeline_at(end), end };
+    let mut ancestors = history.ancestors.clone();
+    ancestors.retain(|branch| branch.timeline < left.timeline);
+    ancestors.push(left);
+    History { ancestors, current: timeline }
+}
+
 /// The actions on an existing server.
 fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis) {
     let in_force = |server: &mut Server, term: Term, set: SyncSet| {
@@ -679,10 +784,7 @@ fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis
         }
         Action::Promote { term, timeline, set } => {
             durable.promoted = term;
-            let left = Branch { timeline: server.history.timeline_at(server.end), end: server.end };
-            server.history.ancestors.retain(|branch| branch.timeline < left.timeline);
-            server.history.ancestors.push(left);
-            server.history.current = timeline;
+            server.history = branched(&server.history, server.end, timeline);
             (server.writable, server.quarantined) = (true, true);
             server.prepared = durable.promoted > Term(1);
             server.end = Lsn(server.end.0 + 0x100);
