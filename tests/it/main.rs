@@ -30,6 +30,7 @@ mod rewind_interrupted;
 mod settings_raised;
 mod slots_exhausted;
 mod slots_survive_takeovers;
+mod standby_cluster;
 mod switchover;
 mod switchover_interrupted;
 mod switchover_under_load;

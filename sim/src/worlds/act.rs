@@ -109,7 +109,8 @@ impl Naming {
                     (write.sync_term, write.sync_primary) = (record.term.0 as u8, self.id(&record.primary));
                     write.set = self.bits(&record.set);
                 }
-                Put::Timelines(_) | Put::Cluster(_) | Put::Members(_) | Put::Requests(_) | Put::Origin(_) => {}
+                Put::Timelines(_) | Put::Cluster(_) | Put::Members(_) | Put::Requests(_) | Put::Origin(_) => {
+                }
             }
         }
         write

@@ -1,5 +1,6 @@
 //! The server as the brain's [`Postgres`]: what it says, joined with what this process knows of it.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use brain::{MemberId, Position, Postgres, Primary, Standby, Term, Upstream, Walsender};
@@ -113,6 +114,8 @@ impl Worker {
             replay: seen.replay_lsn.unwrap_or_default(),
             quarantined: seen.admission != Some(Admission::Open),
             stalled_ms,
+            history: seen.history,
+            slots: our_slots(seen.slots),
         })
     }
 
@@ -129,12 +132,7 @@ impl Worker {
             end_of_recovery,
             applied: known.applied.clone(),
             walsenders,
-            slots: seen
-                .slots
-                .into_iter()
-                .filter(|s| s.slot_type == "physical" && s.wal_status.as_deref() != Some("lost"))
-                .map(|s| s.slot_name)
-                .collect(),
+            slots: our_slots(seen.slots),
             activity: brain::Activity {
                 busy_sessions: seen.activity.busy_sessions,
                 oldest_transaction_ms: seen.activity.oldest_transaction_ms.unsigned_abs(),
@@ -143,7 +141,6 @@ impl Worker {
             write_age_ms: None,
             probe_age_ms: None,
         };
-        primary.slots.retain(|slot| is_ours(slot));
         confirm_probes(&mut known, &primary);
         primary.write_age_ms = known.write.map(|(at, _)| age_ms(at));
         primary.probe_age_ms = known.confirmed.map(age_ms);
@@ -156,6 +153,12 @@ impl Worker {
             tracing::warn!(%error, "the postmaster cannot be watched");
         }
     }
+}
+
+/// Physical slots of members that still hold WAL.
+fn our_slots(slots: Vec<postgres::Slot>) -> BTreeSet<String> {
+    let usable = |s: &postgres::Slot| s.slot_type == "physical" && s.wal_status.as_deref() != Some("lost");
+    slots.into_iter().filter(usable).map(|s| s.slot_name).filter(|name| is_ours(name)).collect()
 }
 
 fn age_ms(at: Instant) -> u64 {
@@ -199,7 +202,9 @@ fn walsender(seen: &postgres::Walsender) -> Option<Walsender> {
 
 /// Whom a standby with this application name follows: its files carry the term, the words the node.
 fn pointed_at(name: &str, words: Option<&Upstream>) -> Upstream {
-    let term = MemberId::parse_standby_name(name).map_or(Term(0), |(_, term)| term);
+    // Behind an @ stands the cluster, in a name that another cluster sees.
+    let own = name.split('@').next().unwrap_or_default();
+    let term = MemberId::parse_standby_name(own).map_or(Term(0), |(_, term)| term);
     match words {
         Some(upstream) if upstream.term == term => upstream.clone(),
         _ => Upstream { node: "".into(), term },

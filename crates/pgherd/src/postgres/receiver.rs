@@ -36,6 +36,9 @@ pub struct Upstream {
     /// Member id and term, `n2_7f3a_t3`: a member counts only for the term it was pointed at.
     pub application_name: String,
     pub slot_name: Option<String>,
+    /// Further hosts, in the order in which they are tried: the one that is a primary is followed. Empty: `host` is
+    /// followed, whatever it is.
+    pub others: Vec<(String, u16)>,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -173,10 +176,14 @@ impl Server {
 
 /// `slots`: with a database, which PostgreSQL's own synchronization of slots logs into.
 fn conninfo_of(upstream: &Upstream, passfile: &Path, slots: bool) -> String {
-    let Upstream { host, port, application_name, .. } = upstream;
+    let Upstream { host, port, application_name, others, .. } = upstream;
+    let hosts: Vec<&str> = others.iter().map(|(host, _)| host.as_str()).collect();
+    let ports: Vec<String> = others.iter().map(|(_, port)| port.to_string()).collect();
+    let listed = |first: &str, more: &[&str]| [&[first], more].concat().join(",");
+    let more: Vec<&str> = ports.iter().map(String::as_str).collect();
     let mut pairs = vec![
-        ("host", host.clone()),
-        ("port", port.to_string()),
+        ("host", listed(host, &hosts)),
+        ("port", listed(&port.to_string(), &more)),
         ("user", REPLICATION_ROLE.to_owned()),
         ("application_name", application_name.clone()),
         ("passfile", passfile.to_string_lossy().into_owned()),
@@ -189,6 +196,10 @@ fn conninfo_of(upstream: &Upstream, passfile: &Path, slots: bool) -> String {
         ("sslmode", "prefer".to_owned()),
         ("gssencmode", "disable".to_owned()),
     ];
+    if !others.is_empty() {
+        // A server tells in its first answer whether it is a standby; the receiver itself finds the primary again.
+        pairs.push(("target_session_attrs", "primary".to_owned()));
+    }
     if slots {
         pairs.push(("dbname", "postgres".to_owned()));
     }
