@@ -42,6 +42,7 @@ pub const WITNESSES: &[Row] = rows! {
     "renew-dropped" Seed(34), "I5";
     "follow-unpromised" Seed(2), "I2";
     "detach-dropped" Seed(2), "I4";
+    "promoted-unasked" Scenario("standby-cluster-waits", 0), "I1";
     "follow-diverged" Seed(15), "I4";
     "promise-volatile" Scenario("promise-outlives-agent", 1), "I2";
     "receiver-kept" Seed(672), "I2";

@@ -110,7 +110,7 @@ fn it_follows_through_a_takeover_there_and_the_loss_of_its_head() {
 #[test]
 fn it_takes_the_place_of_the_lost_cluster_which_follows_it_then() {
     let mut main = Cluster::start(2);
-    let mut standby = follow(&main, 2);
+    let standby = follow(&main, 2);
     let ledger = Ledger::start(&main);
     ledger.wait_until_flowing();
     let account = ledger.finish();

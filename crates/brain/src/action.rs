@@ -115,10 +115,10 @@ impl fmt::Display for Action {
             Action::StartDetached => write!(f, "start PostgreSQL as a standby of nobody"),
             Action::Stop => write!(f, "stop PostgreSQL"),
             Action::Detach { .. } => write!(f, "take no more WAL from the upstream"),
-            Action::Follow { term, node } => write!(f, "follow {node}, term {term}"),
+            Action::Follow { term, node } => write!(f, "follow {}, term {term}", whom(node)),
             Action::Fetch { node, .. } => write!(f, "fetch the WAL of {node}"),
-            Action::Clone { node, .. } => write!(f, "copy the data directory of {node}"),
-            Action::Rewind { node, .. } => write!(f, "rewind to {node}"),
+            Action::Clone { node, .. } => write!(f, "copy the data directory of {}", whom(node)),
+            Action::Rewind { node, .. } => write!(f, "rewind to {}", whom(node)),
             Action::Promote { term, timeline, .. } => {
                 write!(f, "promote as term {term} onto timeline {timeline}")
             }
@@ -137,6 +137,11 @@ impl fmt::Display for Action {
             Action::GiveUp { .. } => write!(f, "give up the data directory"),
         }
     }
+}
+
+/// A node by its name; the cluster that is followed has none.
+fn whom(node: &NodeName) -> &str {
+    if node.is_origin() { "the origin" } else { &node.0 }
 }
 
 /// A record's place in the store.
