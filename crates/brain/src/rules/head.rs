@@ -8,7 +8,10 @@
 use std::collections::BTreeSet;
 
 use super::{Want, act, wait};
-use crate::{Action, MemberId, NodeName, Operation, Place, Postgres, PrimaryRecord, Standby, Status, View};
+use crate::{
+    Action, Commit, Key, MemberId, NodeName, Operation, Place, Postgres, PrimaryRecord, Put, Standby, Status,
+    View,
+};
 
 /// A receiver that has not streamed for this long may have lost its way: reconnects are tried every 100 ms, on each of
 /// the origin's hosts in turn, which takes a dead host's `connect_timeout` (2 s).
@@ -199,6 +202,19 @@ pub(super) fn slots(view: &View) -> Option<Want> {
     let why = format!("{} follow this head", names.join(", "));
     let members = kept.into_iter().filter(|member| !known(member)).chain(wanted.iter().cloned()).collect();
     act(Action::Slots { term: record.term, members }, why)
+}
+
+/// No commit counts on anybody here, so a node that is to leave goes at once.
+pub(super) fn let_go(view: &View) -> Option<Want> {
+    own(view)?;
+    let (primary, members) = (view.store.primary.as_ref()?, view.store.members.as_ref()?);
+    let mut leaving = members.value.nodes.iter().filter(|(name, member)| member.leaving && **name != view.me);
+    let (name, _) = leaving.next()?;
+    let commit = Commit {
+        conditions: vec![(Key::Primary, primary.version), (Key::Members, members.version)],
+        puts: vec![Put::Members(members.value.without(name))],
+    };
+    act(Action::Commit(commit), format!("{name} is to leave, and nobody writes here"))
 }
 
 /// Readers are admitted, at the head and behind it.

@@ -102,6 +102,7 @@ pub const RULES: &[Rule] = rules! {
     "head.promise" "The head and who follows it promise its term first." head::promise;
     "head.close" "The head says how a request ended." request::close_by_head;
     "promote.check" "A standby cluster is promoted when its origin gives no sign of life, or by force." turn::promote;
+    "head.remove" "Nobody writes: a node that is to leave a standby cluster leaves at once." head::let_go;
     "head.clone" "The head has no data directory that can be used: it copies the origin's." head::clone;
     "head.again" "A rewind to the origin that was interrupted is done again." head::rewind_again;
     "head.wait" "The head follows once its server runs and its term stands." head::wait_for_server;

@@ -70,6 +70,9 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
             )
         }
         (Ask::Demote { .. }, Stage::Stopping) if record.head => None,
+        (Ask::Switchover { .. } | Ask::Failover { .. }, _) if record.head => {
+            fail(view, request, "this is a standby cluster by now: it has no primary")
+        }
         (Ask::Demote { .. }, Stage::Waiting) if record.head => {
             fail(view, request, "this is a standby cluster already")
         }
