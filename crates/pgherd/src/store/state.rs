@@ -5,18 +5,17 @@
 //!
 //! Invariant: a command with an id takes effect at most once, however often it is proposed.
 
+mod seats;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Change, Entry, LeaseId, MEMBERS, STATE_BYTES_MAX, StoreError, Transaction, Version};
+use super::{Change, Entry, LeaseId, STATE_BYTES_MAX, StoreError, Transaction, Version};
 
 /// Leases held at once. A node holds a few; 4,096 × 60 bytes keep a snapshot small when somebody leaks them.
 const LEASES_MAX: usize = 4096;
-
-/// Seats that were removed and are remembered, so that they can be told: far more than a cluster has nodes.
-const DEPARTED_MAX: usize = 64;
 
 /// A store directory that takes part in Raft: the node, and which of its directories.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -165,43 +164,6 @@ impl State {
 
     pub fn leases(&self) -> &BTreeMap<LeaseId, Lease> {
         &self.leases
-    }
-
-    /// The first state of a store: one seat, and the record of members.
-    pub fn founded(id: u64, seat: Seat, members: Value) -> State {
-        let bytes = cell_bytes(MEMBERS, &members);
-        let cell = Cell { value: members, version: 1, lease: None, bytes };
-        State {
-            cells: [(MEMBERS.to_owned(), cell)].into(),
-            seats: [(id, seat)].into(),
-            revision: 1,
-            bytes,
-            ..State::default()
-        }
-    }
-
-    pub fn seats(&self) -> &BTreeMap<u64, Seat> {
-        &self.seats
-    }
-
-    pub fn has_departed(&self, id: u64) -> bool {
-        self.departed.contains(&id)
-    }
-
-    pub fn seat_added(&mut self, id: u64, seat: Seat) {
-        self.seats.insert(id, seat);
-    }
-
-    /// With the seat goes what its commands have left behind.
-    pub fn seat_removed(&mut self, id: u64) {
-        if self.seats.remove(&id).is_none() {
-            return;
-        }
-        self.sessions.remove(&id);
-        if self.departed.len() == DEPARTED_MAX {
-            self.departed.remove(0);
-        }
-        self.departed.push(id);
     }
 
     /// Whether the command has had its chance: it, or a later command that gave it up, was applied.

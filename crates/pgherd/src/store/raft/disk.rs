@@ -9,20 +9,21 @@
 //!
 //! Invariant: what [`Disk::persist`] has answered is there at every later open, or the open fails.
 
+mod file;
+mod full;
+
 use std::collections::BTreeMap;
-use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
-use std::io::ErrorKind;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use protobuf::Message as _;
 use raft::eraftpb::{Entry, HardState, Snapshot};
-use redb::{
-    Database, Durability, ReadableDatabase, ReadableTable, StorageError, TableDefinition, WriteTransaction,
-};
+use redb::{Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 
+use self::file::{FILE, MARKER, create, make_private_dir, open_database, write_marker};
+pub(super) use self::full::Full;
+use self::full::is_full;
 use super::door::Mark;
 use super::identity::Identity;
 use super::log::Log;
@@ -33,20 +34,6 @@ const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
 
 /// Meaning of tables and records; a file with another number is refused.
 const FORMAT: u64 = 2;
-const FILE: &str = "store.redb";
-/// Where the file grows up: it gets its name when it is whole.
-const FILE_NEW: &str = "store.redb.new";
-/// Says that a store file was here, so that its loss is not taken for a first start.
-const MARKER: &str = "store.id";
-/// Files put aside; each is a directory that lost its memory, which an operator should look at.
-const ASIDE_MAX: usize = 100;
-/// Pages that redb caches. The log is read once, at start; the rest is a few pages per commit.
-const CACHE_BYTES: usize = 8 << 20;
-
-/// The disk has no room. What was to be written is not there, what was there still is; the file may be opened again.
-#[derive(Debug, thiserror::Error)]
-#[error("no room for the store's log in its directory: {0}")]
-pub(super) struct Full(String);
 
 pub(super) struct Disk {
     database: Database,
@@ -98,19 +85,6 @@ impl Disk {
             write_marker(dir, identity)?;
         }
         Ok(loaded)
-    }
-
-    /// Puts the file aside, whole, so that the next open makes a new one. Returns where it is.
-    pub fn set_aside(dir: &Path) -> Result<PathBuf> {
-        for number in 1..=ASIDE_MAX {
-            let aside = dir.join(format!("{FILE}.aside-{number}"));
-            if !aside.exists() {
-                fs::rename(dir.join(FILE), &aside).with_context(|| format!("move to {}", aside.display()))?;
-                sync_dir(dir)?;
-                return Ok(aside);
-            }
-        }
-        bail!("{ASIDE_MAX} files are put aside in {} already; remove those that nobody needs", dir.display())
     }
 
     /// Writes the first records into an empty database.
@@ -289,37 +263,6 @@ impl Disk {
     }
 }
 
-/// Any other failed write may have left pages in the kernel's cache that are on no disk: only a full one is known to have
-/// changed nothing.
-fn is_full(error: &anyhow::Error) -> bool {
-    let io = |error: &StorageError| match error {
-        StorageError::Io(error) => matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded),
-        _ => false,
-    };
-    error.chain().any(|cause| {
-        let storage = cause.downcast_ref::<StorageError>();
-        let table = match cause.downcast_ref::<redb::TableError>() {
-            Some(redb::TableError::Storage(error)) => Some(error),
-            _ => None,
-        };
-        let commit = match cause.downcast_ref::<redb::CommitError>() {
-            Some(redb::CommitError::Storage(error)) => Some(error),
-            _ => None,
-        };
-        let begin = match cause.downcast_ref::<redb::TransactionError>() {
-            Some(redb::TransactionError::Storage(error)) => Some(error),
-            _ => None,
-        };
-        let open = match cause.downcast_ref::<redb::DatabaseError>() {
-            Some(redb::DatabaseError::Storage(error)) => Some(error),
-            _ => None,
-        };
-        let raw = cause.downcast_ref::<std::io::Error>();
-        [storage, table, commit, begin, open].into_iter().flatten().any(io)
-            || raw.is_some_and(|e| matches!(e.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded))
-    })
-}
-
 fn join(transaction: &WriteTransaction, store: u64) -> Result<()> {
     put(transaction, "first_start", &0_u64.to_be_bytes())?;
     put(transaction, "store", &store.to_be_bytes())
@@ -353,72 +296,6 @@ fn check_log(log: &Log) -> Result<()> {
     let term = log.term_at(log.last()).unwrap_or(0);
     ensure!(term <= log.hard_state.term, "the last entry has term {term}, the node {}", log.hard_state.term);
     Ok(())
-}
-
-/// Builds the file under another name, so that a crash on the way leaves nothing that looks like a store.
-fn create(dir: &Path, identity: &Identity, first_start: bool) -> Result<()> {
-    let new = dir.join(FILE_NEW);
-    let create = || -> Result<()> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            // A leftover of an interrupted first start was never used.
-            .truncate(true)
-            .mode(0o600)
-            .open(&new)?;
-        let handle = file.try_clone()?;
-        let database = builder().create_file(file)?;
-        Disk::init(&database, identity, first_start)?;
-        drop(database);
-        handle.sync_all()?;
-        fs::rename(&new, dir.join(FILE))?;
-        sync_dir(dir)
-    };
-    create().with_context(|| {
-        format!("create the store in {}; is there room, and may this user write?", dir.display())
-    })
-}
-
-fn write_marker(dir: &Path, identity: &Identity) -> Result<()> {
-    let path = dir.join(MARKER);
-    let write = || -> Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
-        std::io::Write::write_all(&mut file, &serde_json::to_vec(identity)?)?;
-        file.sync_all()?;
-        sync_dir(dir)
-    };
-    write().with_context(|| format!("write {}", path.display()))
-}
-
-fn make_private_dir(dir: &Path) -> Result<()> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .and_then(|()| fs::set_permissions(dir, Permissions::from_mode(0o700)))
-        .with_context(|| format!("make the private directory {}", dir.display()))
-}
-
-fn sync_dir(dir: &Path) -> Result<()> {
-    Ok(File::open(dir)?.sync_all()?)
-}
-
-#[cfg(not(test))]
-fn open_database(path: &Path) -> Result<Database> {
-    Ok(builder().open(path)?)
-}
-
-/// In tests the disk can be made full or slow.
-#[cfg(test)]
-fn open_database(path: &Path) -> Result<Database> {
-    Ok(builder().create_with_backend(super::tests::faults::FaultyFile::open(path)?)?)
-}
-
-fn builder() -> redb::Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
 }
 
 /// redb and raft-rs panic where a file or a log contradicts itself. For us that is an error like any other; what the

@@ -6,12 +6,15 @@
 //! Invariants: each ticket gets exactly one answer, by its deadline at the latest (a tick late); a command takes effect
 //! at most once although it is proposed again when leaders change (see `state.rs`).
 
+mod reads;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use raft::eraftpb::{Entry as LogEntry, EntryType, Message, Snapshot as RaftSnapshot};
 
+use self::reads::Reading;
 use super::core::{Core, Done, Standing, Timing, Turn};
 use super::log::Log;
 use crate::store::state::{Command, CommandId, Outcome, Proposal, State};
@@ -21,8 +24,6 @@ use crate::store::{Entry, LeaseId, StoreError};
 pub(super) const DEADLINE: Duration = Duration::from_secs(2);
 /// A command is proposed again after this long without an effect: the message to the leader may have been lost.
 const PROPOSE_AGAIN: Duration = Duration::from_millis(500);
-/// A read asks again after this long: Raft drops reads silently until a new leader has committed.
-const READ_AGAIN: Duration = Duration::from_millis(150);
 /// A lease whose expiry did not come through is expired again after this long.
 const EXPIRE_AGAIN: Duration = Duration::from_secs(1);
 /// Commands and reads of this node that may wait at once; more are refused at the door.
@@ -47,13 +48,6 @@ struct Waiting {
     leaderless_until: Duration,
     /// To whom and when it was last proposed; `None`: it has certainly not left this node.
     proposed: Option<(Standing, Duration)>,
-}
-
-struct Reading {
-    tickets: Vec<(Ticket, String, Duration)>,
-    asked: Duration,
-    /// Known once the leader has confirmed that it still leads.
-    index: Option<u64>,
 }
 
 pub(super) struct Replica {
@@ -158,15 +152,6 @@ impl Replica {
         };
         self.waiting.insert(sequence, waiting);
         self.propose(sequence);
-    }
-
-    pub fn read(&mut self, ticket: Ticket, key: String) {
-        if self.readings.values().map(|reading| reading.tickets.len()).sum::<usize>() >= WAITING_MAX {
-            let busy = StoreError::Unavailable(format!("{WAITING_MAX} reads of this node are under way"));
-            self.answers.push((ticket, Answer::Read(Err(busy))));
-            return;
-        }
-        self.ask(vec![(ticket, key, self.now + DEADLINE)]);
     }
 
     pub fn step(&mut self, message: Message) -> Result<()> {
@@ -351,65 +336,6 @@ impl Replica {
         for sequence in settled {
             let skipped = "this node lagged and got the state without the outcome".to_owned();
             self.finish(sequence, Err(StoreError::Unknown(skipped)));
-        }
-    }
-
-    fn ask(&mut self, tickets: Vec<(Ticket, String, Duration)>) {
-        let number = self.next_read;
-        self.next_read += 1;
-        let mut context = self.read_prefix().to_vec();
-        context.extend_from_slice(&number.to_be_bytes());
-        self.readings.insert(number, Reading { tickets, asked: self.now, index: None });
-        self.core.read_index(context);
-    }
-
-    /// Raft tells reads apart by their context alone, those of other nodes and earlier incarnations included.
-    fn read_prefix(&self) -> [u8; 16] {
-        let mut prefix = [0; 16];
-        prefix[..8].copy_from_slice(&self.id.to_be_bytes());
-        prefix[8..].copy_from_slice(&self.incarnation.to_be_bytes());
-        prefix
-    }
-
-    fn own_read(&mut self, context: &[u8]) -> Option<&mut Reading> {
-        let number = context.strip_prefix(&self.read_prefix())?;
-        self.readings.get_mut(&u64::from_be_bytes(number.try_into().ok()?))
-    }
-
-    /// All reads that heard nothing ask once more, together.
-    fn read_again(&mut self) {
-        let now = self.now;
-        let mut again = Vec::new();
-        let mut late = Vec::new();
-        self.readings.retain(|_, reading| {
-            late.extend(reading.tickets.extract_if(.., |(_, _, deadline)| now >= *deadline));
-            let due = reading.index.is_none() && now >= reading.asked + READ_AGAIN;
-            if due {
-                again.append(&mut reading.tickets);
-            }
-            !reading.tickets.is_empty()
-        });
-        for (ticket, _, _) in late {
-            let late = format!("no majority confirmed the read within {DEADLINE:?}");
-            self.answers.push((ticket, Answer::Read(Err(StoreError::Unavailable(late)))));
-        }
-        if !again.is_empty() {
-            self.ask(again);
-        }
-    }
-
-    fn answer_reads(&mut self) {
-        let applied = self.applied;
-        let ready: Vec<u64> = self
-            .readings
-            .iter()
-            .filter(|(_, reading)| reading.index.is_some_and(|index| index <= applied))
-            .map(|(number, _)| *number)
-            .collect();
-        for (ticket, key, _) in
-            ready.iter().filter_map(|number| self.readings.remove(number)).flat_map(|r| r.tickets)
-        {
-            self.answers.push((ticket, Answer::Read(Ok(self.state.get(&key)))));
         }
     }
 
