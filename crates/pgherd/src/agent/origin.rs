@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use brain::{Millis, OriginAnswer, OriginHost, OriginPrimary, OriginReport, View};
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
@@ -13,8 +14,10 @@ use tokio::task::AbortHandle;
 
 use super::core::Agent;
 use super::note::Note;
-use super::work::Worker;
-use crate::postgres::{OriginServer, ask_origin};
+use super::records::{self, Credentials};
+use super::work::{Worker, split};
+use crate::postgres::{OriginServer, Source, Upstream as Pointer, ask_origin};
+use crate::store::Store;
 
 /// By the head, and by whoever waits for an answer: a takeover there is seen soon.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -154,5 +157,52 @@ impl Agent {
             self.parts.events.note(self.term(), "observed", what, vec![report.words()]);
         }
         self.view.origin = report;
+    }
+}
+
+impl Worker {
+    /// The same for the origin, whose every host may be its primary next. The other cluster must not take this name for one
+    /// of its own members'.
+    pub(super) fn at_origin(&self, pointer: Pointer) -> Result<Pointer> {
+        let origin = self.known().origin.clone().context("this cluster follows no other")?;
+        let first = (pointer.host.clone(), pointer.port);
+        let hosts = origin.hosts.iter().map(|address| split(address)).collect::<Result<Vec<_>>>()?;
+        // At least one: with it goes the demand that the server be a primary.
+        let mut others: Vec<(String, u16)> = hosts.into_iter().filter(|host| *host != first).collect();
+        if others.is_empty() {
+            others.push(first);
+        }
+        let application_name = format!("{}@{}", pointer.application_name, self.followed.cluster);
+        Ok(Pointer { application_name, slot_name: origin.slot, others, ..pointer })
+    }
+
+    /// The passwords of the copied cluster are this one's, too: its roles come with the copy.
+    pub(super) async fn take_credentials(&self, store: &dyn Store) -> Result<()> {
+        if self.known().credentials.is_some() {
+            return Ok(());
+        }
+        let credentials = self.followed.credentials.as_ref().context(
+            "the passwords of the cluster to be followed are not known; set [standby_cluster] credentials",
+        )?;
+        store
+            .commit(records::first_credentials(credentials)?)
+            .await
+            .context("record the passwords of the cluster that is followed")?;
+        Ok(())
+    }
+
+    /// A server of the cluster that is followed, or is to be.
+    pub(super) fn origin_source(
+        &self,
+        address: &str,
+        password: impl Fn(&Credentials) -> String,
+    ) -> Result<Source> {
+        let (host, port) = split(address)?;
+        let known = self.known();
+        let credentials = known.credentials.as_ref().or(self.followed.credentials.as_ref());
+        let credentials = credentials.context(
+            "the passwords of the cluster to be followed are not known; set [standby_cluster] credentials",
+        )?;
+        Ok(Source { host, port, password: password(credentials) })
     }
 }

@@ -123,7 +123,7 @@ pub type Reread = Box<dyn Fn() -> Result<Tunable> + Send + Sync>;
 pub struct Worker {
     pub(super) server: Server,
     addresses: Arc<Addresses>,
-    followed: Followed,
+    pub(super) followed: Followed,
     /// Reads the node's configuration file anew.
     reread: Reread,
     known: Mutex<Known>,
@@ -301,36 +301,6 @@ impl Worker {
         if upstream.node.is_origin() { self.at_origin(pointer) } else { Ok(pointer) }
     }
 
-    /// The same for the origin, whose every host may be its primary next. The other cluster must not take this name for one
-    /// of its own members'.
-    fn at_origin(&self, pointer: Pointer) -> Result<Pointer> {
-        let origin = self.known().origin.clone().context("this cluster follows no other")?;
-        let first = (pointer.host.clone(), pointer.port);
-        let hosts = origin.hosts.iter().map(|address| split(address)).collect::<Result<Vec<_>>>()?;
-        // At least one: with it goes the demand that the server be a primary.
-        let mut others: Vec<(String, u16)> = hosts.into_iter().filter(|host| *host != first).collect();
-        if others.is_empty() {
-            others.push(first);
-        }
-        let application_name = format!("{}@{}", pointer.application_name, self.followed.cluster);
-        Ok(Pointer { application_name, slot_name: origin.slot, others, ..pointer })
-    }
-
-    /// The passwords of the copied cluster are this one's, too: its roles come with the copy.
-    async fn take_credentials(&self, store: &dyn Store) -> Result<()> {
-        if self.known().credentials.is_some() {
-            return Ok(());
-        }
-        let credentials = self.followed.credentials.as_ref().context(
-            "the passwords of the cluster to be followed are not known; set [standby_cluster] credentials",
-        )?;
-        store
-            .commit(records::first_credentials(credentials)?)
-            .await
-            .context("record the passwords of the cluster that is followed")?;
-        Ok(())
-    }
-
     async fn clone_from(&self, node: &NodeName) -> Result<()> {
         self.stop().await?;
         let source = self.source(node, |credentials| credentials.replication.clone())?;
@@ -456,25 +426,10 @@ impl Worker {
             known.credentials.as_ref().context("the cluster's own passwords are not in the store yet")?;
         Ok(Source { host, port, password: password(credentials) })
     }
-
-    /// A server of the cluster that is followed, or is to be.
-    pub(super) fn origin_source(
-        &self,
-        address: &str,
-        password: impl Fn(&Credentials) -> String,
-    ) -> Result<Source> {
-        let (host, port) = split(address)?;
-        let known = self.known();
-        let credentials = known.credentials.as_ref().or(self.followed.credentials.as_ref());
-        let credentials = credentials.context(
-            "the passwords of the cluster to be followed are not known; set [standby_cluster] credentials",
-        )?;
-        Ok(Source { host, port, password: password(credentials) })
-    }
 }
 
 /// `host:port` in its parts.
-fn split(address: &str) -> Result<(String, u16)> {
+pub(super) fn split(address: &str) -> Result<(String, u16)> {
     let (host, port) = address.rsplit_once(':').with_context(|| format!("{address} is no host:port"))?;
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     Ok((host, port.parse().with_context(|| format!("{address} has no port"))?))
