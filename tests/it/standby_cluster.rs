@@ -62,7 +62,7 @@ fn promotions(cluster: &Cluster) -> usize {
 
 #[test]
 fn it_follows_through_a_takeover_there_and_the_loss_of_its_head() {
-    let mut main = Cluster::start(2);
+    let main = Cluster::start(2);
     let mut standby = follow(&main, 3);
     let ledger = Ledger::start(&main);
 
@@ -103,8 +103,6 @@ fn it_follows_through_a_takeover_there_and_the_loss_of_its_head() {
     assert_eq!(refused.status.code(), Some(6), "{told}");
     assert!(told.contains("two clusters would take writes"), "{told}");
     assert_eq!(promotions(&standby), 0, "nobody asked for a primary");
-    // The old head's agent was restarted, and has its server as a standby.
-    main.kill_node(&old);
 }
 
 #[test]

@@ -210,3 +210,17 @@ fn pointed_at(name: &str, words: Option<&Upstream>) -> Upstream {
         _ => Upstream { node: "".into(), term },
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_another_cluster_sees_is_no_member_there_and_told_here() {
+        let name = format!("{}@west", MemberId("n1_7f3a".into()).standby_name(Term(3)));
+        assert_eq!(MemberId::parse_standby_name(&name), None, "the other cluster must not count it");
+        let words = Upstream { node: brain::NodeName::origin(), term: Term(3) };
+        assert_eq!(pointed_at(&name, Some(&words)), words);
+        assert_eq!(pointed_at(&name, None).term, Term(3));
+    }
+}

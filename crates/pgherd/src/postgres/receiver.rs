@@ -239,6 +239,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn of_several_hosts_the_primary_is_followed() {
+        let alone = Upstream {
+            host: "h1".into(),
+            port: 1,
+            password: String::new(),
+            application_name: "n1_7f3a_t3".into(),
+            slot_name: None,
+            others: Vec::new(),
+        };
+        let one = conninfo_of(&alone, Path::new("/p"), false);
+        assert!(one.starts_with("host='h1' port='1' ") && !one.contains("target_session_attrs"), "{one}");
+        let several = Upstream { others: vec![("h2".into(), 2), ("h3".into(), 3)], ..alone };
+        let several = conninfo_of(&several, Path::new("/p"), false);
+        assert!(several.starts_with("host='h1,h2,h3' port='1,2,3' "), "{several}");
+        assert!(several.contains("target_session_attrs='primary'"), "{several}");
+    }
+
+    #[test]
     fn connection_strings_are_read_back() {
         let text =
             conninfo(&[("host", "a b".into()), ("application_name", r"n'1\x".into()), ("port", "1".into())]);
