@@ -24,8 +24,6 @@ use crate::world::{Node, World};
 const OBSERVE_US: u64 = 40_000;
 /// The write probe's period: ten fit into `failure_timeout`.
 const PROBE_US: u64 = 200_000;
-/// A store transaction without an answer is given up after this; it may still be applied.
-const STORE_TIMEOUT_US: u64 = 1_000_000;
 /// An agent that gets no answer from its server for this long says so.
 const HUNG_US: u64 = 1_000_000;
 
@@ -39,9 +37,9 @@ pub struct Agent {
     pub op: Option<Op>,
     pub promising: Option<Term>,
     pub checkpointing: Option<u64>,
-    committing: Option<u64>,
-    store_asked: bool,
-    store_revision: usize,
+    pub committing: Option<u64>,
+    pub store_asked: bool,
+    pub store_revision: usize,
     pub applied: Option<Applied>,
     pub write_ms: Option<Millis>,
     pub probe_ms: Option<Millis>,
@@ -63,7 +61,7 @@ impl World {
     }
 
     pub fn start_agent(&mut self, node: usize) {
-        if self.nodes[node].agent.is_some() {
+        if self.nodes[node].agent.is_some() || self.seats.is_absent(node) {
             return;
         }
         let boot = self.dice.word();
@@ -110,8 +108,13 @@ impl World {
             // What the kernel holds for its server is not lost with it.
             self.nodes[node].deferred.retain(|event| matches!(event.recipient(), Recipient::Server(..)));
             let synced = self.nodes[node].promise_synced;
-            if self.sabotage == Some(Sabotage::PromiseVolatile) {
-                self.nodes[node].durable.promise = synced;
+            let words = &mut self.nodes[node].durable;
+            match self.sabotage {
+                Some(Sabotage::PromiseVolatile) => words.promise = synced,
+                Some(Sabotage::RewindUnmarked) => words.rewound = false,
+                Some(Sabotage::CopyUnmarked) => words.needs_clone = false,
+                Some(Sabotage::ObeyedForgotten) => words.obeyed = 0,
+                _ => {}
             }
         }
     }
@@ -124,30 +127,6 @@ impl World {
         self.ask_store(node);
         self.turn(node);
         self.send_status(node);
-    }
-
-    /// A read of the store that is due: the watch missed something, or this agent is new.
-    fn ask_store(&mut self, node: usize) {
-        let newest = self.store.revision();
-        let reachable = self.store_reachable(node);
-        let delay = self.dice.millis(2..30);
-        let Some(agent) = self.agent(node) else { return };
-        let boot = agent.boot;
-        if reachable && !agent.store_asked && (agent.store_revision < newest || !agent.view.store.loaded) {
-            agent.store_asked = true;
-            self.after(delay, Event::StoreSeen { node, boot, revision: newest });
-        }
-    }
-
-    pub fn store_seen(&mut self, node: usize, revision: usize) {
-        let value = self.store.at(revision).clone();
-        let Some(agent) = self.agent(node) else { return };
-        agent.store_asked = false;
-        if revision >= agent.store_revision {
-            agent.store_revision = revision;
-            agent.view.store = brain::StoreView::clone(&value);
-            self.turn(node);
-        }
     }
 
     pub fn observe(&mut self, node: usize) {
@@ -212,7 +191,7 @@ impl World {
         if server.frozen {
             let hung = now.saturating_sub(agent.answered_us) > HUNG_US;
             if hung && !self.plan.hung_is_stale {
-                return Some(Postgres::Starting);
+                return Some(Postgres::Unknown);
             }
             let mut primary = agent.view.postgres.primary()?.clone();
             primary.write_age_ms = agent.write_ms.map(|at| clock.since(at));
@@ -236,6 +215,9 @@ impl World {
         let Some(from) = self.index_of(&status.node) else { return };
         let Some(agent) = self.agent(node) else { return };
         let View { memory, durable, settings, .. } = &mut agent.view;
+        if !settings.voters.contains(&status.node) {
+            return;
+        }
         let grant = memory.on_status(now, Status::clone(status), durable, settings);
         if let Some(grant) = grant
             && let Some(at_us) = self.send(node, from)
@@ -286,7 +268,6 @@ impl World {
             Fence::Keep => {}
         }
         self.arm(node);
-        self.steps += u64::from(news);
         if news {
             self.tell(node, &decision);
         }
@@ -296,6 +277,9 @@ impl World {
         }
         for action in &decision.actions {
             self.execute(node, action);
+            if news {
+                self.stepped(node, action.name());
+            }
         }
         if let Some(agent) = self.agent(node) {
             agent.decided = Some(decision);
@@ -357,67 +341,6 @@ impl World {
         let last = &mut self.arrivals[from * self.nodes.len() + to];
         *last = (self.now_us + hop + slow).max(*last + 1);
         Some(*last)
-    }
-
-    /// Sends one transaction to the store, unless one is on its way.
-    pub fn send_commit(&mut self, node: usize, commit: &brain::Commit) {
-        let id = self.next_id();
-        let commit = commit.clone();
-        let late = self.dice.percent(self.plan.store_late_percent);
-        let delay = if late { self.dice.millis(100..2_500) } else { self.dice.millis(1..12) };
-        let delay = self.late.filter(|(who, _)| *who == node).map_or(delay, |(_, late_us)| late_us);
-        let Some(agent) = self.agent(node) else { return };
-        if agent.committing.is_some() {
-            return;
-        }
-        agent.committing = Some(id);
-        agent.view.memory.on_commit(&commit);
-        let boot = agent.boot;
-        self.after(delay, Event::StoreArrive { node, boot, id, commit: Rc::new(commit) });
-        self.after(STORE_TIMEOUT_US, Event::StoreAnswer { node, boot, id });
-    }
-
-    /// The transaction reaches the store.
-    pub fn store_arrive(&mut self, node: usize, boot: u64, id: u64, commit: &brain::Commit) {
-        if !self.store_reachable(node) {
-            return;
-        }
-        let applied = self.store.commit(commit);
-        self.steps += 1;
-        let who = self.nodes[node].name.clone();
-        if self.trace.wants(Detail::Decisions) {
-            let word = if applied { "applied" } else { "refused" };
-            self.trace.line(self.now_us, "store", format_args!("{word} {who}'s{}", words::puts(commit)));
-        }
-        if applied {
-            self.store_changed(node);
-        }
-        if self.dice.percent(97) {
-            let delay = self.dice.millis(1..10);
-            self.after(delay, Event::StoreAnswer { node, boot, id });
-        }
-    }
-
-    pub fn store_answer(&mut self, node: usize, id: u64) {
-        let Some(agent) = self.agent(node) else { return };
-        if agent.committing == Some(id) {
-            agent.committing = None;
-            // An answer is followed by a read, so that the next decision does not ask for the same again.
-            self.ask_store(node);
-        }
-    }
-
-    /// Watches fire, each in its own time.
-    pub fn watch(&mut self) {
-        let revision = self.store.revision();
-        for node in 0..self.nodes.len() {
-            let slow = self.dice.percent(5);
-            let delay = if slow { self.dice.millis(50..900) } else { self.dice.millis(1..15) };
-            let reachable = self.store_reachable(node);
-            if let Some(boot) = self.agent(node).map(|agent| agent.boot).filter(|_| reachable) {
-                self.after(delay, Event::StoreSeen { node, boot, revision });
-            }
-        }
     }
 
     /// The agent writes through its server, as a client would.

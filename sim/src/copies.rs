@@ -13,12 +13,24 @@ use crate::world::World;
 const REWOUND_US_MAX: u64 = 5_000_000;
 
 impl World {
-    /// The source of a copy: up, reachable, and which run of it.
+    /// The source of a copy: up, reachable, and which run of it. A replica may be copied as well.
     fn source(&self, node: usize, source: &NodeName) -> Option<(usize, u64)> {
+        self.reached(node, source).filter(|(from, _)| {
+            let server = &self.nodes[*from].server;
+            server.writes() || server.up() && server.complete
+        })
+    }
+
+    /// The source of a rewind is a primary.
+    fn writer(&self, node: usize, source: &NodeName) -> Option<(usize, u64)> {
+        self.reached(node, source).filter(|(from, _)| self.nodes[*from].server.writes())
+    }
+
+    fn reached(&self, node: usize, source: &NodeName) -> Option<(usize, u64)> {
         let from = self.index_of(source)?;
         let server = &self.nodes[from].server;
         let reachable = self.net.stream(node, from) && self.net.stream(from, node);
-        (from != node && reachable && server.writes() && !server.frozen).then_some((from, server.epoch))
+        (from != node && reachable && !server.frozen).then_some((from, server.epoch))
     }
 
     pub(crate) fn do_clone(&mut self, node: usize, op: &mut Op, term: Term, source: &NodeName) -> Next {
@@ -47,6 +59,7 @@ impl World {
                     host.durable.member = Some(member);
                 }
                 host.durable.needs_clone = true;
+                host.server.half_made = true;
                 Next::Step(3, self.dice.within(1_000..20_000))
             }
             _ => {
@@ -81,6 +94,7 @@ impl World {
         let host = &mut self.nodes[to];
         host.server.roles = wal.as_ref().is_some_and(crate::wal::Wal::has_roles);
         host.server.wal = wal;
+        host.server.half_made = false;
         host.server.slots.clear();
     }
 
@@ -97,17 +111,20 @@ impl World {
                 let host = &mut self.nodes[node];
                 host.durable.rewound = true;
                 host.server.stop_clean(id);
+                // Who has a slot here holds a beginning of WAL that is about to be another.
+                host.server.slots.clear();
                 Next::Step(2, self.dice.millis(20..200))
             }
             2 => {
-                let Some((_, epoch)) = self.source(node, source) else {
+                let Some((_, epoch)) = self.writer(node, source) else {
                     return Next::Failed("the source is not reachable");
                 };
                 op.mark = epoch;
+                self.nodes[node].server.half_made = true;
                 Next::Step(3, self.dice.millis(50..600))
             }
             3 => {
-                let Some((from, _)) = self.source(node, source).filter(|(_, epoch)| *epoch == op.mark) else {
+                let Some((from, _)) = self.writer(node, source).filter(|(_, epoch)| *epoch == op.mark) else {
                     return Next::Failed("the source went away");
                 };
                 // "no rewind required": the same timeline id is taken for the same timeline.
@@ -116,6 +133,7 @@ impl World {
                     self.copy(from, node, None);
                 }
                 op.mark_us = now;
+                self.nodes[node].server.half_made = false;
                 self.nodes[node].server.pointed_us = now;
                 let upstream = Upstream { node: source.clone(), term };
                 match self.start_server(node, false, Some(upstream)) {

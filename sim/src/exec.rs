@@ -104,6 +104,7 @@ impl World {
     /// The request is noted as obeyed, durably.
     fn obey(&mut self, node: usize, request: u64) {
         self.nodes[node].durable.obeyed = request;
+        self.check_obeyed(node, request);
         let durable = self.nodes[node].durable.clone();
         if let Some(agent) = self.agent(node) {
             agent.view.durable = durable;
@@ -131,6 +132,7 @@ impl World {
         if !full {
             let synced = self.sabotage != Some(Sabotage::PromiseVolatile);
             self.promise(node, term, synced);
+            self.stepped(node, "promised");
         }
         self.turn(node);
         self.thaw(node);
@@ -160,7 +162,6 @@ impl World {
         let boot = agent.boot;
         let late = now - op.started_us > OPERATION_US_MAX;
         let full = self.lacks_space(node, op.operation);
-        self.steps += 1;
         let next = if op.step == PAUSE {
             Next::Failed("the source is not usable")
         } else if late {
@@ -170,6 +171,7 @@ impl World {
         } else {
             self.advance(node, &mut op)
         };
+        self.stepped(node, op.action.name());
         match next {
             Next::Step(step, delay) => {
                 op.step = step;
@@ -196,6 +198,11 @@ impl World {
 
     fn end_op(&mut self, node: usize, op: &Op, how: &str) {
         self.note(Detail::Decisions, node, format_args!("  {} {how}", op.action.name()));
+        if op.operation == Operation::Clone
+            && let Some(agent) = self.agent(node)
+        {
+            agent.view.copies_failed = if how == "done" { 0 } else { agent.view.copies_failed + 1 };
+        }
         self.refresh(node);
         self.turn(node);
     }
@@ -207,12 +214,11 @@ impl World {
             // The model has no slots: what others see of it is the stop, and the start that follows.
             Action::Stop | Action::Restart { .. } | Action::TakeSlots { .. } => self.do_stop(node, op),
             Action::Detach { term } => self.do_detach(node, op, term),
-            Action::Follow { term, node: upstream } | Action::Fetch { term, node: upstream } => {
-                self.do_follow(node, op, term, upstream)
-            }
+            Action::Follow { term, node: upstream } => self.do_follow(node, op, term, upstream, true),
+            Action::Fetch { term, node: upstream } => self.do_follow(node, op, term, upstream, false),
             Action::Clone { term, node: source } => self.do_clone(node, op, term, &source),
             Action::Rewind { term, node: source } => self.do_rewind(node, op, term, &source),
-            Action::Promote { term, timeline, set } => {
+            Action::Promote { term, timeline, set, .. } => {
                 self.do_promote(node, op, term, timeline, Rc::new(Names { term, set }))
             }
             Action::Prepare { .. } => self.do_prepare(node),

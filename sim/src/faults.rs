@@ -161,6 +161,7 @@ impl World {
             | Kind::OneWay
             | Kind::CutPort
             | Kind::CutPeers
+            | Kind::CutStream
             | Kind::CutPeerLink
             | Kind::Loss
             | Kind::SlowNet => {
@@ -213,6 +214,7 @@ impl World {
         let host = &mut self.nodes[node];
         host.server.wal = None;
         host.server.slots.clear();
+        host.server.half_made = false;
         host.durable = brain::Durable::default();
         host.promise_synced = brain::Term(0);
     }
@@ -255,6 +257,10 @@ impl World {
                     self.net.cut_peer(node, other);
                     self.net.cut_peer(other, node);
                 }),
+                Kind::CutStream => {
+                    self.net.cut_port(node, fault.peer);
+                    self.net.cut_port(fault.peer, node);
+                }
                 Kind::CutPeerLink => {
                     self.net.cut_peer(node, fault.peer);
                     self.net.cut_peer(fault.peer, node);
@@ -288,13 +294,7 @@ impl World {
                 host.excused_until_us = self.now_us + 100_000;
                 self.arm(node);
             }
-            Kind::FreezePostgres => {
-                // Its agent gave the lease back when it hung; sessions that are still there wake with it.
-                let host = &mut self.nodes[node];
-                host.server.frozen = false;
-                let timeout_us = self.plan.settings.failure_timeout_ms * 1000;
-                host.excused_until_us = host.excused_until_us.max(self.now_us + timeout_us);
-            }
+            Kind::FreezePostgres => self.nodes[node].server.frozen = false,
             Kind::FreezeNode => self.resume(node, false),
             Kind::PauseMachine => {
                 let stood_still = self.dice.percent(60);
@@ -325,7 +325,6 @@ impl World {
         }
         self.checkers.healed_us = Some(self.now_us);
         self.resume_all();
-        self.untag_all();
         self.trace.line(self.now_us, "faults", format_args!("*** all faults have ended"));
     }
 }

@@ -50,6 +50,10 @@ pub fn look_standby(server: &Server, now_us: u64) -> brain::Standby {
         complete: server.complete,
         stalled_ms: if stalled { now_us.saturating_sub(server.pointed_us) / 1000 } else { 0 },
         history: None,
-        slots: Default::default(),
+        slots: server
+            .slots
+            .iter()
+            .map(|member| (member.slot_name(), server.senders.iter().any(|sender| sender.member == *member)))
+            .collect(),
     }
 }

@@ -1,5 +1,7 @@
 //! `sim --seed N` replays one seed and prints what happened; `sim --seeds N [--from A]` runs many.
 
+mod crash_command;
+
 use std::process::ExitCode;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,17 +12,21 @@ use sim::{Detail, Mutant, Report, SCENARIOS, Scenario, run};
 
 const USAGE: &str = "\
 sim --seed N [--messages] [--mutant NAME]             replay one seed and print its trace
-sim --seeds N [--from A] [--threads T] [--mutant NAME] run seeds A to A+N-1; stops at the first that fails
+sim --seeds N [--threads T] [--mutant NAME]            run N seeds, every other one with people's requests;
+                                                        stops at the first that fails
+sim --seeds N --from A                                  the seeds A to A+N-1
 sim --seeds N --keep-going                              as above, and list every seed that fails
 sim --scenario NAME [--seeds N] [--mutant NAME]         run a scenario's seeds and count
 sim --mutations [--survey]                              every deliberate fault must be caught: by its recorded witness,
                                                         or, with --survey, looked for from seed 0
+sim --crash-steps [--seeds N] [--only OPERATION]        every operation, killed after each of its steps; prints the table
 sim --list                                              the deliberate faults and the scenarios";
 
 struct Options {
     seed: Option<u64>,
     seeds: u64,
-    from: u64,
+    /// The first of consecutive seeds; without it they are taken from both ranges in turn.
+    from: Option<u64>,
     threads: usize,
     mutant: Option<Mutant>,
     messages: bool,
@@ -39,6 +45,9 @@ fn main() -> ExitCode {
             println!("{:<34} scenario, {} seeds", scenario.name, scenario.seeds);
         }
         return ExitCode::SUCCESS;
+    }
+    if arguments.iter().any(|argument| argument == "--crash-steps") {
+        return crash_command::run(&arguments);
     }
     match parse(&arguments) {
         Ok(Options { mutations: Some(search), threads, .. }) => prove(search, threads),
@@ -59,7 +68,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
     let mut options = Options {
         seed: None,
         seeds: 0,
-        from: 0,
+        from: None,
         threads,
         mutant: None,
         messages: false,
@@ -92,7 +101,7 @@ fn parse(arguments: &[String]) -> Result<Options, String> {
                 match name.as_str() {
                     "--seed" => options.seed = Some(value),
                     "--seeds" => options.seeds = value,
-                    "--from" => options.from = value,
+                    "--from" => options.from = Some(value),
                     _ => options.threads = usize::try_from(value).unwrap_or(1).clamp(1, 64),
                 }
             }
@@ -235,7 +244,8 @@ fn many(options: &Options) -> ExitCode {
                     if number >= options.seeds {
                         return;
                     }
-                    let report = run(options.from + number, Detail::Nothing, options.mutant);
+                    let seed = options.from.map_or_else(|| sim::nth_seed(number), |from| from + number);
+                    let report = run(seed, Detail::Nothing, options.mutant);
                     done.fetch_add(1, Ordering::Relaxed);
                     virtual_us.fetch_add(report.virtual_us, Ordering::Relaxed);
                     excused.fetch_add(u64::from(report.excused), Ordering::Relaxed);

@@ -59,8 +59,13 @@ impl World {
             Process::Starting => Next::Step(1, 20_000),
             Process::Down if begun => Next::Failed("it did not start"),
             Process::Down if server.wal.is_none() => Next::Failed("there is no data directory"),
+            Process::Down if server.half_made => {
+                self.violate("I7", node, "a data directory that is half made is started".to_owned());
+                Next::Failed("the data directory is half made")
+            }
             Process::Down => {
                 server.files.upstream = upstream;
+                server.files.slotted = true;
                 if !writable {
                     server.files.names = Names::nobody();
                     server.files.quarantined = true;
@@ -139,7 +144,14 @@ impl World {
         }
     }
 
-    pub(crate) fn do_follow(&mut self, node: usize, op: &Op, term: Term, upstream: NodeName) -> Next {
+    pub(crate) fn do_follow(
+        &mut self,
+        node: usize,
+        op: &Op,
+        term: Term,
+        upstream: NodeName,
+        slot: bool,
+    ) -> Next {
         let refused = self.refuses(node, term);
         if op.step == 0 {
             return Next::Step(1, self.fsync(node));
@@ -156,6 +168,10 @@ impl World {
         let now = self.now_us;
         let server = &mut self.nodes[node].server;
         server.files.upstream = Some(Upstream { node: upstream, term });
+        server.files.slotted = slot;
+        // Of a former primaryship, or for nodes that come anew; one that is in use cannot be dropped.
+        let senders = &server.senders;
+        server.slots.retain(|member| senders.iter().any(|sender| sender.member == *member));
         server.pointed_us = now;
         let epoch = server.epoch;
         let slow = self.dice.percent(15);

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use brain::{NodeName, Settings};
+use brain::{NodeName, Settings, Tags};
 
 use crate::dice::Dice;
 use crate::requests::{self, Asked};
@@ -44,6 +44,8 @@ pub enum Kind {
     CutPort,
     /// The agents' port to the target is closed, PostgreSQL's open; drawn by no seed, used by scenarios.
     CutPeers,
+    /// Two servers do not reach each other, their agents do; drawn by no seed, used by the crash steps.
+    CutStream,
     /// Two agents do not reach each other; all else does.
     CutPeerLink,
     /// Agent, server and fencer stand still together, as a virtual machine that is paused; its clock may stand still too.
@@ -155,6 +157,8 @@ pub struct Plan {
     pub hung_is_stale: bool,
     /// What replication to each node takes longer, microseconds: who lags is behind when it matters.
     pub lag_us: Vec<u64>,
+    /// What the operators have said of each node; with no word, none stands here.
+    pub tags: Vec<Tags>,
     /// How many of a hundred store transactions are late, up to beyond their sender's patience.
     pub store_late_percent: u64,
     /// An agent may see its server as it was this long ago, microseconds.
@@ -216,6 +220,7 @@ impl Plan {
             receiver_timeout_us: dice.millis(1_500..6_000),
             hung_is_stale: dice.percent(50),
             lag_us: Vec::new(),
+            tags: Vec::new(),
             store_late_percent: if dice.percent(75) { 5 } else { 50 },
             look_us: if dice.percent(70) { 8_000 } else { dice.millis(20..300) },
         };
@@ -241,6 +246,7 @@ impl Plan {
                 requests::aim(&mut people, &mut plan.faults);
             }
             plan.requests.extend(wishes);
+            plan.tags = draw_tags(&mut people.fork(), &plan.nodes);
         }
         plan
     }
@@ -282,6 +288,11 @@ impl Plan {
         Fault { kind, target, at_us, trigger, lasts_us, struck: false, active: None, peer }
     }
 
+    /// What the node's tags say at first, and after all faults.
+    pub fn tags(&self, node: usize) -> Tags {
+        self.tags.get(node).cloned().unwrap_or_default()
+    }
+
     /// One line for the head of a trace.
     pub fn line(&self) -> String {
         let full = self.nodes.iter().filter(|(_, full)| *full).count();
@@ -313,10 +324,31 @@ impl Plan {
             })
             .collect();
         let asked = asked.concat();
+        let told = |(node, tags): (usize, &Tags)| {
+            let from = tags.replicatefrom.as_ref().map(|from| format!(", n{} from {from}", node + 1));
+            from.into_iter()
+                .chain(tags.clonefrom.then(|| format!(", copies from n{}", node + 1)))
+                .collect::<String>()
+        };
+        let tags: String = self.tags.iter().enumerate().map(told).collect();
         format!(
-            "{full} full, {witnesses} witness, k={}{single}{drift}: {}{asked}",
+            "{full} full, {witnesses} witness, k={}{single}{drift}{tags}: {}{asked}",
             self.settings.standbys,
             faults.join(", ")
         )
     }
+}
+
+/// In seven of ten worlds some nodes take their WAL from another one by its name, whoever that is by then: the primary,
+/// themselves, or each other in a circle as well. In three of ten copies are to come from one of them.
+fn draw_tags(dice: &mut Dice, nodes: &[(NodeName, bool)]) -> Vec<Tags> {
+    let full: Vec<&NodeName> = nodes.iter().filter(|(_, full)| *full).map(|(name, _)| name).collect();
+    let cascades = if dice.percent(70) { 30 + dice.within(0..50) } else { 0 };
+    let source = dice.percent(30).then(|| dice.index(full.len()));
+    let tags = |(index, (_, is_full)): (usize, &(NodeName, bool))| {
+        let from = full[dice.index(full.len())].clone();
+        let cascades = dice.percent(cascades) && *is_full;
+        Tags { replicatefrom: cascades.then_some(from), clonefrom: source == Some(index), ..Tags::default() }
+    };
+    nodes.iter().enumerate().map(tags).collect()
 }

@@ -4,6 +4,7 @@
 //! the seeds from 0 are searched, up to the row's budget. Invariant: a fault without a row, or that its budget does not
 //! catch, fails the proof.
 
+use crate::crash_steps::{self, Operation};
 use crate::mutant::Mutant;
 use crate::scenarios::Scenario;
 use crate::trace::Detail;
@@ -16,6 +17,8 @@ pub enum Witness {
     Seed(u64),
     /// A seed of a scenario.
     Scenario(&'static str, u64),
+    /// A seed of the crash steps of an operation.
+    CrashSteps(&'static str, u64),
 }
 
 pub struct Row {
@@ -42,6 +45,8 @@ pub struct Caught {
 
 /// A witness that has moved is looked for among at least so many seeds, and four times as many as it took before.
 const SEEDS_MIN: u64 = 200;
+/// A seed of crash steps is some five hundred runs.
+const CRASH_SEEDS: u64 = 3;
 
 impl Row {
     /// How many seeds may be tried.
@@ -49,6 +54,7 @@ impl Row {
         match self.witness {
             Witness::Seed(seed) => SEEDS_MIN.max(seed * 4),
             Witness::Scenario(name, _) => Scenario::named(name).map_or(0, |scenario| scenario.seeds),
+            Witness::CrashSteps(..) => CRASH_SEEDS,
         }
     }
 
@@ -56,6 +62,7 @@ impl Row {
         match self.witness {
             Witness::Seed(_) => Witness::Seed(seed),
             Witness::Scenario(name, _) => Witness::Scenario(name, seed),
+            Witness::CrashSteps(name, _) => Witness::CrashSteps(name, seed),
         }
     }
 
@@ -77,6 +84,9 @@ impl Witness {
         match self {
             Witness::Seed(seed) => crate::run(seed, Detail::Nothing, mutant).violation,
             Witness::Scenario(name, seed) => Scenario::named(name)?.run(seed, Detail::Nothing, mutant)?.0,
+            Witness::CrashSteps(name, seed) => {
+                crash_steps::first_broken(Operation::named(name)?, seed, mutant)
+            }
         }
     }
 }
@@ -86,6 +96,7 @@ impl std::fmt::Display for Witness {
         match self {
             Witness::Seed(seed) => write!(f, "seed {seed}"),
             Witness::Scenario(name, seed) => write!(f, "scenario {name}, seed {seed}"),
+            Witness::CrashSteps(name, seed) => write!(f, "crash steps of {name}, seed {seed}"),
         }
     }
 }

@@ -133,8 +133,8 @@ impl World {
             return Err("refused");
         }
         let member = self.nodes[node].durable.member.clone().ok_or("no member id")?;
-        // What is fetched from a standby needs no slot: the standby takes WAL from nobody meanwhile.
-        if far.primary && !far.slots.contains(&member) {
+        // What is fetched from a standby needs no slot; who takes WAL from one for good has its slot there.
+        if (far.primary || own.files.slotted) && !far.slots.contains(&member) {
             return Err("no slot");
         }
         if far.senders.iter().any(|sender| sender.member == member) {
@@ -233,6 +233,9 @@ impl World {
         let term = receiver.upstream.term;
         let promise = self.nodes[node].durable.promise;
         if let Some(what) = crate::checkers::unpromised(term, promise) {
+            self.violate("I2", node, what);
+        }
+        if let Some(what) = crate::checkers::strayed(self, node, from, &records) {
             self.violate("I2", node, what);
         }
         let server = &mut self.nodes[node].server;

@@ -345,16 +345,8 @@ impl World {
         let (settings, tags) = (self.plan.settings.clone(), self.nodes[node].tags.clone());
         if let Some(agent) = self.agent(node) {
             (agent.view.settings, agent.view.tags) = (settings, tags);
+            self.follow_members(node);
             self.turn(node);
-        }
-    }
-
-    /// Whoever may not be primary may hold the only WAL that counts: then it is for people to take the tag away.
-    pub fn untag_all(&mut self) {
-        for node in 0..self.nodes.len() {
-            if self.nodes[node].tags != Tags::default() {
-                self.tag(node, |tags| *tags = Tags::default());
-            }
         }
     }
 

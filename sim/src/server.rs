@@ -35,6 +35,8 @@ impl Names {
 pub struct Files {
     /// `primary_conninfo` together with its credential.
     pub upstream: Option<Upstream>,
+    /// `primary_slot_name` is set.
+    pub slotted: bool,
     pub names: Rc<Names>,
     pub quarantined: bool,
 }
@@ -163,13 +165,17 @@ pub struct Server {
     pub stopping: bool,
     /// A session's transaction, open since and until.
     pub transaction: Option<(u64, u64)>,
+    /// A copy or a rewind is changing the data directory: it is worth nothing until that has ended.
+    pub half_made: bool,
+    /// Commits whose sessions ended before they were acknowledged: errors for their clients.
+    pub failed: u64,
 }
 
 impl Server {
     pub fn new(fsync_us: u64) -> Server {
         Server {
             wal: None,
-            files: Files { upstream: None, names: Names::nobody(), quarantined: true },
+            files: Files { upstream: None, slotted: true, names: Names::nobody(), quarantined: true },
             slots: BTreeSet::new(),
             process: Process::Down,
             epoch: 0,
@@ -197,6 +203,8 @@ impl Server {
             was_primary: false,
             stopping: false,
             transaction: None,
+            half_made: false,
+            failed: 0,
         }
     }
 
@@ -233,6 +241,7 @@ impl Server {
         self.senders.clear();
         self.receiver = None;
         self.receiver_hidden = false;
+        self.failed += self.waiting.iter().filter(|waiting| waiting.kind == Kind::Commit).count() as u64;
         self.waiting.clear();
         self.sync_defined = true;
         self.visible = None;
@@ -342,6 +351,7 @@ impl Server {
         let commit = |waiting: &Waiting| waiting.kind == Kind::Commit;
         let (ended, waiting): (Vec<Waiting>, Vec<Waiting>) = self.waiting.drain(..).partition(commit);
         self.waiting = waiting.into();
+        self.failed += ended.len() as u64;
         self.transaction = None;
         self.bared.extend(ended.iter().map(|waiting| (waiting.end - 1, waiting.id)));
     }

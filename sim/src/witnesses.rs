@@ -3,7 +3,7 @@
 //! `cargo xtask sim --mutations` keeps the first list true; a fault may stand in one of the two only.
 
 use crate::proof::Row;
-use crate::proof::Witness::{Scenario, Seed};
+use crate::proof::Witness::{CrashSteps, Scenario, Seed};
 
 macro_rules! rows {
     ($($fault:literal $witness:expr, $invariant:literal;)*) => {
@@ -18,6 +18,7 @@ pub const WITNESSES: &[Row] = rows! {
     "position-unread" Seed(11), "I5";
     "busy-answers" Scenario("pointed-answers-not", 15), "I2";
     "stranger-counts" Seed(38), "I2";
+    "stranger-behind" Scenario("stranger-fetches-first", 0), "I2";
     "unexplained-wins" Scenario("promoted-by-hand-wins-nothing", 2), "I2";
     "whole-unlived" Scenario("returned-is-not-whole", 0), "I2";
     "record-sync-stale" Scenario("record-counts-set", 4), "I2";
@@ -39,17 +40,23 @@ pub const WITNESSES: &[Row] = rows! {
     "restart-forgets-lease" Scenario("restarted-agent-owes", 0), "I1";
     "grant-after-promise" Scenario("promised-grants-nothing", 0), "I1";
     "vouchers-ignored" Scenario("cut-link-costs-nothing", 0), "I4";
+    "drain-skipped" Scenario("switchover-is-calm", 1), "I4";
+    "handover-unread" Scenario("switchover-is-calm", 133), "I5";
     "renew-dropped" Seed(34), "I5";
     "follow-unpromised" Seed(2), "I2";
+    "copied-counted" CrashSteps("reinit", 0), "I4";
+    "stay-dropped" CrashSteps("remove node, from two to one", 0), "I5";
     "detach-dropped" Seed(2), "I4";
     "promoted-unasked" Scenario("standby-cluster-waits", 0), "I1";
     "follow-diverged" Seed(15), "I4";
+    "cascade-stale" Scenario("cascade-keeps-to-its-term", 0), "I2";
+    "cascade-uncompared" Scenario("ends-are-compared", 0), "I2";
     "promise-volatile" Scenario("promise-outlives-agent", 1), "I2";
     "receiver-kept" Seed(672), "I2";
     "measure-early" Scenario("measured-in-force", 17), "I2";
     "force-requested" Seed(437), "I8";
     "flag-unawaited" Seed(125), "I8";
-    "reload-lost" Seed(2), "I4";
+    "reload-lost" Seed(2), "I5";
     "one-flush-fewer" Seed(0), "I8";
     "clone-keeps-member" Scenario("copy-is-new", 0), "I7";
     "local-timeline" Seed(12), "I5";
@@ -57,6 +64,9 @@ pub const WITNESSES: &[Row] = rows! {
     "aside-deleted" Scenario("copy-is-new", 0), "I7";
     "start-writable" Seed(4), "I5";
     "name-without-term" Seed(441), "I5";
+    "rewind-unmarked" CrashSteps("rejoin by rewind", 0), "I7";
+    "copy-unmarked" CrashSteps("rejoin by clone", 0), "I7";
+    "obeyed-forgotten" CrashSteps("restart, rolling", 0), "I5";
     "fencer-absent" Scenario("hung-agent-serves-no-reads", 0), "I6";
     "cancel-forwarded" Seed(29), "I3";
     "cancel-acknowledged" Seed(4), "I8";

@@ -13,7 +13,7 @@ pub fn action(action: &Action) -> String {
         Action::Follow { term, node } => format!("follow {node} t{term}"),
         Action::Clone { term, node } => format!("clone from {node} t{term}"),
         Action::Rewind { term, node } => format!("rewind to {node} t{term}"),
-        Action::Promote { term, timeline, set } => format!("promote t{term} timeline {timeline}, {set}"),
+        Action::Promote { term, timeline, set, .. } => format!("promote t{term} timeline {timeline}, {set}"),
         Action::ApplySync { term, set } => format!("apply-sync t{term}, {set}"),
         other => other.name().to_owned(),
     }

@@ -7,7 +7,6 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BinaryHeap};
 
 use brain::{Durable, Millis, NodeName, Term};
-use wire::Timeline;
 
 use crate::agent::Agent;
 use crate::checkers::Checkers;
@@ -16,10 +15,9 @@ use crate::event::{Event, Recipient};
 use crate::net::Net;
 use crate::plan::Plan;
 use crate::sabotage::Sabotage;
-use crate::server::{Process, Server, Waiting};
+use crate::server::Server;
 use crate::store::Store;
 use crate::trace::{Detail, Trace};
-use crate::wal::Kind;
 
 /// The one cluster's system identifier.
 pub const SYSTEM_ID: u64 = 7_400_000_000_000_000_001;
@@ -116,8 +114,9 @@ pub struct World {
     pub stirred_us: u64,
     /// This node's store transactions arrive so many microseconds after they were sent.
     pub late: Option<(usize, u64)>,
-    /// Decisions, steps of executors and store transactions so far.
-    pub steps: u64,
+    /// What has been done so far, counted step by step, and the kill that is set on one of them.
+    pub trip: crate::crash_steps::Trip,
+    pub seats: crate::seats::Seats,
     names: BTreeMap<NodeName, usize>,
     queue: BinaryHeap<Reverse<Queued>>,
     number: u64,
@@ -135,7 +134,7 @@ impl World {
     /// The world of a plan; the die draws the rest.
     pub fn of(mut dice: Dice, plan: Plan, detail: Detail, sabotage: Option<Sabotage>) -> World {
         let mut nodes = Vec::new();
-        for (name, full) in &plan.nodes {
+        for (index, (name, full)) in plan.nodes.iter().enumerate() {
             nodes.push(Node {
                 name: name.clone(),
                 full: *full,
@@ -156,7 +155,7 @@ impl World {
                 paused_us: None,
                 excused_until_us: 0,
                 kept: Vec::new(),
-                tags: brain::Tags::default(),
+                tags: plan.tags(index),
             });
         }
         if let Some((node, rate)) = plan.drift {
@@ -181,7 +180,8 @@ impl World {
             finished: false,
             stirred_us: 0,
             late: None,
-            steps: 0,
+            trip: crate::crash_steps::Trip::default(),
+            seats: crate::seats::Seats::of(count),
             names,
             queue: BinaryHeap::new(),
             number: 0,
@@ -284,8 +284,8 @@ impl World {
             host.agent.is_some() && !host.agent_frozen && !host.server.disk_full
         };
         let near = |peer: &usize| self.net.link(node, *peer) && self.net.link(*peer, node);
-        let reached = (0..self.nodes.len()).filter(lives).filter(near).count();
-        reached > self.nodes.len() / 2
+        let reached = self.seats.voters().filter(lives).filter(near).count();
+        reached > self.seats.voters().count() / 2
     }
 
     fn deliver(&mut self, event: Event) {
@@ -345,7 +345,10 @@ impl World {
             Event::SyncDefined { node, .. } => self.define_sync(node),
             Event::Fence { node } => self.fence(node),
             Event::Request { index } => self.request(index),
-            Event::Ready { node, .. } => self.server_ready(node),
+            Event::Ready { node, .. } => {
+                self.server_ready(node);
+                self.stepped(node, "started");
+            }
             Event::Complete { node, .. } => self.nodes[node].server.complete = true,
             Event::Flush { node, upto, .. } => self.flushed(node, upto),
             Event::Connect { node, connection, .. } => self.connect(node, connection),
@@ -357,7 +360,10 @@ impl World {
             Event::ReceiverDies { node, connection, .. } => self.receiver_dies(node, connection),
             Event::SenderDies { node, connection, .. } => self.sender_dies(node, connection),
             Event::Reload { node, .. } => self.reload(node),
-            Event::Promoted { node, term, timeline, .. } => self.server_promoted(node, term, timeline),
+            Event::Promoted { node, term, timeline, .. } => {
+                self.server_promoted(node, term, timeline);
+                self.stepped(node, "promoted");
+            }
             Event::House { node } => self.house(node),
             Event::Client { node } => self.client(node),
             Event::AgentStart { node } => self.start_agent(node),
@@ -367,133 +373,5 @@ impl World {
             Event::HealAll => self.heal_all(),
             Event::Check => self.check(),
         }
-    }
-
-    fn server_ready(&mut self, node: usize) {
-        let slow = self.dice.percent(10);
-        let read = if slow { self.dice.millis(200..2_000) } else { self.dice.millis(1..150) };
-        let back = self.dice.index(crate::wal::SEGMENT_RECORDS * 2);
-        let server = &mut self.nodes[node].server;
-        if server.process != Process::Starting {
-            return;
-        }
-        if server.disk_full {
-            server.crash();
-            return;
-        }
-        server.process = Process::Up;
-        if self.sabotage == Some(Sabotage::StartWritable) && server.was_primary {
-            let (end, id) = (server.length(), server.wal.as_ref().and_then(crate::wal::Wal::last_commit));
-            (server.primary, server.visible, server.replayed) = (true, id, end);
-            server.complete = true;
-            server.names = server.files.names.clone();
-            return;
-        }
-        server.primary = false;
-        server.complete = false;
-        server.replayed = server.length().saturating_sub(back).max(1);
-        server.names = server.files.names.clone();
-        server.roles = server.wal.as_ref().is_some_and(crate::wal::Wal::has_roles);
-        let epoch = server.epoch;
-        self.after(read, Event::Complete { node, epoch });
-    }
-
-    fn server_promoted(&mut self, node: usize, term: Term, timeline: Timeline) {
-        let id = self.next_id();
-        let server = &mut self.nodes[node].server;
-        if !server.up() || server.primary {
-            return;
-        }
-        server.receiver = None;
-        server.promoting = false;
-        server.primary = true;
-        server.born = term;
-        server.end_of_recovery = server.length();
-        if server.disk_full {
-            server.crash();
-            return;
-        }
-        server.append_on(id, Kind::Filler, timeline);
-        server.wal.iter_mut().for_each(|wal| wal.flushed = wal.len());
-        server.visible = server.wal.as_ref().and_then(crate::wal::Wal::last_commit);
-        server.files.quarantined = true;
-        self.note(Detail::Decisions, node, format_args!("promoted for term {term} on timeline {timeline}"));
-        self.check_promotion(node, term);
-    }
-
-    /// Somebody promotes this standby by hand; PostgreSQL takes the next timeline that it knows of.
-    pub fn promote_by_hand(&mut self, node: usize, timeline: Timeline) {
-        let id = self.next_id();
-        // What it shows meanwhile is the doing of whoever promoted it.
-        self.nodes[node].excused_until_us = self.now_us + 5_000_000;
-        let server = &mut self.nodes[node].server;
-        server.receiver = None;
-        server.primary = true;
-        server.append_on(id, Kind::Filler, timeline);
-        server.wal.iter_mut().for_each(|wal| wal.flushed = wal.len());
-        self.note(Detail::Decisions, node, format_args!("promoted by hand onto timeline {timeline}"));
-    }
-
-    fn receiver_dies(&mut self, node: usize, connection: u64) {
-        let server = &mut self.nodes[node].server;
-        if server.receiver.as_ref().is_some_and(|receiver| receiver.connection == connection) {
-            server.receiver = None;
-            server.receiver_hidden = false;
-        }
-    }
-
-    fn sender_dies(&mut self, node: usize, connection: u64) {
-        let now = self.now_us;
-        let dies =
-            |sender: &crate::server::Sender| sender.connection == connection && sender.frozen_until_us <= now;
-        self.nodes[node].server.senders.retain(|sender| !dies(sender));
-    }
-
-    /// A backend writes a record and waits for k flushes.
-    pub fn write(&mut self, node: usize, kind: Kind) {
-        let (id, since_us) = (self.next_id(), self.now_us);
-        let panics = self.dice.percent(30);
-        let server = &mut self.nodes[node].server;
-        if server.disk_full && panics {
-            // The WAL writer finds no space: PANIC, and nobody restarts it but the agent.
-            server.crash();
-            return self.note(Detail::Decisions, node, format_args!("PANIC: no space left for WAL"));
-        }
-        let end = server.append(id, kind);
-        let local = !server.sync_defined;
-        server.waiting.push_back(Waiting { end, id, kind, since_us, local });
-        self.start_flush(node);
-    }
-
-    /// The disk takes what was written so far; one fsync at a time.
-    pub fn start_flush(&mut self, node: usize) {
-        let delay = self.fsync(node);
-        let server = &mut self.nodes[node].server;
-        let upto = server.length();
-        if server.flushing || !server.writes() || upto <= server.flushed() {
-            return;
-        }
-        server.flushing = true;
-        let epoch = server.epoch;
-        self.after(delay, Event::Flush { node, epoch, upto });
-    }
-
-    fn flushed(&mut self, node: usize, upto: usize) {
-        let server = &mut self.nodes[node].server;
-        server.flushing = false;
-        if let Some(wal) = &mut server.wal {
-            wal.flushed = wal.flushed.max(upto.min(wal.len()));
-        }
-        if server.waiting.iter().any(|waiting| waiting.kind == Kind::Probe && waiting.end <= upto) {
-            self.probe_written(node);
-        }
-        let released = self.nodes[node].server.release_local();
-        self.go_on(node, released);
-        let server = &self.nodes[node].server;
-        let connections: Vec<u64> = server.senders.iter().map(|sender| sender.connection).collect();
-        for connection in connections {
-            self.pump(node, connection);
-        }
-        self.start_flush(node);
     }
 }

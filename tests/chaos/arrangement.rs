@@ -11,8 +11,12 @@ use tests::status::page_at;
 use tests::{Cluster, Prepared};
 use toml::{Table, Value};
 
+use crate::disks;
+
 /// initdb's 40 MB, WAL within the limits below, a second copy while one is made anew, and logs.
 const DISK: &str = "512m";
+/// A few megabytes of the store, and the 8 MiB that it wants free before it takes part again after a full disk.
+const STORE_DISK: &str = "32m";
 /// Small beside [`DISK`]: what fills it must be the ballast.
 const PARAMETERS: [(&str, &str); 4] = [
     ("min_wal_size", "64MB"),
@@ -35,7 +39,10 @@ pub fn start(nodes: u16, k: u16, networked: bool) -> Result<Arranged> {
     if networked {
         placement::place(&mut prepared);
         for node in &prepared.nodes {
-            disks.extend(disk(&node.dir)?);
+            disks.extend(disk(&node.dir, DISK)?);
+            let store = disks::store_of(node);
+            fs::create_dir_all(&store)?;
+            disks.extend(disk(&store, STORE_DISK)?);
         }
     }
     for node in &prepared.nodes {
@@ -45,17 +52,19 @@ pub fn start(nodes: u16, k: u16, networked: bool) -> Result<Arranged> {
             section(config, "postgres").insert("parameters".into(), parameters.into());
         });
     }
+    // A store's disk lies on its node's: it goes first.
+    disks.reverse();
     Ok(Arranged { cluster: Cluster::start_prepared(prepared), disks })
 }
 
-/// Puts a small file system in the place of the node's directory, with the same files.
-fn disk(dir: &Path) -> Result<Option<SmallDisk>> {
+/// Puts a small file system in the place of a directory, with the same files.
+fn disk(dir: &Path, size: &str) -> Result<Option<SmallDisk>> {
     let aside = dir.with_extension("files");
-    fs::rename(dir, &aside).context("move the node's files aside")?;
+    fs::rename(dir, &aside).context("move the files aside")?;
     fs::create_dir(dir)?;
-    let disk = SmallDisk::mount(dir, DISK);
+    let disk = SmallDisk::mount(dir, size);
     let copied = Command::new("cp").arg("--archive").arg(aside.join(".")).arg(dir).status()?;
-    ensure!(copied.success(), "the node's files cannot be copied");
+    ensure!(copied.success(), "the files cannot be copied");
     fs::remove_dir_all(&aside)?;
     Ok(disk)
 }

@@ -1,12 +1,15 @@
 //! After the last fault: does everything come back, and is everything there?
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
 use tests::cluster::Node;
+use tests::status;
 use tests::wait::wait_at_most;
 
 use crate::history::{Event, Holding, Level, Lists, Recorder};
+use crate::operations;
 use crate::sampler::Server;
 use crate::session::{Problem, Session};
 use crate::workload::array;
@@ -34,6 +37,52 @@ pub fn wait_for_writes(nodes: &[Node], recorder: &Recorder) -> Result<Duration> 
     match written {
         Some(_) => Ok(Duration::from_micros(recorder.now() - began)),
         None => bail!("no write {} s after all faults ended; {problem}", WRITES_TIMEOUT.as_secs()),
+    }
+}
+
+/// Waits until every node is a member and votes in the store. A node that was removed and not added again, because that
+/// was refused, is added now.
+pub fn wait_for_members(nodes: &[Node], removed: &BTreeSet<usize>) -> Result<()> {
+    let mut told = String::new();
+    let whole = wait_at_most(WHOLE_TIMEOUT, || {
+        told = match operations::store_lacks(nodes) {
+            None => return Some(Ok(())),
+            Some(lack) => lack,
+        };
+        removed.iter().find_map(|&index| add(nodes, index).err()).map(Err)
+    });
+    match whole {
+        Some(outcome) => outcome,
+        None => bail!("the store is not whole {} s after all faults ended: {told}", WHOLE_TIMEOUT.as_secs()),
+    }
+}
+
+/// Adds a node that another one does not have among the members.
+fn add(nodes: &[Node], index: usize) -> Result<()> {
+    let (node, other) = (&nodes[index], &nodes[(index + 1) % nodes.len()]);
+    let gone = status::members_at(&other.host, other.http)
+        .is_some_and(|members| members.members.iter().all(|member| member.name != node.name));
+    if gone {
+        println!("{}", operations::ask(other, &operations::added(node))?.answered()?);
+    }
+    Ok(())
+}
+
+/// Waits until all that people asked for has ended, and no node knows of a pause.
+pub fn wait_for_requests(nodes: &[Node]) -> Result<()> {
+    let mut told = String::new();
+    let ended = wait_at_most(WHOLE_TIMEOUT, || match operations::unfinished(nodes) {
+        None => Some(()),
+        Some(what) => {
+            told = what;
+            None
+        }
+    });
+    match ended {
+        Some(()) => Ok(()),
+        None => {
+            bail!("asked for, and not ended {} s after all faults ended: {told}", WHOLE_TIMEOUT.as_secs())
+        }
     }
 }
 

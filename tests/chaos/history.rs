@@ -100,9 +100,18 @@ pub struct Sample {
 pub struct Holding {
     pub node: String,
     pub primary: bool,
+    #[serde(deserialize_with = "lists")]
     pub read_committed: Lists,
+    #[serde(deserialize_with = "lists")]
     pub serializable: Lists,
     pub samples: Vec<i64>,
+}
+
+/// JSON's keys are texts, and inside a tagged enum serde does not read them as numbers.
+fn lists<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Lists, D::Error> {
+    let texts = BTreeMap::<String, Vec<Value>>::deserialize(from)?;
+    let number = |key: String| key.parse::<Key>().map_err(serde::de::Error::custom);
+    texts.into_iter().map(|(key, values)| Ok((number(key)?, values))).collect()
 }
 
 impl Holding {
@@ -239,5 +248,29 @@ impl Inner {
         // A disk that is full shows at the flush; the history in memory is what is checked.
         let _ = serde_json::to_writer(&mut self.file, &event).map(|()| self.file.write_all(b"\n"));
         self.events.push(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_history_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("history.jsonl");
+        let recorder = Recorder::new(&path).unwrap();
+        let origin =
+            Origin { level: Level::Serializable, port: Port::ReadWrite, through: "n1".into(), session: 7 };
+        let txn = recorder.invoke(origin, vec![Op::Append(1, 10), Op::Read(1, None)]);
+        let ops = vec![Op::Append(1, 10), Op::Read(1, Some(vec![10]))];
+        recorder.note(Event::Ok { txn, at: recorder.now(), ops });
+        recorder.note(Event::Sample(Sample { node: "n1".into(), id: 3, timeline: 2, invoked: 1, ended: 2 }));
+        recorder.note(Event::Fault { at: 1, until: 2, what: "cut of primary".into() });
+        let held = Lists::from([(1, vec![10])]);
+        let holding = Holding { node: "n1".into(), primary: true, serializable: held, ..Holding::default() };
+        recorder.note(Event::Final(holding));
+        let written = recorder.history().unwrap();
+        assert_eq!(format!("{:?}", History::read(&path).unwrap()), format!("{written:?}"));
     }
 }

@@ -11,9 +11,11 @@
 
 mod arrangement;
 mod checker;
+mod disks;
 mod ending;
 mod history;
 mod nemesis;
+mod operations;
 mod options;
 mod sampler;
 mod schedule;
@@ -164,19 +166,21 @@ fn besiege(
     let workload = Workload::start(doors.collect(), recorder.clone(), options.seed)?;
     let sampler = Sampler::start(servers.clone(), recorder.clone());
     let mut nemesis = Nemesis {
-        disks: arranged.disks.len() == nodes.len(),
+        disks: arranged.disks.len() == 2 * nodes.len(),
         cluster: &mut arranged.cluster,
         network: network.as_ref(),
         last_writer: sampler.last_writer.clone(),
         recorder: recorder.clone(),
         active: Vec::new(),
         log: Vec::new(),
+        removed: BTreeSet::new(),
         disk_was_full: BTreeSet::new(),
         complaints: Vec::new(),
     };
     let done = nemesis.run(steps).and_then(|()| nemesis.heal());
     fs::write(dir.join("nemesis.txt"), nemesis.log.join("\n") + "\n")?;
     let mut stuck = std::mem::take(&mut nemesis.complaints);
+    let removed = std::mem::take(&mut nemesis.removed);
     let unwritable = match done.and_then(|()| ending::wait_for_writes(&nodes, &recorder)) {
         Ok(took) => {
             println!("writes were possible {:.1} s after the last fault ended", took.as_secs_f64());
@@ -184,6 +188,12 @@ fn besiege(
         }
         Err(error) => Some(error),
     };
+    // What people asked for ends under load, too.
+    if unwritable.is_none() {
+        let ended =
+            ending::wait_for_members(&nodes, &removed).and_then(|()| ending::wait_for_requests(&nodes));
+        stuck.extend(ended.err().map(|error| format!("{error:#}")));
+    }
     workload.finish();
     sampler.finish();
     let read = match unwritable {

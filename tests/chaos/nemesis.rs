@@ -5,29 +5,25 @@
 //! Invariant: after [`Nemesis::heal`] nothing of any fault is in force and every node has an agent.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
-use rustix::fs::FallocateFlags;
+use anyhow::Result;
 use rustix::process::Signal;
 use tests::cluster::Node;
 use tests::network::{self, Cut, Network};
 use tests::wait::wait_at_most;
-use tests::{Cluster, processes, status};
+use tests::{Cluster, processes};
 
+use crate::disks;
 use crate::history::{Event, Moment, Recorder};
+use crate::operations::{self, Asked};
 use crate::sampler::LastWriter;
 use crate::schedule::{Fault, Needs, Step, Target};
 
 /// Of a hundred packets; TCP bears it, barely.
 const LOSS_PERCENT: u8 = 20;
-/// A store that has stopped is told within a second; the answer may need another on a busy machine.
-const STORE_STOP_TOLD: Duration = Duration::from_secs(3);
-/// A power of four blocks; some eight of them fill the disk.
-const BALLAST_STEP: u64 = 64 << 20;
+/// Some milliseconds from its start, on a machine that gives it time.
+const AGENT_UP_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct Nemesis<'a> {
     pub cluster: &'a mut Cluster,
@@ -39,6 +35,8 @@ pub struct Nemesis<'a> {
     pub active: Vec<Active>,
     /// What it did and met, a line each.
     pub log: Vec<String>,
+    /// Nodes that were asked to leave; whoever heals must see that they are members again.
+    pub removed: BTreeSet<usize>,
     /// Nodes whose disk was full: what cannot write its pid file may end, and waits for a supervisor.
     pub disk_was_full: BTreeSet<usize>,
     /// What no correct node does.
@@ -52,8 +50,8 @@ pub struct Active {
     /// Indexes of the nodes that it hit.
     nodes: Vec<usize>,
     frozen: Vec<i32>,
-    /// How often the node's store had stopped before its disk was filled.
-    store_stops: usize,
+    /// What was asked for, and is not over yet.
+    asked: Option<Asked>,
     began: Moment,
     text: String,
 }
@@ -82,7 +80,8 @@ impl Nemesis<'_> {
             self.end(active.step)?;
         }
         for (index, node) in self.nodes().into_iter().enumerate() {
-            if node.agent_pid().is_some() {
+            // One that has just been started writes its pid file in a moment.
+            if wait_at_most(AGENT_UP_TIMEOUT, || node.agent_pid()).is_some() {
                 continue;
             }
             let complaint = format!("the agent of {} had ended by itself", node.name);
@@ -106,6 +105,10 @@ impl Nemesis<'_> {
             return Ok(());
         }
         let hit = self.hit(step);
+        if let Some(why) = self.hindered(step.fault) {
+            self.say(format!("{} is left out: {why}", step.fault));
+            return Ok(());
+        }
         let names: Vec<String> = hit.iter().map(|&node| self.nodes()[node].name.clone()).collect();
         let text = format!("{} of {} ({})", step.fault, step.target, names.join(", "));
         self.say(format!("{text} begins"));
@@ -115,37 +118,72 @@ impl Nemesis<'_> {
             fault: step.fault,
             nodes: hit,
             frozen: Vec::new(),
-            store_stops: 0,
+            asked: None,
             began,
             text,
         };
         self.strike(&mut active)?;
+        self.ask(&mut active, step)?;
         self.active.push(active);
         self.cut()
     }
 
     fn end(&mut self, index: usize) -> Result<()> {
         let Some(place) = self.active.iter().position(|active| active.step == index) else { return Ok(()) };
-        let active = self.active.remove(place);
+        let mut active = self.active.remove(place);
         self.cut()?;
-        self.relieve(&active)?;
+        self.relieve(&mut active)?;
         let (at, until) = (active.began, self.recorder.now());
         self.say(format!("{} ends", active.text));
         self.recorder.note(Event::Fault { at, until, what: active.text });
         Ok(())
     }
 
+    /// Why a fault would leave more than the cluster can bear by its design: of the store's directories one may be lost at
+    /// a time, and the others must know it.
+    fn hindered(&self, fault: Fault) -> Option<String> {
+        let leaving = self.active.iter().any(|active| active.fault == Fault::RemoveMember);
+        match fault {
+            Fault::LoseStore if leaving => Some("a member is being removed".to_owned()),
+            Fault::LoseStore => operations::store_lacks(&self.nodes()),
+            _ => None,
+        }
+    }
+
+    /// Asks for what a step wants of people, on the machine of the node that it hits; a removal, on another's.
+    fn ask(&mut self, active: &mut Active, step: &Step) -> Result<()> {
+        let node = self.nodes()[active.nodes[0]].clone();
+        let lasting = step.end.saturating_sub(step.begin);
+        let Some(arguments) = operations::begun_by(step.fault, step.target, &node, lasting) else {
+            return Ok(());
+        };
+        if step.fault == Fault::RemoveMember {
+            self.removed.insert(active.nodes[0]);
+        }
+        active.asked = Some(operations::ask(&self.asked_at(active), &arguments)?);
+        Ok(())
+    }
+
+    /// Where people ask.
+    fn asked_at(&self, active: &Active) -> Node {
+        let (node, nodes) = (active.nodes[0], self.nodes());
+        let next = (node + 1) % nodes.len();
+        nodes[if active.fault == Fault::RemoveMember { next } else { node }].clone()
+    }
+
     /// Indexes of the nodes that a step hits, now.
     fn hit(&self, step: &Step) -> Vec<usize> {
         let count = self.cluster.nodes().len();
         let first = match step.target {
+            // Asking for the primary's removal is refused, and no fault.
+            Target::Primary if step.fault == Fault::RemoveMember => (self.last_writer.index() + 1) % count,
             Target::Primary => self.last_writer.index(),
             Target::Replica(number) => (self.last_writer.index() + number) % count,
         };
         let width = match step.fault {
             Fault::KillAll => count,
             Fault::KillAgentsMinority => (count - 1) / 2,
-            Fault::KillAgentsMajority => count / 2 + 1,
+            Fault::KillAgentsMajority | Fault::FullStoreDisksMajority => count / 2 + 1,
             _ => 1,
         };
         (first..first + width).map(|index| index % count).collect()
@@ -175,11 +213,19 @@ impl Nemesis<'_> {
                 self.cluster.kill_nodes(&names);
             }
             Fault::Slow => self.network.map_or(Ok(()), |network| network.slow(first))?,
-            Fault::FullDisk => {
-                self.disk_was_full.insert(first);
-                active.store_stops = store_stops(&nodes[0]).unwrap_or(0);
-                fill(&ballast(&nodes[0], active.step), &nodes[0])?;
+            Fault::FullDisk | Fault::FullStoreDisk | Fault::FullDisks | Fault::FullStoreDisksMajority => {
+                self.disk_was_full.extend(&active.nodes);
+                let disks = nodes.iter().flat_map(|node| disks::filled_by(active.fault, node));
+                disks.into_iter().try_for_each(|disk| disks::fill(&disk, active.step))?;
             }
+            Fault::LoseStore => {
+                if nodes[0].agent_pid().is_some() {
+                    self.cluster.kill_agent(&nodes[0].name);
+                }
+                disks::lose_store(&nodes[0])?;
+            }
+            // People ask for these: `ask`.
+            Fault::Switchover | Fault::Pause | Fault::Restart | Fault::Reinit | Fault::RemoveMember => {}
             // In force by what `cut` makes of all that is active.
             Fault::Cut
             | Fault::CutIn
@@ -192,7 +238,7 @@ impl Nemesis<'_> {
         Ok(())
     }
 
-    fn relieve(&mut self, active: &Active) -> Result<()> {
+    fn relieve(&mut self, active: &mut Active) -> Result<()> {
         // A second fault may hold the same process frozen; it thaws with the first that ends, which is chaos too.
         send(&active.frozen.iter().copied().filter(|&pid| is_frozen(pid)).collect::<Vec<_>>(), Signal::CONT);
         match active.fault {
@@ -200,7 +246,8 @@ impl Nemesis<'_> {
             | Fault::KillAgentsMinority
             | Fault::KillAgentsMajority
             | Fault::KillNode
-            | Fault::KillAll => {
+            | Fault::KillAll
+            | Fault::LoseStore => {
                 for &index in &active.nodes {
                     let node = self.nodes()[index].clone();
                     // It may have been started when another fault on the same node ended.
@@ -212,8 +259,22 @@ impl Nemesis<'_> {
             Fault::Slow => {
                 self.network.map_or(Ok(()), |network| network.quick(active.nodes[0]))?;
             }
-            Fault::FullDisk => self.make_room(active)?,
             _ => {}
+        }
+        for &index in &active.nodes {
+            let node = self.nodes()[index].clone();
+            for disk in disks::filled_by(active.fault, &node) {
+                disks::make_room(&disk, active.step)?;
+            }
+        }
+        if let Some(asked) = active.asked.take() {
+            let outcome = asked.outcome()?;
+            self.say(outcome);
+        }
+        let node = self.nodes()[active.nodes[0]].clone();
+        if let Some(arguments) = operations::ended_by(active.fault, &node) {
+            let answer = operations::ask(&self.asked_at(active), &arguments)?.answered()?;
+            self.say(answer);
         }
         Ok(())
     }
@@ -224,25 +285,6 @@ impl Nemesis<'_> {
         let nodes = self.nodes();
         let all: Vec<Cut> = self.active.iter().flat_map(|active| cuts(active, &nodes)).collect();
         network.apply(&all)
-    }
-
-    /// Takes the ballast away, and does what the node's own event asks for when its store has stopped: start it anew.
-    fn make_room(&mut self, active: &Active) -> Result<()> {
-        let node = self.nodes()[active.nodes[0]].clone();
-        fs::remove_file(ballast(&node, active.step)).context("remove the ballast")?;
-        let stopped =
-            wait_at_most(STORE_STOP_TOLD, || store_stops(&node).filter(|stops| *stops > active.store_stops));
-        if stopped.is_some() {
-            self.say(format!(
-                "{}: its store has stopped on the full disk; its agent is started anew",
-                node.name
-            ));
-            if node.agent_pid().is_some() {
-                self.cluster.kill_agent(&node.name);
-            }
-            self.cluster.start_agent(&node.name);
-        }
-        Ok(())
     }
 
     fn nodes(&self) -> Vec<Node> {
@@ -285,11 +327,6 @@ fn cuts(active: &Active, nodes: &[Node]) -> Vec<Cut> {
     }
 }
 
-/// How often its store has stopped by itself; `None` when it does not answer.
-fn store_stops(node: &Node) -> Option<usize> {
-    status::store_stops_at(&node.host, node.http)
-}
-
 /// Every process of the node's server, the postmaster first so that no new one escapes.
 fn servers_of(node: &Node) -> Vec<i32> {
     let postmaster = node.postmaster_pid();
@@ -309,24 +346,4 @@ fn is_frozen(pid: i32) -> bool {
 
 fn send(pids: &[i32], signal: Signal) {
     pids.iter().for_each(|&pid| processes::signal(pid, signal));
-}
-
-fn ballast(node: &Node, step: usize) -> PathBuf {
-    node.dir.join(format!("ballast-{step}"))
-}
-
-/// Takes every free block of the node's file system: in big steps, then in small ones, since the server takes and gives
-/// blocks meanwhile.
-fn fill(ballast: &Path, node: &Node) -> Result<()> {
-    let file = File::create(ballast).context("make the ballast")?;
-    let block = rustix::fs::statvfs(&node.dir)?.f_frsize;
-    let (mut length, mut step) = (0, BALLAST_STEP);
-    while step >= block {
-        match rustix::fs::fallocate(file.as_fd(), FallocateFlags::empty(), length, step) {
-            Ok(()) => length += step,
-            Err(rustix::io::Errno::NOSPC) => step /= 4,
-            Err(error) => return Err(error).context("fill the disk"),
-        }
-    }
-    Ok(())
 }

@@ -42,8 +42,24 @@ pub enum Fault {
     Loss,
     /// All that the node sends is slow.
     Slow,
-    /// No byte is left on the node's disk.
+    /// No block is left on the disk of the node's data and logs; its store has a disk of its own.
     FullDisk,
+    /// No block is left on the disk of the node's store.
+    FullStoreDisk,
+    /// No block is left on either disk of the node.
+    FullDisks,
+    /// No block is left on the store's disks of more than half of the nodes.
+    FullStoreDisksMajority,
+    /// The agent dies, and its store's directory is empty when it starts again at the end.
+    LoseStore,
+    /// Somebody asks for the node to become primary; at the primary, for any other.
+    Switchover,
+    /// Maintenance is asked for at the beginning, and its end at the end.
+    Pause,
+    Restart,
+    Reinit,
+    /// A replica is removed at the beginning and added again at the end.
+    RemoveMember,
 }
 
 /// What the machine must permit.
@@ -67,9 +83,8 @@ const fn row(fault: Fault, name: &'static str, weight: u32, needs: Needs) -> Row
     Row { fault, name, weight, needs }
 }
 
-/// The table of faults. Operations through the command line (switchover, pause) belong here too: a variant, a row, and
-/// an arm in `nemesis.rs`.
-const FAULTS: [Row; 19] = [
+/// The table of faults, and of what people ask for in the middle of them.
+const FAULTS: [Row; 28] = [
     row(Fault::KillPostmaster, "kill-postmaster", 4, Needs::Nothing),
     row(Fault::KillPostgres, "kill-postgres", 8, Needs::Nothing),
     row(Fault::FreezePostgres, "freeze-postgres", 6, Needs::Nothing),
@@ -88,7 +103,16 @@ const FAULTS: [Row; 19] = [
     row(Fault::CutPeer, "cut-peer", 5, Needs::Network),
     row(Fault::Loss, "loss", 4, Needs::Network),
     row(Fault::Slow, "slow", 4, Needs::Network),
-    row(Fault::FullDisk, "full-disk", 5, Needs::Disk),
+    row(Fault::FullDisk, "full-disk", 3, Needs::Disk),
+    row(Fault::FullStoreDisk, "full-store-disk", 3, Needs::Disk),
+    row(Fault::FullDisks, "full-disks", 4, Needs::Disk),
+    row(Fault::FullStoreDisksMajority, "full-store-disks-majority", 2, Needs::Disk),
+    row(Fault::LoseStore, "lose-store", 5, Needs::Nothing),
+    row(Fault::Switchover, "switchover", 7, Needs::Nothing),
+    row(Fault::Pause, "pause", 4, Needs::Nothing),
+    row(Fault::Restart, "restart", 4, Needs::Nothing),
+    row(Fault::Reinit, "reinit", 3, Needs::Nothing),
+    row(Fault::RemoveMember, "remove-member", 5, Needs::Nothing),
 ];
 
 impl Fault {
@@ -143,7 +167,7 @@ pub struct Step {
 impl fmt::Display for Step {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (begin, end) = (self.begin.as_secs_f64(), self.end.as_secs_f64());
-        write!(f, "+{begin:6.1} s to +{end:6.1} s  {:<20}  {}", self.fault, self.target)
+        write!(f, "+{begin:6.1} s to +{end:6.1} s  {:<25}  {}", self.fault, self.target)
     }
 }
 
@@ -208,6 +232,8 @@ fn step(dice: &mut fastrand::Rng, begin: u64, lasting: u64, nodes: usize, only: 
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -219,6 +245,27 @@ mod tests {
         assert!(steps.iter().all(|step| step.begin <= step.end && step.end <= length));
         assert!(steps.len() > 60, "{}", steps.len());
     }
+
+    /// `xtask/src/check.rs` runs this one before every change; it was looked for among 400,000.
+    #[test]
+    fn the_schedule_of_every_check_has_something_of_everything() {
+        let steps = draw(SEED, Duration::from_secs(60), 3, &[]);
+        let kinds: BTreeSet<&str> = steps.iter().map(|step| step.fault.row().name).collect();
+        assert!(kinds.len() >= 16, "{kinds:?}");
+        let groups: [&[&str]; 7] = [
+            &["kill-node", "kill-postgres"],
+            &["cut", "cut-in", "cut-out"],
+            &["full-disks"],
+            &["lose-store"],
+            &["switchover"],
+            &["remove-member"],
+            &["pause", "restart", "reinit"],
+        ];
+        for group in groups {
+            assert!(group.iter().any(|name| kinds.contains(name)), "none of {group:?} in {kinds:?}");
+        }
+    }
+    const SEED: u64 = 364_978;
 
     #[test]
     fn every_fault_is_drawn_and_only_those_asked_for() {

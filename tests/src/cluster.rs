@@ -292,6 +292,21 @@ impl Cluster {
         name
     }
 
+    /// The same while something is done to it; the node is known by its name from the start.
+    #[track_caller]
+    pub fn add_node_meanwhile(&mut self, meanwhile: impl FnOnce(&mut Cluster, &str)) -> String {
+        let dir = self.dir();
+        let adding =
+            command(&["demo", "--add-node", "--dir", &dir.to_string_lossy()]).stdout(Stdio::null()).spawn();
+        let mut adding = adding.expect("pgherd demo starts");
+        let node = Node::new(&dir, self.nodes().len() as u16, self.nodes()[0].postgres);
+        let name = node.name.clone();
+        self.prepared.nodes.push(node);
+        meanwhile(self, &name);
+        assert!(adding.wait().expect("its end").success(), "pgherd demo --add-node failed");
+        name
+    }
+
     /// `pgherd demo --remove-node`.
     pub fn remove_node(&mut self, name: &str) {
         self.demo(&["--remove-node", name]);

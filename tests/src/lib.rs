@@ -20,4 +20,4 @@ pub use cluster::{Cluster, Node, Prepared, configure};
 pub use ledger::{Account, Ledger, Session, rows_of, session_at, value_at};
 pub use ports::Ports;
 pub use status::requests;
-pub use wait::wait_for;
+pub use wait::{wait_closely, wait_for};

@@ -17,6 +17,8 @@ pub struct Status {
     #[serde(default)]
     pub reason: String,
     #[serde(default)]
+    pub paused_until: Option<String>,
+    #[serde(default)]
     pub origin: Option<Origin>,
 }
 
@@ -46,6 +48,10 @@ pub struct NodeStatus {
     pub lag_bytes: Option<u64>,
     pub sync: bool,
     pub healthy: bool,
+    #[serde(default)]
+    pub upstream: Option<String>,
+    #[serde(default)]
+    pub upstream_note: String,
     #[serde(default)]
     pub condition: Condition,
     #[serde(default)]
@@ -83,9 +89,16 @@ pub struct Condition {
     pub free_bytes: Option<u64>,
     pub crowded: bool,
     pub hung: bool,
+    pub progress: Option<Progress>,
     pub stuck: Option<String>,
     pub lost: Vec<LostWrites>,
     pub pending: Vec<Pending>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct Progress {
+    pub what: String,
+    pub done_bytes: u64,
 }
 
 #[derive(Deserialize, Debug, Clone)]
@@ -101,6 +114,7 @@ pub struct Pending {
     pub name: String,
     pub old: String,
     pub new: String,
+    pub note: Option<String>,
 }
 
 impl Status {
@@ -130,7 +144,12 @@ impl Request {
 
 /// What was asked for, as the node with this HTTP port knows it.
 pub fn requests(http: u16) -> Option<Vec<Request>> {
-    get(http, "/api/v1/requests")
+    requests_at("127.0.0.1", http)
+}
+
+/// The same for a node that is at another address than this machine's own.
+pub fn requests_at(host: &str, http: u16) -> Option<Vec<Request>> {
+    serde_json::from_str(&page_at(host, http, "/api/v1/requests")?).ok()
 }
 
 /// The view of the node whose HTTP port this is; `None` when it does not answer.
@@ -143,11 +162,39 @@ pub fn ask_at(host: &str, http: u16) -> Option<Status> {
     serde_json::from_str(&page_at(host, http, "/api/v1/status")?).ok()
 }
 
-/// How often the node's store has stopped by itself, as its events tell; `None` when it does not answer.
-pub fn store_stops_at(host: &str, http: u16) -> Option<usize> {
-    let events: Vec<serde_json::Value> =
-        serde_json::from_str(&page_at(host, http, "/api/v1/events")?).ok()?;
-    Some(events.iter().filter(|event| event["rule"] == "store").count())
+/// Who belongs to the cluster, as one node's own store has it.
+#[derive(Deserialize, Debug, Clone)]
+pub struct Members {
+    pub members: Vec<Member>,
+    /// Why the store of the node that was asked takes no part.
+    pub store_trouble: Option<String>,
+}
+
+#[derive(Deserialize, Debug, Clone)]
+pub struct Member {
+    pub name: String,
+    pub state: String,
+    pub store: String,
+}
+
+impl Members {
+    /// What keeps the store from being whole as this node sees it; `None` when each of `nodes` nodes is a member and votes.
+    pub fn missing(&self, nodes: usize) -> Option<String> {
+        if let Some(trouble) = &self.store_trouble {
+            return Some(format!("its store takes no part: {trouble}"));
+        }
+        let apart = self.members.iter().find(|member| member.state != "member" || member.store != "voter");
+        match apart {
+            Some(Member { name, state, store }) => Some(format!("{name} is {state}, its part is {store}")),
+            None if self.members.len() != nodes => Some(format!("{} members", self.members.len())),
+            None => None,
+        }
+    }
+}
+
+/// The members as the node at this address knows them; `None` when it does not answer.
+pub fn members_at(host: &str, http: u16) -> Option<Members> {
+    serde_json::from_str(&page_at(host, http, "/api/v1/members")?).ok()
 }
 
 /// What the node answers to this path.
@@ -155,8 +202,4 @@ pub fn page_at(host: &str, http: u16, path: &str) -> Option<String> {
     let config = ureq::Agent::config_builder().timeout_global(Some(QUESTION_TIMEOUT)).max_idle_connections(0);
     let agent: ureq::Agent = config.build().into();
     agent.get(format!("http://{host}:{http}{path}")).call().ok()?.body_mut().read_to_string().ok()
-}
-
-fn get<T: serde::de::DeserializeOwned>(http: u16, path: &str) -> Option<T> {
-    serde_json::from_str(&page_at("127.0.0.1", http, path)?).ok()
 }

@@ -12,6 +12,16 @@ pub fn wait_for<T>(what: &str, deadline: Duration, condition: impl FnMut() -> Op
     found.unwrap_or_else(|| panic!("waited {} s for {what}", deadline.as_secs_f32()))
 }
 
+/// The same for a moment that passes: looked at as often as the machine lets us.
+#[track_caller]
+pub fn wait_closely(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < deadline, "waited {} s for {what}", deadline.as_secs_f32());
+        std::thread::yield_now();
+    }
+}
+
 /// The same without the panic: `None` when the deadline passes first.
 pub fn wait_at_most<T>(deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> Option<T> {
     let started = Instant::now();

@@ -22,6 +22,7 @@ cargo xtask test [--no-setup] [filter]      set up, build and pass every test, s
 cargo xtask test --major 18 [filter]         fetch that PostgreSQL (15 to 18) and pass the tests of real servers on it
 cargo xtask sim [--seed N | --seeds N] …    the simulator, optimised
 cargo xtask chaos [--seconds 240] [--seed N] …   a real cluster under faults, its history checked (docs/concepts/chaos.md)
+cargo xtask sim --crash-steps               every operation killed after each of its steps; prints the table
 cargo xtask sim --mutations                 every deliberate fault must be caught; prints the table
 cargo xtask worlds [--long | --deviations | --nodes 4 …]   small worlds, walked exhaustively
 cargo xtask bench failover [--runs 20] [--only EVENT,…] [--versus patroni]   how long writes stop, measured from a client

@@ -39,7 +39,8 @@ pub enum Action {
     Stop,
     /// Credential away, `primary_conninfo` empty, receiver ended; after that the position is final.
     Detach { term: Term },
-    /// Promise `term`, then point at the primary of that term; a head points at the origin, and may be told to again.
+    /// Promise `term`, then point at `node`: the primary of that term, or a replica of it that has a slot for this member. A
+    /// head points at the origin, and may be told to again.
     Follow { term: Term, node: NodeName },
     /// Promise `term`, then take the WAL of a peer that has promised it too, without a slot.
     Fetch { term: Term, node: NodeName },
@@ -49,7 +50,8 @@ pub enum Action {
     Rewind { term: Term, node: NodeName },
     /// Note durably that `term` is being promoted, then promote to exactly `timeline`, quarantined, with `set` in
     /// `synchronous_standby_names` under `term` before the first writable moment.
-    Promote { term: Term, timeline: Timeline, set: SyncSet },
+    /// `lower`: with settings that are configured smaller than the former primary's.
+    Promote { term: Term, timeline: Timeline, set: SyncSet, lower: bool },
     /// Create the roles for replication and rewind.
     Prepare { term: Term },
     /// Bring `set` in force under `term`; an empty set with k > 0 blocks every commit.

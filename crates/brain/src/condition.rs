@@ -67,6 +67,9 @@ pub struct Pending {
     pub name: String,
     pub old: String,
     pub new: String,
+    /// Why a restart would not do it now, or what it took.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 impl Condition {

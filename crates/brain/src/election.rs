@@ -1,50 +1,17 @@
-//! Counting the answers of a takeover and choosing the winner (DESIGN 4.2 to 4.5).
+//! What the answers of a takeover allow: counting them, choosing the winner, recording it (DESIGN 4.2, 4.4, 4.5).
 //!
-//! Invariant: an answer's promise is at least the campaign's term and its server takes WAL from nobody, so nothing
-//! older can be acknowledged through it any more.
+//! Invariant: nobody wins before |S| − k + 1 members have answered, and who wins has all WAL that they have.
 
-use wire::{Lsn, Timeline};
+use std::cmp::Ordering;
 
+use wire::Timeline;
+
+use crate::answer::candidates;
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Ask, Commit, Durable, Key, LeaseRecord, MemberId, NodeName, Operation, OriginRecord, Position,
-    Postgres, PrimaryRecord, Put, Request, Stage, SyncRecord, SyncSet, Tags, Term, TimelineRecord, View,
+    Action, Answer, Commit, Key, LeaseRecord, MemberId, OriginRecord, Position, PrimaryRecord, Put,
+    SyncRecord, SyncSet, Tally, Term, TimelineRecord, View,
 };
-
-/// A member that promised, and the end of its WAL.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Answer {
-    pub node: NodeName,
-    pub member: MemberId,
-    pub position: Position,
-    /// Replayed, so surely whole records: the end of `position` may be a piece of one.
-    pub replay: Lsn,
-    pub fitness: Fitness,
-    /// This was the open primary of the term that `/sync` names, and its agent has lived ever since: it has all
-    /// that it acknowledged.
-    pub whole: bool,
-}
-
-/// Among answers with the same WAL the greater wins.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub struct Fitness {
-    /// It may be primary at all.
-    pub eligible: bool,
-    /// A request names it.
-    pub wanted: bool,
-    pub priority: u32,
-    /// A takeover to it keeps every replication slot.
-    pub slots_ready: bool,
-    /// It is in the old primary's zone.
-    pub near: bool,
-}
-
-/// The answers so far, and why others do not count.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Tally {
-    pub answers: Vec<Answer>,
-    pub rejected: Vec<String>,
-}
 
 /// What the tally allows.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -58,135 +25,11 @@ pub enum Outcome {
     Missing(String),
 }
 
-/// What is known of one member at this moment.
-struct Candidate<'a> {
-    node: &'a NodeName,
-    member: &'a MemberId,
-    promise: Term,
-    served: Option<Term>,
-    busy: Option<Operation>,
-    full: bool,
-    postgres: &'a Postgres,
-    slots_ready: bool,
-    tags: &'a Tags,
-}
-
 /// The term that a campaign on this node asks for: above the record, and no promise is higher.
 pub fn campaign_term(view: &View) -> Term {
     let recorded = view.record().map(|record| record.term).unwrap_or_default();
     let promises = view.fresh_peers().map(|status| status.promise).max().unwrap_or_default();
     recorded.next().max(promises).max(view.durable.promise)
-}
-
-/// Collects the answers for `term` against the set that the store holds now.
-pub fn tally(view: &View, sync: &SyncRecord, term: Term) -> Tally {
-    let mut tally = Tally::default();
-    for candidate in candidates(view) {
-        match consider(view, sync, term, &candidate) {
-            Ok(answer) => tally.answers.push(answer),
-            Err(reason) => tally.rejected.push(format!("{}: {reason}", candidate.node)),
-        }
-    }
-    tally
-}
-
-fn candidates(view: &View) -> Vec<Candidate<'_>> {
-    let Durable { member, promise, .. } = &view.durable;
-    let own = member.as_ref().map(|member| Candidate {
-        node: &view.me,
-        member,
-        promise: *promise,
-        served: view.served,
-        busy: view.busy,
-        full: view.condition.disk_full,
-        postgres: &view.postgres,
-        slots_ready: view.slots.ready(),
-        tags: &view.tags,
-    });
-    let peers = view.fresh_peers().filter_map(|status| {
-        Some(Candidate {
-            node: &status.node,
-            member: status.member.as_ref()?,
-            promise: status.promise,
-            served: status.served,
-            busy: status.busy,
-            full: status.condition.disk_full,
-            postgres: &status.postgres,
-            slots_ready: status.slots.ready(),
-            tags: &status.tags,
-        })
-    });
-    own.into_iter().chain(peers).collect()
-}
-
-fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
-    let was_primary = *candidate.member == sync.primary;
-    let member = sync.set.members.contains(candidate.member);
-    let counts = member || sync.is_async() || sync.idle || is_on(Mutation::StrangerCounts);
-    if !counts && !was_primary {
-        return Err("not in the sync set".to_owned());
-    }
-    let lived = candidate.served == Some(sync.term) || is_on(Mutation::WholeUnlived);
-    let whole = was_primary && (sync.set.k == 0 || lived);
-    Ok(Answer { whole, ..answer(view, term, candidate)? })
-}
-
-/// What this node itself would answer, a member or not.
-pub fn own_answer(view: &View, term: Term) -> Option<Answer> {
-    let own = candidates(view).into_iter().find(|candidate| *candidate.node == view.me)?;
-    answer(view, term, &own).ok()
-}
-
-fn answer(view: &View, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
-    let unasked = is_on(Mutation::PromiseUnasked) || is_on(Mutation::RevokeDropped);
-    if candidate.promise < term && !unasked {
-        return Err(format!("has promised {} only", candidate.promise));
-    }
-    let moves_wal = |operation: &Operation| operation.moves_wal() && !is_on(Mutation::BusyAnswers);
-    if let Some(operation) = candidate.busy.filter(moves_wal) {
-        return Err(format!(
-            "{operation:?} is under way: where its WAL ends, and whose it takes, may change"
-        ));
-    }
-    let Some(standby) = candidate.postgres.standby() else {
-        return Err(format!("PostgreSQL is {}", candidate.postgres.word()));
-    };
-    if !standby.answers() && !is_on(Mutation::RevokeDropped) {
-        return Err("not yet: its WAL is not read to the end, or its receiver has not gone".to_owned());
-    }
-    // In a standby cluster the timelines are its origin's.
-    let idle = view.sync().is_some_and(|sync| sync.idle);
-    if !idle && !view.store.explains(standby.position.timeline) && !is_on(Mutation::UnexplainedWins) {
-        return Err(format!("no recorded term explains timeline {}", standby.position.timeline));
-    }
-    Ok(Answer {
-        node: candidate.node.clone(),
-        member: candidate.member.clone(),
-        position: standby.position,
-        replay: standby.replay,
-        fitness: fitness(view, candidate),
-        whole: false,
-    })
-}
-
-fn fitness(view: &View, candidate: &Candidate<'_>) -> Fitness {
-    let Tags { nofailover, failover_priority, zone, .. } = candidate.tags;
-    let named = |request: &Request| match &request.ask {
-        Ask::Failover { to } => to == candidate.node,
-        _ => request.stage == Stage::Stopping && request.successor() == Some(candidate.node),
-    };
-    let primary = view.record().map(|record| &record.node);
-    let zone_of = |node: &NodeName| match *node == view.me {
-        true => Some(&view.tags.zone),
-        false => view.memory.peers.get(node).map(|heard| &heard.status.tags.zone),
-    };
-    Fitness {
-        eligible: !nofailover && *failover_priority > 0 && !candidate.full,
-        wanted: view.requests().any(named),
-        priority: *failover_priority,
-        slots_ready: candidate.slots_ready,
-        near: primary.and_then(zone_of) == Some(zone),
-    }
 }
 
 /// What the answers for `term` allow. With asynchronous replication nobody had to confirm what was acknowledged: the
@@ -208,7 +51,7 @@ pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
     if let Some(status) = awaited.filter(|_| !patient) {
         return Outcome::Missing(format!("{} has not answered yet", status.node));
     }
-    let outcome = best(tally.answers.iter());
+    let outcome = best(&tally.answers.iter().collect::<Vec<_>>(), &[]);
     if sync.idle {
         return outcome;
     }
@@ -231,35 +74,54 @@ pub fn lost_bytes(view: &View, winner: &Answer) -> u64 {
     end.map_or(0, |end| end.bytes_since(winner.position.lsn))
 }
 
-fn best<'a>(answers: impl Iterator<Item = &'a Answer> + Clone) -> Outcome {
-    let further = |a: &Answer, b: &Answer| {
-        if is_on(Mutation::TimelineIgnored) {
-            return a.position.lsn.cmp(&b.position.lsn);
-        }
-        a.position.cmp(&b.position)
+/// By the term of the last record, then by LSN. Two logs that end on the same timeline are beginnings of one log.
+fn further(a: &Answer, b: &Answer) -> Ordering {
+    if is_on(Mutation::TimelineIgnored) {
+        return a.position.lsn.cmp(&b.position.lsn);
+    }
+    a.position.cmp(&b.position)
+}
+
+fn order(a: &&Answer, b: &&Answer) -> Ordering {
+    further(a, b).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
+}
+
+/// `answers` suffice: the best of them has all that was acknowledged. If it may not be primary, whoever may takes that
+/// WAL first, by preference one of them. A node outside the set whose WAL is as long or longer has all of it too: it has
+/// promised as they have, and by its last record its log holds theirs.
+fn best(answers: &[&Answer], strangers: &[Answer]) -> Outcome {
+    let Some(best) = answers.iter().copied().max_by(order) else {
+        return Outcome::Missing("nobody has answered".to_owned());
     };
-    let order = |a: &&Answer, b: &&Answer| {
-        let (a, b) = (*a, *b);
-        further(a, b).then(a.fitness.cmp(&b.fitness)).then_with(|| b.node.cmp(&a.node))
-    };
-    let best = answers.clone().max_by(order);
-    let best_eligible = answers.filter(|answer| answer.fitness.eligible).max_by(order);
-    match (best, best_eligible) {
-        (None, _) => Outcome::Missing("nobody has answered".to_owned()),
-        (Some(best), Some(by)) if !best.fitness.eligible => {
-            Outcome::Fetch { from: best.clone(), by: by.clone() }
-        }
-        (Some(best), None) => {
-            Outcome::Missing(format!("{} has the WAL, but nobody who answers may be primary", best.node))
-        }
-        (Some(best), Some(_)) => Outcome::Chosen(best.clone()),
+    if best.fitness.eligible {
+        return Outcome::Chosen(best.clone());
+    }
+    let may = |answer: &&Answer| answer.fitness.eligible;
+    let tried = |answer: &&Answer| answer.unfetched.as_ref() == Some(&best.node);
+    let has = |answer: &&Answer| further(answer, best).is_ge() || is_on(Mutation::StrangerBehind);
+    let able = |answer: &&Answer| may(answer) && (has(answer) || !tried(answer));
+    let own = answers.iter().copied().filter(able).max_by(order);
+    let by = own.or_else(|| strangers.iter().filter(able).max_by(order));
+    let failed = || answers.iter().copied().chain(strangers).filter(may).find(tried);
+    match (by, failed()) {
+        (Some(by), _) if has(&by) => Outcome::Chosen(by.clone()),
+        (Some(by), _) => Outcome::Fetch { from: best.clone(), by: by.clone() },
+        (None, Some(tried)) => Outcome::Missing(format!(
+            "{} has WAL to {} but may not be primary, and {} could not fetch it; it will try again",
+            best.node, best.position.lsn, tried.node
+        )),
+        (None, None) => Outcome::Missing(format!(
+            "{} has WAL to {} but may not be primary, and nobody else who answers may: take its nofailover away, make room \
+             on its disk, or start another node",
+            best.node, best.position.lsn
+        )),
     }
 }
 
 impl Tally {
     /// The winner once the answers suffice: |S| − k + 1 members, or the whole primary of the set's own term.
     /// The highest recorded term wins, then the highest LSN, then fitness, then the name. One whose disk is full is not fit:
-    /// another fetches its WAL first.
+    /// another fetches its WAL first, and so it is with one that is tagged.
     pub fn outcome(&self, sync: &SyncRecord) -> Outcome {
         let member = |answer: &&Answer| sync.set.members.contains(&answer.member);
         let strangers = is_on(Mutation::StrangerCounts);
@@ -273,7 +135,8 @@ impl Tally {
                 sync.set.answers_needed()
             ));
         }
-        best(self.answers.iter().filter(eligible))
+        let counted: Vec<&Answer> = self.answers.iter().filter(eligible).collect();
+        best(&counted, &self.strangers)
     }
 }
 
@@ -354,10 +217,13 @@ fn followers(view: &View, winner: &Answer) -> std::collections::BTreeSet<MemberI
 
 #[cfg(test)]
 mod tests {
+    use wire::Lsn;
+
     use super::*;
+    use crate::answer::tally;
     use crate::{
-        Condition, Health, Memory, Millis, Settings, SlotGate, SlotReport, Standby, Status, StoreView,
-        Versioned,
+        Condition, Durable, Health, Memory, Millis, NodeName, Operation, Postgres, Settings, SlotGate,
+        SlotReport, Standby, Status, StoreView, Tags, Versioned,
     };
 
     const NOW: Millis = Millis(100_000);
@@ -396,6 +262,7 @@ mod tests {
             sees_fine: false,
             health: Health::NotPrimary,
             wants_lease: false,
+            keeps_lease: false,
             open: false,
             postgres: standby(200),
             busy,
@@ -406,6 +273,9 @@ mod tests {
             fencer: crate::Fencer::default(),
             tags: Tags::default(),
             holding: None,
+            source: None,
+            why_not_source: String::new(),
+            unfetched: None,
             origin: Default::default(),
         }
     }

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MemberId, NodeName, Position, Postgres, PrimaryRecord, SlotReport, SyncRecord, SyncSet, View, health,
-    sync_set,
+    MemberId, NodeName, Position, Postgres, PrimaryRecord, SlotReport, SyncRecord, SyncSet, Tags, View,
+    health, sync_set,
 };
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -50,8 +50,10 @@ fn store_majority(view: &View, explanation: &mut Explanation) {
     }
 }
 
+type Survivor = (NodeName, MemberId, Position);
+
 /// Members alive besides `lost`, and where their WAL ends.
-fn survivors(view: &View, lost: &NodeName) -> Vec<(NodeName, MemberId, Position)> {
+fn survivors(view: &View, lost: &NodeName) -> Vec<Survivor> {
     let own = view.durable.member.clone().map(|member| (view.me.clone(), member, &view.postgres));
     let peers = view.fresh_peers().filter_map(|s| Some((s.node.clone(), s.member.clone()?, &s.postgres)));
     let standby = |(node, member, postgres): (NodeName, MemberId, &Postgres)| {
@@ -105,24 +107,12 @@ fn primary_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {
         return;
     }
     explanation.why.push(counted);
-    let full = |node: &NodeName| {
-        let own = *node == view.me && view.condition.disk_full;
-        own || view.fresh_peers().any(|status| status.node == *node && status.condition.disk_full)
-    };
-    let rank = |s: &(NodeName, MemberId, Position)| {
-        (s.2, !full(&s.0), report_of(view, &s.0).is_some_and(SlotReport::ready))
-    };
-    let best = answering.iter().max_by(|a, b| rank(a).cmp(&rank(b)).then_with(|| b.0.cmp(&a.0)));
-    if let Some((winner, _, position)) = best {
-        explanation.takes_over = Some(winner.clone());
-        explanation.why.push(format!("{winner} has the most WAL, to {}", position.lsn));
-        explanation.why.extend(slots_at(view, winner));
-    }
+    heir(view, &answering, &survivors, explanation);
     let timeout_ms = view.settings.failure_timeout_ms;
     explanation.why.push(format!(
         "PostgreSQL's death is announced at once; a silent node is given {timeout_ms} ms; no acknowledged commit is at risk"
     ));
-    if survivors.iter().all(|(node, ..)| full(node)) {
+    if survivors.iter().all(|(node, ..)| full(view, node)) {
         explanation.takes_over = None;
         explanation.blockers.push("no room is left on the disk of any other node".to_owned());
     }
@@ -132,6 +122,46 @@ fn primary_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {
             .blockers
             .push(format!("{others} standby would be left, {} must confirm each commit", view.k_wanted()));
     }
+}
+
+/// Who would be chosen among those who answer; whoever may not be primary is fetched from.
+fn heir(view: &View, answering: &[&Survivor], survivors: &[Survivor], explanation: &mut Explanation) {
+    let rank = |s: &Survivor| {
+        (s.2, may(view, &s.0) && !full(view, &s.0), report_of(view, &s.0).is_some_and(SlotReport::ready))
+    };
+    let by_rank = |a: &&Survivor, b: &&Survivor| rank(a).cmp(&rank(b)).then_with(|| b.0.cmp(&a.0));
+    if let Some((best, _, position)) = answering.iter().copied().max_by(by_rank) {
+        let able = |s: &&Survivor| may(view, &s.0) && !full(view, &s.0);
+        let heir = answering.iter().copied().filter(able).max_by(by_rank);
+        let heir = heir.or_else(|| survivors.iter().filter(able).max_by(by_rank));
+        let end = position.lsn;
+        match heir {
+            Some((winner, ..)) if winner == best => {
+                explanation.why.push(format!("{winner} has the most WAL, to {end}"));
+            }
+            Some((winner, ..)) => explanation
+                .why
+                .push(format!("{best} has the most WAL, to {end}, and may not be primary: {winner} fetches it first")),
+            None => explanation.blockers.push(format!(
+                "{best} has the most WAL, to {end}, and may not be primary; nor may anybody else who would answer"
+            )),
+        }
+        explanation.takes_over = heir.map(|(winner, ..)| winner.clone());
+        explanation.why.extend(heir.iter().flat_map(|(winner, ..)| slots_at(view, winner)));
+    }
+}
+
+/// Too little room is left on the disk of `node`.
+fn full(view: &View, node: &NodeName) -> bool {
+    let own = *node == view.me && view.condition.disk_full;
+    own || view.fresh_peers().any(|status| status.node == *node && status.condition.disk_full)
+}
+
+/// No tag keeps `node` from being primary.
+fn may(view: &View, node: &NodeName) -> bool {
+    let of = |tags: &Tags| !tags.nofailover && tags.failover_priority > 0;
+    let heard = || view.fresh_peers().find(|status| status.node == *node).map(|status| of(&status.tags));
+    if *node == view.me { of(&view.tags) } else { heard().unwrap_or(false) }
 }
 
 fn report_of<'a>(view: &'a View, node: &NodeName) -> Option<&'a SlotReport> {

@@ -122,6 +122,14 @@ pub fn wants_lease(view: &View) -> bool {
     view.opened() && (view.durable.promise <= record.value.term) && (is_well(view) || !primary.quarantined)
 }
 
+/// The server that served gives no answer, and its sessions may go on when it does. What its peers answered is not asked
+/// for anew and not given back either: it runs out, and by then the fencer has sent the sessions away. A server that is
+/// back before serves on, and nobody was cut.
+pub fn keeps_lease(view: &View) -> bool {
+    let hangs = view.postgres == crate::Postgres::Unknown && view.memory.unanswered_ms(view.now).is_some();
+    view.recorded_me().is_some() && hangs
+}
+
 fn is_well(view: &View) -> bool {
     matches!(own(view), Health::Fine | Health::Unknown)
 }

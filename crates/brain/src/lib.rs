@@ -8,10 +8,13 @@
 //! Invariant: the same view gives the same decision.
 
 mod action;
+mod answer;
+mod cascade;
 mod condition;
 mod election;
 mod explain;
 mod fencer;
+mod fetch;
 mod health;
 mod memory;
 pub mod mutation;
@@ -23,17 +26,20 @@ mod record;
 mod request;
 mod rules;
 pub mod slots;
+mod status;
 mod sync_set;
 mod tags;
 mod view;
 
 pub use action::{Action, Commit, Decision, Key, Put, RuleId};
+pub use answer::{Answer, Tally};
+pub use cascade::Cascade;
 pub use condition::{Condition, LostWrites, Pending, Progress};
-pub use election::{Answer, Outcome, Tally};
+pub use election::Outcome;
 pub use explain::{Explanation, explain};
 pub use fencer::{Fence, Fencer, FencerState, fence};
 pub use health::{Health, open as is_open, own as health_of, wants_store_lease};
-pub use memory::{Grant, Heard, Memory, Status};
+pub use memory::{Heard, Memory};
 pub use names::{MemberId, Millis, NodeName, Term};
 pub use origin::{OriginAnswer, OriginHost, OriginPrimary, OriginRecord, OriginReport, Place};
 pub use postgres::{Activity, Applied, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender};
@@ -45,5 +51,6 @@ pub use record::{
 pub use request::{Ask, Hold, Request, Requests, Stage, TAKEOVER_MS_MAX};
 pub use rules::{RULES, Rule, decide, dump_rules};
 pub use slots::{SlotGate, SlotReport, SlotState};
+pub use status::{Grant, Status};
 pub use tags::Tags;
 pub use view::{Durable, Errands, OnLastStandbyLost, Settings, View};

@@ -8,123 +8,15 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use serde::{Deserialize, Serialize};
 use wire::{Lsn, Timeline};
 
+use crate::fetch::Fetch;
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Commit, Condition, Durable, Fencer, Health, Key, MemberId, Millis, NodeName, Operation, OriginReport,
-    Postgres, Primary, Requests, Settings, SlotReport, Stage, SyncSet, Tags, Term, View, health,
+    Cascade, Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary, Requests,
+    Settings, Stage, Status, SyncSet, Term,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
 const SENT_MAX: usize = 256;
-
-/// A heartbeat: all that an agent tells its peers. Each replaces the one before.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Status {
-    pub node: NodeName,
-    /// Which run of the agent speaks; a new one starts its sequence anew.
-    pub boot: u64,
-    pub sequence: u64,
-    pub member: Option<MemberId>,
-    pub promise: Term,
-    /// The highest recorded term that the speaker knows.
-    pub record_term: Term,
-    /// The term for which the speaker asks promises.
-    pub revoking: Option<Term>,
-    /// The speaker holds the primary of `record_term` to be fine.
-    pub sees_fine: bool,
-    /// Of the speaker itself, as the primary of `record_term`.
-    pub health: Health,
-    /// The speaker serves, or would serve, by the answers to this heartbeat. False gives every earlier answer back.
-    pub wants_lease: bool,
-    /// The speaker may serve now: opened, not quarantined, its lease held.
-    pub open: bool,
-    pub postgres: Postgres,
-    pub busy: Option<Operation>,
-    #[serde(default)]
-    pub condition: Condition,
-    pub slots: SlotReport,
-    /// See [`View::served`].
-    pub served: Option<Term>,
-    /// The rule that the speaker follows now.
-    pub rule: String,
-    #[serde(default)]
-    pub fencer: Fencer,
-    #[serde(default)]
-    pub tags: Tags,
-    /// The request for which the speaker's proxy holds sessions.
-    #[serde(default)]
-    pub holding: Option<u64>,
-    /// What the speaker last saw of the cluster that this one follows.
-    #[serde(default)]
-    pub origin: OriginReport,
-}
-
-impl Status {
-    /// What `view`'s node tells its peers. `revoking` is the campaign of the last decision.
-    pub fn of(view: &View, boot: u64, sequence: u64, revoking: Option<Term>, rule: &str) -> Status {
-        Status {
-            node: view.me.clone(),
-            boot,
-            sequence,
-            member: view.durable.member.clone(),
-            promise: view.durable.promise,
-            record_term: view.record().map(|record| record.term).unwrap_or_default(),
-            revoking,
-            sees_fine: health::sees_fine(view),
-            health: health::own(view),
-            wants_lease: health::wants_lease(view),
-            open: health::open(view),
-            postgres: view.postgres.clone(),
-            busy: view.busy,
-            condition: view.condition.clone(),
-            slots: view.slots.clone(),
-            served: view.served,
-            rule: rule.to_owned(),
-            fencer: view.fencer.clone(),
-            tags: view.tags.clone(),
-            holding: view.hold().map(|hold| hold.request),
-            origin: view.origin.clone(),
-        }
-    }
-}
-
-impl Status {
-    /// True when peers learn nothing new but progress: LSNs and ages. What differs in more is sent at once.
-    pub fn differs_in_progress_only(&self, other: &Status) -> bool {
-        self.outline() == other.outline()
-    }
-
-    fn outline(&self) -> Status {
-        let (condition, slots) = (self.condition.outline(), self.slots.outline());
-        let mut outline = Status { sequence: 0, condition, slots, ..self.clone() };
-        outline.fencer.left_ms = None;
-        outline.origin = self.origin.outline();
-        match &mut outline.postgres {
-            Postgres::Standby(standby) => {
-                standby.position.lsn = Lsn::ZERO;
-                standby.replay = Lsn::ZERO;
-                standby.stalled_ms = 0;
-            }
-            Postgres::Primary(primary) => {
-                primary.flush = Lsn::ZERO;
-                (primary.write_age_ms, primary.probe_age_ms) = (None, None);
-                primary.activity = Default::default();
-                primary.walsenders.iter_mut().for_each(|w| (w.flush, w.replay) = (Lsn::ZERO, Lsn::ZERO));
-            }
-            _ => {}
-        }
-        outline
-    }
-}
-
-/// The answer to a primary's heartbeat: until my clock has advanced by `failure_timeout` I promise nobody else.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-pub struct Grant {
-    pub boot: u64,
-    pub sequence: u64,
-    pub term: Term,
-    pub member: MemberId,
-}
 
 /// A peer's last status and when it came.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -186,6 +78,11 @@ pub struct Memory {
     /// Members that do not stream, and since when.
     missing: BTreeMap<MemberId, Millis>,
     streaming: BTreeSet<MemberId>,
+    #[serde(default)]
+    pub cascade: Cascade,
+    /// WAL that this node takes from another for a takeover.
+    #[serde(default)]
+    fetch: Option<Fetch>,
 }
 
 impl Memory {
@@ -218,8 +115,8 @@ impl Memory {
         if recorded && status.health == Health::Fine {
             self.fine_heard = Some(now);
         }
-        let released = self.owed.as_ref().is_some_and(|owed| owed.to == status.node) && !status.wants_lease;
-        if released {
+        let given_back = !status.wants_lease && !status.keeps_lease;
+        if given_back && self.owed.as_ref().is_some_and(|owed| owed.to == status.node) {
             self.owed = None;
         }
         self.timeline = self.timeline.max(status.postgres.timeline());
@@ -252,8 +149,10 @@ impl Memory {
     /// Remembers that a heartbeat asking for a lease was sent; one that does not ask gives all answers back.
     pub fn on_sent(&mut self, now: Millis, status: &Status) {
         if !status.wants_lease {
-            self.sent.clear();
-            self.held.clear();
+            if !status.keeps_lease {
+                self.sent.clear();
+                self.held.clear();
+            }
             return;
         }
         if self.sent.len() == SENT_MAX {
@@ -420,6 +319,20 @@ impl Memory {
             Postgres::Unknown => {}
             _ => (self.primary_seen, self.exposed) = (None, None),
         }
+    }
+
+    pub(crate) fn note_fetch(&mut self, now: Millis, postgres: &Postgres, recorded: Term) {
+        self.fetch = Fetch::note(self.fetch.take(), now, postgres, recorded);
+    }
+
+    /// For how long a fetch has brought nothing; 0 without one.
+    pub(crate) fn fetch_stalled_ms(&self, now: Millis) -> u64 {
+        self.fetch.as_ref().map_or(0, |fetch| fetch.stalled_ms(now))
+    }
+
+    /// Whose WAL this node tried to fetch a moment ago, and could not.
+    pub fn unfetched(&self, now: Millis) -> Option<&NodeName> {
+        self.fetch.as_ref()?.failed(now)
     }
 
     pub(crate) fn note_slots(&mut self, now: Millis, wanted: bool) {

@@ -35,6 +35,7 @@ mutations! {
     PositionUnread "position-unread" "A member answers before startup has read all of its WAL.";
     BusyAnswers "busy-answers" "A member answers by its last look while work under way moves its WAL.";
     StrangerCounts "stranger-counts" "Answers of nodes outside the sync set count towards |S| - k + 1.";
+    StrangerBehind "stranger-behind" "A node outside the sync set wins without the WAL that the members have.";
     UnexplainedWins "unexplained-wins" "WAL on a timeline that no recorded term explains may win.";
     TimelineIgnored "timeline-ignored" "Answers are compared by LSN alone, without the timeline.";
     WholeUnlived "whole-unlived" "A returned primary claims to have all that it acknowledged without having lived.";
@@ -62,11 +63,17 @@ mutations! {
     GrantAfterPromise "grant-after-promise" "A member grants a lease to a primary below its promise.";
     VouchersIgnored "vouchers-ignored" "A node that alone has lost the primary takes over although others see it fine.";
     RenewInCampaign "renew-in-campaign" "A primary renews its term while a candidate is asking for promises.";
+    DrainSkipped "drain-skipped" "A primary stops for a hand-over while sessions are in a transaction.";
+    HandoverUnread "handover-unread" "Who has not read to whom a primary hands over stands as a candidate at once.";
     RenewDropped "renew-dropped" "A primary whose members promised to a candidate that gave up does not renew.";
     FollowUnpromised "follow-unpromised" "A standby follows a term without having promised it.";
+    CopiedCounted "copied-counted" "While a node copies its data directory anew, the old one is let back into the sync set.";
+    StayDropped "stay-dropped" "A node that was to leave and became the primary stays marked as leaving for ever.";
     DetachDropped "detach-dropped" "A promise ends no replication from a lower term.";
     FollowDiverged "follow-diverged" "A standby whose WAL has left the primary's history follows without a rewind.";
     PromotedUnasked "promoted-unasked" "A head that takes over in a standby cluster is promoted although nobody asked.";
+    CascadeStale "cascade-stale" "A node streams from a replica of an older term, or of another timeline.";
+    CascadeUncompared "cascade-uncompared" "A node turns to a replica without comparing where the WAL of both ends.";
     ExpendableAlways "expendable-always" "A member's data directory is rewound or copied although /sync needs it.";
 }
 

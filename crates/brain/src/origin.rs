@@ -204,7 +204,7 @@ impl View {
     pub fn streams_as_recorded(&self) -> bool {
         let (Some(record), Some(standby)) = (self.record(), self.postgres.standby()) else { return false };
         let head = self.is_head() && standby.follows_origin(record.term);
-        standby.streaming && (standby.follows(record) || head)
+        standby.streaming && (standby.in_place(record, self.source()) || head)
     }
 
     /// The look at the origin began after this node had learnt of `request`'s stage.

@@ -1,6 +1,6 @@
 //! One PostgreSQL server as an agent sees it; what an agent tells its peers of its own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use wire::{History, Lsn, Timeline};
@@ -63,9 +63,9 @@ pub struct Standby {
     /// How it came to the timeline of its position; `None` when that cannot be told.
     #[serde(default)]
     pub history: Option<History>,
-    /// Physical slots of ours, for those who follow this standby.
+    /// Physical slots of ours, for nodes that take their WAL from here, and whether one reads from it.
     #[serde(default)]
-    pub slots: BTreeSet<String>,
+    pub slots: BTreeMap<String, bool>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -104,6 +104,9 @@ pub struct Activity {
     pub oldest_transaction_ms: u64,
     /// WAL files that wait for `archive_command`; a shutdown waits for them.
     pub unarchived: u32,
+    /// For how long the oldest of them has waited; `None` when nothing is archived from here.
+    #[serde(default)]
+    pub archive_waits_ms: Option<u64>,
 }
 
 /// `synchronous_standby_names` in force, that is applied by every walsender (DESIGN 5).

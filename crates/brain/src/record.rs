@@ -107,6 +107,13 @@ pub struct MembersRecord {
 const REMOVED_MAX: usize = 8;
 
 impl MembersRecord {
+    /// The same with `node` staying.
+    pub fn keeping(&self, node: &NodeName) -> MembersRecord {
+        let mut rest = self.clone();
+        rest.nodes.entry(node.clone()).and_modify(|member| member.leaving = false);
+        rest
+    }
+
     /// The same without `node`.
     pub fn without(&self, node: &NodeName) -> MembersRecord {
         let mut rest = self.clone();

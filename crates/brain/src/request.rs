@@ -191,6 +191,12 @@ impl View {
         self.requests().find(|request| request.stage == Stage::Stopping && request.term == term)
     }
 
+    /// This node was stopped as primary to be started again, and is being promoted for that.
+    pub(crate) fn restarts_in_place(&self) -> bool {
+        let asked = |request: &Request| matches!(&request.ask, Ask::Restart { node, .. } if *node == self.me);
+        self.requests().any(|request| request.stage == Stage::Stopping && asked(request))
+    }
+
     /// What this node's proxy holds sessions for. It ends by itself, counted from when this node saw it begin.
     pub fn hold(&self) -> Option<Hold> {
         let held = |request: &&Request| matches!(request.stage, Stage::Holding | Stage::Stopping);

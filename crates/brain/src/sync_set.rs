@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Applied, Ask, Commit, Key, MemberId, OnLastStandbyLost, Primary, PrimaryRecord, Put, SyncRecord,
-    SyncSet, Versioned, View, quorum,
+    Action, Applied, Ask, Commit, Key, MemberId, OnLastStandbyLost, Operation, Primary, PrimaryRecord, Put,
+    Status, SyncRecord, SyncSet, Versioned, View, quorum,
 };
 
 /// A member that has not streamed for this long is taken out of the set: a reconnect after a blip takes
@@ -16,7 +16,7 @@ use crate::{
 pub const MISSING_MS_MAX: u64 = 1_000;
 
 /// A standby this far behind the primary's flush LSN has not caught up: 16 MiB, one WAL segment.
-const CAUGHT_UP_BYTES_MAX: u64 = 16 << 20;
+pub(crate) const CAUGHT_UP_BYTES_MAX: u64 = 16 << 20;
 
 /// The set that differs from `set` by at most one change and is nearer to what is wanted.
 pub fn next_target(
@@ -36,26 +36,35 @@ pub fn next_target(
     let k = view.k_wanted();
     let gone = |member: &MemberId| view.memory.missing_ms(view.now, member) > MISSING_MS_MAX;
     // Before any removal, which would wait for a flush by those who are lost too.
-    let lost = set.members.iter().filter(|member| gone(member)).count();
-    let left = set.members.len() - lost;
+    let lost_count = set.members.iter().filter(|member| gone(member)).count();
+    let left = set.members.len() - lost_count;
     if view.settings.on_last_standby_lost == OnLastStandbyLost::Degrade && left < set.k {
         return (
             set.with_k(set.k - 1),
             format!("{left} member(s) left for k = {}: lower it, as on_last_standby_lost says", set.k),
         );
     }
-    let superfluous = |member: &&MemberId| {
-        unwanted(view, member)
-            .or_else(|| (!stays(member)).then(|| "is to leave the cluster".to_owned()))
-            .or_else(|| gone(member).then(|| format!("has not streamed for {MISSING_MS_MAX} ms")))
-            .map(|reason| ((*member).clone(), reason))
+    let streams = primary.streaming(record.term);
+    // Who is there goes only while the others can flush: the removal itself waits for that, and so would all commits.
+    let spare = |member: &MemberId| {
+        set.members.iter().filter(|other| *other != member && streams.contains(*other)).count() >= set.k
     };
-    if let Some((member, reason)) = set.members.iter().find_map(|member| superfluous(&member))
+    let lost = |member: &&MemberId| {
+        gone(member).then(|| ((*member).clone(), format!("has not streamed for {MISSING_MS_MAX} ms")))
+    };
+    let superfluous = |member: &&MemberId| {
+        let leaves = || (!stays(member)).then(|| "is to leave the cluster".to_owned());
+        let reason = unwanted(view, member).or_else(leaves).filter(|_| spare(member))?;
+        Some(((*member).clone(), reason))
+    };
+    let mut members = set.members.iter();
+    let found = members.clone().find_map(|member| lost(&member));
+    if let Some((member, reason)) = found.or_else(|| members.find_map(|member| superfluous(&member)))
         && set.members.len() > set.k.max(1)
     {
         return (set.without(&member), format!("{member} {reason}: remove it"));
     }
-    let streaming = set.members.intersection(&primary.streaming(record.term)).count();
+    let streaming = set.members.intersection(&streams).count();
     if set.k < k && streaming > set.k {
         return (set.with_k(set.k + 1), format!("k is {}, {k} is wanted: raise it", set.k));
     }
@@ -79,10 +88,24 @@ pub fn unwanted(view: &View, member: &MemberId) -> Option<String> {
     if status.is_some_and(|status| status.tags.nosync) {
         return Some("is tagged nosync".to_owned());
     }
-    let given_up = view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node: asked } if *asked == node));
-    // Once the request is obeyed the node has another member id.
-    let old = status.is_none_or(|status| status.member.as_ref() == Some(member) && status.busy.is_none());
-    (given_up && old).then(|| "is to be copied anew".to_owned())
+    if let Some(source) = status.and_then(|status| status.source.as_ref()) {
+        return Some(format!("takes its WAL from {source}"));
+    }
+    let counted = is_on(Mutation::CopiedCounted);
+    // What it still streams and acknowledges is about to be no more; the id of the copy that takes its place is another.
+    let replaced = |status: &Status| {
+        status.busy == Some(Operation::Clone) || status.member.as_ref().is_some_and(|own| own != member)
+    };
+    if !counted && status.is_some_and(replaced) {
+        return Some("is being replaced by a new copy".to_owned());
+    }
+    // Before the opening it may be the only one to open with, and the request waits for that.
+    let given_up = view.opened()
+        && view.requests().any(|r| matches!(&r.ask, Ask::Reinit { node: asked } if *asked == node));
+    // Also while the node is at work: its old server runs until the copy has come. The new copy is let in once the request
+    // is over.
+    let copies = counted && status.is_some_and(|status| status.busy.is_some());
+    (given_up && !copies).then(|| "is to be copied anew".to_owned())
 }
 
 /// The next step of an open primary; `None` when nothing is to be done.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::NodeName;
+
 /// The tags of a node. The defaults mean: fit for everything.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(default)]
@@ -14,6 +16,8 @@ pub struct Tags {
     pub clonefrom: bool,
     /// It is never a member of the sync set.
     pub nosync: bool,
+    /// It takes its WAL from this replica, not from the primary, while that replica is fit.
+    pub replicatefrom: Option<NodeName>,
     /// Among candidates that have the same WAL, the higher one wins.
     pub failover_priority: u32,
     /// Among equals of the same priority, one in the old primary's zone wins.
@@ -27,6 +31,7 @@ impl Default for Tags {
             noloadbalance: false,
             clonefrom: false,
             nosync: false,
+            replicatefrom: None,
             failover_priority: 1,
             zone: String::new(),
         }

@@ -115,6 +115,8 @@ pub struct View {
     pub wall_s: u64,
     /// What this process has done for requests.
     pub errands: Errands,
+    /// Copies of another's data directory that failed here, in a row.
+    pub copies_failed: u32,
     /// Without synchronous replication: the term for which this node holds the store's lease, and until when it may be
     /// used, counted from when it was asked for, the drift margin taken off.
     pub store_lease: Option<(Term, Millis)>,
@@ -126,6 +128,9 @@ pub struct View {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Errands {
     pub checkpointed: u64,
+    /// When that checkpoint, and the switch to a new WAL file with it, was done.
+    #[serde(default)]
+    pub checkpointed_at: Option<Millis>,
     pub reloaded: u64,
 }
 
@@ -148,6 +153,7 @@ impl View {
             tags: Tags::default(),
             wall_s: 0,
             errands: Errands::default(),
+            copies_failed: 0,
             store_lease: None,
             origin: OriginReport::default(),
         }
@@ -218,8 +224,10 @@ impl View {
         self.now = now;
         let record =
             self.store.primary.as_ref().map(|versioned| (versioned.value.term, &versioned.value.node));
+        let recorded = record.map(|(term, _)| term).unwrap_or_default();
         self.memory.note_record(now, record);
         self.memory.note_server(now, &self.postgres);
+        self.memory.note_fetch(now, &self.postgres, recorded);
         if let Some(sync) = &self.store.sync {
             self.memory.note_sync(sync.version);
         }
@@ -239,5 +247,6 @@ impl View {
         self.memory.note_slots(now, self.slots.restart);
         let suspect = crate::health::suspect(self).is_some();
         self.memory.note_suspicion(now, suspect);
+        self.memory.cascade = crate::cascade::look(self);
     }
 }

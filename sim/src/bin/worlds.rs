@@ -11,7 +11,7 @@ worlds                                  the bundle that every change must pass
 worlds --long                           the large one
 worlds --deviations                     one rule broken at a time: each must be found
 worlds [--nodes 3] [--members 2] [--k 1] [--commits 1] [--changes 0] [--takeovers 1] [--crashes 0] [--disks 0]
-       [--late 0] [--cuts 0] [--any-k] [--stale] [--ghosts] [--slow] [--thorough] [--break NAME]     one world
+       [--late 0] [--cuts 0] [--any-k] [--stale] [--ghosts] [--slow] [--tags] [--thorough] [--break NAME]     one world
 worlds --list                           names for --break
        --states-max N                   give a world up after so many states (default 100,000,000)
        --threads N                      worlds at once (default: one per core)";
@@ -101,6 +101,7 @@ fn switch(world: &mut World, name: &str) -> Result<(), String> {
         "--stale" => world.stale = true,
         "--ghosts" => world.ghosts = true,
         "--slow" => world.slow = true,
+        "--tags" => world.tags = true,
         "--thorough" => world.thorough = true,
         other => return Err(format!("\"{other}\" is no option")),
     }

@@ -73,6 +73,11 @@ pub fn at_rest(world: &World) -> bool {
     unrest(world).is_none()
 }
 
+/// The replica that this node takes its WAL from.
+fn source(world: &World, node: usize) -> Option<usize> {
+    world.index_of(world.nodes[node].agent.as_ref()?.view.source()?)
+}
+
 /// What is not as it should be in the long run.
 fn unrest(world: &World) -> Option<(usize, String)> {
     let store = world.store.newest();
@@ -96,16 +101,18 @@ fn unrest(world: &World) -> Option<(usize, String)> {
     {
         return unrest("the recorded primary does not serve".to_owned());
     }
-    let full = world.nodes.iter().filter(|node| node.full).count();
+    let full = (0..world.nodes.len()).filter(|node| world.nodes[*node].full && world.stays(*node)).count();
     let k = world.plan.settings.standbys.min(full - 1);
-    if sync.value.set.k != k || sync.value.set.members.len() != full - 1 {
+    let apart = |node: &usize| world.nodes[*node].tags.nosync || source(world, *node).is_some();
+    let below = (0..world.nodes.len()).filter(|node| *node != primary).filter(apart).count();
+    if sync.value.set.k != k || sync.value.set.members.len() != full - 1 - below {
         return unrest(format!("/sync is {}", sync.value.set));
     }
     let applied = world.nodes[primary].agent.as_ref().and_then(|agent| agent.applied.as_ref());
     if applied.is_none_or(|applied| applied.set != sync.value.set || applied.term != term) {
         return unrest("/sync is not in force".to_owned());
     }
-    for (index, node) in world.nodes.iter().enumerate() {
+    for (index, node) in world.nodes.iter().enumerate().filter(|(index, _)| world.stays(*index)) {
         let Some(agent) = &node.agent else { return Some((index, "no agent".to_owned())) };
         if let Some(op) = &agent.op {
             return Some((index, format!("{:?} is under way", op.operation)));
@@ -113,8 +120,21 @@ fn unrest(world: &World) -> Option<(usize, String)> {
         if !node.full || index == primary {
             continue;
         }
-        let streams =
-            server.senders.iter().any(|s| s.streaming && s.term == term && s.node == index && s.candidate);
+        if let Some(source) = source(world, index) {
+            let streams = world.nodes[source]
+                .server
+                .senders
+                .iter()
+                .any(|s| s.streaming && s.term == term && s.node == index);
+            if !streams || node.server.primary {
+                return Some((index, format!("does not stream from n{}", source + 1)));
+            }
+            continue;
+        }
+        let streams = server
+            .senders
+            .iter()
+            .any(|s| s.streaming && s.term == term && s.node == index && (s.candidate || node.tags.nosync));
         if !streams || node.server.primary {
             return Some((index, "does not stream from the primary".to_owned()));
         }

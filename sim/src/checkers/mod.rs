@@ -2,6 +2,7 @@
 //!
 //! What they are not: part of any node; they see all logs and all clocks. A checker never changes the world.
 
+mod cascades;
 mod durable;
 mod everything_ends;
 mod expendable_agent;
@@ -14,6 +15,7 @@ mod requests_end;
 mod standby_cluster;
 mod writes_return;
 
+pub use cascades::strayed;
 pub use everything_ends::at_rest;
 pub use nothing_destroyed::{given_up, replaced, unexplained};
 pub use promises::unpromised;
@@ -85,6 +87,13 @@ pub struct Checkers {
     ends: everything_ends::EverythingEnds,
 }
 
+impl Checkers {
+    /// When a commit of a recorded primary was acknowledged last.
+    pub fn acknowledged_us(&self) -> u64 {
+        self.writes.acknowledged_us
+    }
+}
+
 impl World {
     /// A walsender released a client's commit.
     pub fn acknowledge(&mut self, node: usize, waiting: &Waiting) {
@@ -106,6 +115,9 @@ impl World {
         );
         let recorded = self.recorded_primary() == Some(node);
         self.checkers.writes.on_acknowledged(waiting.since_us, self.now_us, recorded);
+        if recorded {
+            self.trip.on_acknowledged(waiting.since_us, self.now_us);
+        }
         if self.checkers.storm_us.is_none() {
             self.checkers.storm_us = Some(self.now_us + self.plan.warm_us);
             self.schedule_faults();
@@ -212,10 +224,18 @@ impl World {
         self.checkers.promotions.push(promotion);
     }
 
+    /// A node does what a request asks for.
+    pub fn check_obeyed(&mut self, node: usize, request: u64) {
+        if let Some(what) = self.checkers.requests.on_obeyed(node, request) {
+            self.violate("I5", node, what);
+        }
+    }
+
     /// The store has a new revision, written by `node`.
     pub fn store_changed(&mut self, node: usize) {
         let store = self.store.newest().clone();
         self.watch();
+        self.unseat();
         if let Some((node, what)) = requests_end::on_change(self) {
             self.violate("I5", node, what);
         }

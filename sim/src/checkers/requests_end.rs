@@ -2,7 +2,7 @@
 //!
 //! That every request ends is part of rest (`everything_ends`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use brain::{Ask, MemberId, Request, Stage};
 
@@ -17,6 +17,15 @@ pub struct RequestsEnd {
     known: BTreeMap<u64, (Stage, Option<MemberId>)>,
     /// By node: the agent's run and the request it holds for, and since when.
     holds: BTreeMap<usize, (u64, u64, u64)>,
+    /// Node and request: for what servers were stopped and data directories given up.
+    obeyed: BTreeSet<(usize, u64)>,
+}
+
+impl RequestsEnd {
+    /// A server is stopped, or a data directory given up, once for a request.
+    pub fn on_obeyed(&mut self, node: usize, request: u64) -> Option<String> {
+        (!self.obeyed.insert((node, request))).then(|| format!("request {request} is obeyed a second time"))
+    }
 }
 
 fn subject(request: &Request) -> Option<&brain::NodeName> {

@@ -3,11 +3,13 @@
 //! What they are: a list; each runs over a few seeds. With true code every seed passes and some get where the scenario leads.
 //! What they are not: a substitute for seeds; each is here because seeds alone come to its moment too seldom.
 
+mod cascades;
 mod disks;
+mod handover;
 mod leases;
 mod promises;
 mod sets;
-mod stage;
+pub(crate) mod stage;
 mod standby;
 
 use crate::mutant::Mutant;
@@ -79,5 +81,9 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     "returned-is-not-whole" 60 disks::a_returned_primary_is_not_whole;
     "gone-back-is-not-promoted" 60 disks::a_winner_that_went_back_is_not_promoted;
     "promoted-by-hand-wins-nothing" 60 disks::a_promotion_by_hand_wins_nothing;
+    "cascade-keeps-to-its-term" 40 cascades::who_streams_from_a_replica_keeps_to_the_term;
+    "ends-are-compared" 40 cascades::two_ends_are_compared_before_a_turn;
+    "switchover-is-calm" 200 handover::a_calm_switchover_costs_nothing;
+    "stranger-fetches-first" 60 handover::a_stranger_fetches_before_it_wins;
     "copy-is-new" 20 disks::a_copy_is_new_and_the_old_stands_aside;
 };

@@ -1,7 +1,7 @@
 //! A calm cluster, and the means to drive it to one interleaving.
 
 use crate::dice::Dice;
-use crate::plan::{Fault, Kind, Plan, Target};
+use crate::plan::{Kind, Plan};
 use crate::sabotage::Sabotage;
 use crate::trace::Detail;
 use crate::world::{Violation, World};
@@ -45,8 +45,30 @@ impl Stage {
     /// Runs until all standbys are in the set, in the store and in force; `None` when that takes too long.
     pub fn set(seed: u64, shape: Shape, detail: Detail, sabotage: Option<Sabotage>) -> Option<Stage> {
         let (dice, plan) = calm(seed, shape);
-        let full = shape.0;
-        let world = World::of(dice, plan, detail, sabotage);
+        Stage::wait_for_all(World::of(dice, plan, detail, sabotage), seed, shape.0)
+    }
+
+    /// The same with a plan that is changed first, and with newcomers: full nodes that are not there yet.
+    pub fn set_with(
+        seed: u64,
+        Shape(full, witnesses, k): Shape,
+        newcomers: usize,
+        (detail, sabotage): (Detail, Option<Sabotage>),
+        change: impl FnOnce(&mut Plan),
+    ) -> Option<Stage> {
+        let (dice, mut plan) = calm(seed, Shape(full + newcomers, witnesses, k));
+        let names: Vec<_> = plan.nodes[full..full + newcomers].iter().map(|(name, _)| name.clone()).collect();
+        for name in &names {
+            plan.settings.full.remove(name);
+            plan.settings.voters.remove(name);
+        }
+        change(&mut plan);
+        let mut world = World::of(dice, plan, detail, sabotage);
+        (full..full + newcomers).for_each(|node| world.seats.set_absent(node));
+        Stage::wait_for_all(world, seed, full)
+    }
+
+    fn wait_for_all(world: World, seed: u64, full: usize) -> Option<Stage> {
         let mut stage = Stage { world, primary: 0, others: Vec::new() };
         stage.until(30 * SECOND, |world| {
             world.recorded_primary().is_some_and(|p| settled(world, p) == full - 1)
@@ -83,19 +105,7 @@ impl Stage {
 
     /// Returns the fault's number, by which it can be healed before its time.
     pub fn strike(&mut self, kind: Kind, node: usize, peer: usize, lasts_us: u64) -> usize {
-        let index = self.world.plan.faults.len();
-        self.world.plan.faults.push(Fault {
-            kind,
-            target: Target::Node(node),
-            at_us: 0,
-            trigger: None,
-            lasts_us,
-            struck: false,
-            active: None,
-            peer,
-        });
-        self.world.strike(index);
-        index
+        self.world.strike_now(kind, node, peer, lasts_us)
     }
 
     pub fn part(&mut self, one: usize, other: usize) -> usize {

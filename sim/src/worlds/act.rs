@@ -20,6 +20,7 @@ pub enum Act {
     Stop,
     Detach(u8),
     Follow(u8, u8),
+    Fetch(u8, u8),
     Clone(u8, u8),
     Rewind(u8, u8),
     Promote(u8, u8, Set),
@@ -68,9 +69,10 @@ impl Naming {
             Action::Stop => Act::Stop,
             Action::Detach { term } => Act::Detach(term.0 as u8),
             Action::Follow { term, node: upstream } => Act::Follow(term.0 as u8, node(upstream)),
+            Action::Fetch { term, node: source } => Act::Fetch(term.0 as u8, node(source)),
             Action::Clone { term, node: source } => Act::Clone(term.0 as u8, node(source)),
             Action::Rewind { term, node: source } => Act::Rewind(term.0 as u8, node(source)),
-            Action::Promote { term, timeline, set } => {
+            Action::Promote { term, timeline, set, .. } => {
                 Act::Promote(term.0 as u8, timeline.0 as u8, self.bits(set))
             }
             Action::ApplySync { term, set } => Act::Apply(term.0 as u8, self.bits(set)),
@@ -79,8 +81,8 @@ impl Naming {
             Action::Quarantine { .. } => return None,
             // Roles and slots are always there; the cluster exists already.
             Action::Initdb | Action::Prepare { .. } | Action::Slots { .. } => return None,
-            // Everybody may be primary and no WAL is ever removed, so nobody fetches; nobody asks for anything; no slot is missed.
-            Action::Fetch { .. } | Action::TakeSlots { .. } | Action::Checkpoint { .. } => return None,
+            // Nobody asks for anything; no slot is missed.
+            Action::TakeSlots { .. } | Action::Checkpoint { .. } => return None,
             Action::Reload { .. } | Action::Restart { .. } | Action::GiveUp { .. } => return None,
         })
     }

@@ -18,6 +18,7 @@ pub const SMALL: World = World {
     stale: false,
     ghosts: false,
     slow: false,
+    tags: false,
     thorough: false,
 };
 
@@ -43,6 +44,10 @@ pub fn short() -> Vec<World> {
         World { nodes: 4, members: 3, k: 3, takeovers: 2, ..SMALL },
         World { nodes: 4, members: 3, changes: 1, slow: true, ..SMALL },
         World { nodes: 5, members: 4, k: 2, ..SMALL },
+        World { tags: true, ..SMALL },
+        World { members: 1, tags: true, takeovers: 2, ..SMALL },
+        World { members: 1, tags: true, crashes: 1, late: 1, ..SMALL },
+        World { nodes: 4, tags: true, ..k2 },
     ]
 }
 

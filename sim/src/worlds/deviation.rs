@@ -99,6 +99,7 @@ pub fn deviations() -> Vec<Deviation> {
         brain(RecordSyncStale, World { late: 1, ..one_member }),
         brain(AdmitUnopened, World { takeovers: 2, ..SMALL }),
         brain(OpenUnflushed, World { takeovers: 2, slow: true, ..SMALL }),
+        brain(StrangerBehind, World { members: 1, tags: true, ..SMALL }),
         brain(RevokeDropped, heard),
         brain(PromiseUnasked, World { crashes: 1, late: 1, ..heard }),
         brain(ReceiverCounts, heard),

@@ -98,6 +98,9 @@ impl Rules {
                 self.stream(state, at, (host, Step::Streams(at)), out);
             }
             None => {
+                if let Some((fetched, overwritten)) = fetch(state, at) {
+                    self.push_streamed(state, at, Step::Fetches(at), fetched, overwritten, out);
+                }
                 if let Some((connected, host)) = self.connect(state, at) {
                     let step = Step::Connects(at);
                     if self.slow {
@@ -141,6 +144,18 @@ impl Rules {
         let overwritten = !state.begins(state.nodes[at].log, whole);
         next.nodes[at].log = state.settle_log(whole);
         next.nodes[host].senders[at].flush = whole.len;
+        self.push_streamed(state, at, step, next, overwritten, out);
+    }
+
+    fn push_streamed(
+        &self,
+        state: &State,
+        at: usize,
+        step: Step,
+        next: State,
+        overwritten: bool,
+        out: &mut Vec<Next>,
+    ) {
         let before = out.len();
         self.push(state, step, Some(next), out);
         if overwritten && out.len() > before {
@@ -208,6 +223,20 @@ pub(super) fn stop(state: &mut State, at: usize) {
     linger(state, at);
     let node = &mut state.nodes[at];
     (node.role, node.upstream, node.unread) = (Role::Down, NONE, false);
+}
+
+/// All WAL of a standby that takes none itself comes to the one that is pointed at it. A standby's walsender acknowledges
+/// nothing.
+fn fetch(state: &State, at: usize) -> Option<(State, bool)> {
+    let own = &state.nodes[at];
+    let source = state.nodes.get(usize::from(own.upstream)).filter(|source| source.role == Role::Standby)?;
+    let more = source.log != own.log && begins_by_timeline(state, own.log, source.log);
+    if usize::from(own.upstream) == at || own.unread || source.unread || !more {
+        return None;
+    }
+    let mut next = *state;
+    next.nodes[at].log = state.settle_log(source.log);
+    Some((next, !state.begins(own.log, source.log)))
 }
 
 /// As `IDENTIFY_SYSTEM` and the history file tell it: by timeline ids and lengths, which is all that PostgreSQL knows.

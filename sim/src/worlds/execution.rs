@@ -53,6 +53,11 @@ impl Rules {
                     }
                 }
             }
+            // To fetch is to promise nothing: the promise of the term has been given.
+            Act::Fetch(term, source) if role == Role::Standby && term == promise => {
+                (node.upstream, node.upstream_term) = (source, term);
+                linger(&mut next, at);
+            }
             Act::Clone(term, source) if role == Role::Empty && term >= promise => {
                 let from = state.nodes[usize::from(source)];
                 let keeps = self.lies(Executor::CloneKeepsMember);

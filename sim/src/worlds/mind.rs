@@ -11,7 +11,7 @@ use super::state::{Link, NODES, Role, State};
 
 /// Rules that choose among equals by name. Who stands first for a candidacy is a matter of name too, but only until
 /// the timers have run out.
-const BY_NAME: [&str; 2] = ["takeover.record", "sync.change"];
+const BY_NAME: [&str; 3] = ["takeover.record", "takeover.fetch", "sync.change"];
 
 /// What was decided, and by which rule.
 pub type Decided = (&'static str, Act);
@@ -33,6 +33,8 @@ pub struct Frame {
     pub ks: u8,
     pub lies: bool,
     pub by_host: bool,
+    /// At each decision any node may be tagged nofailover.
+    pub tags: bool,
     /// Hear every set of peers in every mood, also where it cannot matter to a true brain.
     pub thorough: bool,
 }
@@ -86,12 +88,15 @@ impl Mind {
         let asked = &mut self.asked;
         let found = self.table.entry(key).or_insert_with(|| {
             let mut found: Vec<Decided> = Vec::new();
-            for k in (0..8).filter(|k| frame.ks & (1 << k) != 0) {
+            let ks = (0..8).filter(|k| frame.ks & (1 << k) != 0);
+            let barring = frame.tags && state.nodes[node].role == Role::Standby;
+            let barred = move |_: &u8| 0..if barring { 1 << state.count } else { 1 };
+            for (k, barred) in ks.flat_map(|k| barred(&k).map(move |barred| (k, barred))) {
                 for first in 0..state.count {
                     *asked += 1;
                     let naming = Naming(rotation(first, state.count));
                     let Frame { lies, by_host, .. } = frame;
-                    let sight = Sight { state, node, heard, mood, k, naming, lies, by_host };
+                    let sight = Sight { state, node, heard, mood, k, naming, lies, by_host, barred };
                     let (rule, acts) = sight.decide();
                     found.extend(acts.into_iter().map(|act| (rule, act)));
                     if !BY_NAME.contains(&rule) {

@@ -59,6 +59,8 @@ pub struct World {
     pub ghosts: bool,
     /// A standby streams before it has flushed what its host has.
     pub slow: bool,
+    /// At any moment any node may be tagged nofailover.
+    pub tags: bool,
     /// Without the reductions that rest on what rules of the brain look at.
     pub thorough: bool,
 }
@@ -83,6 +85,7 @@ impl fmt::Display for World {
             ("stale", self.stale),
             ("ghosts", self.ghosts),
             ("slow", self.slow),
+            ("tags", self.tags),
             ("thorough", self.thorough),
         ];
         for (name, _) in switches.into_iter().filter(|(_, on)| *on) {
@@ -154,6 +157,7 @@ impl World {
         let frame = Frame {
             ks: 1 << self.k | if self.any_k { 1 << other } else { 0 },
             lies: matches!(executor, Some(Executor::PositionEarly | Executor::ReceiverKept)),
+            tags: self.tags,
             by_host: executor == Some(Executor::NamesByHost),
             thorough: self.thorough,
         };

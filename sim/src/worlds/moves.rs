@@ -20,6 +20,7 @@ pub enum Step {
     LosesConnection(usize),
     WalsenderEnds(usize, usize),
     Streams(usize),
+    Fetches(usize),
     WalsenderRereads(usize, usize),
     InForce(usize),
     WriteArrives(Write),

@@ -47,6 +47,8 @@ pub struct Sight<'a> {
     pub lies: bool,
     /// A standby's name says nothing of the term.
     pub by_host: bool,
+    /// Who is tagged nofailover, as bits.
+    pub barred: u8,
 }
 
 impl Sight<'_> {
@@ -170,7 +172,7 @@ impl Sight<'_> {
             quarantined: false,
             stalled_ms: 0,
             history: None,
-            slots: BTreeSet::new(),
+            slots: Default::default(),
         }
     }
 
@@ -208,6 +210,10 @@ impl Sight<'_> {
         }
     }
 
+    fn tags(&self, index: usize) -> Tags {
+        Tags { nofailover: self.barred & (1 << index) != 0, ..Tags::default() }
+    }
+
     fn status(&self, index: usize, health: Health) -> Status {
         let node = &self.state.nodes[index];
         Status {
@@ -221,6 +227,7 @@ impl Sight<'_> {
             sees_fine: false,
             health,
             wants_lease: false,
+            keeps_lease: false,
             open: node.admitted,
             postgres: self.server(index),
             busy: node.busy.then_some(Operation::ApplySync),
@@ -229,9 +236,12 @@ impl Sight<'_> {
             condition: Condition::default(),
             slots: SlotReport::default(),
             fencer: Fencer::default(),
-            tags: Tags::default(),
+            tags: self.tags(index),
             holding: None,
             origin: Default::default(),
+            source: None,
+            why_not_source: String::new(),
+            unfetched: None,
         }
     }
 
@@ -248,6 +258,7 @@ impl Sight<'_> {
         };
         let mut view = View::new(self.naming.node(self.node as u8), self.settings(), durable, Millis(0));
         view.postgres = self.server(self.node);
+        view.tags = self.tags(self.node);
         view.busy = node.busy.then_some(Operation::ApplySync);
         view.store = self.store();
         view.served = (node.served > 0).then_some(Term(u64::from(node.served)));

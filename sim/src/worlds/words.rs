@@ -43,6 +43,7 @@ impl fmt::Display for Act {
             Act::Stop => write!(f, "stops its server"),
             Act::Detach(_) => write!(f, "detaches its server"),
             Act::Follow(term, node) => write!(f, "follows n{node}, term {term}"),
+            Act::Fetch(term, node) => write!(f, "fetches from n{node}, term {term}"),
             Act::Clone(_, node) => write!(f, "copies n{node}"),
             Act::Rewind(_, node) => write!(f, "rewinds to n{node}"),
             Act::Promote(term, timeline, set) => {
@@ -67,6 +68,7 @@ impl fmt::Display for Step {
             Step::LosesConnection(node) => write!(f, "n{node} loses its connection"),
             Step::WalsenderEnds(host, node) => write!(f, "n{host}'s walsender for n{node} ends"),
             Step::Streams(node) => write!(f, "n{node} flushes all that its host has"),
+            Step::Fetches(node) => write!(f, "n{node} has fetched all that its source has"),
             Step::WalsenderRereads(host, node) => {
                 write!(f, "n{host}'s walsender for n{node} reads the configuration")
             }

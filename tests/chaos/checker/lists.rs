@@ -199,8 +199,9 @@ impl<'a> Book<'a> {
     }
 
     fn reading_fits(&self, report: &mut Report, reading: &Reading<'_>) {
-        let Reading { transaction, place: (level, key), values, .. } = *reading;
+        let Reading { transaction, place: (level, key), .. } = *reading;
         let order = self.order(reading.place);
+        let values = self.of_others_or_committed(reading);
         let reader = self.name(transaction);
         if !order.starts_with(values) {
             self.values_are_legitimate(report, level, key, values, &format!("as {reader} read it"));
@@ -216,6 +217,28 @@ impl<'a> Book<'a> {
         }
         self.no_intermediate(report, reading);
         self.own_appends_are_seen(report, reading);
+    }
+
+    /// What was read, without the reader's own appends when its outcome was never told and it turns out to have been rolled
+    /// back: nobody else has seen these.
+    fn of_others_or_committed<'b>(&self, reading: &Reading<'b>) -> &'b [Value] {
+        let own = self.own_before(reading);
+        let doubtful = self.transaction(reading.transaction).outcome == Outcome::Info;
+        let order = self.order(reading.place);
+        match reading.values.strip_suffix(own.as_slice()) {
+            Some(others) if doubtful && own.iter().all(|value| !order.contains(value)) => others,
+            _ => reading.values,
+        }
+    }
+
+    /// What the reader had appended to the list before it read.
+    fn own_before(&self, reading: &Reading<'_>) -> Vec<Value> {
+        let before = &self.transaction(reading.transaction).ops[..reading.op];
+        let own = before.iter().filter_map(|op| match op {
+            Op::Append(to, value) if *to == reading.place.1 => Some(*value),
+            _ => None,
+        });
+        own.collect()
     }
 
     fn no_intermediate(&self, report: &mut Report, reading: &Reading<'_>) {
@@ -242,14 +265,7 @@ impl<'a> Book<'a> {
 
     fn own_appends_are_seen(&self, report: &mut Report, reading: &Reading<'_>) {
         let key = reading.place.1;
-        let before = &self.transaction(reading.transaction).ops[..reading.op];
-        let own: Vec<Value> = before
-            .iter()
-            .filter_map(|op| match op {
-                Op::Append(to, value) if *to == key => Some(*value),
-                _ => None,
-            })
-            .collect();
+        let own = self.own_before(reading);
         // The row is locked from the first append on, so they stand together at the end.
         if !reading.values.ends_with(&own) {
             let text = format!(

@@ -135,6 +135,18 @@ fn a_read_that_was_lost() {
 }
 
 #[test]
+fn own_appends_that_were_rolled_back_are_no_lost_read() {
+    let text = "0-1 ok 1+rw: a1=10\n 2-9 info 2+rw: a1=11 r1=READ\n end n1: 1=10";
+    for level in Level::ALL {
+        let report = check(&history(level, &text.replace("READ", "10,11")));
+        assert!(report.violations.is_empty(), "{report:?}");
+    }
+    // Of another's it is one.
+    let others = text.replace("\n end", "\n 3-9 info 3+rw: a1=12\n end");
+    caught(&[Class::LostRead], &others.replace("READ", "10,12,11"));
+}
+
+#[test]
 fn a_phantom() {
     caught(&[Class::Phantom], "0-1 ok 1+rw: a1=10\n end n1: 1=10,11");
     // A value in a list that it was not appended to.

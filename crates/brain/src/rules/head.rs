@@ -182,9 +182,16 @@ pub(super) fn slots(view: &View) -> Option<Want> {
     let heard: Vec<&Status> = view.fresh_peers().filter(full).collect();
     let wanted: BTreeSet<MemberId> = heard.iter().filter_map(|status| status.member.clone()).collect();
     let present: BTreeSet<MemberId> =
-        standby.slots.iter().filter_map(|slot| MemberId::of_slot(slot)).collect();
+        standby.slots.keys().filter_map(|slot| MemberId::of_slot(slot)).collect();
     let spelled = |member: &MemberId| MemberId(member.0.replace('-', "_"));
     let known = |member: &MemberId| wanted.iter().any(|wanted| spelled(wanted) == *member);
+    // One that is read from cannot be dropped: its reader's agent sees to it that it ends.
+    let active: BTreeSet<MemberId> = standby
+        .slots
+        .iter()
+        .filter(|(_, read)| **read)
+        .filter_map(|(slot, _)| MemberId::of_slot(slot))
+        .collect();
     // Who is not heard may come back; who is heard under another id will not.
     let replaced = |member: &MemberId| {
         let node = member.node();
@@ -192,7 +199,7 @@ pub(super) fn slots(view: &View) -> Option<Want> {
         heard.iter().any(|status| of_cluster(&status.node)) || !view.settings.full.iter().any(of_cluster)
     };
     let kept: BTreeSet<MemberId> =
-        present.iter().filter(|member| known(member) || !replaced(member)).cloned().collect();
+        present.iter().filter(|m| known(m) || active.contains(*m) || !replaced(m)).cloned().collect();
     let missing: Vec<&MemberId> =
         wanted.iter().filter(|member| !present.contains(&spelled(member))).collect();
     if missing.is_empty() && kept == present {
@@ -202,6 +209,22 @@ pub(super) fn slots(view: &View) -> Option<Want> {
     let why = format!("{} follow this head", names.join(", "));
     let members = kept.into_iter().filter(|member| !known(member)).chain(wanted.iter().cloned()).collect();
     act(Action::Slots { term: record.term, members }, why)
+}
+
+/// A takeover chose this node while it was to leave. Nobody removes the head, and a mark that nobody acts on would stand for
+/// ever; whoever wants it gone hands the headship over and removes it again.
+pub(super) fn stay(view: &View) -> Option<Want> {
+    own(view)?;
+    let (primary, members) = (view.store.primary.as_ref()?, view.store.members.as_ref()?);
+    members.value.nodes.get(&view.me).filter(|own| own.leaving)?;
+    let commit = Commit {
+        conditions: vec![(Key::Primary, primary.version), (Key::Members, members.version)],
+        puts: vec![Put::Members(members.value.keeping(&view.me))],
+    };
+    act(
+        Action::Commit(commit),
+        "this node was to leave and became the head: it stays; to remove it, restart it first",
+    )
 }
 
 /// No commit counts on anybody here, so a node that is to leave goes at once.
@@ -328,8 +351,10 @@ pub(super) fn steady(view: &View) -> Option<Want> {
         (None, true) => format!("the origin, head of term {}", record.term),
         (_, false) => format!("{}, the head of term {}", record.node, record.term),
     };
-    match streams {
+    let mut want = match streams {
         true => wait(format!("streaming from {whom}")),
         false => wait(format!("pointed at {whom}; not streaming yet: {}", view.origin.words())),
-    }
+    }?;
+    want.why.extend(Some(view.memory.cascade.why_not.clone()).filter(|why| !why.is_empty()));
+    Some(want)
 }

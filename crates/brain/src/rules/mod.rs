@@ -3,7 +3,9 @@
 //! Order is meaning: what makes the node safe stands above what makes it useful. Each rule's `when` is total over
 //! every view and touches nothing. `rules.txt` beside this crate is the dumped table; a test keeps it true.
 
+mod archive;
 mod bootstrap;
+mod cascade;
 mod fence;
 mod head;
 mod primary;
@@ -29,6 +31,11 @@ pub(crate) fn wait(why: impl Into<String>) -> Option<Want> {
 /// Do this, for this reason.
 pub(crate) fn act(action: Action, why: impl Into<String>) -> Option<Want> {
     Some(Want { actions: vec![action], why: vec![why.into()] })
+}
+
+/// The recorded primary is heard, is promoted, and may be followed by this node.
+pub(crate) fn may_follow(view: &View) -> bool {
+    rejoin::upstream(view).is_ok()
 }
 
 /// One row of the table.
@@ -78,6 +85,7 @@ pub const RULES: &[Rule] = rules! {
     "open.wait" "A primary that is not open waits for its members." primary::wait_to_open;
     "request.close" "The open primary says how a request ended." request::close;
     "sync.change" "The sync set follows the members that stream, one safe step at a time." primary::change_set;
+    "members.stay" "A node that was to leave has become the primary: it stays, and the removal is undone." primary::stay;
     "members.remove" "No commit counts on a node that is to leave: the record lets it go." primary::let_go;
     "primary.prepare" "A new agent makes sure of the roles." primary::prepare_again;
     "primary.slots" "The slot of a copy that is no more is dropped." primary::superfluous_slots;
@@ -102,6 +110,7 @@ pub const RULES: &[Rule] = rules! {
     "head.promise" "The head and who follows it promise its term first." head::promise;
     "head.close" "The head says how a request ended." request::close_by_head;
     "promote.check" "A standby cluster is promoted when its origin gives no sign of life, or by force." turn::promote;
+    "head.stay" "A node that was to leave has become the head: it stays, and the removal is undone." head::stay;
     "head.remove" "Nobody writes: a node that is to leave a standby cluster leaves at once." head::let_go;
     "head.clone" "The head has no data directory that can be used: it copies the origin's." head::clone;
     "head.again" "A rewind to the origin that was interrupted is done again." head::rewind_again;
@@ -125,7 +134,7 @@ pub const RULES: &[Rule] = rules! {
     "rejoin.paused" "Maintenance: no data directory is rebuilt." rejoin::paused;
     "rejoin.full" "A full disk takes no WAL: the node follows once there is room." rejoin::full;
 
-    "rejoin.clone" "There is no data directory, or it cannot be repaired: copy the primary's." rejoin::clone;
+    "rejoin.clone" "There is no data directory, or it cannot be repaired: copy the primary's, or that of a replica tagged clonefrom." rejoin::clone;
     "rejoin.again" "A rewind that was interrupted is done again." rejoin::rewind_again;
     "rejoin.wait" "The primary is not ready to be followed." rejoin::wait_for_primary;
     "rejoin.promise" "Following a primary of a term is a promise of that term, made durable first." rejoin::promise;
@@ -134,10 +143,13 @@ pub const RULES: &[Rule] = rules! {
     "rejoin.ahead" "This node is ahead of the primary it should follow; nothing is overwritten." rejoin::ahead;
     "rejoin.guard" "The takeover may still need this data directory: it is not rewound yet." rejoin::guard;
     "rejoin.rewind" "The own WAL has left the recorded history: rewind to the primary's." rejoin::rewind;
+    "cascade.follow" "The own WAL is a beginning of that of the replica which replicatefrom names: follow it." cascade::follow;
     "follow" "The own WAL is a beginning of the primary's: follow it." rejoin::follow;
-    "replica.admit" "A replica that streams from the recorded primary admits readers." rejoin::admit;
+    "replica.admit" "A replica that streams from the recorded primary, or from one that does, admits readers." rejoin::admit;
     "replica.outgrown" "The primary's settings are larger: the standby is started anew with settings as large." rejoin::outgrown;
     "replica.slots" "A replica takes in logical slots by a restart, never the last sync standby, one at a time." slots::take_in;
+    "cascade.slots" "A replica has a slot for each node that takes its WAL from it." cascade::slots;
+    "cascade.turn" "The replica which replicatefrom names is fit, and no commit counts on this node: turn to it." cascade::turn;
     "rejoin.fetch" "The primary no longer has the WAL this node needs, but a peer has: take it from there." rejoin::fetch;
     "rejoin.stalled" "The upstream no longer has the WAL this node needs: copy it anew." rejoin::stalled;
     "request.restart" "Somebody asked this replica to restart." request::restart;

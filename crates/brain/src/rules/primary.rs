@@ -42,8 +42,10 @@ pub(super) fn promote(view: &View) -> Option<Want> {
     }
     let PrimaryRecord { term, timeline, .. } = *record;
     let set = first_set(view);
+    // Smaller settings cost another start, which only the restart that an operator asked for has time for.
+    let lower = view.restarts_in_place();
     let why = format!("winner of term {term}, from {}", record.from.lsn);
-    act(Action::Promote { term, timeline, set }, why)
+    act(Action::Promote { term, timeline, set, lower }, why)
 }
 
 /// The set a new primary starts with: the standbys that are there to follow it; when none is, those that might
@@ -148,7 +150,7 @@ pub(super) fn superfluous_slots(view: &View) -> Option<Want> {
 }
 
 /// The slot is one of `node`'s members'.
-fn belongs_to(slot: &str, node: &str) -> bool {
+pub(super) fn belongs_to(slot: &str, node: &str) -> bool {
     let member = MemberId::of_slot(slot).map(|member| member.0);
     member.and_then(|member| Some(member.rsplit_once('_')?.0 == node.replace('-', "_"))).unwrap_or(false)
 }
@@ -252,6 +254,25 @@ pub(super) fn change_set(view: &View) -> Option<Want> {
     let sync = view.store.sync.as_ref()?;
     let (action, why) = sync_set::step(view, record, primary, sync)?;
     Some(Want { actions: action.into_iter().collect(), why: vec![why] })
+}
+
+/// A takeover chose this node while it was to leave. The primary is not removed, and a mark that nobody acts on would stand
+/// for ever; whoever wants it gone switches over and removes it again.
+pub(super) fn stay(view: &View) -> Option<Want> {
+    let (record, _) = view.serving()?;
+    let members = view.store.members.as_ref()?;
+    let leaves = members.value.nodes.get(&view.me).is_some_and(|own| own.leaving);
+    if !leaves || !view.opened() || is_on(Mutation::StayDropped) {
+        return None;
+    }
+    let commit = Commit {
+        conditions: vec![(Key::Primary, record.version), (Key::Members, members.version)],
+        puts: vec![Put::Members(members.value.keeping(&view.me))],
+    };
+    act(
+        Action::Commit(commit),
+        "this node was to leave and became the primary: it stays; to remove it, switch over first",
+    )
 }
 
 /// The last step of a removal: the set, stored and in force, has let the node out.

@@ -2,6 +2,7 @@
 
 use super::{Want, act, wait};
 use crate::mutation::{Mutation, is_on};
+use crate::sync_set::CAUGHT_UP_BYTES_MAX;
 use crate::{
     Action, Ask, MemberId, NodeName, Operation, Postgres, Primary, PrimaryRecord, Standby, Status,
     SyncRecord, View, Walsender,
@@ -77,6 +78,9 @@ fn fetching(view: &View) -> Option<String> {
     if upstream.term != record.term || upstream.node == record.node || view.durable.promise > record.term {
         return None;
     }
+    if view.source() == Some(&upstream.node) {
+        return None;
+    }
     let peer = peer_with_more(view, record, FETCHED_BYTES)?;
     (peer.node == upstream.node)
         .then(|| format!("fetching WAL that {} has no more from {}", record.node, peer.node))
@@ -103,8 +107,14 @@ pub(super) fn detach(view: &View) -> Option<Want> {
     let standby = view.postgres.standby().filter(|_| !is_on(Mutation::DetachDropped))?;
     let promise = view.durable.promise;
     if let Some(upstream) = &standby.upstream {
-        let why = format!("promised {promise}, the upstream {} has term {}", upstream.node, upstream.term);
-        let other = view.record().is_some_and(|r| r.term == upstream.term && r.node != upstream.node)
+        let why = match view.memory.cascade.why_not.as_str() {
+            reason if upstream.term >= promise && !reason.is_empty() => {
+                format!("no WAL is taken from {} any more: {reason}", upstream.node)
+            }
+            _ => format!("promised {promise}, the upstream {} has term {}", upstream.node, upstream.term),
+        };
+        let of_term = |r: &&PrimaryRecord| r.term == upstream.term;
+        let other = view.record().filter(of_term).is_some_and(|r| !standby.in_place(r, view.source()))
             && !(upstream.node.is_origin() && view.head().is_some())
             && fetching(view).is_none();
         return (upstream.term < promise || other).then(|| act(Action::Detach { term: promise }, why))?;
@@ -145,6 +155,7 @@ pub(super) fn clone(view: &View) -> Option<Want> {
         return None;
     }
     let (record, _, primary) = upstream(view).ok()?;
+    let (node, from) = copy_source(view, record, primary);
     if !empty && !expendable(view, record, primary) {
         return None;
     }
@@ -152,13 +163,37 @@ pub(super) fn clone(view: &View) -> Option<Want> {
         return wait(format!("{other} is copying; one node at a time loads the primary"));
     }
     let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
-    act(Action::Clone { term: record.term, node: record.node.clone() }, why)
+    act(Action::Clone { term: record.term, node }, format!("{why}{from}"))
+}
+
+/// Whose data directory is copied, and why not the primary's: by preference that of a replica tagged clonefrom, of those in
+/// this zone first, then by name. What it has is a beginning of the primary's WAL, and it is not far from the end. After a
+/// copy that failed the next comes from the primary, so that no replica stands in the way for ever.
+fn copy_source(view: &View, record: &PrimaryRecord, primary: &Primary) -> (NodeName, String) {
+    let fit = |status: &&Status| {
+        let near = |s: &&Standby| {
+            let here = s.streaming && s.follows(record) && s.position.timeline == record.timeline;
+            here && primary.flush.bytes_since(s.position.lsn) <= CAUGHT_UP_BYTES_MAX
+        };
+        let whole = !status.condition.disk_full && !status.condition.outgrown;
+        status.tags.clonefrom
+            && (status.record_term, status.promise) == (record.term, record.term)
+            && !status.busy.is_some_and(Operation::moves_wal)
+            && whole
+            && status.postgres.standby().filter(near).is_some()
+    };
+    let near = |status: &&Status| (status.tags.zone != view.tags.zone, status.node.clone());
+    let tried = view.copies_failed % 2 == 1;
+    match view.fresh_peers().filter(fit).min_by_key(near).filter(|_| view.opened() && !tried) {
+        Some(status) => (status.node.clone(), format!("; {} is tagged clonefrom", status.node)),
+        None => (record.node.clone(), String::new()),
+    }
 }
 
 /// Following, rewinding and copying all write: on a full disk the server would end, be started, and end again.
 pub(super) fn full(view: &View) -> Option<Want> {
     let (record, ..) = upstream(view).ok()?;
-    let follows = view.postgres.standby().is_some_and(|standby| standby.follows(record));
+    let follows = view.postgres.standby().is_some_and(|standby| standby.in_place(record, view.source()));
     (view.condition.disk_full && !follows).then(|| {
         wait(format!("no room is left on the disk of {}: it follows {} once there is", view.me, record.node))
     })?
@@ -215,7 +250,7 @@ pub(super) fn unread(view: &View) -> Option<Want> {
 fn branch(view: &View) -> Option<(&PrimaryRecord, &Primary, &Standby)> {
     let (record, _, primary) = upstream(view).ok()?;
     let standby = view.postgres.standby()?;
-    (!standby.follows(record)).then_some((record, primary, standby))
+    (!standby.in_place(record, view.source())).then_some((record, primary, standby))
 }
 
 pub(super) fn ahead(view: &View) -> Option<Want> {
@@ -242,16 +277,18 @@ fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
     if sync.term == record.term {
         return sync.set.members.len() <= sync.set.k;
     }
-    (holders(record, primary, own) >= sync.set.k || spared(view, sync, record, own))
+    (holders(sync, record, primary, own) >= sync.set.k || spared(view, sync, record, own))
         && needed(view, record, primary)
         && turn_to_rewind(view, sync, record)
 }
 
-/// Who has all that was acknowledged: the primary, which was chosen for it, and who has flushed its end of recovery.
-fn holders(record: &PrimaryRecord, primary: &Primary, own: &MemberId) -> usize {
+/// Who has all that was acknowledged: the primary, which was chosen for it, and who has flushed its end of recovery. A
+/// primary from outside the set is none: its answer would not count.
+fn holders(sync: &SyncRecord, record: &PrimaryRecord, primary: &Primary, own: &MemberId) -> usize {
     let holds =
         |w: &&Walsender| w.term == record.term && w.flush >= primary.end_of_recovery && w.member != *own;
-    1 + primary.walsenders.iter().filter(holds).count()
+    let counts = sync.set.members.contains(&record.member) || sync.primary == record.member;
+    usize::from(counts) + primary.walsenders.iter().filter(holds).count()
 }
 
 /// Should the new primary die while this member is rewound, the other members of the old set still suffice for a takeover.
@@ -322,14 +359,17 @@ pub(super) fn follow(view: &View) -> Option<Want> {
 pub(super) fn admit(view: &View) -> Option<Want> {
     let (record, ..) = upstream(view).ok()?;
     let standby = view.postgres.standby()?;
-    let ready = standby.quarantined && standby.streaming && standby.follows(record);
-    ready.then(|| act(Action::Admit { term: record.term }, "it streams from the recorded primary"))?
+    let ready = standby.quarantined && standby.streaming && standby.in_place(record, view.source());
+    let from = standby.upstream.as_ref().map_or(&record.node, |upstream| &upstream.node);
+    ready.then(|| {
+        act(Action::Admit { term: record.term }, format!("it streams from {from}, term {}", record.term))
+    })?
 }
 
 /// It could not be promoted either. One at a time, the first by name: the others acknowledge meanwhile.
 pub(super) fn outgrown(view: &View) -> Option<Want> {
     let (record, ..) = upstream(view).ok()?;
-    let standby = view.postgres.standby().filter(|standby| standby.follows(record))?;
+    let standby = view.postgres.standby().filter(|standby| standby.in_place(record, view.source()))?;
     if !view.condition.outgrown {
         return None;
     }
@@ -356,14 +396,18 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
     if let Some(other) = copying(view) {
         return wait(format!("{other} is copying; one node at a time loads the primary"));
     }
-    let why = format!("not streaming for {} ms although {} is open", standby.stalled_ms, record.node);
-    act(Action::Clone { term: record.term, node: record.node.clone() }, why)
+    let (node, from) = copy_source(view, record, primary);
+    let why = format!("not streaming for {} ms although {} is open{from}", standby.stalled_ms, record.node);
+    act(Action::Clone { term: record.term, node }, why)
 }
 
 pub(super) fn steady(view: &View) -> Option<Want> {
     match (view.record(), view.postgres.standby()) {
         (Some(record), Some(standby)) if standby.streaming => {
-            wait(format!("streaming from {}, term {}", record.node, record.term))
+            let from = standby.upstream.as_ref().map_or(&record.node, |upstream| &upstream.node);
+            let mut want = wait(format!("streaming from {from}, term {}", record.term))?;
+            want.why.extend(Some(view.memory.cascade.why_not.clone()).filter(|why| !why.is_empty()));
+            Some(want)
         }
         (Some(record), _) => {
             wait(format!("pointed at {}, term {}; not streaming yet", record.node, record.term))

@@ -2,7 +2,8 @@
 //!
 //! The open primary drives a hand-over and closes what is over; a node drives what concerns its own server only.
 
-use super::{Want, act, wait};
+use super::{Want, act, archive, wait};
+use crate::mutation::{Mutation, is_on};
 use crate::request::{
     ANSWER_MS_MAX, PREPARE_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, changed, moved,
 };
@@ -16,9 +17,6 @@ const LAG_BYTES_MAX: u64 = 16 << 20;
 
 /// A replica that has just come back streams, is a member again and has its slots looked at within this.
 const PREFLIGHT_MS_MAX: u64 = 5_000;
-
-/// A shutdown waits for the archiver; a handful of files are seconds.
-const UNARCHIVED_MAX: u32 = 8;
 
 pub(super) fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
     let note = note.into();
@@ -183,6 +181,9 @@ fn unfit(
     if status.tags.nofailover || status.tags.failover_priority == 0 {
         return Some("is tagged nofailover".to_owned());
     }
+    if let Some(source) = &status.source {
+        return Some(format!("takes its WAL from {source}; first take its tag replicatefrom away"));
+    }
     let sync = view.sync()?;
     if sync.set.k > 0 && !sync.set.members.contains(member) {
         return Some("is not in the sync set".to_owned());
@@ -223,11 +224,8 @@ fn passes(view: &View, request: &Request, record: &PrimaryRecord) -> bool {
 fn hindered(view: &View, request: &Request, primary: &Primary) -> Option<String> {
     let activity = primary.activity;
     let seconds = view.settings.drain_timeout_ms / 1_000;
-    if activity.unarchived > UNARCHIVED_MAX {
-        let files = activity.unarchived;
-        return Some(format!(
-            "{files} WAL files wait for archive_command, and a shutdown waits for them; mend the archive, or wait until it has caught up"
-        ));
+    if let Some(reason) = archive::lags(request, primary) {
+        return Some(reason);
     }
     if !request.is_forced() && activity.oldest_transaction_ms > view.settings.drain_timeout_ms {
         let age = activity.oldest_transaction_ms / 1_000;
@@ -272,6 +270,12 @@ pub(super) fn checkpoint(view: &View) -> Option<Want> {
     if view.errands.checkpointed < request.id {
         return act(Action::Checkpoint { request: request.id }, "a checkpoint now makes the stop short");
     }
+    if let Some(reason) = archive::hangs(request, primary) {
+        return fail(view, request, reason);
+    }
+    if !archive::is_proven(view, request, primary) {
+        return wait("archive_command has to take the last WAL file");
+    }
     // Things may have changed meanwhile; nobody waits yet, so this is the moment to give up.
     if let Err(reason) = successor(view, request, &record.value, primary) {
         return fail(view, request, reason);
@@ -288,7 +292,8 @@ pub(super) fn drain(view: &View) -> Option<Want> {
         .filter(|status| status.holding != Some(request.id))
         .map(|status| status.node.0.as_str())
         .collect();
-    let busy = primary.activity.busy_sessions;
+    let unasked = is_on(Mutation::DrainSkipped);
+    let busy = if unasked { 0 } else { primary.activity.busy_sessions };
     let over = waited_ms > view.settings.drain_timeout_ms;
     if let Err(reason) = successor(view, request, &record.value, primary) {
         return fail(view, request, format!("{reason}; the hold was released"));
@@ -339,6 +344,7 @@ pub(super) fn restart(view: &View) -> Option<Want> {
     }
     let obeyed = view.durable.obeyed >= request.id;
     match (request.stage, view.postgres.standby()) {
+        (Stage::Waiting, Some(_)) if copies_before(view, request) => None,
         (Stage::Waiting, Some(_)) if !obeyed => {
             if let Some(reason) = indispensable(view).filter(|_| !request.is_forced()) {
                 return fail(view, request, format!("{reason}; add --force to restart it all the same"));
@@ -354,6 +360,13 @@ pub(super) fn restart(view: &View) -> Option<Want> {
         }
         _ => None,
     }
+}
+
+/// An earlier request for a new copy of this node is still to be obeyed. What is obeyed is known by the highest number, so
+/// requests are obeyed in their order; and the copy starts the server anew.
+fn copies_before(view: &View, request: &Request) -> bool {
+    let copies = |r: &Request| matches!(&r.ask, Ask::Reinit { node } if *node == view.me);
+    view.requests().any(|r| copies(r) && view.durable.obeyed < r.id && r.id < request.id)
 }
 
 /// Without this member commits wait.
@@ -390,13 +403,13 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         if !view.opened() && !sync.idle {
             return None;
         }
-        let member = view.durable.member.as_ref().filter(|member| sync.set.members.contains(*member));
-        if let Some(member) = member {
+        let counts = view.durable.member.as_ref().is_some_and(|member| sync.set.members.contains(member));
+        if counts {
+            // Until the primary has let it go it follows as any other: the removal of another may wait for its flush.
             let spare = sync.set.members.len() > sync.set.k;
-            return if spare {
-                wait(format!("{member} is still in {}", sync.set))
-            } else {
-                fail(view, request, format!("writes would wait: {} has nobody to spare", sync.set))
+            return match spare {
+                true => None,
+                false => fail(view, request, format!("writes would wait: {} has nobody to spare", sync.set)),
             };
         }
         return act(Action::GiveUp { request: request.id }, format!("request {} asks for it", request.id));

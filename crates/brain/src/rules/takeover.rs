@@ -3,8 +3,8 @@
 use super::{Want, wait};
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Ask, NodeName, Operation, Postgres, Stage, Status, SyncRecord, Term, View, election,
-    election::Outcome, health, slots,
+    Action, Ask, NodeName, Operation, Postgres, Stage, Status, SyncRecord, Term, View, answer, election,
+    election::Outcome, fetch, health, slots,
 };
 
 /// Each candidate gives the one before it this long before it stands itself: a campaign takes a promise (one fsync,
@@ -79,7 +79,7 @@ pub(super) fn full(view: &View) -> Option<Want> {
 }
 
 fn outcome(view: &View, sync: &SyncRecord, term: Term) -> Outcome {
-    election::outcome(view, sync, &election::tally(view, sync, term))
+    election::outcome(view, sync, &answer::tally(view, sync, term))
 }
 
 /// How many other candidates stand before this node: full nodes by name, those without room on their disk behind the
@@ -101,12 +101,31 @@ fn successor(view: &View) -> Option<(&NodeName, u64)> {
     Some((request.successor()?, if restarts { RESTART_TURN_MS } else { SUCCESSOR_TURN_MS }))
 }
 
+/// The primary stopped for a request that this node knows nothing of: its view of the store is late. A successor knows that
+/// it is one, and is not kept from it by who merely hears of the stop first.
+fn hands_over_unread(view: &View) -> bool {
+    let Some(record) = view.record() else { return false };
+    let primary = view.fresh_peers().find(|status| status.node == record.node);
+    let held = primary.filter(|status| status.record_term == record.term).and_then(|status| status.holding);
+    let known = |id: u64| {
+        view.store
+            .requests
+            .as_ref()
+            .is_some_and(|r| r.value.list.iter().any(|r| r.id == id && r.stage >= Stage::Stopping))
+    };
+    held.is_some_and(|id| !known(id)) && !is_on(Mutation::HandoverUnread)
+}
+
 pub(super) fn defer(view: &View) -> Option<Want> {
     suspicion(view)?;
     let since = view.memory.suspect_since.unwrap_or(view.now);
     let (first, turn_ms) = match successor(view) {
         Some((node, _)) if *node == view.me => return None,
         Some((node, turn_ms)) => (format!("{node} is to take over"), turn_ms + rank(view) * TURN_MS),
+        None if hands_over_unread(view) => {
+            let turn_ms = SUCCESSOR_TURN_MS + rank(view) * TURN_MS;
+            ("the primary hands over, and to whom has not been read here".to_owned(), turn_ms)
+        }
         None => (format!("{} candidate(s) come first", rank(view)), rank(view) * TURN_MS),
     };
     (view.now.since(since) < turn_ms).then(|| wait(format!("{first}, for {turn_ms} ms")))?
@@ -138,7 +157,7 @@ pub(super) fn forced(view: &View) -> Option<Want> {
     if !patient || request.stage != Stage::Waiting {
         return None;
     }
-    let own = election::own_answer(view, term)?;
+    let own = answer::own_answer(view, term)?;
     let why = format!(
         "{missing}; request {} names {}, whose WAL ends at {}",
         request.id, own.node, own.position.lsn
@@ -176,7 +195,12 @@ pub(super) fn fetched(view: &View) -> Option<Want> {
     let term = upstream.term;
     let source = view.fresh_peers().find(|status| status.node == upstream.node);
     let end = source.and_then(|status| status.postgres.standby()).map(|source| source.position);
+    let stalled_ms = view.memory.fetch_stalled_ms(view.now);
     match end {
+        Some(end) if standby.position < end && stalled_ms > fetch::STALLED_MS_MAX => super::act(
+            Action::Detach { term },
+            format!("no WAL has come from {} for {stalled_ms} ms: let others try", upstream.node),
+        ),
         Some(end) if standby.position < end => Some(Want {
             actions: vec![Action::Revoke { term }],
             why: vec![format!(
@@ -193,7 +217,7 @@ pub(super) fn record(view: &View) -> Option<Want> {
     suspicion(view)?;
     let sync = view.sync()?;
     let term = election::campaign_term(view);
-    let tally = election::tally(view, sync, term);
+    let tally = answer::tally(view, sync, term);
     let Outcome::Chosen(winner) = election::outcome(view, sync, &tally) else { return None };
     if slots::hold_back(view, sync, &tally).is_some() {
         return None;
@@ -223,7 +247,7 @@ pub(super) fn revoke(view: &View) -> Option<Want> {
     let reason = suspicion(view)?;
     let sync = view.sync()?;
     let term = election::campaign_term(view);
-    let tally = election::tally(view, sync, term);
+    let tally = answer::tally(view, sync, term);
     let mut why = vec![reason];
     if let Outcome::Missing(missing) = election::outcome(view, sync, &tally) {
         why.push(missing);

@@ -37,6 +37,8 @@ fn run(commands: &str) -> String {
             ["cluster", settings @ ..] => world = World::new(settings),
             ["run", milliseconds] => world.run(milliseconds.parse().unwrap()),
             ["kill", "postgres", node] => world.kill_postgres(node),
+            ["hang", "postgres", node] => world.hang_postgres(node, true),
+            ["wake", "postgres", node] => world.hang_postgres(node, false),
             ["kill", "node", node] => world.kill_node(node),
             ["kill", "agent", node] => world.kill_agent(node),
             ["start", "node", node] => world.start_agent(node),
@@ -60,6 +62,7 @@ fn run(commands: &str) -> String {
             ["quiet"] => world.quiet = true,
             ["loud"] => world.quiet = false,
             ["show"] => world.show(),
+            ["why", node] => world.why(node),
             _ => panic!("unknown command: {line}"),
         }
     }

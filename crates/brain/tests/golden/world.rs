@@ -33,6 +33,8 @@ struct Server {
     busy_sessions: u32,
     stalled_since: Millis,
     streaming: bool,
+    /// It runs and answers nobody.
+    hangs: bool,
 }
 
 struct Node {
@@ -172,6 +174,14 @@ impl World {
         }
     }
 
+    /// `hang postgres n1`, `wake postgres n1`
+    pub fn hang_postgres(&mut self, node: &str, hangs: bool) {
+        self.note(&format!("{} postgres {node}", if hangs { "hang" } else { "wake" }));
+        if let Some(server) = &mut self.node(node).server {
+            server.hangs = hangs;
+        }
+    }
+
     /// `disk n1 full`, `disk n1 room`
     pub fn disk(&mut self, node: &str, state: &str) {
         self.note(&format!("disk {node} {state}"));
@@ -222,6 +232,7 @@ impl World {
     pub fn heal(&mut self) {
         self.note("heal");
         self.cuts.clear();
+        self.withheld.clear();
     }
 
     /// The node's next transaction is sent, but does not arrive yet; it sends no other while it waits for the answer.
@@ -338,13 +349,24 @@ impl World {
         match tag.split_once('=') {
             None if tag == "nofailover" => tags.nofailover = true,
             None if tag == "nosync" => tags.nosync = true,
+            None if tag == "clonefrom" => tags.clonefrom = true,
+            Some(("replicatefrom", "")) => tags.replicatefrom = None,
+            Some(("replicatefrom", value)) => tags.replicatefrom = Some(value.into()),
             Some(("priority", value)) => tags.failover_priority = value.parse().unwrap(),
             Some(("zone", value)) => tags.zone = value.to_owned(),
             _ => panic!("no tag is called {tag}"),
         }
     }
 
+    /// What the node's last decision says, and whom its server takes WAL from.
+    pub fn why(&mut self, node: &str) {
+        let decision = decide(&self.node(node).view);
+        let why = decision.why.join("; ");
+        let _ = writeln!(self.trace, "  {node} {}: {why}", decision.rule);
+    }
+
     pub fn show(&mut self) {
+        let record_node = self.store.primary.as_ref().map(|p| p.value.node.clone());
         let record = self.store.primary.as_ref().map(|p| {
             let head = if p.value.head { ", a head" } else { "" };
             format!("term {} {} timeline {}{head}", p.value.term, p.value.node, p.value.timeline)
@@ -362,7 +384,10 @@ impl World {
         }
         for (name, node) in &self.nodes {
             let postgres = if node.alive { node.view.postgres.word() } else { "no agent" };
-            let _ = writeln!(lines, "  {name} {postgres}, promised {}", node.view.durable.promise);
+            let from = node.view.postgres.standby().and_then(|standby| standby.upstream.as_ref());
+            let over = from.filter(|from| node.alive && record_node.as_ref() != Some(&from.node));
+            let over = over.map_or_else(String::new, |from| format!(" from {}", from.node));
+            let _ = writeln!(lines, "  {name} {postgres}{over}, promised {}", node.view.durable.promise);
         }
         for request in self.store.requests.iter().flat_map(|requests| &requests.value.list) {
             let _ = writeln!(lines, "  request {} {}: {}", request.id, request.stage.word(), request.note);
@@ -416,10 +441,9 @@ impl World {
                 server.upstream.as_ref().filter(|u| both(&u.node)).and_then(|u| snapshot.get(&u.node));
             let withheld = |u: &Upstream| self.withheld.contains(&(u.node.clone(), name.clone()));
             let lacks = server.upstream.as_ref().is_some_and(withheld);
-            let cascades = |s: &Server| {
-                origin.is_some() && s.streaming && s.upstream.as_ref().is_some_and(|u| u.node.is_origin())
-            };
-            let source = source.filter(|s| s.running && (s.writable || s.end > server.end || cascades(s)));
+            let passes_on =
+                |s: &&Server| s.writable || s.streaming && s.end >= server.end || s.end > server.end;
+            let source = source.filter(|s| s.running).filter(passes_on);
             let source = source.filter(|s| !lacks || s.end <= server.end);
             server.streaming = source.is_some();
             if let Some(source) = source {
@@ -435,6 +459,9 @@ impl World {
         if !server.running {
             return Postgres::Stopped;
         }
+        if server.hangs {
+            return Postgres::Unknown;
+        }
         if !server.writable {
             let timeline = server.history.timeline_at(server.end);
             return Postgres::Standby(Standby {
@@ -448,7 +475,7 @@ impl World {
                 complete: true,
                 stalled_ms: if server.streaming { 0 } else { self.now.since(server.stalled_since) },
                 history: Some(server.history.clone()),
-                slots: server.slots.clone(),
+                slots: server.slots.iter().map(|slot| (slot.clone(), false)).collect(),
             });
         }
         let followers = self.nodes.values().filter_map(|peer| {
@@ -588,12 +615,15 @@ impl World {
                 fresh_id(durable);
                 node.server = Some(Server::new(History::root(Timeline(1)), Lsn(0x1000), now));
             }
-            Action::Clone { term, .. } => {
+            Action::Clone { term, node: from } => {
                 fresh_id(durable);
                 durable.promise = durable.promise.max(term);
                 durable.needs_clone = false;
                 let source = source.unwrap();
                 node.server = Some(Server::new(source.history, source.end, now));
+                if self.store.primary.as_ref().is_some_and(|p| p.value.node != from) {
+                    let _ = writeln!(self.trace, "  {name} copies {from}");
+                }
             }
             Action::Rewind { term, node: upstream } => {
                 let source = source.unwrap();
@@ -693,6 +723,7 @@ impl Server {
             busy_sessions: 0,
             stalled_since: now,
             streaming: false,
+            hangs: false,
         }
     }
 }
@@ -707,15 +738,19 @@ fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis
             (server.running, server.writable, server.upstream) = (true, false, None);
             (server.quarantined, server.applied, server.streaming) = (true, None, false);
         }
-        Action::Stop => server.running = false,
+        Action::Stop => (server.running, server.hangs) = (false, false),
         Action::Detach { .. } => (server.upstream, server.streaming) = (None, false),
         Action::Follow { term, node } | Action::Fetch { term, node } => {
             assert!(durable.promise <= term);
             durable.promise = term;
+            // Of a former primaryship, or for nodes that come anew; a head has those that its followers need.
+            if !node.is_origin() {
+                server.slots.clear();
+            }
             server.upstream = Some(Upstream { node, term });
             server.stalled_since = now;
         }
-        Action::Promote { term, timeline, set } => {
+        Action::Promote { term, timeline, set, .. } => {
             durable.promoted = term;
             server.history = branched(&server.history, server.end, timeline);
             (server.writable, server.quarantined) = (true, true);

@@ -84,13 +84,15 @@ impl Agent {
             }
             Action::Fetch { term, node } => self.follow(term, node, false),
             Action::Rewind { term, node } => self.rewind(term, node),
-            Action::Promote { term, timeline, set } => {
+            Action::Promote { term, timeline, set, lower } => {
                 if self.refused(Operation::Promote) || self.view.durable.promise > term {
                     return false;
                 }
                 self.save(|words| words.durable.promoted = term)
-                    && self
-                        .start(Operation::Promote, Work::Promote { timeline, names: self.named(term, set) })
+                    && self.start(
+                        Operation::Promote,
+                        Work::Promote { timeline, names: self.named(term, set), lower },
+                    )
             }
             Action::Prepare { .. } => {
                 self.start(Operation::Prepare, Work::Prepare { store: self.parts.store.clone() })
@@ -171,17 +173,19 @@ impl Agent {
         Taken::Begun
     }
 
-    /// `slot`: the primary keeps WAL for this member in a slot of its own.
+    /// `slot`: whoever is followed keeps WAL for this member in a slot.
     fn follow(&mut self, term: Term, node: NodeName, slot: bool) -> bool {
         let Some(member) = self.view.durable.member.clone() else { return false };
         if self.refused(Operation::Follow) || self.view.durable.promise > term {
             return false;
         }
+        // A head is a standby itself; the origin is told apart where it is pointed at.
+        let primary = self.view.record().is_some_and(|record| record.node == node && !record.head);
         let upstream = Upstream { node, term };
         self.save(|words| {
             words.durable.promise = words.durable.promise.max(term);
             words.upstream = Some(upstream.clone());
-        }) && self.start(Operation::Follow, Work::Follow { upstream, member, slot })
+        }) && self.start(Operation::Follow, Work::Follow { upstream, member, slot, primary })
     }
 
     /// A rewound server is started following its source, so to rewind is to follow.

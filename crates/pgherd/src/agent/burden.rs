@@ -7,7 +7,7 @@ use brain::{Condition, LostWrites, NodeName, Pending, Progress};
 use tokio::sync::watch;
 
 use super::work::Worker;
-use crate::postgres::{self, Lost, Room};
+use crate::postgres::{self, Lost, PendingRestart, Room};
 
 /// A disk that fills fills within seconds; statvfs takes microseconds.
 const DISK_INTERVAL: Duration = Duration::from_secs(1);
@@ -41,6 +41,8 @@ pub(super) struct Burden {
     pub lost: Vec<LostWrites>,
     pub pending: Vec<Pending>,
     pub outgrown: bool,
+    /// Why the last restart did not lower the settings that it was to lower.
+    pub not_lowered: Option<String>,
     /// The last that the server said before it ended by itself.
     pub last_words: Option<String>,
 }
@@ -70,6 +72,13 @@ fn in_short(lost: &Lost) -> LostWrites {
         bytes: lost.bytes,
         listed: lost.kept.join("report.txt").display().to_string(),
     }
+}
+
+fn in_words(setting: PendingRestart, refused: Option<&str>) -> Pending {
+    let PendingRestart { name, old, new, primary_first } = setting;
+    let primary = primary_first.then(|| "the primary has to be restarted with it first".to_owned());
+    let refused = refused.map(|refused| format!("the last restart kept the old value: {refused}"));
+    Pending { name, old, new, note: primary.or(refused) }
 }
 
 impl Worker {
@@ -142,9 +151,9 @@ impl Worker {
                 return;
             }
         };
-        let pending = state.pending.into_iter();
-        let pending = pending.map(|p| Pending { name: p.name, old: p.old, new: p.new }).collect();
         let mut known = self.known();
+        let refused = known.burden.not_lowered.clone();
+        let pending = state.pending.into_iter().map(|p| in_words(p, refused.as_deref())).collect();
         // Work has begun or ended meanwhile: this may have been another run of the server.
         if generation == self.generation() {
             (known.burden.pending, known.burden.outgrown) = (pending, state.outgrown);

@@ -259,7 +259,7 @@ impl Agent {
 
     fn on_note(&mut self, note: Note) -> Result<()> {
         match note {
-            Note::Observed(observed) => self.on_observed(observed),
+            Note::Observed(observed) => self.on_observed(*observed),
             Note::Done(done) => self.on_done(*done),
             Note::Slots { generation, report } => self.on_slots(generation, *report),
             Note::Errand { errand, request, result } => self.on_errand(errand, request, result),
@@ -319,6 +319,9 @@ impl Agent {
         let retry = Retry::after(done.operation, failures);
         let (is_told, given_up) = (retry.is_told(), retry.given_up(done.operation));
         self.retry.insert(done.operation, retry);
+        if done.operation == Operation::Clone {
+            self.view.copies_failed = failures;
+        }
         if done.operation == Operation::Clone && !failed {
             self.begin_again();
             self.save(|words| (words.durable.needs_clone, words.durable.rewound) = (false, false));
@@ -362,9 +365,13 @@ impl Agent {
             let what = format!("{errand:?} failed");
             return self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
         }
+        let now = self.now();
         let errands = &mut self.view.errands;
         let done = match errand {
-            Errand::Checkpoint => &mut errands.checkpointed,
+            Errand::Checkpoint => {
+                errands.checkpointed_at = Some(now);
+                &mut errands.checkpointed
+            }
             Errand::Reload => &mut errands.reloaded,
         };
         *done = request.max(*done);

@@ -1,6 +1,5 @@
 //! The server as the brain's [`Postgres`]: what it says, joined with what this process knows of it.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use brain::{MemberId, Position, Postgres, Primary, Standby, Term, Upstream, Walsender};
@@ -115,7 +114,7 @@ impl Worker {
             quarantined: seen.admission != Some(Admission::Open),
             stalled_ms,
             history: seen.history,
-            slots: our_slots(seen.slots),
+            slots: physical(&seen.slots).map(|slot| (slot.slot_name.clone(), slot.active)).collect(),
         })
     }
 
@@ -132,11 +131,12 @@ impl Worker {
             end_of_recovery,
             applied: known.applied.clone(),
             walsenders,
-            slots: our_slots(seen.slots),
+            slots: physical(&seen.slots).map(|slot| slot.slot_name.clone()).collect(),
             activity: brain::Activity {
                 busy_sessions: seen.activity.busy_sessions,
                 oldest_transaction_ms: seen.activity.oldest_transaction_ms.unsigned_abs(),
-                unarchived: seen.activity.unarchived,
+                unarchived: seen.activity.archive.map_or(0, |archive| archive.waiting),
+                archive_waits_ms: seen.activity.archive.map(|archive| archive.waits_ms.unsigned_abs()),
             },
             write_age_ms: None,
             probe_age_ms: None,
@@ -155,10 +155,11 @@ impl Worker {
     }
 }
 
-/// Physical slots of members that still hold WAL.
-fn our_slots(slots: Vec<postgres::Slot>) -> BTreeSet<String> {
-    let usable = |s: &postgres::Slot| s.slot_type == "physical" && s.wal_status.as_deref() != Some("lost");
-    slots.into_iter().filter(usable).map(|s| s.slot_name).filter(|name| is_ours(name)).collect()
+/// The cluster's own slots that can be streamed from.
+fn physical(slots: &[postgres::Slot]) -> impl Iterator<Item = &postgres::Slot> {
+    slots.iter().filter(|slot| {
+        slot.slot_type == "physical" && slot.wal_status.as_deref() != Some("lost") && is_ours(&slot.slot_name)
+    })
 }
 
 fn age_ms(at: Instant) -> u64 {

@@ -7,7 +7,7 @@ use brain::{Operation, OriginReport, Postgres, SlotReport};
 
 /// What reaches the loop from its tasks.
 pub enum Note {
-    Observed(Observed),
+    Observed(Box<Observed>),
     Done(Box<Done>),
     /// The server's slots, and the worker's generation before the look.
     Slots {

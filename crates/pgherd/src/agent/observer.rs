@@ -64,7 +64,7 @@ async fn look(worker: Arc<Worker>, wake: Arc<Notify>, notes: mpsc::Sender<Note>)
             brisk_until = tokio::time::Instant::now() + BRISK;
         }
         last = postgres.clone();
-        if notes.send(Note::Observed(Observed { generation, postgres })).await.is_err() {
+        if notes.send(Note::Observed(Box::new(Observed { generation, postgres }))).await.is_err() {
             return;
         }
         let brisk = tokio::time::Instant::now() < brisk_until;

@@ -1,6 +1,6 @@
 //! The view, told to others: the proxy's topology.
 
-use brain::{Health, Postgres, Status, View, health_of, is_open};
+use brain::{Health, NodeName, Postgres, Status, View, health_of, is_open};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -39,13 +39,14 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         status.node == record.node && of_record && status.open && view.opened()
     });
     let primary = own_open.or_else(|| peer_open.map(|status| status.node.0.clone()));
-    let follows = |postgres: &Postgres| {
-        postgres
-            .standby()
-            .is_some_and(|standby| standby.streaming && !standby.quarantined && standby.follows(record))
+    let follows = |postgres: &Postgres, source: Option<&NodeName>| {
+        postgres.standby().is_some_and(|standby| {
+            standby.streaming && !standby.quarantined && standby.in_place(record, source)
+        })
     };
-    let own = (follows(&view.postgres) && !view.tags.noloadbalance).then(|| view.me.0.clone());
-    let balanced = |status: &&Status| follows(&status.postgres) && !status.tags.noloadbalance;
+    let own = (follows(&view.postgres, view.source()) && !view.tags.noloadbalance).then(|| view.me.0.clone());
+    let balanced =
+        |status: &&Status| follows(&status.postgres, status.source.as_ref()) && !status.tags.noloadbalance;
     let peers = view.fresh_peers().filter(balanced).map(|status| status.node.0.clone());
     let mut replicas: Vec<String> = own.into_iter().chain(peers).collect();
     replicas.sort();

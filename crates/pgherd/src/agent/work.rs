@@ -55,11 +55,11 @@ pub enum Work {
     Start,
     Stop,
     Detach,
-    Follow { upstream: Upstream, member: MemberId, slot: bool },
+    Follow { upstream: Upstream, member: MemberId, slot: bool, primary: bool },
     Clone { from: NodeName },
     CloneOrigin { store: Arc<dyn Store> },
     Rewind { upstream: Upstream, member: MemberId },
-    Promote { timeline: Timeline, names: Names },
+    Promote { timeline: Timeline, names: Names, lower: bool },
     Prepare { store: Arc<dyn Store> },
     ApplySync { names: Names },
     Gate { open: bool },
@@ -211,7 +211,7 @@ impl Worker {
     /// What a request wants beside the work on the server.
     pub async fn errand(&self, errand: Errand) -> Result<()> {
         match errand {
-            Errand::Checkpoint => self.server.checkpoint().await?,
+            Errand::Checkpoint => self.server.checkpoint_ahead().await?,
             Errand::Reload => self.server.retune((self.reread)()?).await?,
         }
         Ok(())
@@ -224,14 +224,16 @@ impl Worker {
             Work::Start => self.start_detached().await?,
             Work::Stop => self.stop().await?,
             Work::Detach => server.detach().await?,
-            Work::Follow { upstream, member, slot } => self.follow(&upstream, &member, slot).await?,
+            Work::Follow { upstream, member, slot, primary } => {
+                self.follow(&upstream, &member, slot, primary).await?
+            }
             Work::Clone { from } => self.clone_from(&from).await?,
             Work::CloneOrigin { store } => {
                 self.take_credentials(store.as_ref()).await?;
                 self.clone_from(&NodeName::origin()).await?;
             }
             Work::Rewind { upstream, member } => self.rewind_to(&upstream, &member).await?,
-            Work::Promote { timeline, names } => self.promote(timeline, names).await?,
+            Work::Promote { timeline, names, lower } => self.promote(timeline, names, lower).await?,
             Work::Prepare { store } => self.prepare(store.as_ref()).await?,
             Work::ApplySync { names } => self.apply_sync(names).await?,
             Work::Gate { open: true } => {
@@ -269,19 +271,20 @@ impl Worker {
         (known.applied, known.prepared, known.end_of_recovery) = (None, false, None);
         (known.write, known.confirmed, known.stalled_since) = (None, None, None);
         known.answer = None;
-        known.burden.outgrown = false;
+        (known.burden.outgrown, known.burden.not_lowered) = (false, None);
         known.unconfirmed.clear();
         // Told of anew within a heartbeat, when there is a primary.
         known.slots.original = None;
     }
 
-    async fn follow(&self, upstream: &Upstream, member: &MemberId, slot: bool) -> Result<()> {
+    async fn follow(&self, upstream: &Upstream, member: &MemberId, slot: bool, primary: bool) -> Result<()> {
         // Slots of a former primaryship would hold WAL for ever; a head has those that its followers need.
         if !upstream.node.is_origin() {
             self.server.ensure_slots(&BTreeSet::new(), is_ours).await?;
         }
         let mut pointer = self.pointer(upstream, member)?;
         pointer.slot_name = pointer.slot_name.filter(|_| slot);
+        pointer.primary = primary || upstream.node.is_origin() && pointer.slot_name.is_some();
         self.server.follow(&pointer).await?;
         self.known().stalled_since = Some(Instant::now());
         Ok(())
@@ -297,6 +300,7 @@ impl Worker {
             application_name: name,
             slot_name: Some(member.slot_name()),
             others: Vec::new(),
+            primary: true,
         };
         if upstream.node.is_origin() { self.at_origin(pointer) } else { Ok(pointer) }
     }
@@ -318,6 +322,8 @@ impl Worker {
         // pg_rewind wants a clean end: the shutdown's restartpoint is given its time.
         self.server.stop(StopMode::Fast, CLEAN_STOP_DEADLINE).await?;
         self.forget_run();
+        // Who has a slot here holds a beginning of the WAL that is about to be another: it must not find its slot again.
+        self.server.discard_slots(is_ours)?;
         let (progress, seen) = watch::channel(Progress::default());
         let rewind = self.server.rewind(&source, &progress, REWIND_DEADLINE);
         let mut lost = None;
@@ -344,14 +350,18 @@ impl Worker {
         started
     }
 
-    async fn promote(&self, timeline: Timeline, names: Names) -> Result<()> {
+    async fn promote(&self, timeline: Timeline, names: Names, lower: bool) -> Result<()> {
         self.make_room().await;
         self.drop_unready_slots().await;
         let value = names.for_promotion()?;
         let slots = slots_of(&names.set);
-        let promoted = self.server.promote(timeline, &value, &slots, PROMOTE_DEADLINE).await?;
+        let (promoted, refused) = match lower {
+            true => self.server.promote_lowering(timeline, &value, &slots, PROMOTE_DEADLINE).await?,
+            false => (self.server.promote(timeline, &value, &slots, PROMOTE_DEADLINE).await?, None),
+        };
         let Names { term, set, order, method } = names;
         let mut known = self.known();
+        known.burden.not_lowered = refused;
         known.end_of_recovery = Some(promoted.end_of_recovery);
         // In force without more ado: no walsender has run under another value since the server became writable.
         known.applied = Some(Applied { term, set, lsn: promoted.end_of_recovery });

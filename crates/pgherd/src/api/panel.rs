@@ -39,6 +39,7 @@ struct Part<'a> {
     slots: &'a SlotReport,
     fencer: &'a Fencer,
     tags: &'a brain::Tags,
+    why_not_source: &'a str,
 }
 
 fn paused_until(view: &View) -> Option<String> {
@@ -226,6 +227,8 @@ impl NodeView {
             last_contact_ms: part.and_then(|part| part.contact_ms),
             postgres: full.then(|| self.addresses.load().get(name).cloned()).flatten(),
             tags: part.map_or_else(Default::default, |part| part.tags.clone()),
+            upstream: if fresh { upstream(postgres) } else { None },
+            upstream_note: part.map_or_else(String::new, |part| part.why_not_source.to_owned()),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
             condition: part.map_or_else(Condition::default, |part| part.condition.clone()),
@@ -248,6 +251,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         slots: &view.slots,
         fencer: &view.fencer,
         tags: &view.tags,
+        why_not_source: &view.memory.cascade.why_not,
     };
     let peers = view.memory.peers.values().map(|heard| Part {
         name: &heard.status.node.0,
@@ -261,8 +265,15 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         slots: &heard.status.slots,
         fencer: &heard.status.fencer,
         tags: &heard.status.tags,
+        why_not_source: &heard.status.why_not_source,
     });
     std::iter::once(own).chain(peers).collect()
+}
+
+/// Empty is a pointer that an earlier agent set and this one knows only the term of.
+fn upstream(postgres: &Postgres) -> Option<String> {
+    let upstream = postgres.standby()?.upstream.as_ref()?;
+    Some(upstream.node.0.clone()).filter(|node| !node.is_empty())
 }
 
 fn slots(report: &SlotReport) -> SlotsReport {

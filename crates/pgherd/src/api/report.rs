@@ -169,6 +169,12 @@ pub struct NodeReport {
     pub postgres: Option<String>,
     #[serde(default)]
     pub tags: Tags,
+    /// The node that its PostgreSQL takes WAL from; null for a primary and for one that takes none.
+    #[serde(default)]
+    pub upstream: Option<String>,
+    /// Why it does not stream from the replica that its tag `replicatefrom` names; empty when it does, or has none.
+    #[serde(default)]
+    pub upstream_note: String,
     /// The rule that its agent followed last, with the reasons; empty when not known here.
     #[serde(default)]
     pub rule: String,

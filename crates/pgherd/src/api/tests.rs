@@ -97,6 +97,8 @@ fn node(name: &str, role: Role) -> NodeReport {
         last_contact_ms: None,
         postgres: Some("127.0.0.1:5432".into()),
         tags: brain::Tags::default(),
+        upstream: None,
+        upstream_note: String::new(),
         rule: String::new(),
         why: Vec::new(),
         condition: brain::Condition::default(),

@@ -15,6 +15,7 @@ const SOCKET_NAME: &str = "/run/.s.PGSQL.65535.lock";
 pub(super) fn check(draft: &mut Draft) {
     peers(draft);
     own_entry(draft);
+    replicatefrom(draft);
     ports(draft);
     socket_path(draft);
     timeouts(draft);
@@ -115,6 +116,28 @@ fn own_entry(draft: &mut Draft) {
             draft.problem_with("node.advertise", text);
         }
     }
+}
+
+/// Whom this node streams from is another node with PostgreSQL. A circle over several files only the cluster can see.
+fn replicatefrom(draft: &mut Draft) {
+    let key = "tags.replicatefrom";
+    let Some(named) = draft.text(key).map(str::to_owned) else { return };
+    if draft.peers.is_empty() {
+        return;
+    }
+    let text = if draft.text("node.name") == Some(named.as_str()) {
+        format!("{key} names this node itself; name the replica that it is to stream from, or remove this")
+    } else if !draft.peers.contains_key(&named) {
+        let known = draft.peers.keys().cloned().collect::<Vec<_>>().join(", ");
+        format!(
+            "{key}: {named:?} has no table in [peers] (there are: {known}); correct the name, or add [peers.{named}]"
+        )
+    } else if draft.text(&format!("peers.{named}.kind")) == Some("witness") {
+        format!("{key}: {named} is a witness, which has no PostgreSQL to stream from")
+    } else {
+        return;
+    };
+    draft.problem_with(key, text);
 }
 
 fn ports(draft: &mut Draft) {

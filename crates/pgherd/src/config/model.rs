@@ -316,6 +316,10 @@ impl Config {
                 noloadbalance: take.flag("tags.noloadbalance")?,
                 clonefrom: take.flag("tags.clonefrom")?,
                 nosync: take.flag("tags.nosync")?,
+                replicatefrom: draft
+                    .text("tags.replicatefrom")
+                    .filter(|name| !name.is_empty())
+                    .map(brain::NodeName::from),
                 failover_priority: take.number("tags.failover_priority")?,
                 zone: draft.text("tags.zone").unwrap_or_default().to_owned(),
             },
@@ -385,6 +389,7 @@ impl Config {
             "tags.noloadbalance" => Some(self.tags.noloadbalance.to_string()),
             "tags.clonefrom" => Some(self.tags.clonefrom.to_string()),
             "tags.nosync" => Some(self.tags.nosync.to_string()),
+            "tags.replicatefrom" => self.tags.replicatefrom.as_ref().map(|node| quote(&node.0)),
             "tags.failover_priority" => Some(self.tags.failover_priority.to_string()),
             "tags.zone" => (!self.tags.zone.is_empty()).then(|| quote(&self.tags.zone)),
             "standby_cluster.hosts" => text(&self.standby_cluster.as_ref()?.hosts.join(",")),

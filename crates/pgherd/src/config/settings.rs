@@ -363,7 +363,7 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Flag,
         Default::Value("false"),
         "true",
-        "Others copy their data directory from this node by preference.",
+        "Others copy their data directory from this node by preference, while it is a replica that is not far behind.",
     ),
     setting(
         "tags.nosync",
@@ -371,6 +371,14 @@ pub const SETTINGS: &[Setting] = &[
         Default::Value("false"),
         "true",
         "This node never confirms commits: it is no member of the sync set, and no candidate for a takeover.",
+    ),
+    setting(
+        "tags.replicatefrom",
+        Kind::Name,
+        Default::Derived("the primary"),
+        "\"n2\"",
+        "The replica that this node streams its WAL from, instead of from the primary. While that replica is not fit the \
+         primary is followed. A node that streams from a replica is no member of the sync set.",
     ),
     setting(
         "tags.failover_priority",

@@ -443,3 +443,24 @@ fn the_table_is_whole() {
         SETTINGS.iter().filter_map(|setting| Some((setting.variable()?, setting.key))).collect();
     assert_eq!(variables.len(), SETTINGS.iter().filter(|setting| setting.variable().is_some()).count());
 }
+
+#[test]
+fn a_node_streams_from_another_one_with_postgresql() {
+    let tagged = |name: &str| format!("[tags]\nreplicatefrom = \"{name}\"\n");
+    let config = read(&format!("{GOOD}{}", tagged("n2")));
+    assert_eq!(config.tags.replicatefrom, Some("n2".into()));
+    assert_eq!(read(GOOD).tags.replicatefrom, None);
+    assert_eq!(
+        refused(&tagged("n1")),
+        "F:15:17: tags.replicatefrom names this node itself; name the replica that it is to stream from, or remove this"
+    );
+    assert_eq!(
+        refused(&tagged("n9")),
+        "F:15:17: tags.replicatefrom: \"n9\" has no table in [peers] (there are: n1, n2, n3); correct the name, or add \
+         [peers.n9]"
+    );
+    assert_eq!(
+        refused(&tagged("n3")),
+        "F:15:17: tags.replicatefrom: n3 is a witness, which has no PostgreSQL to stream from"
+    );
+}

@@ -24,6 +24,9 @@ const INITDB_DEADLINE: Duration = Duration::from_secs(120);
 const LEFTOVER_DEADLINE: Duration = Duration::from_secs(20);
 const TOOLS_DEADLINE: Duration = Duration::from_secs(10);
 
+/// How our line in the user's postgresql.conf ends.
+pub(super) const OUR_LINE: &str = "# pgherd: keep this the last line";
+
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum StopMode {
     /// Ends sessions, writes a shutdown checkpoint, sends the standbys all of it.
@@ -91,23 +94,30 @@ impl Server {
     }
 
     async fn start(&self, upstream: Option<&Upstream>, deadline: Duration) -> Result<Postmaster> {
+        self.prepare_start(|_| ()).await?;
+        if let Some(upstream) = upstream {
+            self.point_at(upstream).await?;
+        }
+        files::write(&self.layout.data.join("standby.signal"), b"", &self.account)?;
+        let mut options = self.fixed_settings();
+        options.extend(self.raised().await?);
+        self.spawn(options, deadline).await
+    }
+
+    /// Closed, but for what `edit` says. Which of the two signal files lies there is the caller's to say.
+    pub(super) async fn prepare_start(&self, edit: impl FnOnce(&mut Dynamic)) -> Result<()> {
         self.refuse_running()?;
         self.usable_control()?;
         self.close_sessions().await;
         self.layout.prepare(&self.account)?;
         process::end_tools_at(&self.layout.data, TOOLS_DEADLINE).await?;
         process::await_leftovers(&self.layout.data, LEFTOVER_DEADLINE).await?;
-        self.prepare_start().await?;
-        if let Some(upstream) = upstream {
-            self.point_at(upstream).await?;
-        }
-        let log_begin = fs::metadata(self.layout.server_log()).map_or(0, |metadata| metadata.len());
-        self.spawn(deadline, log_begin).await
-    }
-
-    async fn prepare_start(&self) -> Result<()> {
         self.remove_credentials()?;
-        self.write_settings(|dynamic| *dynamic = Dynamic::closed(dynamic.generation)).await?;
+        self.write_settings(|dynamic| {
+            *dynamic = Dynamic::closed(dynamic.generation);
+            edit(dynamic);
+        })
+        .await?;
         self.include_settings()?;
         self.take_out_overrides()?;
         self.drop_orphaned_timelines()?;
@@ -120,18 +130,23 @@ impl Server {
         for left_over in [format!("{socket}.lock"), socket] {
             files::remove(&self.layout.run.join(left_over))?;
         }
-        files::write(&self.layout.data.join("standby.signal"), b"", &self.account)
+        Ok(())
     }
 
     /// `pg_ctl` forks, so the postmaster becomes a child of init and leader of its own session.
-    async fn spawn(&self, deadline: Duration, log_begin: u64) -> Result<Postmaster> {
+    pub(super) async fn spawn(
+        &self,
+        options: Vec<(&'static str, String)>,
+        deadline: Duration,
+    ) -> Result<Postmaster> {
         const POLL: Duration = Duration::from_millis(20);
+        let log_begin = fs::metadata(self.layout.server_log()).map_or(0, |metadata| metadata.len());
         let pg_ctl = self.installation.tool("pg_ctl");
         let mut command = self.account.command(&pg_ctl);
         // pg_ctl hands the options to a shell; no value of ours holds a quote (`Server::new`), this is for the rest.
         let shell = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
         let option = |(name, value): (&str, String)| format!("-c {}", shell(&format!("{name}={value}")));
-        let options: Vec<String> = self.fixed_settings().into_iter().map(option).collect();
+        let options: Vec<String> = options.into_iter().map(option).collect();
         let seconds = deadline.as_secs().max(1).to_string();
         command.args(["start", "--wait", "--silent", "--timeout", &seconds, "--options", &options.join(" ")]);
         command.arg("--pgdata").arg(&self.layout.data).arg("--log").arg(self.layout.server_log());
@@ -226,12 +241,11 @@ impl Server {
     ///
     /// A base backup or a rewind brings a postgresql.conf that includes another node's file: that line goes.
     fn include_settings(&self) -> Result<()> {
-        const MARK: &str = "# pgherd: keep this the last line";
         let path = self.layout.data.join("postgresql.conf");
         let text = fs::read_to_string(&path).map_err(Error::at("read", &path))?;
         let line =
-            format!("include {} {MARK}", settings::quote(&self.layout.pgherd_conf().to_string_lossy()));
-        let mut kept: Vec<&str> = text.lines().filter(|line| !line.trim_end().ends_with(MARK)).collect();
+            format!("include {} {OUR_LINE}", settings::quote(&self.layout.pgherd_conf().to_string_lossy()));
+        let mut kept: Vec<&str> = text.lines().filter(|line| !line.trim_end().ends_with(OUR_LINE)).collect();
         kept.push(&line);
         files::write_if_changed(&path, format!("{}\n", kept.join("\n")).as_bytes(), &self.account)
     }

@@ -90,8 +90,17 @@ pub struct Activity {
     pub busy_sessions: u32,
     /// Age of their oldest transaction; negative when the wall clock was set back meanwhile.
     pub oldest_transaction_ms: i64,
-    /// WAL files that `archive_command` has not taken yet.
-    pub unarchived: u32,
+    /// `None`: nothing is archived from here.
+    pub archive: Option<Archive>,
+}
+
+/// What the archiver has before it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+pub struct Archive {
+    /// WAL files that it has not taken yet.
+    pub waiting: u32,
+    /// For how long the oldest of them has waited, to the second; negative when the wall clock was set back.
+    pub waits_ms: i64,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -149,8 +158,10 @@ SELECT json_build_object(
     'activity', (SELECT json_build_object(
         'busy_sessions', count(*),
         'oldest_transaction_ms', coalesce(max((extract(epoch FROM clock_timestamp() - xact_start) * 1000)::bigint), 0),
-        'unarchived', CASE WHEN current_setting('archive_mode') = 'off' OR pg_is_in_recovery() THEN 0
-            ELSE (SELECT count(*) FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') END)
+        'archive', CASE WHEN current_setting('archive_mode') <> 'off' AND NOT pg_is_in_recovery() THEN (
+            SELECT json_build_object('waiting', count(*), 'waits_ms',
+                coalesce(max((extract(epoch FROM clock_timestamp() - modification) * 1000)::bigint), 0))
+            FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') END)
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'
             AND client_addr IS NOT NULL))";
 

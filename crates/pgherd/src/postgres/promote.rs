@@ -15,6 +15,7 @@ use super::observe::Observation;
 use super::process;
 use super::server::Server;
 use super::session::{QUERY_DEADLINE, literal};
+use super::settings::Dynamic;
 use super::sync::parse_lsn;
 
 /// A terminated session ends at its next look at signals; one deep in an extension may take longer.
@@ -41,24 +42,9 @@ impl Server {
         member_slots: &[String],
         deadline: Duration,
     ) -> Result<Promoted> {
-        self.detach().await?;
-        let current = match self.observe().await? {
-            Observation::Standby(standby) => standby.position.map(|position| position.timeline),
-            _ => return Err(Error::Role { wanted: "standby" }),
-        };
-        let Some(current) = current else {
-            return Err(Error::Timeline {
-                wanted: timeline,
-                reason: "its own position is not known yet".into(),
-            });
-        };
-        let dynamic = self
-            .write_settings(|dynamic| {
-                dynamic.admission = Admission::Quarantined;
-                dynamic.synchronous_standby_names = synchronous_standby_names.to_owned();
-                dynamic.synchronized_standby_slots = Some(member_slots.join(", "));
-            })
-            .await?;
+        let current = self.detached_timeline(timeline).await?;
+        let edit = as_primary(synchronous_standby_names, member_slots);
+        let dynamic = self.write_settings(edit).await?;
         self.reload_and_confirm(&dynamic).await?;
         self.end_sessions().await?;
         self.skip_to(current, timeline)?;
@@ -67,10 +53,28 @@ impl Server {
         Ok(promoted)
     }
 
+    /// Takes WAL from nobody any more, and says which timeline that has led to.
+    pub(super) async fn detached_timeline(&self, wanted: Timeline) -> Result<Timeline> {
+        self.detach().await?;
+        let current = match self.observe().await? {
+            Observation::Standby(standby) => standby.position.map(|position| position.timeline),
+            _ => return Err(Error::Role { wanted: "standby" }),
+        };
+        current.ok_or_else(|| Error::Timeline { wanted, reason: "its own position is not known yet".into() })
+    }
+
     async fn promote_now(&self, wanted: Timeline) -> Result<Promoted> {
+        {
+            let mut admin = self.admin.lock().await;
+            let session = admin.session(&self.layout, self.config.port).await?;
+            session.rows("promote", "SELECT pg_promote(false)", QUERY_DEADLINE).await?;
+        }
+        self.await_promoted(wanted).await
+    }
+
+    pub(super) async fn await_promoted(&self, wanted: Timeline) -> Result<Promoted> {
         let mut admin = self.admin.lock().await;
         let session = admin.session(&self.layout, self.config.port).await?;
-        session.rows("promote", "SELECT pg_promote(false)", QUERY_DEADLINE).await?;
         const RECOVERING: &str = "SELECT pg_is_in_recovery()";
         while session.value("await the promotion", RECOVERING, QUERY_DEADLINE).await?.as_deref() != Some("f")
         {
@@ -177,5 +181,15 @@ impl Server {
             }
         }
         Ok(())
+    }
+}
+
+/// Quarantined, with the sync set in force before the first writable moment.
+pub(super) fn as_primary(names: &str, member_slots: &[String]) -> impl FnOnce(&mut Dynamic) + use<> {
+    let (names, slots) = (names.to_owned(), member_slots.join(", "));
+    move |dynamic| {
+        dynamic.admission = Admission::Quarantined;
+        dynamic.synchronous_standby_names = names;
+        dynamic.synchronized_standby_slots = Some(slots);
     }
 }

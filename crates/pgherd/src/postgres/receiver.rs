@@ -39,6 +39,8 @@ pub struct Upstream {
     /// Further hosts, in the order in which they are tried: the one that is a primary is followed. Empty: `host` is
     /// followed, whatever it is.
     pub others: Vec<(String, u16)>,
+    /// It is the primary: only from there PostgreSQL takes logical slots by itself (17 and newer).
+    pub primary: bool,
 }
 
 impl std::fmt::Debug for Upstream {
@@ -128,7 +130,8 @@ impl Server {
         let present = conninfo_value(&before.primary_conninfo, "passfile").map(PathBuf::from);
         let unchanged = before.primary_slot_name == slot
             && present.as_deref().is_some_and(|passfile| {
-                before.primary_conninfo == conninfo_of(upstream, passfile, self.synchronizes_slots())
+                before.primary_conninfo
+                    == conninfo_of(upstream, passfile, self.synchronizes_slots() && upstream.primary)
             });
         if !unchanged && !before.primary_conninfo.is_empty() {
             // A receiver of the former upstream would go on while replay is stuck.
@@ -155,7 +158,7 @@ impl Server {
     pub(super) async fn point_at(&self, upstream: &Upstream) -> Result<Dynamic> {
         let passfile = self.layout.credential(rand::random());
         self.write_credential(upstream, &passfile)?;
-        let slots = self.synchronizes_slots();
+        let slots = self.synchronizes_slots() && upstream.primary;
         self.write_settings(|dynamic| {
             dynamic.primary_conninfo = conninfo_of(upstream, &passfile, slots);
             dynamic.primary_slot_name = upstream.slot_name.clone().unwrap_or_default();
@@ -234,6 +237,11 @@ pub(super) fn pgpass_line(user: &str, password: &str) -> String {
     format!("*:*:*:{user}:{password}\n")
 }
 
+/// The connection string names a database for the synchronization of slots, or there is none yet.
+pub(super) fn admits_slots(conninfo: &str) -> bool {
+    conninfo.is_empty() || conninfo_value(conninfo, "dbname").is_some()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -247,6 +255,7 @@ mod tests {
             application_name: "n1_7f3a_t3".into(),
             slot_name: None,
             others: Vec::new(),
+            primary: true,
         };
         let one = conninfo_of(&alone, Path::new("/p"), false);
         assert!(one.starts_with("host='h1' port='1' ") && !one.contains("target_session_attrs"), "{one}");

@@ -238,13 +238,15 @@ impl Server {
 
     /// What `pgherd.conf` should say.
     pub(super) fn rendered(&self, tunable: &Tunable, dynamic: &Dynamic) -> String {
-        let control = control::read(&self.layout.data).ok();
-        settings::render(&self.fixed(tunable, control.as_ref()), dynamic)
+        let mut fixed = self.fixed(tunable);
+        // From a replica no slot can be synchronized: PostgreSQL would try, and fail, every few seconds.
+        fixed.synchronizes_slots &= super::receiver::admits_slots(&dynamic.primary_conninfo);
+        settings::render(&fixed, dynamic)
     }
 
     /// The command line's `-c` options: what nothing can override.
     pub(super) fn fixed_settings(&self) -> Vec<(&'static str, String)> {
-        self.fixed(&self.tunable(), None).fixed()
+        self.fixed(&self.tunable()).fixed()
     }
 
     pub(super) fn tunable(&self) -> Arc<Tunable> {
@@ -263,7 +265,7 @@ impl Server {
         self.reload_and_confirm(&dynamic).await
     }
 
-    fn fixed<'a>(&'a self, tunable: &'a Tunable, control: Option<&'a ControlFile>) -> Static<'a> {
+    fn fixed<'a>(&'a self, tunable: &'a Tunable) -> Static<'a> {
         Static {
             layout: &self.layout,
             node: &self.config.node,
@@ -273,7 +275,6 @@ impl Server {
             slots: &tunable.slots,
             synchronizes_slots: self.synchronizes_slots(),
             disk_bytes: disk_bytes(&self.layout.dir),
-            control,
         }
     }
 

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use super::control::ControlFile;
 use super::error::{Error, Result};
 use super::hba::Admission;
 use super::layout::Layout;
@@ -21,7 +20,7 @@ pub const NOBODY: &str = "ANY 1 (pgherd_nobody)";
 /// 24 WAL senders: eight standbys, each once more for a base backup, and the agent's own sessions: three that it keeps,
 /// one that confirms a reload, and as many again of an agent that has just died. Ten reserved connections are for the
 /// operator when every client waits for a standby that died.
-const DEFAULTS: [(&str, &str); 10] = [
+pub(super) const DEFAULTS: [(&str, &str); 10] = [
     ("max_connections", "100"),
     ("superuser_reserved_connections", "10"),
     ("max_wal_senders", "24"),
@@ -43,15 +42,6 @@ const REFUSED: [(&str, &str); 7] = [
     ("recovery_target", "pgherd's standbys follow the newest timeline"),
     ("include", "includes belong into postgresql.conf"),
     ("allow_alter_system", "PostgreSQL 17's switch stays at its default"),
-];
-
-/// On a standby these must not be smaller than the primary's were, or it refuses to start.
-pub(super) const FLOORS: [&str; 5] = [
-    "max_connections",
-    "max_worker_processes",
-    "max_wal_senders",
-    "max_prepared_transactions",
-    "max_locks_per_transaction",
 ];
 
 /// The settings that change while the server runs.
@@ -137,8 +127,6 @@ pub(super) struct Static<'a> {
     pub synchronizes_slots: bool,
     /// Of the file system that the data directory is on.
     pub disk_bytes: Option<u64>,
-    /// The control file of the data directory, for the lower bounds a standby has to keep.
-    pub control: Option<&'a ControlFile>,
 }
 
 impl Static<'_> {
@@ -248,35 +236,9 @@ pub(super) fn render(fixed: &Static<'_>, dynamic: &Dynamic) -> String {
         "the cluster's parameters",
         fixed.parameters.iter().map(|(n, v)| (n.clone(), v.clone())).collect(),
     );
-    section("lower bounds that this data directory's former primary had", floors(fixed));
     section("pgherd's own", fixed.fixed().into_iter().map(|(n, v)| (n.to_owned(), v)).collect());
     section("as of now", dynamic.pairs().into_iter().map(|(n, v)| (n.to_owned(), v)).collect());
     text
-}
-
-/// What the former primary had, in the order of [`FLOORS`].
-pub(super) fn bounds(control: &ControlFile) -> [u32; 5] {
-    [
-        control.max_connections,
-        control.max_worker_processes,
-        control.max_wal_senders,
-        control.max_prepared_transactions,
-        control.max_locks_per_transaction,
-    ]
-}
-
-/// The bounds from the control file that are above what would be configured.
-fn floors(fixed: &Static<'_>) -> Vec<(String, String)> {
-    let Some(control) = fixed.control else { return Vec::new() };
-    let bounds = bounds(control);
-    let configured = |name: &str| {
-        let user = fixed.parameters.get(name).map(String::as_str);
-        let default = DEFAULTS.iter().find(|(default, _)| *default == name).map(|(_, value)| *value);
-        user.or(default).and_then(|value| value.parse::<u32>().ok())
-    };
-    let raised =
-        FLOORS.iter().zip(bounds).filter(|(name, bound)| configured(name).is_none_or(|v| v < *bound));
-    raised.map(|(name, bound)| ((*name).to_owned(), bound.to_string())).collect()
 }
 
 /// A value as `guc-file.l` reads it back.
@@ -306,7 +268,6 @@ mod tests {
             slots: &SlotSettings::default(),
             synchronizes_slots: false,
             disk_bytes: None,
-            control: None,
         };
         let dynamic = Dynamic {
             generation: 7,

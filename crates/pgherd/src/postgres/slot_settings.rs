@@ -73,7 +73,6 @@ mod tests {
                 slots: &slots,
                 synchronizes_slots,
                 disk_bytes,
-                control: None,
             };
             fixed.slot_defaults().into_iter().collect::<BTreeMap<String, String>>()
         };

@@ -1,7 +1,7 @@
 //! Replication slots of the local server: seeing, making, advancing, dropping them.
 //!
 //! What it does not do: choose. On connections of its own, so that a slow advance keeps no change waiting.
-//! Invariant: an advance goes through on a standby only: there a slot is a copy, on a primary it is its consumer's.
+//! Invariant: a consumer's slot is advanced on a standby only: there it is a copy, on a primary it is its consumer's.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -148,6 +148,50 @@ impl Server {
         let sql =
             format!("SELECT pg_replication_slot_advance({name}, '{to}'::pg_lsn) WHERE pg_is_in_recovery()");
         self.on_slots(database.unwrap_or(HOME), "advance a slot", &sql, ADVANCE_DEADLINE).await
+    }
+
+    /// Moves a standby's slot on this primary to where that standby is, while it takes its WAL elsewhere. What its feedback
+    /// left in the slot would hold back vacuum for ever: the slot is made anew, while a copy of it holds the WAL.
+    ///
+    /// A new slot begins at the last checkpoint's redo; one that lies beyond the standby's place is waited out.
+    pub async fn advance_member_slot(&self, slot: &SlotRow, to: Lsn) -> Result<()> {
+        const MOVING: &str = "'moving_a_member_slot'";
+        let name = literal(&slot.slot_name);
+        let mut sessions = self.slot_sessions.lock().await;
+        let session = sessions.session(self, HOME).await?;
+        let began = format!("SELECT redo_lsn <= '{to}'::pg_lsn FROM pg_control_checkpoint()");
+        let held_back = slot.xmin.is_some() || slot.catalog_xmin.is_some();
+        if held_back
+            && session.value("look for the redo point", &began, QUERY_DEADLINE).await?.as_deref() == Some("t")
+        {
+            let steps = [
+                // Left by a run of this that failed.
+                format!(
+                    "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = {MOVING}"
+                ),
+                format!("SELECT pg_copy_physical_replication_slot({name}, {MOVING}, true)"),
+                format!("SELECT pg_drop_replication_slot({name})"),
+                format!("SELECT pg_create_physical_replication_slot({name}, true)"),
+                format!("SELECT pg_drop_replication_slot({MOVING})"),
+            ];
+            for sql in steps {
+                session.rows("renew a standby's slot", &sql, QUERY_DEADLINE).await?;
+            }
+        }
+        let sql = format!("SELECT pg_replication_slot_advance({name}, '{to}'::pg_lsn)");
+        session.rows("advance a standby's slot", &sql, QUERY_DEADLINE).await.map(drop)
+    }
+
+    /// Removes the slots that are ours from a stopped server.
+    pub fn discard_slots(&self, is_ours: impl Fn(&str) -> bool) -> Result<()> {
+        self.refuse_running()?;
+        let dir = self.layout.data.join("pg_replslot");
+        let entries = std::fs::read_dir(&dir).map_err(Error::at("list", &dir))?.flatten();
+        for entry in entries.filter(|entry| entry.file_name().to_str().is_some_and(&is_ours)) {
+            let path = entry.path();
+            std::fs::remove_dir_all(&path).map_err(Error::at("remove", &path))?;
+        }
+        Ok(())
     }
 
     /// Drops a slot; false: it is in use, or not there.

@@ -151,6 +151,17 @@ impl Server {
     pub async fn checkpoint(&self) -> Result<()> {
         checkpoint_of(&self.layout, self.config.port).await
     }
+
+    /// The same ahead of a stop. Where WAL is archived a new file is begun, too: the archiver takes the last one now, and
+    /// shows that it does.
+    pub async fn checkpoint_ahead(&self) -> Result<()> {
+        self.checkpoint().await?;
+        const SWITCH: &str =
+            "SELECT CASE WHEN current_setting('archive_mode') <> 'off' THEN pg_switch_wal() END";
+        let mut admin = self.admin.lock().await;
+        let session = admin.session(&self.layout, self.config.port).await?;
+        session.rows("begin a new WAL file", SWITCH, QUERY_DEADLINE).await.map(drop)
+    }
 }
 
 pub(super) async fn checkpoint_of(layout: &Layout, port: u16) -> Result<()> {

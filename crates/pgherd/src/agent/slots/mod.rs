@@ -59,6 +59,8 @@ pub(super) struct SlotKnown {
     pub dropped: Vec<String>,
     /// By slot: how often a restart was to bring it, and when last.
     pub taken: BTreeMap<String, (u32, Instant)>,
+    /// By slot: how far its standby is, which takes its WAL from another standby.
+    pub below: BTreeMap<String, Lsn>,
 }
 
 #[derive(Clone)]
@@ -79,6 +81,7 @@ impl Agent {
     pub(super) fn learn_slots(&self, status: &Status) {
         let recorded =
             self.view.record().is_some_and(|r| r.node == status.node && r.term == status.record_term);
+        self.learn_position(status);
         let told = status.slots.looked && status.postgres.primary().is_some();
         if let Some(worker) = self.parts.worker.as_ref().filter(|_| recorded && told) {
             worker.known().slots.original = Some(Original {
@@ -87,6 +90,22 @@ impl Agent {
                 report: status.slots.clone(),
             });
         }
+    }
+
+    /// Where a standby is that takes its WAL from another one: the primary's slot for it is to follow.
+    fn learn_position(&self, status: &Status) {
+        let (Some(worker), Some(member)) = (&self.parts.worker, &status.member) else { return };
+        let below = status.postgres.standby().filter(|standby| {
+            let upstream = standby.upstream.as_ref().map(|upstream| &upstream.node);
+            status.source.is_some()
+                && upstream == status.source.as_ref()
+                && status.record_term.0 == self.term()
+        });
+        let slots = &mut worker.known().slots.below;
+        match below {
+            Some(standby) => slots.insert(member.slot_name(), standby.position.lsn),
+            None => slots.remove(&member.slot_name()),
+        };
     }
 
     /// A server that has been started or copied anew has the slots that are found there, not those of before. What detached

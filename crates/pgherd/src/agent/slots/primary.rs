@@ -22,9 +22,24 @@ impl Keeper {
             self.note_readiness(&name, reason.as_deref());
             missing.extend(reason.map(|reason| format!("{name}: {reason}")));
         }
+        self.advance_below(seen).await;
         // What is here now is no copy any more.
         self.words.save(|noted| noted.copies.clear());
         SlotReport { looked: true, missing, restart: false, slots: self.states(seen) }
+    }
+
+    /// The slots of standbys that take their WAL elsewhere go with them, so that each finds here what it needs when it
+    /// comes back, and no more is held for it.
+    async fn advance_below(&self, seen: &SlotsSeen) {
+        let below = self.worker.known().slots.below.clone();
+        for row in seen.slots.iter().filter(|row| !row.is_logical() && !row.active && row.lost().is_none()) {
+            let Some(to) = below.get(&row.slot_name).copied() else { continue };
+            if row.restart_lsn.is_some_and(|restart| restart < to)
+                && let Err(error) = self.worker.server.advance_member_slot(row, to).await
+            {
+                tracing::warn!(slot = row.slot_name, %error, "a standby's slot could not be advanced");
+            }
+        }
     }
 
     /// Why a slot that is there is not what was declared.

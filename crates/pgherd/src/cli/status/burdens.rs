@@ -53,8 +53,9 @@ pub fn lines(node: &NodeReport) -> Vec<String> {
         ));
     }
     for setting in pending {
+        let note = setting.note.as_ref().map(|note| format!("; {note}")).unwrap_or_default();
         lines.push(format!(
-            "{name}: {} is {} and becomes {} with a restart",
+            "{name}: {} is {} and becomes {} with a restart{note}",
             setting.name, setting.old, setting.new
         ));
     }

@@ -10,9 +10,11 @@ use super::slots;
 use crate::api::{NodeReport, OriginStatus, Role, StatusReport, SyncMode};
 use crate::cli::client::Answered;
 
-const HEADER: [&str; 9] = ["NODE", "ROLE", "STATE", "TL", "LSN", "LAG", "SYNC", "HEALTH", "CONTACT"];
+const HEADER: [&str; COLUMNS] =
+    ["NODE", "ROLE", "STATE", "FROM", "TL", "LSN", "LAG", "SYNC", "HEALTH", "CONTACT"];
+const COLUMNS: usize = 10;
 /// Columns whose values are numbers.
-const RIGHT_ALIGNED: [usize; 3] = [3, 5, 8];
+const RIGHT_ALIGNED: [usize; 3] = [4, 6, 9];
 
 pub fn screen(answered: &Answered) -> String {
     let report = &answered.report;
@@ -73,12 +75,12 @@ fn nodes_table(nodes: &[NodeReport]) -> String {
     let mut rows = vec![HEADER.map(str::to_owned)];
     rows.extend(nodes.iter().map(row));
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: [usize; 9] = std::array::from_fn(width);
+    let widths: [usize; COLUMNS] = std::array::from_fn(width);
     let lines: Vec<String> = rows.iter().map(|row| aligned(row, &widths)).collect();
     lines.join("\n")
 }
 
-fn aligned(row: &[String; 9], widths: &[usize; 9]) -> String {
+fn aligned(row: &[String; COLUMNS], widths: &[usize; COLUMNS]) -> String {
     let cells: Vec<String> = row
         .iter()
         .zip(widths)
@@ -94,12 +96,13 @@ fn aligned(row: &[String; 9], widths: &[usize; 9]) -> String {
     cells.join("  ").trim_end().to_owned()
 }
 
-fn row(node: &NodeReport) -> [String; 9] {
+fn row(node: &NodeReport) -> [String; COLUMNS] {
     let or_dash = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     [
         node.name.clone(),
         node.role.word().to_owned(),
         node.state.clone(),
+        or_dash(node.upstream.clone()),
         or_dash(node.timeline.map(|timeline| timeline.to_string())),
         or_dash(node.lsn.map(|lsn| lsn.to_string())),
         or_dash(node.lag_bytes.filter(|_| matches!(node.role, Role::Replica | Role::Head)).map(bytes)),
@@ -166,6 +169,10 @@ fn advice(answered: &Answered) -> Vec<String> {
         }
         lines.extend(fencer.obstacle.iter().map(|obstacle| format!("{}: {obstacle}", node.name)));
     }
+    let astray = report.nodes.iter().filter(|node| !node.upstream_note.is_empty());
+    lines.extend(astray.map(|node| {
+        format!("{} does not replicate from the replica in its tags: {}", node.name, node.upstream_note)
+    }));
     lines.extend(report.nodes.iter().flat_map(burdens::lines));
     if report.sync.mode == SyncMode::Quorum {
         let sound = report.nodes.iter().filter(|node| node.sync && node.healthy).count();
@@ -201,6 +208,8 @@ pub(super) mod tests {
             last_contact_ms: Some(120),
             postgres: None,
             tags: brain::Tags::default(),
+            upstream: (role == Role::Replica).then(|| "n1".to_owned()),
+            upstream_note: String::new(),
             rule: String::new(),
             why: Vec::new(),
             condition: brain::Condition::default(),
@@ -235,10 +244,10 @@ pub(super) mod tests {
             screen(&answered()),
             "cluster demo   term 3   primary n1   sync ANY 1 (n2, n3)\n\
              \n\
-             NODE  ROLE     STATE      TL  LSN           LAG  SYNC  HEALTH  CONTACT\n\
-             n1    primary  running     2  0/4029C38       -  -     ok            -\n\
-             n2    replica  streaming   2  0/4029C38  1.5 kB  yes   ok       120 ms\n\
-             n3    replica  streaming   2  0/4029C38  1.5 kB  yes   ok       120 ms\n"
+             NODE  ROLE     STATE      FROM  TL  LSN           LAG  SYNC  HEALTH  CONTACT\n\
+             n1    primary  running    -      2  0/4029C38       -  -     ok            -\n\
+             n2    replica  streaming  n1     2  0/4029C38  1.5 kB  yes   ok       120 ms\n\
+             n3    replica  streaming  n1     2  0/4029C38  1.5 kB  yes   ok       120 ms\n"
         );
     }
 

@@ -3,6 +3,7 @@
 //! As root the servers run as `postgres`; as a normal user they run as that user. A [`Node`] ends its server when dropped.
 
 mod lifecycle;
+mod lowered;
 mod replication;
 mod slots;
 mod takeover;
@@ -170,6 +171,7 @@ fn upstream(from: &Node, application_name: &str) -> Upstream {
         application_name: application_name.into(),
         slot_name: None,
         others: Vec::new(),
+        primary: true,
     }
 }
 

@@ -158,8 +158,12 @@ async fn a_failover_slot_is_synchronized_and_waits_for_the_members() {
     insert(&one, 2).await;
     let reader = client(&one).await.unwrap();
     let held = reader.0.query("SELECT data FROM pg_logical_slot_peek_changes('feed', NULL, NULL)", &[]);
-    assert!(tokio::time::timeout(Duration::from_secs(1), held).await.is_err(), "n2 has not flushed it");
+    tokio::pin!(held);
+    assert!(tokio::time::timeout(Duration::from_secs(1), &mut held).await.is_err(), "n2 has not flushed it");
     one.apply_sync(&[], 0, Method::Quorum, &[]).await.unwrap();
+    // Until it has its answer the slot is its own.
+    let seen = tokio::time::timeout(DEADLINE, held).await.expect("nobody is waited for any more").unwrap();
+    assert!(seen.iter().any(|row| row.get::<_, &str>(0).ends_with("i[integer]:2")));
     two.follow(&by_slot(&one)).await.unwrap();
     assert_eq!(consume(&one).await, [2]);
     let lsn = insert(&one, 3).await;
@@ -212,4 +216,40 @@ async fn copies_that_are_not_ready_go_before_a_promotion_whatever_uses_them() {
     assert!(row(&two, "a").await.is_none() && row(&two, "b").await.is_some());
     one.drop_slots_in_use(&["n2_slot".to_owned()]).await.unwrap();
     assert!(row(&one, "n2_slot").await.is_none(), "although a walsender used it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_slot_of_a_standby_that_streams_elsewhere_goes_with_it_and_holds_back_no_rows() {
+    let (one, two) = pair().await;
+    eventually("its feedback to be in the slot", async || {
+        row(&one, "n2_slot").await.filter(|row| row.xmin.is_some() || row.catalog_xmin.is_some())
+    })
+    .await;
+    two.detach().await.unwrap();
+    let idle =
+        eventually("the slot to be idle", async || row(&one, "n2_slot").await.filter(|row| !row.active))
+            .await;
+    let lsn = insert(&one, 1).await;
+    one.advance_member_slot(&idle, lsn).await.unwrap();
+    let moved = row(&one, "n2_slot").await.unwrap();
+    assert_eq!((moved.restart_lsn, moved.xmin, moved.catalog_xmin), (Some(lsn), None, None));
+    // Once more, with nothing left of the feedback.
+    let lsn = insert(&one, 2).await;
+    one.advance_member_slot(&moved, lsn).await.unwrap();
+    assert_eq!(row(&one, "n2_slot").await.unwrap().restart_lsn, Some(lsn));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_standby_loses_the_slots_that_are_ours_and_no_other() {
+    let one = primary("n1").await;
+    let two = standby("n2", &one).await;
+    for name in ["pgherd_n3_1", "tape"] {
+        two.create_physical_slot(name, true).await.unwrap();
+    }
+    let ours = |name: &str| name.starts_with("pgherd_");
+    assert!(two.discard_slots(ours).is_err(), "it runs");
+    two.stop(StopMode::Fast, DEADLINE).await.unwrap();
+    two.discard_slots(ours).unwrap();
+    two.start_detached(DEADLINE).await.unwrap();
+    assert!(row(&two, "pgherd_n3_1").await.is_none() && row(&two, "tape").await.is_some());
 }

@@ -27,7 +27,11 @@ impl Drop for Postgres {
     }
 }
 
+/// What `PGHERD_TEST_BIN` names, as in the tests of one server; else the newest that is installed.
 fn binaries() -> PathBuf {
+    if let Some(named) = std::env::var_os("PGHERD_TEST_BIN").filter(|named| !named.is_empty()) {
+        return PathBuf::from(named);
+    }
     let majors = (15..=18).rev().map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")));
     majors
         .into_iter()

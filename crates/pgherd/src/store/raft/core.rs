@@ -7,6 +7,7 @@
 //! appends may overtake its own fsync; its own copy then does not count until it is durable.)
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use raft::eraftpb::{ConfChange, ConfState, Entry, HardState, Message, MessageType, Snapshot};
@@ -27,6 +28,8 @@ pub(super) struct Timing {
     /// A follower that hears nothing stands for election after this many ticks up to twice as many.
     pub election_ticks: usize,
     pub heartbeat_ticks: usize,
+    /// A caller has an answer by then, if only that none can be given.
+    pub deadline: Duration,
 }
 
 pub(super) struct Core {

@@ -49,8 +49,8 @@ use super::{Entry, LeaseId, Snapshot, Store, StoreError, Transaction, check_tran
 const INPUTS_MAX: usize = 1024;
 /// Log since the last snapshot after which one is taken whatever the count; bounds memory and start-up time.
 const LOG_BYTES_MAX: usize = 8 << 20;
-/// The thread answers by [`DEADLINE`] and a tick; only a disk that hangs makes it later than this.
-const HUNG: Duration = Duration::from_millis(2_500);
+/// The thread answers by the deadline and a tick; only a disk that hangs makes it later than this beyond the deadline.
+const HUNG: Duration = Duration::from_millis(500);
 
 /// No frame is bigger: a snapshot of the greatest state, with leases and sessions (0.5 MiB at most) and headers. Appends
 /// are up to one transaction beyond 256 KiB.
@@ -74,6 +74,8 @@ pub struct RaftConfig {
     /// A leader that was silent for this many up to twice as many ticks is replaced.
     pub election_ticks: usize,
     pub heartbeat_ticks: usize,
+    /// A caller has an answer by then, if only that none can be given.
+    pub deadline: Duration,
     /// Entries after which the log is compacted.
     pub snapshot_entries: u64,
 }
@@ -95,6 +97,7 @@ impl RaftConfig {
             tick: Duration::from_millis(50),
             election_ticks: 10,
             heartbeat_ticks: 2,
+            deadline: DEADLINE,
             snapshot_entries: 1000,
         }
     }
@@ -103,6 +106,8 @@ impl RaftConfig {
 /// A node's handle onto the embedded store. Dropping it stops the node's part; [`RaftStore::stop`] also waits.
 pub struct RaftStore {
     inputs: SyncSender<Input>,
+    /// An answer that is not there by then will not come.
+    hung: Duration,
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -133,7 +138,11 @@ impl RaftStore {
             seeds,
             founding: config.founding,
             first_start: config.first_start,
-            timing: Timing { election_ticks: config.election_ticks, heartbeat_ticks: config.heartbeat_ticks },
+            timing: Timing {
+                election_ticks: config.election_ticks,
+                heartbeat_ticks: config.heartbeat_ticks,
+                deadline: config.deadline,
+            },
             tick: config.tick,
             grace: config.tick * config.election_ticks as u32,
             snapshot_entries: config.snapshot_entries,
@@ -145,7 +154,7 @@ impl RaftStore {
             .name("store".to_owned())
             .spawn(move || node.run(loaded, receiver))
             .context("start the store's thread")?;
-        Ok(Arc::new(Self { inputs, shared, thread: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { inputs, hung: config.deadline + HUNG, shared, thread: Mutex::new(Some(thread)) }))
     }
 
     /// Takes a frame that the authenticated node `from` sent. Never blocks; a frame that is malformed, foreign or one
@@ -177,10 +186,12 @@ impl RaftStore {
     async fn execute(&self, command: Command) -> Result<Outcome, StoreError> {
         let (reply, answer) = oneshot::channel();
         self.submit(Input::Execute(command, reply))?;
-        match tokio::time::timeout(HUNG, answer).await {
+        match tokio::time::timeout(self.hung, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(StoreError::Unknown(self.stopped())),
-            Err(_) => Err(StoreError::Unknown(format!("the store's disk did not answer within {HUNG:?}"))),
+            Err(_) => {
+                Err(StoreError::Unknown(format!("the store's disk did not answer within {:?}", self.hung)))
+            }
         }
     }
 
@@ -212,12 +223,13 @@ impl Store for RaftStore {
         Box::pin(async move {
             let (reply, answer) = oneshot::channel();
             self.submit(Input::Read(key.to_owned(), reply))?;
-            match tokio::time::timeout(HUNG, answer).await {
+            match tokio::time::timeout(self.hung, answer).await {
                 Ok(Ok(result)) => result,
                 Ok(Err(_)) => Err(StoreError::Unavailable(self.stopped())),
-                Err(_) => {
-                    Err(StoreError::Unavailable(format!("no answer within {DEADLINE:?}; is the disk slow?")))
-                }
+                Err(_) => Err(StoreError::Unavailable(format!(
+                    "no answer within {:?}; is the disk slow?",
+                    self.hung
+                ))),
             }
         })
     }

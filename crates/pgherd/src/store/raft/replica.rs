@@ -59,6 +59,7 @@ pub(super) struct Replica {
     now: Duration,
     /// How long callers wait for a leader: the longest election timeout.
     patience: Duration,
+    deadline: Duration,
     next_sequence: u64,
     waiting: BTreeMap<u64, Waiting>,
     next_read: u64,
@@ -97,6 +98,7 @@ impl Replica {
             applied,
             now: Duration::ZERO,
             patience: tick * timing.election_ticks as u32 * 2,
+            deadline: timing.deadline,
             next_sequence: 1,
             waiting: BTreeMap::new(),
             next_read: 1,
@@ -146,8 +148,8 @@ impl Replica {
         let waiting = Waiting {
             ticket,
             command,
-            deadline: self.now + DEADLINE,
-            leaderless_until: self.now + self.patience.min(DEADLINE),
+            deadline: self.now + self.deadline,
+            leaderless_until: self.now + self.patience.min(self.deadline),
             proposed: None,
         };
         self.waiting.insert(sequence, waiting);
@@ -285,7 +287,7 @@ impl Replica {
                     self.finish(sequence, Err(StoreError::Unavailable(alone)));
                 }
                 _ if self.now >= waiting.deadline => {
-                    let late = format!("a majority did not confirm it within {DEADLINE:?}");
+                    let late = format!("a majority did not confirm it within {:?}", self.deadline);
                     self.finish(sequence, Err(StoreError::Unknown(late)));
                 }
                 Some((to, at)) if to == standing && self.now < at + PROPOSE_AGAIN => {}

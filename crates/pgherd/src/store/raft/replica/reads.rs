@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Answer, DEADLINE, Replica, Ticket, WAITING_MAX};
+use super::{Answer, Replica, Ticket, WAITING_MAX};
 use crate::store::StoreError;
 
 /// A read asks again after this long: Raft drops reads silently until a new leader has committed.
@@ -22,7 +22,7 @@ impl Replica {
             self.answers.push((ticket, Answer::Read(Err(busy))));
             return;
         }
-        self.ask(vec![(ticket, key, self.now + DEADLINE)]);
+        self.ask(vec![(ticket, key, self.now + self.deadline)]);
     }
 
     fn ask(&mut self, tickets: Vec<(Ticket, String, Duration)>) {
@@ -61,7 +61,7 @@ impl Replica {
             !reading.tickets.is_empty()
         });
         for (ticket, _, _) in late {
-            let late = format!("no majority confirmed the read within {DEADLINE:?}");
+            let late = format!("no majority confirmed the read within {:?}", self.deadline);
             self.answers.push((ticket, Answer::Read(Err(StoreError::Unavailable(late)))));
         }
         if !again.is_empty() {
