@@ -8,6 +8,7 @@ mod bootstrap;
 mod cascade;
 mod fence;
 mod head;
+mod outgrown;
 mod primary;
 mod rejoin;
 mod request;
@@ -125,6 +126,7 @@ pub const RULES: &[Rule] = rules! {
     "standby.follow" "The others follow the head." head::follow_head;
     "standby.stalled" "The head has no more of the WAL that is needed: copy it anew." head::stalled_behind_head;
     "standby.admit" "In a standby cluster every server that streams admits readers." head::admit;
+    "standby.outgrown" "The origin's settings are larger: one after the other is started anew with settings as large, the head after the others." outgrown::standby_cluster;
     "standby.reinit" "Somebody asked for a new copy of this data directory." standby_only::reinit;
     "standby.restart" "Somebody asked this server to restart." standby_only::restart;
     "standby.reload" "Somebody asked this server to read its configuration anew." standby_only::reload;
@@ -146,7 +148,7 @@ pub const RULES: &[Rule] = rules! {
     "cascade.follow" "The own WAL is a beginning of that of the replica which replicatefrom names: follow it." cascade::follow;
     "follow" "The own WAL is a beginning of the primary's: follow it." rejoin::follow;
     "replica.admit" "A replica that streams from the recorded primary, or from one that does, admits readers." rejoin::admit;
-    "replica.outgrown" "The primary's settings are larger: the standby is started anew with settings as large." rejoin::outgrown;
+    "replica.outgrown" "The primary's settings are larger: the standby is started anew with settings as large." outgrown::replica;
     "replica.slots" "A replica takes in logical slots by a restart, never the last sync standby, one at a time." slots::take_in;
     "cascade.slots" "A replica has a slot for each node that takes its WAL from it." cascade::slots;
     "cascade.turn" "The replica which replicatefrom names is fit, and no commit counts on this node: turn to it." cascade::turn;

@@ -5,7 +5,7 @@
 
 use super::request::{fail, move_on};
 use super::{Want, wait};
-use crate::{Ask, OriginReport, Request, Stage, View, health};
+use crate::{Ask, NodeName, OriginReport, Request, Stage, View, health};
 
 /// A look at the origin asks all hosts at once and ends within a few seconds; three of them.
 const LOOK_MS_MAX: u64 = 15_000;
@@ -28,10 +28,21 @@ fn origin_lives(origin: &OriginReport) -> Option<String> {
         .then(|| format!("{} answers as a standby: a takeover there may be under way", standbys.join(", ")))
 }
 
+/// Who could not be promoted before it is started anew.
+fn outgrown(view: &View) -> Option<&NodeName> {
+    let peer = view.fresh_peers().find(|status| status.condition.outgrown).map(|status| &status.node);
+    peer.or(view.condition.outgrown.then_some(&view.me))
+}
+
 pub(super) fn promote(view: &View) -> Option<Want> {
     let request = waiting(view, |ask| matches!(ask, Ask::Promote { .. })).filter(|_| view.is_head())?;
     let force = matches!(request.ask, Ask::Promote { force: true });
     let late = view.memory.stage_age_ms(view.now, request.id) > LOOK_MS_MAX;
+    if let Some(node) = outgrown(view) {
+        // PostgreSQL promotes no server whose settings are too small; the rule that starts it anew stands below.
+        let reason = format!("replay stands on {node}, where the settings of the origin grew");
+        return if late { fail(view, request, format!("{reason}; see pgherd status")) } else { None };
+    }
     if !view.looked_since(request) && !force {
         return if late {
             fail(
