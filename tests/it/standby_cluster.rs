@@ -147,3 +147,31 @@ fn it_takes_the_place_of_the_lost_cluster_which_follows_it_then() {
     assert!(lost > 0, "what was rewound is listed");
     assert!(standby.status().unwrap().origin.is_none(), "what was left is not followed again");
 }
+
+#[test]
+fn it_follows_an_origin_whose_settings_have_grown() {
+    let main = Cluster::start(2);
+    let standby = follow(&main, 2);
+    let ledger = Ledger::start(&main);
+    let primary = main.primary().unwrap();
+    for node in main.nodes() {
+        configure(node, "[postgres.parameters]\nmax_connections = \"150\"");
+        main.pgherd_ok(&["reload", &node.name]);
+    }
+    main.pgherd_ok(&["restart", &primary]);
+    main.wait_until_whole();
+    for node in standby.nodes() {
+        let what = format!("{} to have settings as large as the origin's", node.name);
+        wait_for(&what, FOLLOW_TIMEOUT, || {
+            let value = value_at(node.postgres, "SELECT current_setting('max_connections')").ok();
+            value.filter(|value| value == "150")
+        });
+    }
+    wait_until_following(&standby, &main);
+    ledger.wait_until_flowing();
+    let account = ledger.finish_and_check(&main);
+    for node in standby.nodes() {
+        wait_for_rows(node, &account.acknowledged);
+    }
+    assert_eq!(promotions(&standby), 0, "nobody asked for a primary");
+}
