@@ -41,10 +41,11 @@ pub const WITNESSES: &[Row] = rows! {
     "grant-after-promise" Scenario("promised-grants-nothing", 0), "I1";
     "vouchers-ignored" Scenario("cut-link-costs-nothing", 0), "I4";
     "drain-skipped" Scenario("switchover-is-calm", 1), "I4";
-    "handover-unread" Scenario("switchover-is-calm", 133), "I5";
+    "handover-unread" Scenario("switchover-is-calm", 53), "I5";
+    "successor-unawaited" Scenario("successor-is-awaited", 1), "I5";
     "renew-dropped" Seed(34), "I5";
     "follow-unpromised" Seed(2), "I2";
-    "copied-counted" CrashSteps("reinit", 0), "I4";
+    "copied-counted" CrashSteps("reinit", 0), "I5";
     "stay-dropped" CrashSteps("remove node, from two to one", 0), "I5";
     "detach-dropped" Seed(2), "I4";
     "promoted-unasked" Scenario("standby-cluster-waits", 0), "I1";

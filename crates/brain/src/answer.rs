@@ -115,6 +115,14 @@ pub(crate) fn candidates(view: &View) -> Vec<Candidate<'_>> {
     own.into_iter().chain(peers).collect()
 }
 
+/// Nodes whose server is a standby, and that have not answered: their answers may still come.
+pub(crate) fn silent<'a>(view: &'a View, tally: &Tally) -> impl Iterator<Item = &'a NodeName> {
+    let answered =
+        |node: &NodeName| tally.answers.iter().chain(&tally.strangers).any(|answer| answer.node == *node);
+    let standbys = candidates(view).into_iter().filter(|candidate| candidate.postgres.standby().is_some());
+    standbys.map(|candidate| candidate.node).filter(|node| !answered(node)).collect::<Vec<_>>().into_iter()
+}
+
 /// It is one of the set's answers, or that of the primary that the set was made by and that has all it acknowledged.
 fn counts(sync: &SyncRecord, answer: &Answer) -> bool {
     let member = sync.set.members.contains(&answer.member);

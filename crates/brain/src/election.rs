@@ -6,7 +6,7 @@ use std::cmp::Ordering;
 
 use wire::Timeline;
 
-use crate::answer::candidates;
+use crate::answer::{self, candidates};
 use crate::mutation::{Mutation, is_on};
 use crate::{
     Action, Answer, Commit, Key, LeaseRecord, MemberId, OriginRecord, Position, PrimaryRecord, Put,
@@ -44,12 +44,8 @@ pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
     }
     let patient =
         view.memory.suspect_since.is_some_and(|at| view.now.since(at) > 2 * view.settings.failure_timeout_ms);
-    let awaited = view
-        .fresh_peers()
-        .filter(|status| status.postgres.standby().is_some())
-        .find(|status| !tally.answers.iter().any(|answer| answer.node == status.node));
-    if let Some(status) = awaited.filter(|_| !patient) {
-        return Outcome::Missing(format!("{} has not answered yet", status.node));
+    if let Some(node) = answer::silent(view, tally).next().filter(|_| !patient) {
+        return Outcome::Missing(format!("{node} has not answered yet"));
     }
     let outcome = best(&tally.answers.iter().collect::<Vec<_>>(), &[]);
     if sync.idle {
@@ -412,6 +408,21 @@ mod tests {
         assert_eq!(winner(&view), None, "both are full");
         view.memory.peers.get_mut(&"n2".into()).unwrap().status.condition = Condition::default();
         assert_eq!(winner(&view).as_deref(), Some("n2"));
+    }
+
+    /// With asynchronous replication one answer suffices, and the best may be the one that this node cannot give yet.
+    #[test]
+    fn without_a_set_all_who_are_there_are_heard_first() {
+        let mut view = view(None, None);
+        view.memory.suspect_since = Some(NOW);
+        let mut sync = view.sync().unwrap().clone();
+        (sync.set, sync.by_lease) = (SyncSet::new([member("n1"), member("n2")], 0), true);
+        let told = |view: &View| super::outcome(view, &sync, &tally(view, &sync, TERM));
+        assert!(matches!(told(&view), Outcome::Chosen(winner) if winner.node == "n2".into()));
+        view.durable.promise = Term(1);
+        assert_eq!(told(&view), Outcome::Missing("n1 has not answered yet".to_owned()));
+        view.memory.suspect_since = Some(Millis(NOW.0 - 5_000));
+        assert!(matches!(told(&view), Outcome::Chosen(winner) if winner.node == "n2".into()), "long enough");
     }
 
     #[test]

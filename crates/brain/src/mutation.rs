@@ -65,6 +65,7 @@ mutations! {
     RenewInCampaign "renew-in-campaign" "A primary renews its term while a candidate is asking for promises.";
     DrainSkipped "drain-skipped" "A primary stops for a hand-over while sessions are in a transaction.";
     HandoverUnread "handover-unread" "Who has not read to whom a primary hands over stands as a candidate at once.";
+    SuccessorUnawaited "successor-unawaited" "A hand-over is won by who answers first, its successor or not.";
     RenewDropped "renew-dropped" "A primary whose members promised to a candidate that gave up does not renew.";
     FollowUnpromised "follow-unpromised" "A standby follows a term without having promised it.";
     CopiedCounted "copied-counted" "While a node copies its data directory anew, the old one is let back into the sync set.";

@@ -89,6 +89,28 @@ pub fn a_calm_switchover_costs_nothing(cast: &Cast) -> Option<Stage> {
     Some(stage)
 }
 
+/// The successor's agent starts anew while the sessions are held: it owes a lease that it does not know, and promises later
+/// than the others, whose answers would suffice. It is the successor all the same.
+pub fn a_successor_that_promises_late_wins(cast: &Cast) -> Option<Stage> {
+    let mut stage = cast.stage([Shape(3, 0, 0), Shape(3, 0, 2)][(cast.seed % 2) as usize])?;
+    (stage.world.plan.busy_percent, stage.world.plan.hang_percent) = (0, 0);
+    let (primary, to) = (stage.primary, cast.seed as usize / 2 % stage.others.len());
+    let successor = stage.others[to];
+    stage.world.ask(Request::Switchover { to: Some(to), force: false, in_s: 0 });
+    let latest_us = stage.world.now_us + 10 * SECOND;
+    while !stage.world.parks(primary) {
+        (stage.world.now_us < latest_us && stage.world.step()).then_some(())?;
+    }
+    stage.strike(Kind::KillAgent, successor, primary, SECOND / 100);
+    stage.until(20 * SECOND, |world| world.recorded_primary() != Some(primary))?;
+    let winner = stage.world.recorded_primary()?;
+    if winner != successor {
+        let what = format!("n{} won, and n{} was to take over", winner + 1, successor + 1);
+        stage.world.violate("I5", winner, what);
+    }
+    Some(stage)
+}
+
 /// The only member may not be primary, and another, which is no member and lags, may: it wins with the member's WAL or
 /// not at all.
 pub fn a_stranger_fetches_before_it_wins(cast: &Cast) -> Option<Stage> {

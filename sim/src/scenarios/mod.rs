@@ -84,6 +84,7 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     "cascade-keeps-to-its-term" 40 cascades::who_streams_from_a_replica_keeps_to_the_term;
     "ends-are-compared" 40 cascades::two_ends_are_compared_before_a_turn;
     "switchover-is-calm" 200 handover::a_calm_switchover_costs_nothing;
+    "successor-is-awaited" 60 handover::a_successor_that_promises_late_wins;
     "stranger-fetches-first" 60 handover::a_stranger_fetches_before_it_wins;
     "copy-is-new" 20 disks::a_copy_is_new_and_the_old_stands_aside;
 };

@@ -3,8 +3,8 @@
 use super::{Want, wait};
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Ask, NodeName, Operation, Postgres, Stage, Status, SyncRecord, Term, View, answer, election,
-    election::Outcome, fetch, health, slots,
+    Action, Ask, NodeName, Operation, Postgres, Stage, Status, SyncRecord, Tally, Term, View, answer,
+    election, election::Outcome, fetch, health, slots,
 };
 
 /// Each candidate gives the one before it this long before it stands itself: a campaign takes a promise (one fsync,
@@ -116,6 +116,17 @@ fn hands_over_unread(view: &View) -> bool {
     held.is_some_and(|id| !known(id)) && !is_on(Mutation::HandoverUnread)
 }
 
+/// A hand-over whose successor is there and has not answered yet waits for it, for it may owe the old primary its lease a
+/// moment longer than the others. No longer than such a lease lasts: then whoever answers may win.
+fn successor_awaited(view: &View, tally: &Tally) -> Option<String> {
+    let (node, turn_ms) = successor(view)?;
+    let waited_ms = view.now.since(view.memory.suspect_since?);
+    let patience_ms = turn_ms.max(view.settings.failure_timeout_ms);
+    let silent = answer::silent(view, tally).any(|silent| silent == node);
+    let awaited = silent && waited_ms < patience_ms && !is_on(Mutation::SuccessorUnawaited);
+    awaited.then(|| format!("{node} is to take over: its answer is given {patience_ms} ms"))
+}
+
 pub(super) fn defer(view: &View) -> Option<Want> {
     suspicion(view)?;
     let since = view.memory.suspect_since.unwrap_or(view.now);
@@ -219,7 +230,7 @@ pub(super) fn record(view: &View) -> Option<Want> {
     let term = election::campaign_term(view);
     let tally = answer::tally(view, sync, term);
     let Outcome::Chosen(winner) = election::outcome(view, sync, &tally) else { return None };
-    if slots::hold_back(view, sync, &tally).is_some() {
+    if slots::hold_back(view, sync, &tally).or_else(|| successor_awaited(view, &tally)).is_some() {
         return None;
     }
     let mut why = vec![format!("{} wins term {term} with WAL to {}", winner.node, winner.position.lsn)];
@@ -253,6 +264,7 @@ pub(super) fn revoke(view: &View) -> Option<Want> {
         why.push(missing);
     }
     why.extend(slots::hold_back(view, sync, &tally));
+    why.extend(successor_awaited(view, &tally));
     why.extend(tally.rejected);
     let mut actions = vec![Action::Revoke { term }];
     let server = !matches!(view.postgres, Postgres::Unknown | Postgres::Empty | Postgres::Unusable(_));
