@@ -84,6 +84,12 @@ fn it_follows_through_a_takeover_there_and_the_loss_of_its_head() {
     ledger.wait_until_flowing();
     let head = wait_until_following(&standby, &main);
 
+    let told = standby.client(&["explain", &head]);
+    assert!(told.contains("would be head: nothing is promoted"), "{told}");
+    let refused = standby.pgherd(&["member", "remove", &head]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && told.contains("is the head"), "{told}");
+
     standby.kill_node(&head);
     let next = wait_for("another head that streams", MOMENT, || {
         let origin = standby.status()?.origin?;

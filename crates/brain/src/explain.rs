@@ -73,16 +73,21 @@ fn standby_cluster(view: &View, record: &PrimaryRecord, explanation: &mut Explan
     }
     explanation.rule = "takeover.record".to_owned();
     let survivors = survivors(view, &explanation.node);
-    let best = survivors.iter().max_by(|a, b| a.2.cmp(&b.2).then_with(|| b.0.cmp(&a.0)));
-    match best {
-        Some((next, _, position)) => {
+    let further = |a: &&Survivor, b: &&Survivor| a.2.cmp(&b.2).then_with(|| b.0.cmp(&a.0));
+    let able = |s: &&Survivor| may(view, &s.0) && !full(view, &s.0);
+    let best = survivors.iter().max_by(further);
+    let next = survivors.iter().filter(able).max_by(further);
+    match (best, next) {
+        (Some((best, _, end)), Some((next, _, own))) => {
             explanation.takes_over = Some(next.clone());
-            explanation.why.push(format!(
-                "{next} has the most WAL, to {}, and would be head: nothing is promoted",
-                position.lsn
-            ));
+            let fetches = if own < end { format!("; {next} fetches it first") } else { String::new() };
+            explanation.why.push(format!("{best} has the most WAL, to {}{fetches}", end.lsn));
+            explanation.why.push(format!("{next} would be head: nothing is promoted"));
         }
-        None => explanation.blockers.push("no other node has a data directory".to_owned()),
+        (Some(_), None) => explanation
+            .blockers
+            .push("nobody else may be head: take a nofailover away, or make room on a disk".to_owned()),
+        (None, _) => explanation.blockers.push("no other node has a data directory".to_owned()),
     }
     if view.origin.primary().is_none() {
         explanation.blockers.push(format!("the cluster that is followed: {}", view.origin.words()));
