@@ -57,8 +57,10 @@ fn a_replica_streams_from_another_whatever_happens_to_the_others() {
     ledger.wait_until_flowing();
     let sender = walsenders(&cluster, "n2", "n3");
     assert!(!sender.is_empty() && walsenders(&cluster, "n1", "n3").is_empty());
-    let owned = node(&cluster, "n2").unwrap().slots.slots;
-    assert!(owned.iter().any(|slot| slot.owner.as_deref() == Some("pgherd: replica n3")), "{owned:?}");
+    wait_for("n2 to tell whose slot it has", MOMENT, || {
+        let told = node(&cluster, "n2")?.slots.slots;
+        told.iter().any(|slot| slot.owner.as_deref() == Some("pgherd: replica n3")).then_some(())
+    });
     // The primary's slot for n3 goes with it, so it holds next to nothing and n3 finds what it needs.
     let mark_lsn = value_at(cluster.node("n1").postgres, "SELECT pg_current_wal_lsn()").unwrap();
     wait_for("the primary's slot for n3 to come along", MOMENT, || {

@@ -97,6 +97,8 @@ pub struct View {
     pub settings: Settings,
     pub durable: Durable,
     pub postgres: Postgres,
+    /// When the look began that `postgres` shows; `None` when it is known from the end of a piece of work.
+    pub looked_at: Option<Millis>,
     /// Work under way; no rule starts other work on the server meanwhile.
     pub busy: Option<Operation>,
     pub store: StoreView,
@@ -128,7 +130,7 @@ pub struct View {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Errands {
     pub checkpointed: u64,
-    /// When that checkpoint, and the switch to a new WAL file with it, was done.
+    /// When that checkpoint, and the switch to a new WAL file with it, was done here.
     #[serde(default)]
     pub checkpointed_at: Option<Millis>,
     pub reloaded: u64,
@@ -143,6 +145,7 @@ impl View {
             settings,
             durable,
             postgres: Postgres::Unknown,
+            looked_at: None,
             busy: None,
             store: StoreView::default(),
             memory: Memory::new(now),

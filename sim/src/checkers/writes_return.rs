@@ -38,20 +38,25 @@ impl WritesReturn {
 }
 
 /// I4 asks for a data quorum: |S| - k + 1 members of `/sync` whose data directories are whole. A rewind that dies half
-/// way before an opening can take one away; nothing is lost then, but nobody can prove it without a person.
+/// way before an opening can take one away; nothing is lost then, but nobody can prove it without a person. And it asks for
+/// one with a whole data directory that its operator lets be primary.
 pub fn data_quorum(world: &World) -> bool {
     let Some(sync) = &world.store.newest().sync else { return true };
     let set = &sync.value.set;
-    let whole = |node: &&crate::world::Node| {
+    let whole = |node: &crate::world::Node| {
         let Durable { member, needs_clone, rewound, .. } = &node.durable;
-        let member = member.as_ref().filter(|_| !needs_clone && !rewound);
-        member.is_some_and(|member| set.members.contains(member))
+        member.clone().filter(|_| !needs_clone && !rewound)
+    };
+    let counts = |node: &&crate::world::Node| whole(node).is_some_and(|member| set.members.contains(&member));
+    let may = |node: &crate::world::Node| {
+        whole(node).is_some() && !node.tags.nofailover && node.tags.failover_priority > 0
     };
     let serves = world.recorded_primary().is_some_and(|primary| {
         let server = &world.nodes[primary].server;
         server.writes() && !server.files.quarantined
     });
-    serves || set.k == 0 || world.nodes.iter().filter(whole).count() >= set.answers_needed()
+    let answered = set.k == 0 || world.nodes.iter().filter(counts).count() >= set.answers_needed();
+    serves || answered && world.nodes.iter().any(may)
 }
 
 fn degraded(world: &World) -> bool {

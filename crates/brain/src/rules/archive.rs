@@ -10,9 +10,6 @@ const UNARCHIVED_MAX: u32 = 8;
 /// A shutdown has the archiver take what is left, and waits for it for as long as its fast stop may take.
 const WAIT_MS_MAX: u64 = 5_000;
 
-/// The server is looked at ten times a second: a file that came up just now shows within this.
-const SEEN_MS: u64 = 300;
-
 /// Why it is no good moment for a stop.
 pub(super) fn lags(request: &Request, primary: &Primary) -> Option<String> {
     let files = primary.activity.unarchived;
@@ -40,7 +37,9 @@ pub(super) fn is_proven(view: &View, request: &Request, primary: &Primary) -> bo
     let (Some(at), Some(waits_ms)) = (view.errands.checkpointed_at, primary.activity.archive_waits_ms) else {
         return true;
     };
-    let since_ms = view.now.since(at);
-    let taken = primary.activity.unarchived == 0 || waits_ms < since_ms;
-    since_ms >= SEEN_MS && taken || request.is_forced()
+    // What was seen before that file ended says nothing of it.
+    let seen_after_ms =
+        view.looked_at.filter(|looked_at| *looked_at > at).map(|looked_at| looked_at.since(at));
+    let taken = |after_ms| primary.activity.unarchived == 0 || waits_ms < after_ms;
+    seen_after_ms.is_some_and(taken) || request.is_forced()
 }

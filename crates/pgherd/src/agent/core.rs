@@ -285,7 +285,7 @@ impl Agent {
         // A look that began before the present piece of work, or before the last one ended, shows what is no more.
         if current && !moving {
             self.tell_end(&observed.postgres);
-            self.view.postgres = observed.postgres;
+            (self.view.postgres, self.view.looked_at) = (observed.postgres, Some(observed.began));
         }
         if self.view.durable.rewound && self.view.busy.is_none() && self.view.postgres.standby().is_some() {
             // It accepts connections, so it has all the WAL that it needs.
@@ -311,7 +311,7 @@ impl Agent {
 
     fn on_done(&mut self, done: Done) {
         self.view.busy = None;
-        self.view.postgres = done.postgres;
+        (self.view.postgres, self.view.looked_at) = (done.postgres, None);
         self.forget_slots(done.operation);
         let failed = done.result.is_err();
         let failures =

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use brain::{Operation, OriginReport, Postgres, SlotReport};
+use brain::{Millis, Operation, OriginReport, Postgres, SlotReport};
 
 /// What reaches the loop from its tasks.
 pub enum Note {
@@ -37,6 +37,8 @@ pub enum Errand {
 pub struct Observed {
     /// The worker's generation before the look.
     pub generation: u64,
+    /// By [`crate::clock::boot_millis`], before the look.
+    pub began: Millis,
     pub postgres: Postgres,
 }
 

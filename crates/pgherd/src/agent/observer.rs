@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use brain::Postgres;
+use brain::{Millis, Postgres};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -56,7 +56,7 @@ async fn look(worker: Arc<Worker>, wake: Arc<Notify>, notes: mpsc::Sender<Note>)
     let mut brisk_until = tokio::time::Instant::now() + BRISK;
     let mut last = Postgres::Unknown;
     loop {
-        let generation = worker.generation();
+        let (generation, began) = (worker.generation(), Millis(crate::clock::boot_millis()));
         let postgres = worker.observe().await;
         let settled = matches!(&postgres, Postgres::Primary(p) if !p.quarantined)
             || postgres.standby().is_some_and(|standby| standby.streaming);
@@ -64,7 +64,7 @@ async fn look(worker: Arc<Worker>, wake: Arc<Notify>, notes: mpsc::Sender<Note>)
             brisk_until = tokio::time::Instant::now() + BRISK;
         }
         last = postgres.clone();
-        if notes.send(Note::Observed(Box::new(Observed { generation, postgres }))).await.is_err() {
+        if notes.send(Note::Observed(Box::new(Observed { generation, began, postgres }))).await.is_err() {
             return;
         }
         let brisk = tokio::time::Instant::now() < brisk_until;
