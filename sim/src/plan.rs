@@ -200,6 +200,7 @@ impl Plan {
                 brain::OnLastStandbyLost::Block
             },
             drain_timeout_ms: 5_000,
+            origin: None,
             maximum_lag_bytes: 1 << 20,
         };
         let single = dice.percent(15) && k > 0 && full > k + 1;

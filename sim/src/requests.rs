@@ -381,6 +381,7 @@ fn concerns(ask: &Ask) -> Option<&NodeName> {
     match ask {
         Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node } => Some(node),
         Ask::Switchover { .. } | Ask::Failover { .. } => None,
+        Ask::Promote { .. } | Ask::Demote { .. } => None,
     }
 }
 

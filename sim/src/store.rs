@@ -25,6 +25,7 @@ fn version(view: &StoreView, key: Key) -> u64 {
         Key::Members => view.members.as_ref().map(|v| v.version),
         Key::Requests => view.requests.as_ref().map(|v| v.version),
         Key::Lease => view.lease.as_ref().map(|v| v.version),
+        Key::Origin => view.origin.as_ref().map(|v| v.version),
     }
     .unwrap_or(0)
 }
@@ -59,6 +60,7 @@ impl Store {
                 Put::Timelines(value) => next.timelines = Some(Versioned { value, version }),
                 Put::Members(value) => next.members = Some(Versioned { value, version }),
                 Put::Requests(value) => next.requests = Some(Versioned { value, version }),
+                Put::Origin(value) => next.origin = Some(Versioned { value, version }),
             }
         }
         self.push(Rc::new(next));

@@ -48,6 +48,7 @@ pub const WITNESSES: &[Row] = rows! {
     "copied-counted" CrashSteps("reinit", 0), "I5";
     "stay-dropped" CrashSteps("remove node, from two to one", 0), "I5";
     "detach-dropped" Seed(2), "I4";
+    "promoted-unasked" Scenario("standby-cluster-waits", 0), "I1";
     "follow-diverged" Seed(15), "I4";
     "cascade-stale" Scenario("cascade-keeps-to-its-term", 0), "I2";
     "cascade-uncompared" Scenario("ends-are-compared", 0), "I2";

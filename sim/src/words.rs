@@ -37,6 +37,7 @@ pub fn puts(commit: &Commit) -> String {
             Put::Members(members) => write!(text, " /members({})", members.nodes.len()),
             Put::Timelines(timelines) => write!(text, " /timelines({})", timelines.len()),
             Put::Requests(requests) => write!(text, " /requests({})", requests.list.len()),
+            Put::Origin(origin) => write!(text, " /origin({})", origin.hosts.join(" ")),
         };
     }
     text

@@ -39,6 +39,7 @@ mod slots_exhausted;
 mod slots_gate_waits;
 mod slots_over_budget;
 mod slots_survive_takeovers;
+mod standby_cluster;
 mod switchover;
 mod switchover_interrupted;
 mod switchover_under_load;

@@ -274,6 +274,13 @@ impl Cluster {
         cluster
     }
 
+    /// A standby cluster, which has no primary: started, and not waited for.
+    pub fn start_following(prepared: Prepared) -> Cluster {
+        let mut cluster = Cluster { agents: Vec::new(), prepared };
+        cluster.names().iter().for_each(|name| cluster.start_agent(name));
+        cluster
+    }
+
     /// `pgherd demo --add-node`; the node is whole when this returns.
     pub fn add_node(&mut self) -> String {
         self.demo(&["--add-node"]);

@@ -18,6 +18,17 @@ pub struct Status {
     pub reason: String,
     #[serde(default)]
     pub paused_until: Option<String>,
+    #[serde(default)]
+    pub origin: Option<Origin>,
+}
+
+/// The cluster that this one follows.
+#[derive(Deserialize, Debug, Clone)]
+pub struct Origin {
+    pub head: Option<String>,
+    pub sender: Option<String>,
+    pub primary: Option<String>,
+    pub lag_bytes: Option<u64>,
 }
 
 #[derive(Deserialize, Debug, Clone)]

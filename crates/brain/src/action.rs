@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ClusterRecord, MemberId, MembersRecord, NodeName, PrimaryRecord, Requests, SyncRecord, SyncSet, Term,
-    TimelineRecord,
+    ClusterRecord, MemberId, MembersRecord, NodeName, OriginRecord, PrimaryRecord, Requests, SyncRecord,
+    SyncSet, Term, TimelineRecord,
 };
 use std::collections::BTreeSet;
 use std::fmt;
@@ -39,7 +39,8 @@ pub enum Action {
     Stop,
     /// Credential away, `primary_conninfo` empty, receiver ended; after that the position is final.
     Detach { term: Term },
-    /// Promise `term`, then point at `node`: the primary of that term, or a replica of it that has a slot for this member.
+    /// Promise `term`, then point at `node`: the primary of that term, or a replica of it that has a slot for this member. A
+    /// head points at the origin, and may be told to again.
     Follow { term: Term, node: NodeName },
     /// Promise `term`, then take the WAL of a peer that has promised it too, without a slot.
     Fetch { term: Term, node: NodeName },
@@ -116,10 +117,10 @@ impl fmt::Display for Action {
             Action::StartDetached => write!(f, "start PostgreSQL as a standby of nobody"),
             Action::Stop => write!(f, "stop PostgreSQL"),
             Action::Detach { .. } => write!(f, "take no more WAL from the upstream"),
-            Action::Follow { term, node } => write!(f, "follow {node}, term {term}"),
+            Action::Follow { term, node } => write!(f, "follow {}, term {term}", whom(node)),
             Action::Fetch { node, .. } => write!(f, "fetch the WAL of {node}"),
-            Action::Clone { node, .. } => write!(f, "copy the data directory of {node}"),
-            Action::Rewind { node, .. } => write!(f, "rewind to {node}"),
+            Action::Clone { node, .. } => write!(f, "copy the data directory of {}", whom(node)),
+            Action::Rewind { node, .. } => write!(f, "rewind to {}", whom(node)),
             Action::Promote { term, timeline, .. } => {
                 write!(f, "promote as term {term} onto timeline {timeline}")
             }
@@ -140,6 +141,11 @@ impl fmt::Display for Action {
     }
 }
 
+/// A node by its name; the cluster that is followed has none.
+fn whom(node: &NodeName) -> &str {
+    if node.is_origin() { "the origin" } else { &node.0 }
+}
+
 /// A record's place in the store.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub enum Key {
@@ -150,6 +156,7 @@ pub enum Key {
     Members,
     Requests,
     Lease,
+    Origin,
 }
 
 impl Key {
@@ -163,6 +170,7 @@ impl Key {
             Key::Members => "/members",
             Key::Requests => "/requests",
             Key::Lease => "/lease",
+            Key::Origin => "/origin",
         }
     }
 }
@@ -175,6 +183,7 @@ pub enum Put {
     Timelines(Vec<TimelineRecord>),
     Members(MembersRecord),
     Requests(Requests),
+    Origin(OriginRecord),
 }
 
 impl Put {
@@ -186,6 +195,7 @@ impl Put {
             Put::Timelines(_) => Key::Timelines,
             Put::Members(_) => Key::Members,
             Put::Requests(_) => Key::Requests,
+            Put::Origin(_) => Key::Origin,
         }
     }
 }

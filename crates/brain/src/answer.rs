@@ -126,7 +126,7 @@ pub(crate) fn silent<'a>(view: &'a View, tally: &Tally) -> impl Iterator<Item = 
 /// It is one of the set's answers, or that of the primary that the set was made by and that has all it acknowledged.
 fn counts(sync: &SyncRecord, answer: &Answer) -> bool {
     let member = sync.set.members.contains(&answer.member);
-    member || answer.whole || sync.is_async() || is_on(Mutation::StrangerCounts)
+    member || answer.whole || sync.is_async() || sync.idle || is_on(Mutation::StrangerCounts)
 }
 
 fn consider(view: &View, sync: &SyncRecord, term: Term, candidate: &Candidate<'_>) -> Result<Answer, String> {
@@ -159,7 +159,9 @@ fn answer(view: &View, term: Term, candidate: &Candidate<'_>) -> Result<Answer, 
     if !standby.answers() && !is_on(Mutation::RevokeDropped) {
         return Err("not yet: its WAL is not read to the end, or its receiver has not gone".to_owned());
     }
-    if !view.store.explains(standby.position.timeline) && !is_on(Mutation::UnexplainedWins) {
+    // In a standby cluster the timelines are its origin's.
+    let idle = view.sync().is_some_and(|sync| sync.idle);
+    if !idle && !view.store.explains(standby.position.timeline) && !is_on(Mutation::UnexplainedWins) {
         return Err(format!("no recorded term explains timeline {}", standby.position.timeline));
     }
     Ok(Answer {

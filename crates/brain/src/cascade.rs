@@ -149,6 +149,10 @@ fn pointed_at(view: &View, node: &NodeName) -> bool {
 
 fn verdict(view: &View, wanted: &NodeName, taken: bool) -> Result<(), Unfit> {
     let Some(record) = view.record() else { return never("no primary is recorded") };
+    // Its slots, and what is copied and rewound, are arranged between the head and each of the others.
+    if record.head {
+        return never("in a standby cluster every node follows the head");
+    }
     if *wanted == view.me {
         return never("the tag replicatefrom names this node itself");
     }

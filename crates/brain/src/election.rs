@@ -9,8 +9,8 @@ use wire::Timeline;
 use crate::answer::{self, candidates};
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Answer, Commit, Key, LeaseRecord, MemberId, Position, PrimaryRecord, Put, SyncRecord, SyncSet,
-    Tally, Term, TimelineRecord, View,
+    Action, Answer, Commit, Key, LeaseRecord, MemberId, OriginRecord, Position, PrimaryRecord, Put,
+    SyncRecord, SyncSet, Tally, Term, TimelineRecord, View,
 };
 
 /// What the tally allows.
@@ -35,10 +35,10 @@ pub fn campaign_term(view: &View) -> Term {
 /// What the answers for `term` allow. With asynchronous replication nobody had to confirm what was acknowledged: the
 /// store's lease decides when a takeover is due, and the furthest of those who are there is the best that can be had.
 pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
-    if !sync.is_async() {
+    if !sync.is_async() && !sync.idle {
         return tally.outcome(sync);
     }
-    if let Some(lease) = &view.store.lease {
+    if let Some(lease) = view.store.lease.as_ref().filter(|_| !sync.idle) {
         let LeaseRecord { node, term } = &lease.value;
         return Outcome::Missing(format!("{node} holds the store's lease for term {term}"));
     }
@@ -48,6 +48,9 @@ pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
         return Outcome::Missing(format!("{node} has not answered yet"));
     }
     let outcome = best(&tally.answers.iter().collect::<Vec<_>>(), &[]);
+    if sync.idle {
+        return outcome;
+    }
     if let Outcome::Chosen(winner) | Outcome::Fetch { from: winner, .. } = &outcome {
         let lost = lost_bytes(view, winner);
         if lost > view.settings.maximum_lag_bytes {
@@ -139,7 +142,13 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     let primary = view.store.primary.as_ref()?;
     let sync = view.store.sync.as_ref()?;
     let timelines = view.store.timelines.as_ref()?;
-    let timeline = if is_on(Mutation::TimelineReused) {
+    // In a standby cluster a takeover finds the next head, unless somebody asked for a primary.
+    let head = view.demoting().is_some() || view.head().is_some() && !view.leaves_origin();
+    let timeline = if head {
+        winner.position.timeline
+    } else if view.leaves_origin() {
+        view.timeline_beyond_origin()
+    } else if is_on(Mutation::TimelineReused) {
         winner.position.timeline.next()
     } else {
         let seen = view.memory.timeline_seen().map_or(Timeline::FIRST, Timeline::next);
@@ -151,9 +160,13 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
         member: winner.member.clone(),
         timeline,
         from: Position { lsn: winner.position.lsn.min(winner.replay), ..winner.position },
+        head,
     };
     let mut history = timelines.value.clone();
-    history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
+    // A head is on a timeline of its origin's, which is no term's of this cluster.
+    if !head {
+        history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
+    }
     let mut conditions =
         vec![(Key::Primary, primary.version), (Key::Sync, sync.version), (Key::Timelines, timelines.version)];
     // Who is removed meanwhile is not made primary.
@@ -162,14 +175,34 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
         conditions.push((Key::Lease, 0));
     }
     let mut puts = vec![Put::Primary(record), Put::Timelines(history)];
+    if let Some(origin) = turned(view, term) {
+        // What was asked for must still stand, and the cluster must still be what it was.
+        conditions.push((Key::Origin, view.store.origin.as_ref().map_or(0, |origin| origin.version)));
+        conditions.push((Key::Requests, view.store.requests.as_ref().map_or(0, |requests| requests.version)));
+        if origin.left.is_none() {
+            let (primary, set) = (winner.member.clone(), SyncSet::default());
+            puts.push(Put::Sync(SyncRecord { term, primary, set, by_lease: false, idle: true }));
+        }
+        puts.push(Put::Origin(origin));
+    }
     if is_on(Mutation::RecordSyncStale) {
         conditions.retain(|(key, _)| *key != Key::Sync);
     }
     if is_on(Mutation::SyncAtPromotion) {
         let set = SyncSet { members: followers(view, winner), k: view.k_wanted() };
-        puts.push(Put::Sync(SyncRecord { term, primary: winner.member.clone(), set, by_lease: false }));
+        let primary = winner.member.clone();
+        puts.push(Put::Sync(SyncRecord { term, primary, set, by_lease: false, idle: false }));
     }
     Some(Action::Commit(Commit { conditions, puts }))
+}
+
+/// `/origin` as this takeover leaves it, when it turns a standby cluster into one that is written to, or back.
+fn turned(view: &View, term: Term) -> Option<OriginRecord> {
+    let left = || {
+        let origin = view.origin_record().filter(|_| view.leaves_origin())?;
+        Some(OriginRecord { left: Some(term), ..origin.clone() })
+    };
+    view.demoting().or_else(left)
 }
 
 /// Who would follow the winner: for the fault that believes in them before they do.
@@ -208,6 +241,7 @@ mod tests {
             complete: true,
             quarantined: true,
             stalled_ms: 0,
+            history: None,
             slots: Default::default(),
         })
     }
@@ -238,6 +272,7 @@ mod tests {
             source: None,
             why_not_source: String::new(),
             unfetched: None,
+            origin: Default::default(),
         }
     }
 
@@ -256,12 +291,14 @@ mod tests {
             on_last_standby_lost: Default::default(),
             drain_timeout_ms: 5_000,
             maximum_lag_bytes: 1 << 20,
+            origin: None,
         };
         let sync = SyncRecord {
             term: Term(1),
             primary: member("n3"),
             set: SyncSet::new([member("n1"), member("n2")], 1),
             by_lease: false,
+            idle: false,
         };
         let timelines =
             vec![TimelineRecord { timeline: wire::Timeline(1), term: Term(1), member: member("n3") }];

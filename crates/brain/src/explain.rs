@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    MemberId, NodeName, Position, Postgres, SlotReport, SyncRecord, SyncSet, Tags, View, health, sync_set,
+    MemberId, NodeName, Position, Postgres, PrimaryRecord, SlotReport, SyncRecord, SyncSet, Tags, View,
+    health, sync_set,
 };
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -29,6 +30,7 @@ pub fn explain(view: &View, node: &NodeName) -> Explanation {
     };
     store_majority(view, &mut explanation);
     match (view.record(), view.sync()) {
+        (Some(record), Some(_)) if record.head => standby_cluster(view, record, &mut explanation),
         (Some(record), Some(sync)) if record.node == *node => primary_dies(view, sync, &mut explanation),
         (Some(_), Some(sync)) => replica_dies(view, sync, &mut explanation),
         _ => explanation.blockers.push("the cluster has no primary yet".to_owned()),
@@ -58,6 +60,38 @@ fn survivors(view: &View, lost: &NodeName) -> Vec<Survivor> {
         Some((node, member, postgres.standby()?.position))
     };
     own.into_iter().chain(peers).filter(|(node, ..)| node != lost).filter_map(standby).collect()
+}
+
+/// Nobody writes here: who has the most WAL is head next, and follows the origin.
+fn standby_cluster(view: &View, record: &PrimaryRecord, explanation: &mut Explanation) {
+    if record.node != explanation.node {
+        explanation.rule = "standby".to_owned();
+        explanation
+            .why
+            .push("nobody writes in a standby cluster; the head and who follows it go on".to_owned());
+        return;
+    }
+    explanation.rule = "takeover.record".to_owned();
+    let survivors = survivors(view, &explanation.node);
+    let further = |a: &&Survivor, b: &&Survivor| a.2.cmp(&b.2).then_with(|| b.0.cmp(&a.0));
+    let able = |s: &&Survivor| may(view, &s.0) && !full(view, &s.0);
+    let best = survivors.iter().max_by(further);
+    let next = survivors.iter().filter(able).max_by(further);
+    match (best, next) {
+        (Some((best, _, end)), Some((next, _, own))) => {
+            explanation.takes_over = Some(next.clone());
+            let fetches = if own < end { format!("; {next} fetches it first") } else { String::new() };
+            explanation.why.push(format!("{best} has the most WAL, to {}{fetches}", end.lsn));
+            explanation.why.push(format!("{next} would be head: nothing is promoted"));
+        }
+        (Some(_), None) => explanation
+            .blockers
+            .push("nobody else may be head: take a nofailover away, or make room on a disk".to_owned()),
+        (None, _) => explanation.blockers.push("no other node has a data directory".to_owned()),
+    }
+    if view.origin.primary().is_none() {
+        explanation.blockers.push(format!("the cluster that is followed: {}", view.origin.words()));
+    }
 }
 
 fn primary_dies(view: &View, sync: &SyncRecord, explanation: &mut Explanation) {

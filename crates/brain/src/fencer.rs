@@ -96,6 +96,7 @@ mod tests {
             slot_gate: crate::SlotGate::Warn,
             on_last_standby_lost: crate::OnLastStandbyLost::Block,
             maximum_lag_bytes: 1 << 20,
+            origin: None,
         }
     }
 

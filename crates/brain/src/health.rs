@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::mutation::{Mutation, is_on};
-use crate::{Millis, NodeName, Operation, Status, SyncRecord, Term, View};
+use crate::{Millis, NodeName, Operation, Status, SyncRecord, Term, View, origin};
 
 /// A promotion may take this long before others take over from it: end-of-recovery on a caught-up standby takes
 /// tens of milliseconds, opening takes one follower's reconnect; thirty times that is surely stuck.
@@ -30,6 +30,9 @@ pub fn own(view: &View) -> Health {
         return Health::NotPrimary;
     };
     let settling = view.memory.record_age_ms(view.now) < PROMOTION_MS_MAX;
+    if record.head {
+        return origin::health_of_head(view, record, settling);
+    }
     if let Some((_, primary)) = view.serving() {
         if !view.opened() {
             return if settling { Health::Fine } else { Health::Down };
@@ -59,6 +62,9 @@ pub fn own(view: &View) -> Health {
 /// Why this node suspects the recorded primary; `None` while it does not, or there is none.
 pub fn suspect(view: &View) -> Option<String> {
     let record = view.record()?;
+    if let Some(request) = view.promoting() {
+        return Some(format!("request {} promotes this standby cluster", request.id));
+    }
     if view.recorded_me().is_some() {
         return (own(view) == Health::Down && view.serving().is_none())
             .then(|| format!("this node is the primary of term {} and its PostgreSQL is down", record.term));

@@ -19,6 +19,7 @@ mod health;
 mod memory;
 pub mod mutation;
 mod names;
+mod origin;
 mod postgres;
 pub mod quorum;
 mod record;
@@ -40,6 +41,7 @@ pub use fencer::{Fence, Fencer, FencerState, fence};
 pub use health::{Health, open as is_open, own as health_of, wants_store_lease};
 pub use memory::{Heard, Memory};
 pub use names::{MemberId, Millis, NodeName, Term};
+pub use origin::{OriginAnswer, OriginHost, OriginPrimary, OriginRecord, OriginReport, Place};
 pub use postgres::{Activity, Applied, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender};
 pub use quorum::SyncSet;
 pub use record::{

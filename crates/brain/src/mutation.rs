@@ -72,6 +72,7 @@ mutations! {
     StayDropped "stay-dropped" "A node that was to leave and became the primary stays marked as leaving for ever.";
     DetachDropped "detach-dropped" "A promise ends no replication from a lower term.";
     FollowDiverged "follow-diverged" "A standby whose WAL has left the primary's history follows without a rewind.";
+    PromotedUnasked "promoted-unasked" "A head that takes over in a standby cluster is promoted although nobody asked.";
     CascadeStale "cascade-stale" "A node streams from a replica of an older term, or of another timeline.";
     CascadeUncompared "cascade-uncompared" "A node turns to a replica without comparing where the WAL of both ends.";
     ExpendableAlways "expendable-always" "A member's data directory is rewound or copied although /sync needs it.";

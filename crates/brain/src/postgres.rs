@@ -60,6 +60,9 @@ pub struct Standby {
     pub quarantined: bool,
     /// Milliseconds for which it has been pointed at its upstream without streaming; 0 while it streams.
     pub stalled_ms: u64,
+    /// How it came to the timeline of its position; `None` when that cannot be told.
+    #[serde(default)]
+    pub history: Option<History>,
     /// Physical slots of ours, for nodes that take their WAL from here, and whether one reads from it.
     #[serde(default)]
     pub slots: BTreeMap<String, bool>,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use wire::Timeline;
 
-use crate::{MemberId, NodeName, Position, Requests, SyncSet, Term};
+use crate::{MemberId, NodeName, OriginRecord, Position, Requests, SyncSet, Term};
 
 /// `/cluster`: who makes the cluster, and which one it is once it is made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -23,10 +23,13 @@ pub struct PrimaryRecord {
     pub term: Term,
     pub node: NodeName,
     pub member: MemberId,
-    /// The timeline that its promotion takes: one greater than every id ever recorded.
+    /// The timeline that its promotion takes: one greater than every id ever recorded. Of a head: the one it was on.
     pub timeline: Timeline,
     /// The answer it was chosen by; a data directory that ends before it has gone back and may not be promoted.
     pub from: Position,
+    /// It is the head of a standby cluster: it follows the origin and is never promoted in this term.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub head: bool,
 }
 
 /// `/sync`: the set that takeovers count by. It lags `/primary` until the new primary opens.
@@ -40,6 +43,9 @@ pub struct SyncRecord {
     /// node's own settings say decides nothing here, because they change on one node after the other.
     #[serde(default)]
     pub by_lease: bool,
+    /// A standby cluster: nothing was acknowledged here, so any answer counts, and the furthest is the best.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idle: bool,
 }
 
 impl SyncRecord {
@@ -144,6 +150,9 @@ pub struct StoreView {
     /// Bound to a lease of the store: it is there while its holder keeps it.
     #[serde(default)]
     pub lease: Option<Versioned<LeaseRecord>>,
+    /// The cluster that this one follows or followed.
+    #[serde(default)]
+    pub origin: Option<Versioned<OriginRecord>>,
 }
 
 impl StoreView {

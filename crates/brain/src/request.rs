@@ -60,6 +60,19 @@ pub enum Ask {
     Reload { node: NodeName },
     /// `node` copies its data directory anew.
     Reinit { node: NodeName },
+    /// A standby cluster follows its origin no more and takes writes.
+    Promote {
+        /// Also when the origin answers: two clusters may take writes.
+        #[serde(default)]
+        force: bool,
+    },
+    /// The cluster takes no more writes and follows another one.
+    Demote {
+        /// `host:port` of the PostgreSQL of each of the other cluster's nodes.
+        hosts: Vec<String>,
+        #[serde(default)]
+        slot: Option<String>,
+    },
 }
 
 /// How far it has come.

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
 use crate::{
-    Condition, Fencer, Health, MemberId, NodeName, Operation, Postgres, SlotReport, Tags, Term, View, health,
+    Condition, Fencer, Health, MemberId, NodeName, Operation, OriginReport, Postgres, SlotReport, Tags, Term,
+    View, health,
 };
 
 /// A heartbeat: all that an agent tells its peers. Each replaces the one before.
@@ -59,6 +60,9 @@ pub struct Status {
     /// Whose WAL the speaker tried to fetch for a takeover a moment ago, and could not.
     #[serde(default)]
     pub unfetched: Option<NodeName>,
+    /// What the speaker last saw of the cluster that this one follows.
+    #[serde(default)]
+    pub origin: OriginReport,
 }
 
 impl Status {
@@ -89,6 +93,7 @@ impl Status {
             source: view.source().cloned(),
             why_not_source: view.memory.cascade.why_not.clone(),
             unfetched: view.memory.unfetched(view.now).cloned(),
+            origin: view.origin.clone(),
         }
     }
 
@@ -101,6 +106,7 @@ impl Status {
         let (condition, slots) = (self.condition.outline(), self.slots.outline());
         let mut outline = Status { sequence: 0, condition, slots, ..self.clone() };
         outline.fencer.left_ms = None;
+        outline.origin = self.origin.outline();
         match &mut outline.postgres {
             Postgres::Standby(standby) => {
                 standby.position.lsn = Lsn::ZERO;

@@ -240,6 +240,7 @@ pub fn record_set(
             term: *term,
             primary: member.clone(),
             by_lease: by_lease(view, &set),
+            idle: false,
             set,
         })],
     })

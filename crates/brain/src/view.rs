@@ -6,8 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Condition, Fencer, MemberId, MembersRecord, Memory, Millis, NodeKind, NodeName, Operation, Postgres,
-    Primary, PrimaryRecord, SlotGate, SlotReport, Status, StoreView, SyncRecord, Tags, Term, Versioned,
+    Condition, Fencer, MemberId, MembersRecord, Memory, Millis, NodeKind, NodeName, Operation, OriginRecord,
+    OriginReport, Postgres, Primary, PrimaryRecord, SlotGate, SlotReport, Status, StoreView, SyncRecord,
+    Tags, Term, Versioned,
 };
 
 /// The cluster's settings, as far as decisions depend on them.
@@ -33,6 +34,9 @@ pub struct Settings {
     pub maximum_lag_bytes: u64,
     /// How long a planned switchover lets running transactions end.
     pub drain_timeout_ms: u64,
+    /// Whom a cluster follows that is made with these settings; later the store says.
+    #[serde(default)]
+    pub origin: Option<OriginRecord>,
 }
 
 /// What the loss of the last standby that k needs does to commits.
@@ -118,6 +122,8 @@ pub struct View {
     /// Without synchronous replication: the term for which this node holds the store's lease, and until when it may be
     /// used, counted from when it was asked for, the drift margin taken off.
     pub store_lease: Option<(Term, Millis)>,
+    /// The cluster that this one follows, as last looked at.
+    pub origin: OriginReport,
 }
 
 /// The last request for which each of these was done; lost with the process, and then done again.
@@ -152,6 +158,7 @@ impl View {
             errands: Errands::default(),
             copies_failed: 0,
             store_lease: None,
+            origin: OriginReport::default(),
         }
     }
 
@@ -182,7 +189,7 @@ impl View {
 
     /// The local server, when it is the primary that `/primary` names: this data directory on the recorded timeline.
     pub fn serving(&self) -> Option<(&Versioned<PrimaryRecord>, &Primary)> {
-        let record = self.recorded_me()?;
+        let record = self.recorded_me().filter(|record| !record.value.head)?;
         let primary = self.postgres.primary()?;
         (primary.timeline() == record.value.timeline).then_some((record, primary))
     }
@@ -201,7 +208,10 @@ impl View {
     /// that was added and has never come must not stop it.
     pub fn k_to_open(&self) -> usize {
         let alone = self.sync().is_some_and(|sync| {
-            sync.set.k == 0 && Some(&sync.primary) == self.durable.member.as_ref() && sync.term > Term(0)
+            sync.set.k == 0
+                && !sync.idle
+                && Some(&sync.primary) == self.durable.member.as_ref()
+                && sync.term > Term(0)
         });
         let followed = self.serving().is_some_and(|(r, primary)| !primary.streaming(r.value.term).is_empty());
         if alone && !followed { 0 } else { self.k_wanted() }

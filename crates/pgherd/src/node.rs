@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use brain::{MemberRecord, MembersRecord, NodeName, Settings};
+use brain::{MemberRecord, MembersRecord, NodeName, OriginRecord, Settings};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 use crate::agent::{
-    self, Addresses, Agent, EventLog, Fencing, FencingConfig, MembersFile, Panel, Parts, ServerWaits,
-    SlotPolicy, Words, WordsFile, Worker,
+    self, Addresses, Agent, CredentialsFile, EventLog, Fencing, FencingConfig, Followed, MembersFile, Panel,
+    Parts, ServerWaits, SlotPolicy, Words, WordsFile, Worker,
 };
 use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind, Peer, Watchdog};
@@ -68,7 +68,8 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
         NodeKind::Full => {
             let (cluster, node) = (config.cluster.clone(), config.node.name.clone());
             let tunable = Box::new(move || reread(&file, &cluster, &node));
-            Some(Arc::new(Worker::new(server(&config, words.words()).await?, addresses.clone(), tunable)))
+            let server = server(&config, words.words()).await?;
+            Some(Arc::new(Worker::new(server, addresses.clone(), followed(&config)?, tunable)))
         }
         NodeKind::Witness => None,
     };
@@ -103,6 +104,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
         method: config.sync.method,
         me: NodeName(config.node.name.clone()),
         words,
+        credentials: CredentialsFile::in_dir(&config.node.dir),
         store: store.clone() as Arc<dyn Store>,
         link: link.clone(),
         incoming,
@@ -239,6 +241,16 @@ async fn server(config: &Config, words: &Words) -> Result<Server> {
     Ok(server)
 }
 
+/// What this node brings along to follow another cluster. Once the cluster exists the store has the passwords, and a
+/// file that is no more is no obstacle.
+fn followed(config: &Config) -> Result<Followed> {
+    let file = config.standby_cluster.as_ref().map(|standby| &standby.credentials);
+    let read = file.filter(|file| file.exists() || !config.data_dir().exists());
+    let credentials = read.map(|file| CredentialsFile::read(file)).transpose();
+    let credentials = credentials.map_err(|error| Precondition(format!("{error:#}")))?;
+    Ok(Followed { cluster: config.cluster.clone(), credentials })
+}
+
 /// What a reload may change.
 fn tunable(config: &Config) -> Tunable {
     let declared = &config.slots.declared;
@@ -367,6 +379,11 @@ fn settings(config: &Config, members: &MembersRecord) -> Settings {
         on_last_standby_lost: config.sync.on_last_standby_lost,
         maximum_lag_bytes: config.sync.maximum_lag_on_failover,
         drain_timeout_ms: config.failover.drain_timeout.as_millis() as u64,
+        origin: config.standby_cluster.as_ref().map(|standby| OriginRecord {
+            hosts: standby.hosts.clone(),
+            slot: standby.slot.clone(),
+            left: None,
+        }),
     };
     settings.follow(members);
     settings

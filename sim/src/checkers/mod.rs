@@ -12,6 +12,7 @@ mod one_writer;
 mod promises;
 mod read_forever;
 mod requests_end;
+mod standby_cluster;
 mod writes_return;
 
 pub use cascades::strayed;
@@ -238,6 +239,9 @@ impl World {
         if let Some((node, what)) = requests_end::on_change(self) {
             self.violate("I5", node, what);
         }
+        if let Some(what) = standby_cluster::left_unasked(self) {
+            self.violate("I1", node, what);
+        }
         let (Some(record), Some(sync)) = (&store.primary, &store.sync) else { return };
         self.checkers.ends.on_record(self.now_us, record.value.term, self.checkers.healed_us);
         if let Some(what) = writes_return::needless_takeover(self) {
@@ -257,6 +261,9 @@ impl World {
         self.after(CHECK_US, Event::Check);
         writes_return::watch(self);
         if let Some((node, what)) = one_writer::two_leases(self) {
+            return self.violate("I1", node, what);
+        }
+        if let Some((node, what)) = standby_cluster::writes_behind_head(self) {
             return self.violate("I1", node, what);
         }
         if let Some(what) = writes_return::late(self) {

@@ -115,7 +115,7 @@ impl Run {
         );
         self.operation.begin(&mut self.stage);
         self.restless_us = self.stage.world.now_us;
-        let outcome = self.end();
+        let outcome = self.finish();
         let steps = self.world().trip.steps.take().unwrap_or_default();
         let (struck_us, met) = self.stage.world.trip.struck.unwrap_or((self.stage.world.now_us, 0));
         let writes_us = self.stage.world.trip.written_us.unwrap_or(struck_us) - struck_us;
@@ -140,7 +140,7 @@ impl Run {
     }
 
     /// Until the operation is done or undone and the cluster at rest, those who are away for long left out.
-    fn end(&mut self) -> Option<Outcome> {
+    fn finish(&mut self) -> Option<Outcome> {
         let begun_us = self.stage.world.now_us;
         loop {
             self.ask_next();

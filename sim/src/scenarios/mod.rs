@@ -10,6 +10,7 @@ mod leases;
 mod promises;
 mod sets;
 pub(crate) mod stage;
+mod standby;
 
 use crate::mutant::Mutant;
 use crate::sabotage::Sabotage;
@@ -76,6 +77,7 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     "cancelled-is-not-read" 60 leases::what_is_cancelled_is_not_read;
     "hung-agent-serves-no-reads" 20 leases::a_hung_agent_serves_no_reads;
     "cut-link-costs-nothing" 20 leases::a_cut_link_costs_nothing;
+    "standby-cluster-waits" 40 standby::a_standby_cluster_waits;
     "returned-is-not-whole" 60 disks::a_returned_primary_is_not_whole;
     "gone-back-is-not-promoted" 60 disks::a_winner_that_went_back_is_not_promoted;
     "promoted-by-hand-wins-nothing" 60 disks::a_promotion_by_hand_wins_nothing;

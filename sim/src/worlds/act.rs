@@ -94,7 +94,7 @@ impl Naming {
                 Key::Primary => write.if_primary = true,
                 Key::Sync => write.if_sync = true,
                 // Each changes together with `/primary` or never in this world.
-                Key::Timelines | Key::Cluster | Key::Members | Key::Requests | Key::Lease => {}
+                Key::Timelines | Key::Cluster | Key::Members | Key::Requests | Key::Lease | Key::Origin => {}
             }
         }
         for put in &commit.puts {
@@ -111,7 +111,8 @@ impl Naming {
                     (write.sync_term, write.sync_primary) = (record.term.0 as u8, self.id(&record.primary));
                     write.set = self.bits(&record.set);
                 }
-                Put::Timelines(_) | Put::Cluster(_) | Put::Members(_) | Put::Requests(_) => {}
+                Put::Timelines(_) | Put::Cluster(_) | Put::Members(_) | Put::Requests(_) | Put::Origin(_) => {
+                }
             }
         }
         write

@@ -73,6 +73,7 @@ impl Sight<'_> {
             on_last_standby_lost: OnLastStandbyLost::Block,
             maximum_lag_bytes: 0,
             drain_timeout_ms: 1_000,
+            origin: None,
         }
     }
 
@@ -93,12 +94,14 @@ impl Sight<'_> {
             member: self.naming.member(era.member),
             timeline: Timeline(u32::from(era.timeline)),
             from: Position { timeline: Timeline(u32::from(era.from_timeline)), lsn: lsn(era.from_len) },
+            head: false,
         };
         let sync = SyncRecord {
             term: Term(u64::from(era.sync_term)),
             primary: self.naming.member(era.sync_primary),
             set: self.naming.set(era.set),
             by_lease: false,
+            idle: false,
         };
         let cluster = ClusterRecord {
             name: "small".to_owned(),
@@ -168,6 +171,7 @@ impl Sight<'_> {
             complete: !node.unread || self.lies,
             quarantined: false,
             stalled_ms: 0,
+            history: None,
             slots: Default::default(),
         }
     }
@@ -234,6 +238,7 @@ impl Sight<'_> {
             fencer: Fencer::default(),
             tags: self.tags(index),
             holding: None,
+            origin: Default::default(),
             source: None,
             why_not_source: String::new(),
             unfetched: None,

@@ -24,13 +24,29 @@ pub(super) fn claim(view: &View) -> Option<Want> {
     }
     let record =
         ClusterRecord { name: view.settings.cluster.clone(), claimed_by: view.me.clone(), system_id: None };
-    let commit = Commit { conditions: vec![(Key::Cluster, 0)], puts: vec![Put::Cluster(record)] };
+    let mut commit = Commit { conditions: vec![(Key::Cluster, 0)], puts: vec![Put::Cluster(record)] };
+    if let Some(origin) = &view.settings.origin {
+        commit.conditions.push((Key::Origin, 0));
+        commit.puts.push(Put::Origin(origin.clone()));
+    }
     act(Action::Commit(commit), "the store is empty and this is the first full node by name")
 }
 
 pub(super) fn initdb(view: &View) -> Option<Want> {
     let wanted = view.record().is_none() && claimed_by_me(view) && view.postgres == Postgres::Empty;
-    wanted.then(|| act(Action::Initdb, "this node claimed the cluster and has no data directory"))?
+    if !wanted {
+        return None;
+    }
+    if view.origin_record().is_none() {
+        return act(Action::Initdb, "this node claimed the cluster and has no data directory");
+    }
+    match view.origin.primary() {
+        Some((address, _)) => act(
+            Action::Clone { term: Term(0), node: NodeName::origin() },
+            format!("a standby cluster begins with a copy of {address}"),
+        ),
+        None => wait(format!("there is no primary to copy: {}", view.origin.words())),
+    }
 }
 
 pub(super) fn record(view: &View) -> Option<Want> {
@@ -41,18 +57,22 @@ pub(super) fn record(view: &View) -> Option<Want> {
         return None;
     }
     let Position { timeline, .. } = standby.position;
+    let head = view.origin_record().is_some();
     let first = PrimaryRecord {
         term: Term(1),
         node: view.me.clone(),
         member: member.clone(),
-        timeline: timeline.next(),
+        timeline: if head { timeline } else { timeline.next() },
         from: standby.position,
+        head,
     };
-    let timelines = vec![
+    let mut timelines = vec![
         TimelineRecord { timeline, term: Term(0), member: member.clone() },
         TimelineRecord { timeline: timeline.next(), term: Term(1), member: member.clone() },
     ];
-    let sync = SyncRecord { term: Term(0), primary: member, set: SyncSet::default(), by_lease: false };
+    timelines.retain(|_| !head);
+    let set = SyncSet::default();
+    let sync = SyncRecord { term: Term(0), primary: member, set, by_lease: false, idle: head };
     let made = ClusterRecord { system_id: Some(standby.system_id), ..cluster.value.clone() };
     let commit = Commit {
         conditions: vec![

@@ -7,11 +7,14 @@ mod archive;
 mod bootstrap;
 mod cascade;
 mod fence;
+mod head;
+mod outgrown;
 mod primary;
 mod rejoin;
 mod request;
 mod slots;
 mod takeover;
+mod turn;
 
 use crate::{Action, Decision, RuleId, View};
 
@@ -90,6 +93,7 @@ pub const RULES: &[Rule] = rules! {
     "switchover.check" "A hand-over begins only when it can end well: the candidate streams, nothing would hold up the stop." request::check;
     "switchover.checkpoint" "A checkpoint ahead makes the stop short; nobody waits for it." request::checkpoint;
     "switchover.drain" "The proxies hold new transactions until the running ones have ended; in time, or not at all." request::drain;
+    "demote.check" "A cluster is demoted only when there is a primary of the same history to follow." turn::demote;
     "request.reload" "Somebody asked this node to read its configuration anew." request::reload;
     "primary" "The primary serves." primary::steady;
 
@@ -103,6 +107,30 @@ pub const RULES: &[Rule] = rules! {
     "takeover.record" "Enough members have answered: the best of them is recorded as primary." takeover::record;
     "takeover.fetch" "The member with the most WAL may not be primary: one that may fetches that WAL first." takeover::fetch;
     "takeover.revoke" "The primary is suspect: its members are asked to promise a higher term." takeover::revoke;
+
+    "head.promise" "The head and who follows it promise its term first." head::promise;
+    "head.close" "The head says how a request ended." request::close_by_head;
+    "promote.check" "A standby cluster is promoted when its origin gives no sign of life, or by force." turn::promote;
+    "head.stay" "A node that was to leave has become the head: it stays, and the removal is undone." head::stay;
+    "head.remove" "Nobody writes: a node that is to leave a standby cluster leaves at once." head::let_go;
+    "head.clone" "The head has no data directory that can be used: it copies the origin's." head::clone;
+    "head.again" "A rewind to the origin that was interrupted is done again." head::rewind_again;
+    "head.wait" "The head follows once its server runs and its term stands." head::wait_for_server;
+    "head.unread" "The end of the own WAL must be known before it is compared." head::unread;
+    "head.rewind" "The origin lacks WAL that is here: it is kept, listed and rewound." head::rewind;
+    "head.follow" "The head follows the origin's primary, through the origin's takeovers." head::follow;
+    "head.stalled" "The origin has no more of the WAL that the head needs: copy it anew." head::stalled;
+    "head.slots" "Who follows the head has a slot there." head::slots;
+    "standby.clone" "There is no data directory, or it cannot be repaired: copy the head's." head::clone_from_head;
+    "standby.wait" "The head is not ready to be followed." head::wait_for_head;
+    "standby.follow" "The others follow the head." head::follow_head;
+    "standby.stalled" "The head has no more of the WAL that is needed: copy it anew." head::stalled_behind_head;
+    "standby.admit" "In a standby cluster every server that streams admits readers." head::admit;
+    "standby.outgrown" "The origin's settings are larger: one after the other is started anew with settings as large, the head after the others." outgrown::standby_cluster;
+    "standby.reinit" "Somebody asked for a new copy of this data directory." standby_only::reinit;
+    "standby.restart" "Somebody asked this server to restart." standby_only::restart;
+    "standby.reload" "Somebody asked this server to read its configuration anew." standby_only::reload;
+    "standby" "The head follows the origin, the others follow the head." head::steady;
 
     "request.reinit" "Somebody asked for a new copy of this data directory." request::reinit;
     "rejoin.paused" "Maintenance: no data directory is rebuilt." rejoin::paused;
@@ -120,7 +148,7 @@ pub const RULES: &[Rule] = rules! {
     "cascade.follow" "The own WAL is a beginning of that of the replica which replicatefrom names: follow it." cascade::follow;
     "follow" "The own WAL is a beginning of the primary's: follow it." rejoin::follow;
     "replica.admit" "A replica that streams from the recorded primary, or from one that does, admits readers." rejoin::admit;
-    "replica.outgrown" "The primary's settings are larger: the standby is started anew with settings as large." rejoin::outgrown;
+    "replica.outgrown" "The primary's settings are larger: the standby is started anew with settings as large." outgrown::replica;
     "replica.slots" "A replica takes in logical slots by a restart, never the last sync standby, one at a time." slots::take_in;
     "cascade.slots" "A replica has a slot for each node that takes its WAL from it." cascade::slots;
     "cascade.turn" "The replica which replicatefrom names is fit, and no commit counts on this node: turn to it." cascade::turn;
@@ -130,6 +158,24 @@ pub const RULES: &[Rule] = rules! {
     "request.reload.replica" "Somebody asked this replica to read its configuration anew." request::reload;
     "replica" "The replica follows the recorded primary." rejoin::steady;
 };
+
+/// What is asked of a server of a standby cluster as of any other.
+mod standby_only {
+    use super::{Want, request};
+    use crate::View;
+
+    pub fn reinit(view: &View) -> Option<Want> {
+        view.head().and_then(|_| request::reinit(view))
+    }
+
+    pub fn restart(view: &View) -> Option<Want> {
+        view.head().and_then(|_| request::restart(view))
+    }
+
+    pub fn reload(view: &View) -> Option<Want> {
+        view.head().and_then(|_| request::reload(view))
+    }
+}
 
 /// The first rule that matches decides.
 pub fn decide(view: &View) -> Decision {

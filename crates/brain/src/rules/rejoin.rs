@@ -115,6 +115,7 @@ pub(super) fn detach(view: &View) -> Option<Want> {
         };
         let of_term = |r: &&PrimaryRecord| r.term == upstream.term;
         let other = view.record().filter(of_term).is_some_and(|r| !standby.in_place(r, view.source()))
+            && !(upstream.node.is_origin() && view.head().is_some())
             && fetching(view).is_none();
         return (upstream.term < promise || other).then(|| act(Action::Detach { term: promise }, why))?;
     }
@@ -363,27 +364,6 @@ pub(super) fn admit(view: &View) -> Option<Want> {
     ready.then(|| {
         act(Action::Admit { term: record.term }, format!("it streams from {from}, term {}", record.term))
     })?
-}
-
-/// It could not be promoted either. One at a time, the first by name: the others acknowledge meanwhile.
-pub(super) fn outgrown(view: &View) -> Option<Want> {
-    let (record, ..) = upstream(view).ok()?;
-    let standby = view.postgres.standby().filter(|standby| standby.in_place(record, view.source()))?;
-    if !view.condition.outgrown {
-        return None;
-    }
-    let first = |status: &&Status| status.condition.outgrown && status.node < view.me;
-    let away = |status: &&Status| {
-        let full = view.settings.full.contains(&status.node) && status.node != record.node;
-        full && !status.postgres.standby().is_some_and(|standby| standby.streaming)
-    };
-    if let Some(other) = view.fresh_peers().find(|status| first(status) || away(status)) {
-        return wait(format!("replay stands at {}; first {} has to stream", standby.replay, other.node));
-    }
-    act(
-        Action::Stop,
-        format!("replay stands at {}, where the settings of {} grew", standby.replay, record.node),
-    )
 }
 
 pub(super) fn stalled(view: &View) -> Option<Want> {

@@ -18,12 +18,12 @@ const LAG_BYTES_MAX: u64 = 16 << 20;
 /// A replica that has just come back streams, is a member again and has its slots looked at within this.
 const PREFLIGHT_MS_MAX: u64 = 5_000;
 
-fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
+pub(super) fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
     let note = note.into();
     act(moved(view, request.id, stage, note.clone())?, note)
 }
 
-fn fail(view: &View, request: &Request, note: impl Into<String>) -> Option<Want> {
+pub(super) fn fail(view: &View, request: &Request, note: impl Into<String>) -> Option<Want> {
     move_on(view, request, Stage::Failed, note)
 }
 
@@ -42,11 +42,38 @@ pub(super) fn close(view: &View) -> Option<Want> {
     view.requests().find_map(|request| end_of(view, &record.value, request))
 }
 
+/// The same by the head of a standby cluster, which has no primary.
+pub(super) fn close_by_head(view: &View) -> Option<Want> {
+    let record = view.head().filter(|_| view.is_head())?;
+    view.requests().find_map(|request| end_of(view, record, request))
+}
+
 fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want> {
     let age_ms = view.memory.stage_age_ms(view.now, request.id);
     let (node, term) = (&record.node, record.term);
     let later = request.term < term;
     match (&request.ask, request.stage) {
+        (Ask::Promote { .. }, Stage::Stopping) if record.head => None,
+        (Ask::Promote { .. }, _) if !record.head => {
+            let note = format!("{node} is the primary of term {term}, on timeline {}", record.timeline);
+            move_on(view, request, Stage::Done, note)
+        }
+        (Ask::Demote { .. }, Stage::Stopping) if record.head && view.streams_as_recorded() => {
+            let sender = view.origin.sender.as_deref().unwrap_or("the origin");
+            move_on(
+                view,
+                request,
+                Stage::Done,
+                format!("{node} is head of term {term} and streams from {sender}"),
+            )
+        }
+        (Ask::Demote { .. }, Stage::Stopping) if record.head => None,
+        (Ask::Switchover { .. } | Ask::Failover { .. }, _) if record.head => {
+            fail(view, request, "this is a standby cluster by now: it has no primary")
+        }
+        (Ask::Demote { .. }, Stage::Waiting) if record.head => {
+            fail(view, request, "this is a standby cluster already")
+        }
         (_, Stage::Stopping) if later && request.successor() == Some(node) => {
             move_on(view, request, Stage::Done, format!("{node} is the primary of term {term}"))
         }
@@ -76,7 +103,7 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
             fail(view, request, format!("{node} is the primary; first: pgherd switchover"))
         }
         // It was to restart as a replica, and a takeover chose it meanwhile: nobody else would end this.
-        (Ask::Restart { node: asked, .. }, Stage::Running) if asked == node => {
+        (Ask::Restart { node: asked, .. }, Stage::Running) if asked == node && !record.head => {
             let note = format!("{node} became the primary of term {term} meanwhile");
             let stage = if view.durable.obeyed >= request.id { Stage::Done } else { Stage::Failed };
             move_on(view, request, stage, note)
@@ -312,7 +339,7 @@ pub(super) fn restart(view: &View) -> Option<Want> {
         _ => None,
     })?;
     let record = view.record()?;
-    if record.node == view.me {
+    if record.node == view.me && !record.head {
         return None;
     }
     let obeyed = view.durable.obeyed >= request.id;
@@ -328,9 +355,7 @@ pub(super) fn restart(view: &View) -> Option<Want> {
             act(Action::Restart { request: request.id }, format!("request {} asks for it", request.id))
         }
         // Waiting, and obeyed: a later request for a new copy has started this server anew already.
-        (Stage::Waiting | Stage::Running, Some(standby))
-            if standby.streaming && standby.in_place(record, view.source()) =>
-        {
+        (Stage::Waiting | Stage::Running, Some(_)) if view.streams_as_recorded() => {
             move_on(view, request, Stage::Done, format!("{} runs and streams again", view.me))
         }
         _ => None,
@@ -375,7 +400,7 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
     }
     if view.durable.obeyed < request.id {
         // A primary that has not opened may need this very member, and takes nobody out of a set before.
-        if !view.opened() {
+        if !view.opened() && !sync.idle {
             return None;
         }
         let counts = view.durable.member.as_ref().is_some_and(|member| sync.set.members.contains(member));
@@ -389,7 +414,7 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         }
         return act(Action::GiveUp { request: request.id }, format!("request {} asks for it", request.id));
     }
-    let streams = view.postgres.standby().is_some_and(|s| s.streaming && s.in_place(record, view.source()));
+    let streams = view.streams_as_recorded();
     match request.stage {
         Stage::Waiting => {
             move_on(view, request, Stage::Running, format!("{} copies the data directory", view.me))

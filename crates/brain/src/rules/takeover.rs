@@ -144,7 +144,9 @@ pub(super) fn defer(view: &View) -> Option<Want> {
 
 /// Maintenance suppresses takeovers, but not what an operator asks for.
 pub(super) fn paused(view: &View) -> Option<Want> {
-    let asked = view.handing().is_some() || view.requests().any(|r| matches!(r.ask, Ask::Failover { .. }));
+    let asked = view.handing().is_some()
+        || view.promoting().is_some()
+        || view.requests().any(|r| matches!(r.ask, Ask::Failover { .. }));
     if !view.paused() || asked {
         return None;
     }

@@ -56,6 +56,7 @@ fn run(commands: &str) -> String {
             ["slots", node, "restart", reason @ ..] => world.slots(node, true, reason),
             ["slots", node, reason @ ..] => world.slots(node, false, reason),
             ["ask", words @ ..] => world.ask(words),
+            ["origin", words @ ..] => world.origin(words),
             ["busy", node, count] => world.busy_sessions(node, count.parse().unwrap()),
             ["tag", node, tag] => world.tag(node, tag),
             ["quiet"] => world.quiet = true,

@@ -1,16 +1,20 @@
 //! An ideal cluster: every action succeeds at once, every message arrives at once. Only decisions are of interest;
 //! what goes wrong in between is the simulator's part.
 
+mod origin;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
 use brain::{
     Action, Activity, Applied, Ask, Commit, Durable, Fence, Key, LeaseRecord, MemberId, MemberRecord,
-    MembersRecord, Memory, Millis, NodeKind, NodeName, OnLastStandbyLost, Position, Postgres, Primary, Put,
-    Requests, Settings, SlotGate, SlotReport, Standby, Status, StoreView, SyncSet, Term, Upstream, Versioned,
-    View, Walsender, decide, fence, wants_store_lease,
+    MembersRecord, Memory, Millis, NodeKind, NodeName, OnLastStandbyLost, OriginRecord, Position, Postgres,
+    Primary, Put, Requests, Settings, SlotGate, SlotReport, Standby, Status, StoreView, SyncSet, Term,
+    Upstream, Versioned, View, Walsender, decide, fence, wants_store_lease,
 };
-use wire::{Branch, History, Lsn, Timeline};
+use wire::{History, Lsn, Timeline};
+
+use origin::{Origin, branched};
 
 const STEP_MS: u64 = 10;
 
@@ -62,6 +66,7 @@ pub struct World {
     nodes: BTreeMap<NodeName, Node>,
     store: StoreView,
     lease_ends: Millis,
+    origin: Option<Origin>,
     cuts: BTreeSet<(NodeName, NodeName)>,
     /// The first has no more of the WAL that the second needs next.
     withheld: BTreeSet<(NodeName, NodeName)>,
@@ -71,7 +76,7 @@ pub struct World {
 }
 
 impl World {
-    /// `cluster n1 n2 n3 k=1 witness=n3`; with `record=n1` the store has a record of members, at first those named
+    /// `cluster n1 n2 n3 k=1 witness=n3`; `origin=h1:5432` makes it a standby cluster; with `record=n1` the store has a record of members, at first those named
     /// (with a comma in between), and the others are added later.
     pub fn new(words: &[&str]) -> World {
         let names: BTreeSet<NodeName> =
@@ -92,9 +97,12 @@ impl World {
                 _ => OnLastStandbyLost::Block,
             },
             drain_timeout_ms: 5000,
+            origin: setting("origin")
+                .map(|host| OriginRecord { hosts: vec![host.to_owned()], ..Default::default() }),
             maximum_lag_bytes: 1 << 20,
         };
         let mut world = World { now: Millis(1_000_000), ..World::default() };
+        world.origin = settings.origin.is_some().then(|| Origin::new(Timeline(2), Lsn(0x2000)));
         for name in names {
             let view = View {
                 postgres: Postgres::Empty,
@@ -257,6 +265,7 @@ impl World {
                 Put::Sync(sync) => format!("term {} {}", sync.term, sync.set),
                 Put::Primary(record) => format!("term {} {}", record.term, record.node),
                 Put::Cluster(_) | Put::Timelines(_) | Put::Members(_) | Put::Requests(_) => String::new(),
+                Put::Origin(origin) => format!("left {:?}", origin.left),
             };
             let _ = writeln!(self.trace, "  {node} writes {} {what}: {word}", put.key().path());
         }
@@ -314,6 +323,8 @@ impl World {
             "restart" => Ask::Restart { node: node(1).unwrap(), force },
             "reinit" => Ask::Reinit { node: node(1).unwrap() },
             "reload" => Ask::Reload { node: node(1).unwrap() },
+            "promote" => Ask::Promote { force },
+            "demote" => Ask::Demote { hosts: vec![words[1].to_owned()], slot: None },
             "pause" => {
                 value.paused_until = Some(self.now.0 / 1000 + words[1].parse::<u64>().unwrap());
                 self.store.requests = Some(Versioned { value, version: version + 1 });
@@ -356,14 +367,17 @@ impl World {
 
     pub fn show(&mut self) {
         let record_node = self.store.primary.as_ref().map(|p| p.value.node.clone());
-        let record = self
-            .store
-            .primary
-            .as_ref()
-            .map(|p| format!("term {} {} timeline {}", p.value.term, p.value.node, p.value.timeline));
+        let record = self.store.primary.as_ref().map(|p| {
+            let head = if p.value.head { ", a head" } else { "" };
+            format!("term {} {} timeline {}{head}", p.value.term, p.value.node, p.value.timeline)
+        });
         let sync = self.store.sync.as_ref().map(|s| format!("term {} {}", s.value.term, s.value.set));
         let mut lines =
             format!("  /primary {}\n  /sync {}\n", record.unwrap_or_default(), sync.unwrap_or_default());
+        if let Some(origin) = &self.store.origin {
+            let left = origin.value.left.map_or(String::new(), |term| format!(", left in term {term}"));
+            let _ = writeln!(lines, "  /origin {}{left}", origin.value.hosts.join(" "));
+        }
         if let Some(members) = &self.store.members {
             let names: Vec<&str> = members.value.nodes.keys().map(|name| name.0.as_str()).collect();
             let _ = writeln!(lines, "  /members {}", names.join(" "));
@@ -406,9 +420,19 @@ impl World {
     fn stream(&mut self) {
         let snapshot: BTreeMap<NodeName, Server> =
             self.nodes.iter().filter_map(|(name, n)| Some((name.clone(), n.server.clone()?))).collect();
-        let now = self.now;
+        let (now, origin) = (self.now, self.origin.as_ref());
         for (name, node) in &mut self.nodes {
             let Some(server) = node.server.as_mut().filter(|s| s.running && !s.writable) else { continue };
+            if server.upstream.as_ref().is_some_and(|upstream| upstream.node.is_origin()) {
+                let own = (server.history.timeline_at(server.end), server.end);
+                let origin = origin.filter(|o| o.lives && o.history.contains(own.0, own.1, o.end));
+                server.streaming = origin.is_some();
+                if let Some(origin) = origin {
+                    (server.end, server.history, server.stalled_since) =
+                        (origin.end, origin.history.clone(), now);
+                }
+                continue;
+            }
             let both = |peer: &NodeName| {
                 !self.cuts.contains(&(name.clone(), peer.clone()))
                     && !self.cuts.contains(&(peer.clone(), name.clone()))
@@ -450,6 +474,7 @@ impl World {
                 quarantined: server.quarantined,
                 complete: true,
                 stalled_ms: if server.streaming { 0 } else { self.now.since(server.stalled_since) },
+                history: Some(server.history.clone()),
                 slots: server.slots.iter().map(|slot| (slot.clone(), false)).collect(),
             });
         }
@@ -501,6 +526,9 @@ impl World {
             }
         }
         node.view.wall_s = now.0 / 1000;
+        let looked = self.look_at_origin(&self.nodes[name].view);
+        let node = self.nodes.get_mut(name).unwrap();
+        node.view.origin = looked;
         // A lease of one failure timeout, kept while it is wanted and the store is reached.
         match wants_store_lease(&node.view).filter(|_| connected) {
             Some(term) => {
@@ -556,6 +584,10 @@ impl World {
             return;
         }
         let source = match &action {
+            Action::Clone { node, .. } | Action::Rewind { node, .. } if node.is_origin() => {
+                let origin = self.origin.as_ref().filter(|origin| origin.lives).expect("it was seen to live");
+                Some(Server::new(origin.history.clone(), origin.end, now))
+            }
             Action::Clone { node, .. } | Action::Rewind { node, .. } => self.nodes[node].server.clone(),
             _ => None,
         };
@@ -619,6 +651,7 @@ impl World {
             Key::Members => store.members.as_ref().map_or(0, |v| v.version),
             Key::Requests => store.requests.as_ref().map_or(0, |v| v.version),
             Key::Lease => store.lease.as_ref().map_or(0, |v| v.version),
+            Key::Origin => store.origin.as_ref().map_or(0, |v| v.version),
         };
         if commit.conditions.iter().any(|(key, expected)| version(*key) != *expected) {
             return false;
@@ -635,6 +668,7 @@ impl World {
                 Put::Timelines(value) => next(&mut store.timelines, value),
                 Put::Members(value) => next(&mut store.members, value),
                 Put::Requests(value) => next(&mut store.requests, value),
+                Put::Origin(value) => next(&mut store.origin, value),
             }
         }
         true
@@ -709,17 +743,16 @@ fn apply(server: &mut Server, durable: &mut Durable, action: Action, now: Millis
         Action::Follow { term, node } | Action::Fetch { term, node } => {
             assert!(durable.promise <= term);
             durable.promise = term;
+            // Of a former primaryship, or for nodes that come anew; a head has those that its followers need.
+            if !node.is_origin() {
+                server.slots.clear();
+            }
             server.upstream = Some(Upstream { node, term });
             server.stalled_since = now;
-            // Of a former primaryship, or for nodes that come anew.
-            server.slots.clear();
         }
         Action::Promote { term, timeline, set, .. } => {
             durable.promoted = term;
-            let left = Branch { timeline: server.history.timeline_at(server.end), end: server.end };
-            server.history.ancestors.retain(|branch| branch.timeline < left.timeline);
-            server.history.ancestors.push(left);
-            server.history.current = timeline;
+            server.history = branched(&server.history, server.end, timeline);
             (server.writable, server.quarantined) = (true, true);
             server.prepared = durable.promoted > Term(1);
             server.end = Lsn(server.end.0 + 0x100);

@@ -56,7 +56,11 @@ impl Agent {
             Action::Checkpoint { .. } | Action::Reload { .. } => false,
             Action::Initdb => self.start_with_new_member(Operation::Initdb, Work::Initdb, Term(0)),
             Action::Clone { term, node } => {
-                self.start_with_new_member(Operation::Clone, Work::Clone { from: node }, term)
+                let work = match node.is_origin() {
+                    true => Work::CloneOrigin { store: self.parts.store.clone() },
+                    false => Work::Clone { from: node },
+                };
+                self.start_with_new_member(Operation::Clone, work, term)
             }
             Action::StartDetached => self.start(Operation::Start, Work::Start),
             Action::Stop => self.start(Operation::Stop, Work::Stop),
@@ -73,7 +77,11 @@ impl Agent {
                     (durable.obeyed, durable.needs_clone) = (request, true);
                 })
             }
-            Action::Follow { term, node } => self.follow(term, node, true),
+            Action::Follow { term, node } => {
+                // The next look tells whom the receiver has found.
+                self.view.origin.sender.take_if(|_| node.is_origin());
+                self.follow(term, node, true)
+            }
             Action::Fetch { term, node } => self.follow(term, node, false),
             Action::Rewind { term, node } => self.rewind(term, node),
             Action::Promote { term, timeline, set, lower } => {
@@ -171,7 +179,8 @@ impl Agent {
         if self.refused(Operation::Follow) || self.view.durable.promise > term {
             return false;
         }
-        let primary = self.view.record().is_some_and(|record| record.node == node);
+        // A head is a standby itself; the origin is told apart where it is pointed at.
+        let primary = self.view.record().is_some_and(|record| record.node == node && !record.head);
         let upstream = Upstream { node, term };
         self.save(|words| {
             words.durable.promise = words.durable.promise.max(term);

@@ -127,10 +127,12 @@ fn remove(
             "there is no node \"{name}\" in this cluster; see pgherd member list"
         )));
     }
-    if primary.is_some_and(|record| record.node == name) {
-        return Err(conflict(format!(
-            "{name} is the primary, which is not removed; first: pgherd switchover"
-        )));
+    if let Some(record) = primary.filter(|record| record.node == name) {
+        let reason = match record.head {
+            true => format!("{name} is the head, which is not removed; first: pgherd restart {name}"),
+            false => format!("{name} is the primary, which is not removed; first: pgherd switchover"),
+        };
+        return Err(conflict(reason));
     }
     let stays = |(node, member): &(&NodeName, &MemberRecord)| **node != name && !member.leaving;
     let stay: BTreeSet<&NodeName> = members.nodes.iter().filter(stays).map(|(node, _)| node).collect();

@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use super::Worker;
 use super::act::Taken;
+use super::credentials::CredentialsFile;
 use super::durable::{Words, WordsFile};
 use super::events::EventLog;
 use super::fencing::Fencing;
@@ -23,6 +24,7 @@ use super::members::Addresses;
 use super::message::Message;
 use super::note::{Done, Errand, Note, Observed};
 use super::observer::Observer;
+use super::origin::OriginWatch;
 use super::panel::Panel;
 use super::publish;
 use super::records;
@@ -53,6 +55,7 @@ pub struct Parts {
     pub method: Method,
     pub me: NodeName,
     pub words: WordsFile,
+    pub credentials: CredentialsFile,
     pub store: Arc<dyn Store>,
     pub link: Arc<Link>,
     /// Payloads of the agent channel with their senders.
@@ -79,6 +82,8 @@ pub struct Agent {
     notes: mpsc::Receiver<Note>,
     pub(super) note: mpsc::Sender<Note>,
     observer: Option<Observer>,
+    /// Looks at the cluster that this one follows.
+    pub(super) origin: Option<OriginWatch>,
     /// Tends the slots for as long as the agent lives.
     _keeper: Option<KeeperTask>,
     revoking: Option<Term>,
@@ -110,6 +115,7 @@ impl Agent {
             worker.set_words(durable.member.clone(), upstream.clone());
         }
         let observer = parts.worker.as_ref().map(|worker| Observer::start(worker.clone(), note.clone()));
+        let origin = parts.worker.as_ref().map(|worker| OriginWatch::start(worker.clone(), note.clone()));
         let keeper = match &parts.worker {
             Some(worker) => {
                 let (policy, events) = (parts.slots.clone(), parts.events.clone());
@@ -137,6 +143,7 @@ impl Agent {
             notes,
             note,
             observer,
+            origin,
             _keeper: keeper,
             revoking: None,
             pulse: Arc::default(),
@@ -200,7 +207,11 @@ impl Agent {
         // Deciding again before one's own change is seen would be deciding on the past.
         self.committing = self.committing.filter(|revision| *revision == 0 || *revision > snapshot.revision);
         if let Some(worker) = &self.parts.worker {
-            worker.set_credentials(records::credentials(&snapshot)?);
+            let credentials = records::credentials(&snapshot)?;
+            if let Some(credentials) = &credentials {
+                self.parts.credentials.keep(credentials);
+            }
+            worker.set_credentials(credentials);
             worker.set_system_id(system_id);
             worker.set_recorded(self.view.record().map(|record| record.term).unwrap_or_default());
         }
@@ -252,6 +263,7 @@ impl Agent {
             Note::Done(done) => self.on_done(*done),
             Note::Slots { generation, report } => self.on_slots(generation, *report),
             Note::Errand { errand, request, result } => self.on_errand(errand, request, result),
+            Note::Origin(report) => self.on_origin(*report),
             Note::Committed(result) => {
                 match result {
                     Ok(revision) => self.committing = Some(revision),
@@ -398,6 +410,7 @@ impl Agent {
 
     fn step(&mut self) {
         self.see_condition();
+        self.watch_origin();
         for _ in 0..DECISIONS_MAX {
             let now = self.now();
             self.view.wall_s = crate::clock::wall_seconds();

@@ -113,6 +113,7 @@ impl Worker {
             replay: seen.replay_lsn.unwrap_or_default(),
             quarantined: seen.admission != Some(Admission::Open),
             stalled_ms,
+            history: seen.history,
             slots: physical(&seen.slots).map(|slot| (slot.slot_name.clone(), slot.active)).collect(),
         })
     }
@@ -202,9 +203,25 @@ fn walsender(seen: &postgres::Walsender) -> Option<Walsender> {
 
 /// Whom a standby with this application name follows: its files carry the term, the words the node.
 fn pointed_at(name: &str, words: Option<&Upstream>) -> Upstream {
-    let term = MemberId::parse_standby_name(name).map_or(Term(0), |(_, term)| term);
+    // Behind an @ stands the cluster, in a name that another cluster sees.
+    let own = name.split('@').next().unwrap_or_default();
+    let term = MemberId::parse_standby_name(own).map_or(Term(0), |(_, term)| term);
     match words {
         Some(upstream) if upstream.term == term => upstream.clone(),
         _ => Upstream { node: "".into(), term },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_another_cluster_sees_is_no_member_there_and_told_here() {
+        let name = format!("{}@west", MemberId("n1_7f3a".into()).standby_name(Term(3)));
+        assert_eq!(MemberId::parse_standby_name(&name), None, "the other cluster must not count it");
+        let words = Upstream { node: brain::NodeName::origin(), term: Term(3) };
+        assert_eq!(pointed_at(&name, Some(&words)), words);
+        assert_eq!(pointed_at(&name, None).term, Term(3));
     }
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use brain::{Millis, Operation, Postgres, SlotReport};
+use brain::{Millis, Operation, OriginReport, Postgres, SlotReport};
 
 /// What reaches the loop from its tasks.
 pub enum Note {
@@ -20,6 +20,8 @@ pub enum Note {
         request: u64,
         result: Result<()>,
     },
+    /// A look at the cluster that this one follows.
+    Origin(Box<OriginReport>),
     /// The revision that the change made.
     Committed(Result<u64, String>),
 }

@@ -21,6 +21,9 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
     let backend = |node: &str| {
         addresses.get(node).map(|address| Backend { node: node.to_owned(), address: address.clone() })
     };
+    if view.head().is_some() {
+        return standby_cluster(view, addresses);
+    }
     let Some(record) = view.record() else {
         return Topology { reason: "The cluster has no primary yet.".to_owned(), ..Topology::default() };
     };
@@ -55,6 +58,40 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         replicas: replicas.iter().filter_map(|node| backend(node)).collect(),
         reason,
         timeline: record.timeline.0,
+        is_standby: false,
+        hold: None,
+    }
+}
+
+/// Nobody writes: every server that is admitted and takes WAL is read from, the head also while its origin is away.
+fn standby_cluster(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
+    let (Some(record), Some(origin)) = (view.head(), view.origin_record()) else {
+        return Topology::default();
+    };
+    let reads = |node: &str, postgres: &Postgres| {
+        let standby = postgres.standby().filter(|standby| !standby.quarantined);
+        let head = record.node.0 == node;
+        standby.is_some_and(|s| {
+            if head { s.follows_origin(record.term) } else { s.streaming && s.follows(record) }
+        })
+    };
+    let own = (reads(&view.me.0, &view.postgres) && !view.tags.noloadbalance).then(|| view.me.0.clone());
+    let balanced = |status: &&Status| reads(&status.node.0, &status.postgres) && !status.tags.noloadbalance;
+    let peers = view.fresh_peers().filter(balanced).map(|status| status.node.0.clone());
+    let mut replicas: Vec<String> = own.into_iter().chain(peers).collect();
+    replicas.sort();
+    let backend = |node: &String| Some(Backend { node: node.clone(), address: addresses.get(node)?.clone() });
+    Topology {
+        term: record.term.0,
+        primary: None,
+        replicas: replicas.iter().filter_map(backend).collect(),
+        reason: format!(
+            "This is a standby cluster of {}: writes go there, reads to the read-only port here. If that cluster is lost: \
+             pgherd promote.",
+            origin.hosts.join(", ")
+        ),
+        timeline: record.timeline.0,
+        is_standby: true,
         hold: None,
     }
 }

@@ -42,6 +42,7 @@ pub fn store_view(snapshot: &Snapshot, loaded: bool) -> Result<StoreView> {
         removed: false,
         requests: record(snapshot, Key::Requests.path())?,
         lease: record(snapshot, Key::Lease.path())?,
+        origin: record(snapshot, Key::Origin.path())?,
     })
 }
 
@@ -59,6 +60,7 @@ pub fn transaction(commit: &Commit) -> Result<Transaction> {
             Put::Timelines(records) => serde_json::to_value(records),
             Put::Members(record) => serde_json::to_value(record),
             Put::Requests(requests) => serde_json::to_value(requests),
+            Put::Origin(record) => serde_json::to_value(record),
         };
         Ok(Change::Put { key: put.key().path().to_owned(), value: value? })
     };
@@ -69,12 +71,14 @@ pub fn transaction(commit: &Commit) -> Result<Transaction> {
 /// Makes the cluster's credentials, once: the condition is that there are none.
 pub fn new_credentials() -> Result<(Credentials, Transaction)> {
     let credentials = Credentials { replication: password(), rewind: password() };
-    let value = serde_json::to_value(&credentials)?;
-    let change = Change::Put { key: CREDENTIALS.to_owned(), value };
-    Ok((
-        credentials,
-        Transaction { conditions: vec![condition(CREDENTIALS, 0)], changes: vec![change], lease: None },
-    ))
+    let transaction = first_credentials(&credentials)?;
+    Ok((credentials, transaction))
+}
+
+/// Records these as the cluster's, on the condition that it has none.
+pub fn first_credentials(credentials: &Credentials) -> Result<Transaction> {
+    let change = Change::Put { key: CREDENTIALS.to_owned(), value: serde_json::to_value(credentials)? };
+    Ok(Transaction { conditions: vec![condition(CREDENTIALS, 0)], changes: vec![change], lease: None })
 }
 
 /// Writes `key` on the condition that it still has this version.

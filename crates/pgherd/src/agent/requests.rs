@@ -21,6 +21,9 @@ const SNAPSHOT_WAIT: Duration = Duration::from_millis(500);
 /// The longest pause: a night's maintenance. It ends by itself.
 pub const PAUSE_SECONDS_MAX: u64 = 24 * 3600;
 
+/// More hosts than a cluster has nodes; each is asked twice a second.
+const ORIGIN_HOSTS_MAX: usize = 8;
+
 /// What may be asked over the API.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Command {
@@ -102,6 +105,11 @@ fn apply(
 /// The nodes exist and are what the request needs.
 fn check(ask: &Ask, view: &View) -> Result<(), Refusal> {
     let node = match ask {
+        Ask::Promote { .. } => return check_promote(view),
+        Ask::Demote { hosts, .. } => return check_demote(hosts, view),
+        Ask::Switchover { .. } | Ask::Failover { .. } if view.head().is_some() => {
+            return Err(no_primary(view));
+        }
         Ask::Switchover { to: None, .. } => return Ok(()),
         Ask::Switchover { to: Some(node), .. } | Ask::Failover { to: node } => node,
         Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node } => node,
@@ -115,6 +123,11 @@ fn check(ask: &Ask, view: &View) -> Result<(), Refusal> {
     }
     let primary = view.record().map(|record| &record.node);
     match ask {
+        Ask::Reinit { .. } if primary == Some(node) && view.head().is_some() => {
+            Err(Refusal::Conflict(format!(
+                "{node} is the head, and its data directory is what the others follow; first: pgherd restart {node}"
+            )))
+        }
         Ask::Reinit { .. } if primary == Some(node) => Err(Refusal::Conflict(format!(
             "{node} is the primary, and its data directory is what the others follow; first: pgherd switchover"
         ))),
@@ -125,14 +138,58 @@ fn check(ask: &Ask, view: &View) -> Result<(), Refusal> {
     }
 }
 
+fn no_primary(view: &View) -> Refusal {
+    let head = view.head().map_or("none", |record| record.node.0.as_str());
+    Refusal::Conflict(format!(
+        "this is a standby cluster: it has no primary; pgherd restart {head} lets another node be its head, pgherd promote makes a primary"
+    ))
+}
+
+fn check_promote(view: &View) -> Result<(), Refusal> {
+    match (view.head(), view.record()) {
+        (Some(_), _) => Ok(()),
+        (None, Some(record)) => Err(Refusal::Conflict(format!(
+            "this is no standby cluster; {} is its recorded primary",
+            record.node
+        ))),
+        (None, None) => Err(Refusal::Conflict("the cluster is being made".to_owned())),
+    }
+}
+
+fn check_demote(hosts: &[String], view: &View) -> Result<(), Refusal> {
+    if view.head().is_some() || view.record().is_none() {
+        return Err(Refusal::Conflict(
+            "this cluster has no primary that could be demoted; pgherd status shows what it is".to_owned(),
+        ));
+    }
+    if hosts.is_empty() || hosts.len() > ORIGIN_HOSTS_MAX {
+        return Err(Refusal::Invalid(format!("name 1 to {ORIGIN_HOSTS_MAX} hosts to follow")));
+    }
+    let own = |host: &String| {
+        let members = view.store.members.as_ref().map(|members| &members.value.nodes);
+        members.is_some_and(|nodes| nodes.values().any(|member| member.postgres.as_ref() == Some(host)))
+    };
+    if let Some(host) = hosts.iter().find(|host| own(host)) {
+        return Err(Refusal::Invalid(format!("{host} is a node of this very cluster")));
+    }
+    let port = |host: &String| {
+        host.rsplit_once(':').is_some_and(|(name, port)| !name.is_empty() && port.parse::<u16>().is_ok())
+    };
+    match hosts.iter().find(|host| !port(host)) {
+        Some(host) => Err(Refusal::Invalid(format!("{host:?} is no host:port of a PostgreSQL"))),
+        None => Ok(()),
+    }
+}
+
 fn hands_over(ask: &Ask) -> bool {
-    matches!(ask, Ask::Switchover { .. } | Ask::Failover { .. } | Ask::Restart { .. })
+    let turns = matches!(ask, Ask::Promote { .. } | Ask::Demote { .. });
+    turns || matches!(ask, Ask::Switchover { .. } | Ask::Failover { .. } | Ask::Restart { .. })
 }
 
 fn concerns(ask: &Ask) -> Option<&NodeName> {
     match ask {
         Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node } => Some(node),
-        Ask::Switchover { .. } | Ask::Failover { .. } => None,
+        Ask::Switchover { .. } | Ask::Failover { .. } | Ask::Promote { .. } | Ask::Demote { .. } => None,
     }
 }
 

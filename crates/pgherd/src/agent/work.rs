@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use brain::{Applied, MemberId, NodeName, Operation, Postgres, SyncSet, Term, Upstream};
+use brain::{Applied, MemberId, NodeName, Operation, OriginRecord, Postgres, SyncSet, Term, Upstream};
 use tokio::sync::{mpsc, watch};
 use wire::{Lsn, Timeline};
 
@@ -57,6 +57,7 @@ pub enum Work {
     Detach,
     Follow { upstream: Upstream, member: MemberId, slot: bool, primary: bool },
     Clone { from: NodeName },
+    CloneOrigin { store: Arc<dyn Store> },
     Rewind { upstream: Upstream, member: MemberId },
     Promote { timeline: Timeline, names: Names, lower: bool },
     Prepare { store: Arc<dyn Store> },
@@ -103,6 +104,17 @@ pub(super) struct Known {
     /// The last look that the server answered.
     pub answer: Option<(Instant, Postgres)>,
     pub slots: SlotKnown,
+    /// The cluster that this one follows, and which of its hosts is its primary.
+    pub origin: Option<OriginRecord>,
+    pub origin_primary: Option<String>,
+}
+
+/// What a node brings along to follow another cluster.
+pub struct Followed {
+    /// This cluster's name: the other one sees it in the names of those who stream from it.
+    pub cluster: String,
+    /// The other cluster's, until they are this one's own.
+    pub credentials: Option<Credentials>,
 }
 
 /// What the configuration file says now of what a reload may change.
@@ -111,6 +123,7 @@ pub type Reread = Box<dyn Fn() -> Result<Tunable> + Send + Sync>;
 pub struct Worker {
     pub(super) server: Server,
     addresses: Arc<Addresses>,
+    pub(super) followed: Followed,
     /// Reads the node's configuration file anew.
     reread: Reread,
     known: Mutex<Known>,
@@ -120,9 +133,10 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(server: Server, addresses: Arc<Addresses>, reread: Reread) -> Worker {
+    pub fn new(server: Server, addresses: Arc<Addresses>, followed: Followed, reread: Reread) -> Worker {
         let (recorded, _) = watch::channel(Term(0));
-        Worker { server, addresses, reread, known: Mutex::default(), generation: AtomicU64::new(0), recorded }
+        let (known, generation) = (Mutex::default(), AtomicU64::new(0));
+        Worker { server, addresses, followed, reread, known, generation, recorded }
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
@@ -140,6 +154,17 @@ impl Worker {
 
     pub(super) fn set_system_id(&self, system_id: Option<u64>) {
         self.known().system_id = system_id;
+    }
+
+    pub(super) fn set_origin(&self, origin: Option<OriginRecord>) {
+        let mut known = self.known();
+        if known.origin != origin {
+            known.origin = origin;
+        }
+    }
+
+    pub(super) fn set_origin_primary(&self, address: Option<String>) {
+        self.known().origin_primary = address;
     }
 
     pub(super) fn set_recorded(&self, term: Term) {
@@ -203,6 +228,10 @@ impl Worker {
                 self.follow(&upstream, &member, slot, primary).await?
             }
             Work::Clone { from } => self.clone_from(&from).await?,
+            Work::CloneOrigin { store } => {
+                self.take_credentials(store.as_ref()).await?;
+                self.clone_from(&NodeName::origin()).await?;
+            }
             Work::Rewind { upstream, member } => self.rewind_to(&upstream, &member).await?,
             Work::Promote { timeline, names, lower } => self.promote(timeline, names, lower).await?,
             Work::Prepare { store } => self.prepare(store.as_ref()).await?,
@@ -249,11 +278,13 @@ impl Worker {
     }
 
     async fn follow(&self, upstream: &Upstream, member: &MemberId, slot: bool, primary: bool) -> Result<()> {
-        // Slots of a former primaryship would hold WAL for ever.
-        self.server.ensure_slots(&BTreeSet::new(), is_ours).await?;
+        // Slots of a former primaryship would hold WAL for ever; a head has those that its followers need.
+        if !upstream.node.is_origin() {
+            self.server.ensure_slots(&BTreeSet::new(), is_ours).await?;
+        }
         let mut pointer = self.pointer(upstream, member)?;
         pointer.slot_name = pointer.slot_name.filter(|_| slot);
-        pointer.primary = primary;
+        pointer.primary = primary || upstream.node.is_origin() && pointer.slot_name.is_some();
         self.server.follow(&pointer).await?;
         self.known().stalled_since = Some(Instant::now());
         Ok(())
@@ -261,14 +292,17 @@ impl Worker {
 
     fn pointer(&self, upstream: &Upstream, member: &MemberId) -> Result<Pointer> {
         let source = self.source(&upstream.node, |credentials| credentials.replication.clone())?;
-        Ok(Pointer {
+        let name = member.standby_name(upstream.term);
+        let pointer = Pointer {
             host: source.host,
             port: source.port,
             password: source.password,
-            application_name: member.standby_name(upstream.term),
+            application_name: name,
             slot_name: Some(member.slot_name()),
+            others: Vec::new(),
             primary: true,
-        })
+        };
+        if upstream.node.is_origin() { self.at_origin(pointer) } else { Ok(pointer) }
     }
 
     async fn clone_from(&self, node: &NodeName) -> Result<()> {
@@ -385,16 +419,30 @@ impl Worker {
         node: &NodeName,
         password: impl Fn(&Credentials) -> String,
     ) -> Result<Source> {
+        if node.is_origin() {
+            let (primary, first) = {
+                let known = self.known();
+                let first = known.origin.as_ref().and_then(|origin| origin.hosts.first().cloned());
+                (known.origin_primary.clone(), first)
+            };
+            let address = primary.or(first).context("this cluster follows no other")?;
+            return self.origin_source(&address, password);
+        }
         let addresses = self.addresses.load();
         let address = addresses.get(&node.0).with_context(|| format!("{node} has no PostgreSQL address"))?;
-        let (host, port) = address.rsplit_once(':').with_context(|| format!("{address} is no host:port"))?;
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = port.parse().with_context(|| format!("{address} has no port"))?;
+        let (host, port) = split(address)?;
         let known = self.known();
         let credentials =
             known.credentials.as_ref().context("the cluster's own passwords are not in the store yet")?;
         Ok(Source { host, port, password: password(credentials) })
     }
+}
+
+/// `host:port` in its parts.
+pub(super) fn split(address: &str) -> Result<(String, u16)> {
+    let (host, port) = address.rsplit_once(':').with_context(|| format!("{address} is no host:port"))?;
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    Ok((host, port.parse().with_context(|| format!("{address} has no port"))?))
 }
 
 pub(super) fn is_ours(slot: &str) -> bool {

@@ -26,8 +26,8 @@ pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub use members::{MemberChange, NewMember};
 pub use panel::NodeView;
 pub use report::{
-    Accepted, EventRecord, Explanation, FencerReport, MemberReport, MembersReport, NodeReport, RequestReport,
-    Role, SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport, wall_text,
+    Accepted, EventRecord, Explanation, FencerReport, MemberReport, MembersReport, NodeReport, OriginStatus,
+    RequestReport, Role, SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport, wall_text,
 };
 pub use routes::{EVENTS_PER_ANSWER_MAX, ROUTES, Route};
 

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 use wire::Lsn;
 
 use super::report::{
-    EventRecord, Explanation, FencerReport, MemberReport, MembersReport, NodeReport, RequestReport, Role,
-    SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport, wall_text,
+    EventRecord, Explanation, FencerReport, MemberReport, MembersReport, NodeReport, OriginStatus,
+    RequestReport, Role, SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport, wall_text,
 };
 use super::{BoxFuture, ClusterView, MemberChange};
 use crate::agent::{Addresses, Command, Panel, Refusal, change_members, submit, topology};
@@ -60,6 +60,7 @@ impl ClusterView for NodeView {
                 reason: "the agent is starting".to_owned(),
                 paused_until: None,
                 requests: Vec::new(),
+                origin: None,
             };
         };
         let view = &seen.view;
@@ -80,6 +81,7 @@ impl ClusterView for NodeView {
                 members: sync.set.members.iter().map(|member| member.node().0).collect(),
                 k: sync.set.k as u32,
                 mode: match sync.set.k {
+                    _ if view.head().is_some() => SyncMode::Standby,
                     0 if view.k_wanted() > 0 => SyncMode::Degraded,
                     0 => SyncMode::Async,
                     _ => SyncMode::Quorum,
@@ -89,6 +91,7 @@ impl ClusterView for NodeView {
             reason: topology.reason,
             paused_until: view.paused().then(|| paused_until(view)).flatten(),
             requests: view.requests().map(RequestReport::from).collect(),
+            origin: origin(view),
         }
     }
 
@@ -207,6 +210,7 @@ impl NodeView {
             role: match postgres {
                 _ if !full => Role::Witness,
                 Postgres::Primary(_) => Role::Primary,
+                Postgres::Standby(_) if view.head().is_some_and(|record| record.node.0 == name) => Role::Head,
                 Postgres::Standby(_) => Role::Replica,
                 _ => Role::Unknown,
             },
@@ -310,9 +314,37 @@ fn position(postgres: &Postgres) -> (Option<u32>, Option<Lsn>) {
     }
 }
 
-/// The recorded primary's end of WAL, as far as known here.
+/// The cluster that is followed, as its follower sees it.
+fn origin(view: &View) -> Option<OriginStatus> {
+    let record = view.origin_record()?;
+    let head = view.head();
+    let heard = head.and_then(|head| view.memory.peers.get(&head.node)).map(|heard| &heard.status);
+    let (report, postgres) = match heard.filter(|_| !view.is_head()) {
+        Some(status) => (&status.origin, &status.postgres),
+        None => (&view.origin, &view.postgres),
+    };
+    let lsn = head.and_then(|_| postgres.standby()).map(|standby| standby.position.lsn);
+    let primary = report.primary();
+    Some(OriginStatus {
+        hosts: record.hosts.clone(),
+        head: head.map(|head| head.node.0.clone()),
+        sender: report.sender.clone().filter(|_| postgres.standby().is_some_and(|s| s.streaming)),
+        primary: primary.map(|(address, _)| address.to_owned()),
+        lsn,
+        lag_bytes: primary.zip(lsn).map(|((_, primary), lsn)| primary.flush.bytes_since(lsn)),
+        streamed_at: report.streamed_at.map(wall_text),
+        last_commit: report.last_commit.clone(),
+        seen: report.words(),
+    })
+}
+
+/// The recorded primary's end of WAL, or that of the one that is followed, as far as known here.
 fn primary_end(view: &View) -> Option<Lsn> {
     let record = view.record()?;
+    if record.head {
+        let heads = view.fresh_peers().map(|status| &status.origin).chain([&view.origin]);
+        return heads.filter_map(|origin| Some(origin.primary()?.1.flush)).max();
+    }
     if is_open(view) {
         return view.postgres.primary().map(|primary| primary.flush);
     }

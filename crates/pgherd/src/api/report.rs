@@ -25,6 +25,32 @@ pub struct StatusReport {
     /// Requests under way.
     #[serde(default)]
     pub requests: Vec<RequestReport>,
+    /// The cluster that this one follows; null when it follows none.
+    #[serde(default)]
+    pub origin: Option<OriginStatus>,
+}
+
+/// What a standby cluster follows.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct OriginStatus {
+    /// `host:port` of the PostgreSQL of each of its nodes.
+    pub hosts: Vec<String>,
+    /// The node of this cluster that streams from it, or is to.
+    pub head: Option<String>,
+    /// The host that the head streams from; null when it does not stream.
+    pub sender: Option<String>,
+    /// The host that answers as its primary; null when none does.
+    pub primary: Option<String>,
+    /// End of the head's WAL.
+    pub lsn: Option<Lsn>,
+    /// Bytes that the head is behind its primary; null when either is unknown.
+    pub lag_bytes: Option<u64>,
+    /// When the head last streamed, RFC 3339.
+    pub streamed_at: Option<String>,
+    /// When the last transaction that was replayed had committed.
+    pub last_commit: Option<String>,
+    /// What each host says, in words.
+    pub seen: String,
 }
 
 /// Something that somebody asked for.
@@ -89,6 +115,8 @@ pub enum SyncMode {
     Async,
     /// k has fallen to 0 because the last standby was lost and the user allowed it.
     Degraded,
+    /// A standby cluster: nobody writes here.
+    Standby,
 }
 
 /// What a node's PostgreSQL is.
@@ -97,6 +125,8 @@ pub enum SyncMode {
 pub enum Role {
     Primary,
     Replica,
+    /// Of a standby cluster: it streams from the cluster that is followed.
+    Head,
     /// A vote without PostgreSQL.
     Witness,
     /// A proxy without PostgreSQL and without a vote.
@@ -109,6 +139,7 @@ impl Role {
         match self {
             Role::Primary => "primary",
             Role::Replica => "replica",
+            Role::Head => "head",
             Role::Witness => "witness",
             Role::Router => "router",
             Role::Unknown => "unknown",

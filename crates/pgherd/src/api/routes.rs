@@ -91,6 +91,11 @@ pub const ROUTES: &[Route] = &[
         handler: || get(|State(view): State<View>| async move { answer(&view, is_replica) }),
     },
     Route {
+        path: "/standby-leader",
+        doc: "200 when this node is the head of a standby cluster (Patroni's name for it).",
+        handler: || get(|State(view): State<View>| async move { answer(&view, is_head) }),
+    },
+    Route {
         path: "/liveness",
         doc: "200 while this node's agent answers.",
         handler: || get(|State(view): State<View>| async move { answer(&view, |_, _| true) }),
@@ -143,12 +148,16 @@ fn answer(view: &View, holds: fn(&StatusReport, &NodeReport) -> bool) -> Respons
 }
 
 fn is_up(_: &StatusReport, own: &NodeReport) -> bool {
-    own.healthy && matches!(own.role, Role::Primary | Role::Replica)
+    own.healthy && matches!(own.role, Role::Primary | Role::Replica | Role::Head)
 }
 
 /// A primary in quarantine is not named in `primary` yet: no client may be sent there.
 fn is_primary(report: &StatusReport, own: &NodeReport) -> bool {
     own.healthy && own.role == Role::Primary && report.primary.as_deref() == Some(own.name.as_str())
+}
+
+fn is_head(_: &StatusReport, own: &NodeReport) -> bool {
+    own.healthy && own.role == Role::Head
 }
 
 fn is_replica(_: &StatusReport, own: &NodeReport) -> bool {

@@ -118,6 +118,7 @@ fn report(from: &str) -> StatusReport {
         reason: String::new(),
         paused_until: None,
         requests: Vec::new(),
+        origin: None,
     }
 }
 

@@ -17,6 +17,7 @@ mod processes;
 mod request;
 mod status;
 mod target;
+mod turn;
 
 use std::path::PathBuf;
 
@@ -58,6 +59,10 @@ pub enum Command {
     Switchover(operate::SwitchoverArgs),
     /// Make a node the primary with what it has, when nobody can take over by himself
     Failover(operate::FailoverArgs),
+    /// Let a standby cluster take writes and follow nobody
+    Promote(turn::PromoteArgs),
+    /// Make this cluster a standby of another one
+    Demote(turn::DemoteArgs),
     /// Restart PostgreSQL of a node
     Restart(operate::RestartArgs),
     /// Let nodes read their configuration files anew
@@ -125,6 +130,8 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Member(args) => member::member(&args),
         Command::Switchover(args) => operate::switchover(&args),
         Command::Failover(args) => operate::failover(&args),
+        Command::Promote(args) => turn::promote(&args),
+        Command::Demote(args) => turn::demote(&args),
         Command::Restart(args) => operate::restart(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Reinit(args) => operate::reinit(&args),

@@ -139,7 +139,7 @@ pub fn failover(args: &FailoverArgs) -> Result<(), Failure> {
             let what = format!("--confirm names {name}, this cluster is {}", report.cluster);
             return Err(Failure::new(Exit::Usage, what).why(loss));
         }
-        None => ask_for_name(&report.cluster, &loss)?,
+        None => ask_for_name(&report.cluster, &format!("Acknowledged commits may be lost: {loss}"))?,
     }
     carry_out(&Ask::Failover { to: args.to.as_str().into() }, &args.wait)
 }
@@ -165,7 +165,7 @@ fn what_may_be_lost(report: &StatusReport, to: &str) -> String {
     text
 }
 
-fn ask_for_name(cluster: &str, loss: &str) -> Result<(), Failure> {
+pub(super) fn ask_for_name(cluster: &str, loss: &str) -> Result<(), Failure> {
     let refused = || {
         Failure::new(Exit::Usage, "not confirmed; nothing was changed")
             .why(loss)
@@ -174,9 +174,7 @@ fn ask_for_name(cluster: &str, loss: &str) -> Result<(), Failure> {
     if !std::io::stdin().is_terminal() {
         return Err(refused());
     }
-    print(&format!(
-        "Acknowledged commits may be lost: {loss}.\nType the name of the cluster to go on, anything else to leave it: "
-    ))?;
+    print(&format!("{loss}.\nType the name of the cluster to go on, anything else to leave it: "))?;
     let mut typed = String::new();
     std::io::stdin().lock().read_line(&mut typed)?;
     if typed.trim() == cluster { Ok(()) } else { Err(refused()) }
@@ -246,6 +244,8 @@ fn what(ask: &Ask) -> String {
         Ask::Restart { node, .. } => format!("restart {node}"),
         Ask::Reload { node } => format!("reload {node}"),
         Ask::Reinit { node } => format!("reinit {node}"),
+        Ask::Promote { .. } => "promote".to_owned(),
+        Ask::Demote { hosts, .. } => format!("demote to follow {}", hosts.join(", ")),
     }
 }
 

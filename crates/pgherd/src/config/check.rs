@@ -21,6 +21,7 @@ pub(super) fn check(draft: &mut Draft) {
     timeouts(draft);
     sync(draft);
     super::slots::check(draft);
+    standby_cluster(draft);
 }
 
 fn peers(draft: &mut Draft) {
@@ -183,6 +184,37 @@ fn timeouts(draft: &mut Draft) {
         // Of the two, the one that somebody has set.
         let at = if draft.place(key) == Place::File { "failover.heartbeat" } else { key };
         draft.problem_with(at, text);
+    }
+}
+
+/// Hosts that can be reached, none of which is this cluster's own, and the passwords to log in there.
+fn standby_cluster(draft: &mut Draft) {
+    let (hosts, credentials) = ("standby_cluster.hosts", "standby_cluster.credentials");
+    let Some(text) = draft.text(hosts).map(str::to_owned) else {
+        for key in [credentials, "standby_cluster.slot"] {
+            if draft.text(key).is_some() && !draft.refused.iter().any(|refused| refused == hosts) {
+                draft.problem_with(key, format!("{key} has no meaning without {hosts}"));
+            }
+        }
+        return;
+    };
+    for host in text.split(',').map(str::trim) {
+        if let Err(reason) = split_address(host) {
+            draft.problem_with(hosts, format!("{hosts}: {reason}"));
+        }
+        let own = draft.peers.keys().map(|name| format!("peers.{name}.postgres"));
+        let own: Vec<String> = own.filter(|key| draft.text(key) == Some(host)).collect();
+        if let Some(key) = own.first() {
+            draft.problem_with(hosts, format!("{hosts}: {host} is {key}, a node of this very cluster"));
+        }
+    }
+    if draft.text(credentials).is_none() && !draft.refused.iter().any(|refused| refused == credentials) {
+        draft.problem_with(
+            hosts,
+            format!(
+                "{credentials} is missing; name the file credentials.json that was copied from a node there"
+            ),
+        );
     }
 }
 

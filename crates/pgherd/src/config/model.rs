@@ -28,6 +28,17 @@ pub struct Config {
     pub slots: Slots,
     pub fencing: Fencing,
     pub tags: brain::Tags,
+    /// `None`: a cluster of its own.
+    pub standby_cluster: Option<StandbyCluster>,
+}
+
+/// Whom a cluster follows that is made with this configuration.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct StandbyCluster {
+    /// `host:port` of PostgreSQL, at least one.
+    pub hosts: Vec<String>,
+    pub credentials: PathBuf,
+    pub slot: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -313,6 +324,7 @@ impl Config {
                 zone: draft.text("tags.zone").unwrap_or_default().to_owned(),
             },
             slots: Slots::from_draft(draft)?,
+            standby_cluster: standby_cluster(draft)?,
             fencing: Fencing {
                 watchdog: Watchdog::of(&take.text("fencing.watchdog")?),
                 device: take.text("fencing.device")?,
@@ -380,9 +392,24 @@ impl Config {
             "tags.replicatefrom" => self.tags.replicatefrom.as_ref().map(|node| quote(&node.0)),
             "tags.failover_priority" => Some(self.tags.failover_priority.to_string()),
             "tags.zone" => (!self.tags.zone.is_empty()).then(|| quote(&self.tags.zone)),
+            "standby_cluster.hosts" => text(&self.standby_cluster.as_ref()?.hosts.join(",")),
+            "standby_cluster.credentials" => {
+                text(&self.standby_cluster.as_ref()?.credentials.to_string_lossy())
+            }
+            "standby_cluster.slot" => text(self.standby_cluster.as_ref()?.slot.as_ref()?),
             key => self.slots.written(key),
         }
     }
+}
+
+fn standby_cluster(draft: &Draft) -> Result<Option<StandbyCluster>, String> {
+    let Some(hosts) = draft.text("standby_cluster.hosts") else { return Ok(None) };
+    let credentials = "standby_cluster.credentials";
+    Ok(Some(StandbyCluster {
+        hosts: hosts.split(',').map(|host| host.trim().to_owned()).collect(),
+        credentials: draft.text(credentials).map(PathBuf::from).ok_or(credentials)?,
+        slot: draft.text("standby_cluster.slot").map(str::to_owned),
+    }))
 }
 
 /// `host:port`, an IPv6 address in brackets.

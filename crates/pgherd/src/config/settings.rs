@@ -60,6 +60,12 @@ pub const SECTIONS: &[Section] = &[
         doc: "What ends a primary whose agent has died. The fencer itself needs no setting; see \
               docs/concepts/fencing.md.",
     },
+    Section {
+        name: "standby_cluster",
+        doc: "Makes this a standby cluster: a copy of another cluster that follows it. It is read when the cluster is \
+              made; later `pgherd promote` and `pgherd demote` say whom it follows. See docs/concepts/standby_cluster.md. \
+              The same on every node.",
+    },
     Section { name: "tags", doc: "What this node is fit for; its peers learn it with its heartbeats." },
 ];
 
@@ -315,6 +321,28 @@ pub const SETTINGS: &[Setting] = &[
         "1048576",
         "With asynchronous replication: a replica that lacks more of what the primary was last known to have does \
          not take over by itself.",
+    ),
+    setting(
+        "standby_cluster.hosts",
+        Kind::Text,
+        Default::Derived("none: this cluster follows no other"),
+        "\"10.0.0.1:5432,10.0.0.2:5432\"",
+        "PostgreSQL of each node of the cluster to be followed, as host:port with commas between. Whichever is its primary is \
+         followed.",
+    ),
+    setting(
+        "standby_cluster.credentials",
+        Kind::File,
+        Default::Derived("none"),
+        "\"/etc/pgherd/origin.json\"",
+        "The file credentials.json from the directory of a node of the cluster to be followed.",
+    ),
+    setting(
+        "standby_cluster.slot",
+        Kind::Text,
+        Default::Derived("none: WAL is kept there by wal_keep_size alone"),
+        "\"east\"",
+        "A permanent physical slot of the cluster to be followed: one that is declared in its [slots].",
     ),
     setting(
         "tags.nofailover",

@@ -36,6 +36,9 @@ pub struct Upstream {
     /// Member id and term, `n2_7f3a_t3`: a member counts only for the term it was pointed at.
     pub application_name: String,
     pub slot_name: Option<String>,
+    /// Further hosts, in the order in which they are tried: the one that is a primary is followed. Empty: `host` is
+    /// followed, whatever it is.
+    pub others: Vec<(String, u16)>,
     /// It is the primary: only from there PostgreSQL takes logical slots by itself (17 and newer).
     pub primary: bool,
 }
@@ -176,10 +179,14 @@ impl Server {
 
 /// `slots`: with a database, which PostgreSQL's own synchronization of slots logs into.
 fn conninfo_of(upstream: &Upstream, passfile: &Path, slots: bool) -> String {
-    let Upstream { host, port, application_name, .. } = upstream;
+    let Upstream { host, port, application_name, others, .. } = upstream;
+    let hosts: Vec<&str> = others.iter().map(|(host, _)| host.as_str()).collect();
+    let ports: Vec<String> = others.iter().map(|(_, port)| port.to_string()).collect();
+    let listed = |first: &str, more: &[&str]| [&[first], more].concat().join(",");
+    let more: Vec<&str> = ports.iter().map(String::as_str).collect();
     let mut pairs = vec![
-        ("host", host.clone()),
-        ("port", port.to_string()),
+        ("host", listed(host, &hosts)),
+        ("port", listed(&port.to_string(), &more)),
         ("user", REPLICATION_ROLE.to_owned()),
         ("application_name", application_name.clone()),
         ("passfile", passfile.to_string_lossy().into_owned()),
@@ -192,6 +199,10 @@ fn conninfo_of(upstream: &Upstream, passfile: &Path, slots: bool) -> String {
         ("sslmode", "prefer".to_owned()),
         ("gssencmode", "disable".to_owned()),
     ];
+    if !others.is_empty() {
+        // A server tells in its first answer whether it is a standby; the receiver itself finds the primary again.
+        pairs.push(("target_session_attrs", "primary".to_owned()));
+    }
     if slots {
         pairs.push(("dbname", "postgres".to_owned()));
     }
@@ -234,6 +245,25 @@ pub(super) fn admits_slots(conninfo: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_several_hosts_the_primary_is_followed() {
+        let alone = Upstream {
+            host: "h1".into(),
+            port: 1,
+            password: String::new(),
+            application_name: "n1_7f3a_t3".into(),
+            slot_name: None,
+            others: Vec::new(),
+            primary: true,
+        };
+        let one = conninfo_of(&alone, Path::new("/p"), false);
+        assert!(one.starts_with("host='h1' port='1' ") && !one.contains("target_session_attrs"), "{one}");
+        let several = Upstream { others: vec![("h2".into(), 2), ("h3".into(), 3)], ..alone };
+        let several = conninfo_of(&several, Path::new("/p"), false);
+        assert!(several.starts_with("host='h1,h2,h3' port='1,2,3' "), "{several}");
+        assert!(several.contains("target_session_attrs='primary'"), "{several}");
+    }
 
     #[test]
     fn connection_strings_are_read_back() {

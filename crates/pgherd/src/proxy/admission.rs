@@ -126,6 +126,9 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
                 Err(_) => last_error = last_error.or(Some(format!("{} did not answer.", seat.address()))),
             }
         }
+        if now.is_standby && port != Port::ReadOnly {
+            return Err(Refusal::StandbyCluster { port, reason: now.reason });
+        }
         at_once = false;
         if queues && place.is_none() {
             place = Some(Place::take(shared).ok_or_else(|| Refusal::QueueFull {

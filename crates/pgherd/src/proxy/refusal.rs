@@ -30,6 +30,11 @@ pub enum Refusal {
         reason: String,
         last_error: Option<String>,
     },
+    /// Writes go to another cluster.
+    StandbyCluster {
+        port: Port,
+        reason: String,
+    },
     Protocol(String),
     /// The start-up packet lowers `synchronous_commit`, and the cluster forbids it.
     LoweredCommit,
@@ -115,6 +120,10 @@ impl Refusal {
                 why(reason, last_error.clone().unwrap_or_default()),
                 STATUS_HINT.to_owned(),
             ),
+            // With this SQLSTATE libpq goes on to the next host of its list.
+            Refusal::StandbyCluster { port, reason } => {
+                ("57P03", port.lack().to_owned(), reason.clone(), STATUS_HINT.to_owned())
+            }
             Refusal::LoweredCommit => return policy::forbidden(),
             Refusal::Protocol(error) => ("08P01", error.clone(), String::new(), String::new()),
             Refusal::Cut { cause, loss } => cut(cause, *loss),

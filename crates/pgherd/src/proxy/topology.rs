@@ -34,6 +34,8 @@ pub struct Topology {
     pub replicas: Vec<Backend>,
     /// Why there is no primary, in words for the client's error; empty when there is one.
     pub reason: String,
+    /// A standby cluster: no primary is coming, and nobody waits for one.
+    pub is_standby: bool,
     pub hold: Option<Hold>,
 }
 

@@ -7,7 +7,7 @@ use std::fmt::Write;
 
 use super::burdens;
 use super::slots;
-use crate::api::{NodeReport, Role, StatusReport, SyncMode};
+use crate::api::{NodeReport, OriginStatus, Role, StatusReport, SyncMode};
 use crate::cli::client::Answered;
 
 const HEADER: [&str; COLUMNS] =
@@ -22,12 +22,15 @@ pub fn screen(answered: &Answered) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         text,
-        "cluster {}   term {}   primary {}   sync {}",
+        "cluster {}   term {}   {}   sync {}",
         report.cluster,
         report.term,
-        report.primary.as_deref().unwrap_or("none"),
+        whose_lead(report),
         sync_line(report)
     );
+    if let Some(origin) = &report.origin {
+        let _ = writeln!(text, "{}", origin_line(origin));
+    }
     let _ = writeln!(text, "\n{}", nodes_table(&report.nodes));
     let advice = advice(answered);
     if !advice.is_empty() {
@@ -39,11 +42,29 @@ pub fn screen(answered: &Answered) -> String {
     text
 }
 
+fn whose_lead(report: &StatusReport) -> String {
+    match &report.origin {
+        Some(origin) => format!("head {}", origin.head.as_deref().unwrap_or("none")),
+        None => format!("primary {}", report.primary.as_deref().unwrap_or("none")),
+    }
+}
+
+/// `standby of h1:5432, h2:5432   streaming from h2:5432   lag 0 B`
+fn origin_line(origin: &OriginStatus) -> String {
+    let from = match &origin.sender {
+        Some(sender) => format!("streaming from {sender}"),
+        None => "NOT STREAMING".to_owned(),
+    };
+    let lag = origin.lag_bytes.map_or("unknown".to_owned(), bytes);
+    format!("standby of {}   {from}   lag {lag}", origin.hosts.join(", "))
+}
+
 fn sync_line(report: &StatusReport) -> String {
     let sync = &report.sync;
     match sync.mode {
         SyncMode::Quorum => format!("ANY {} ({})", sync.k, sync.members.join(", ")),
         SyncMode::Async => "off (async: a takeover may lose commits)".to_owned(),
+        SyncMode::Standby => "off (a standby cluster takes no writes)".to_owned(),
         SyncMode::Degraded => {
             "DEGRADED (the last standby is lost; commits are on the primary alone)".to_owned()
         }
@@ -84,7 +105,7 @@ fn row(node: &NodeReport) -> [String; COLUMNS] {
         or_dash(node.upstream.clone()),
         or_dash(node.timeline.map(|timeline| timeline.to_string())),
         or_dash(node.lsn.map(|lsn| lsn.to_string())),
-        or_dash(node.lag_bytes.filter(|_| node.role == Role::Replica).map(bytes)),
+        or_dash(node.lag_bytes.filter(|_| matches!(node.role, Role::Replica | Role::Head)).map(bytes)),
         if node.sync { "yes" } else { "-" }.to_owned(),
         if node.healthy { "ok" } else { "FAILING" }.to_owned(),
         or_dash(node.last_contact_ms.map(age)),
@@ -117,13 +138,18 @@ fn age(milliseconds: u64) -> String {
 fn advice(answered: &Answered) -> Vec<String> {
     let report = &answered.report;
     let mut lines = Vec::new();
-    if report.primary.is_none() {
+    if let Some(origin) = report.origin.as_ref().filter(|origin| origin.sender.is_none()) {
+        lines.push(format!("nothing comes from the cluster that is followed: {}", origin.seen));
+        let at = origin.streamed_at.as_deref().unwrap_or("an unknown time");
+        lines.push(format!("  it last streamed at {at}; if it is lost: pgherd promote"));
+    }
+    if report.primary.is_none() && report.origin.is_none() {
         let reason = if report.reason.is_empty() { "the view gives no reason" } else { &report.reason };
         lines.push(format!("no open primary: {reason}"));
         lines.push(
             "  next: pgherd explain says what holds a takeover back, pgherd events what happened".to_owned(),
         );
-    } else if !report.reason.is_empty() {
+    } else if !report.reason.is_empty() && report.origin.is_none() {
         lines.push(format!("note: {}", report.reason));
     }
     if let Some(until) = &report.paused_until {
@@ -207,6 +233,7 @@ pub(super) mod tests {
             reason: String::new(),
             paused_until: None,
             requests: Vec::new(),
+            origin: None,
         };
         Answered { report, silent: Vec::new() }
     }
@@ -221,6 +248,41 @@ pub(super) mod tests {
              n1    primary  running    -      2  0/4029C38       -  -     ok            -\n\
              n2    replica  streaming  n1     2  0/4029C38  1.5 kB  yes   ok       120 ms\n\
              n3    replica  streaming  n1     2  0/4029C38  1.5 kB  yes   ok       120 ms\n"
+        );
+    }
+
+    #[test]
+    fn a_standby_cluster_shows_whom_it_follows() {
+        let mut answered = answered();
+        let report = &mut answered.report;
+        (report.primary, report.reason) = (None, "a standby cluster of h1:5432".into());
+        report.sync = SyncReport { members: Vec::new(), k: 0, mode: SyncMode::Standby };
+        report.nodes[0].role = Role::Head;
+        let mut origin = OriginStatus {
+            hosts: vec!["h1:5432".into(), "h2:5432".into()],
+            head: Some("n1".into()),
+            sender: Some("h2:5432".into()),
+            primary: Some("h2:5432".into()),
+            lsn: None,
+            lag_bytes: Some(1_536),
+            streamed_at: None,
+            last_commit: None,
+            seen: "h1:5432 gives no answer".into(),
+        };
+        report.origin = Some(origin.clone());
+        let screen = super::screen(&answered);
+        assert!(screen.starts_with("cluster demo   term 3   head n1   sync off"), "{screen}");
+        assert!(
+            screen.contains("\nstandby of h1:5432, h2:5432   streaming from h2:5432   lag 1.5 kB\n"),
+            "{screen}"
+        );
+        assert!(!screen.contains("no open primary"), "{screen}");
+        origin.sender = None;
+        answered.report.origin = Some(origin);
+        let screen = super::screen(&answered);
+        assert!(
+            screen.contains("NOT STREAMING") && screen.contains("if it is lost: pgherd promote"),
+            "{screen}"
         );
     }
 

@@ -170,6 +170,7 @@ fn upstream(from: &Node, application_name: &str) -> Upstream {
         password: passwords().replication,
         application_name: application_name.into(),
         slot_name: None,
+        others: Vec::new(),
         primary: true,
     }
 }

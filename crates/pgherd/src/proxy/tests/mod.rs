@@ -53,6 +53,7 @@ pub fn topology(term: u64, primary: Option<&str>, replicas: &[&str]) -> Topology
         primary: primary.map(|address| backend("n1", address)),
         replicas: (2..).zip(replicas).map(|(n, address)| backend(&format!("n{n}"), address)).collect(),
         reason: if primary.is_none() { "A takeover is under way.".to_owned() } else { String::new() },
+        is_standby: false,
         hold: None,
     }
 }

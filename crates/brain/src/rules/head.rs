@@ -1,0 +1,360 @@
+//! A standby cluster: the head follows the origin, the others follow the head, and nobody writes.
+//!
+//! Every rule here asks for a record with `head`, and none promotes: a takeover finds the next head among those who
+//! answer, and only a request to promote makes it record a primary instead (`election::record`).
+//! Invariant: the origin is followed in the term of a recorded head and never after; WAL that the origin does not have is
+//! rewound, kept and listed, never overwritten.
+
+use std::collections::BTreeSet;
+
+use super::{Want, act, wait};
+use crate::{
+    Action, Commit, Key, MemberId, NodeName, Operation, Place, Postgres, PrimaryRecord, Put, Standby, Status,
+    View,
+};
+
+/// A receiver that has not streamed for this long may have lost its way: reconnects are tried every 100 ms, on each of
+/// the origin's hosts in turn, which takes a dead host's `connect_timeout` (2 s).
+const ASTRAY_MS: u64 = 1_000;
+
+/// As for a replica (`rejoin.stalled`): some three hundred attempts.
+const STALLED_MS_MAX: u64 = 30_000;
+
+/// This node's record, when it is the head.
+fn own(view: &View) -> Option<&PrimaryRecord> {
+    view.head().filter(|_| view.is_head())
+}
+
+/// The record of a head that is another node.
+fn other(view: &View) -> Option<&PrimaryRecord> {
+    view.head().filter(|_| !view.is_head())
+}
+
+fn origin_follow(record: &PrimaryRecord) -> Action {
+    Action::Follow { term: record.term, node: NodeName::origin() }
+}
+
+/// Maintenance, or no room: nothing is copied, rewound or pointed.
+fn held_up(view: &View) -> Option<Want> {
+    if view.paused() {
+        return wait("the cluster is paused: no data directory is rebuilt; pgherd resume");
+    }
+    view.condition.disk_full.then(|| wait(format!("no room is left on the disk of {}", view.me)))?
+}
+
+pub(super) fn promise(view: &View) -> Option<Want> {
+    let record = view.head()?;
+    let followable =
+        view.is_head() || view.postgres.standby().is_some() && head_standby(view, record).is_ok();
+    let due = followable && view.durable.promise < record.term;
+    due.then(|| {
+        act(
+            Action::Promise { term: record.term },
+            format!(
+                "{} is the head of term {}, and to follow a term is to promise it",
+                record.node, record.term
+            ),
+        )
+    })?
+}
+
+/// The head has no data directory that can be used: it copies the origin's. Its peers hear that it is down; who of them
+/// has one is head before the copy ends.
+pub(super) fn clone(view: &View) -> Option<Want> {
+    let record = own(view)?;
+    let empty = view.postgres == Postgres::Empty;
+    if !empty && !view.durable.needs_clone || view.durable.promise > record.term {
+        return None;
+    }
+    if let Some(want) = held_up(view) {
+        return Some(want);
+    }
+    let Some((address, _)) = view.origin.primary() else {
+        return wait(format!("there is nothing to copy from: {}", view.origin.words()));
+    };
+    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    act(Action::Clone { term: record.term, node: NodeName::origin() }, format!("{why}; {address} is copied"))
+}
+
+/// Of the head and of any other node: what it has to be rewound to is the origin.
+pub(super) fn rewind_again(view: &View) -> Option<Want> {
+    let record = view.head().filter(|record| view.durable.promise <= record.term)?;
+    let waits = matches!(view.postgres, Postgres::Stopped | Postgres::Starting);
+    if !waits || !view.durable.rewound || view.durable.needs_clone {
+        return None;
+    }
+    rewind_to_origin(view, record, "a rewind was begun and its end has not been seen".to_owned())
+}
+
+fn rewind_to_origin(view: &View, record: &PrimaryRecord, why: String) -> Option<Want> {
+    if let Some(want) = held_up(view) {
+        return Some(want);
+    }
+    if view.origin.primary().is_none() {
+        return wait(format!("{why}; there is no primary to rewind to: {}", view.origin.words()));
+    }
+    act(Action::Rewind { term: record.term, node: NodeName::origin() }, why)
+}
+
+pub(super) fn wait_for_server(view: &View) -> Option<Want> {
+    let record = own(view)?;
+    if view.durable.promise > record.term {
+        return wait(format!("promised {}, this node is head of term {}", view.durable.promise, record.term));
+    }
+    view.postgres.standby().is_none().then(|| wait(format!("PostgreSQL is {}", view.postgres.word())))?
+}
+
+/// What is known here of where this standby's WAL stands to the origin's.
+fn place(view: &View, standby: &Standby) -> Option<Place> {
+    let (_, primary) = view.origin.primary()?;
+    Some(Place::of(standby, &primary.history, primary.flush))
+}
+
+pub(super) fn unread(view: &View) -> Option<Want> {
+    view.head()?;
+    let standby = view.postgres.standby().filter(|standby| standby.upstream.is_none())?;
+    if !standby.answers() {
+        return wait("startup is still reading pg_wal");
+    }
+    // The end may be a piece of a record whose rest never came; replay tells.
+    let unsure = place(view, standby) == Some(Place::Left) && standby.replay < standby.position.lsn;
+    unsure.then(|| wait("replay has not reached the end of the WAL yet"))?
+}
+
+/// What streams is the origin's by that; what does not, and holds WAL that the origin lacks, never will.
+pub(super) fn rewind(view: &View) -> Option<Want> {
+    let record = view.head().filter(|record| view.durable.promise <= record.term)?;
+    let standby = view.postgres.standby()?;
+    let still = standby.upstream.is_none() || !standby.streaming && standby.stalled_ms > ASTRAY_MS;
+    if !still || place(view, standby) != Some(Place::Left) {
+        return None;
+    }
+    let why = format!(
+        "WAL here ends at {} on timeline {}, which is no part of the origin's history",
+        standby.position.lsn, standby.position.timeline
+    );
+    rewind_to_origin(view, record, why)
+}
+
+pub(super) fn follow(view: &View) -> Option<Want> {
+    let record = own(view)?;
+    let standby = view.postgres.standby()?;
+    if !standby.follows_origin(record.term) {
+        if let Some(want) = held_up(view).filter(|_| !view.paused()) {
+            return Some(want);
+        }
+        let why = format!("WAL here ends at {}; {}", standby.position.lsn, view.origin.words());
+        return act(origin_follow(record), why);
+    }
+    let (address, primary) = view.origin.primary()?;
+    let sender = view.origin.sender.as_deref().filter(|_| standby.streaming)?;
+    let deposed = sender != address && primary.history.current > standby.position.timeline;
+    let why = format!(
+        "it streams from {sender} on timeline {}, but {address} is primary on timeline {}",
+        standby.position.timeline, primary.history.current
+    );
+    deposed.then(|| act(origin_follow(record), why))?
+}
+
+/// The origin has a primary, and not the WAL that is needed next.
+pub(super) fn stalled(view: &View) -> Option<Want> {
+    let record = own(view)?;
+    let standby = view.postgres.standby().filter(|s| s.stalled_ms > STALLED_MS_MAX)?;
+    let (address, primary) = view.origin.primary()?;
+    if place(view, standby) != Some(Place::Beginning) {
+        return wait(format!(
+            "WAL here ends at {} on timeline {}, that of {address} at {} on timeline {}: it is ahead of what it should follow",
+            standby.position.lsn, standby.position.timeline, primary.flush, primary.history.current
+        ));
+    }
+    if let Some(want) = held_up(view) {
+        return Some(want);
+    }
+    let why = format!("not streaming for {} ms although {address} is a primary", standby.stalled_ms);
+    act(Action::Clone { term: record.term, node: NodeName::origin() }, why)
+}
+
+/// One slot for each data directory that follows, and none for one that is no more.
+pub(super) fn slots(view: &View) -> Option<Want> {
+    let record = own(view)?;
+    let standby = view.postgres.standby().filter(|standby| standby.follows_origin(record.term))?;
+    let full = |status: &&Status| view.settings.full.contains(&status.node);
+    let heard: Vec<&Status> = view.fresh_peers().filter(full).collect();
+    let wanted: BTreeSet<MemberId> = heard.iter().filter_map(|status| status.member.clone()).collect();
+    let present: BTreeSet<MemberId> =
+        standby.slots.keys().filter_map(|slot| MemberId::of_slot(slot)).collect();
+    let spelled = |member: &MemberId| MemberId(member.0.replace('-', "_"));
+    let known = |member: &MemberId| wanted.iter().any(|wanted| spelled(wanted) == *member);
+    // One that is read from cannot be dropped: its reader's agent sees to it that it ends.
+    let active: BTreeSet<MemberId> = standby
+        .slots
+        .iter()
+        .filter(|(_, read)| **read)
+        .filter_map(|(slot, _)| MemberId::of_slot(slot))
+        .collect();
+    // Who is not heard may come back; who is heard under another id will not.
+    let replaced = |member: &MemberId| {
+        let node = member.node();
+        let of_cluster = |name: &NodeName| name.0.replace('-', "_") == node.0;
+        heard.iter().any(|status| of_cluster(&status.node)) || !view.settings.full.iter().any(of_cluster)
+    };
+    let kept: BTreeSet<MemberId> =
+        present.iter().filter(|m| known(m) || active.contains(*m) || !replaced(m)).cloned().collect();
+    let missing: Vec<&MemberId> =
+        wanted.iter().filter(|member| !present.contains(&spelled(member))).collect();
+    if missing.is_empty() && kept == present {
+        return None;
+    }
+    let names: Vec<&str> = wanted.iter().map(|member| member.0.as_str()).collect();
+    let why = format!("{} follow this head", names.join(", "));
+    let members = kept.into_iter().filter(|member| !known(member)).chain(wanted.iter().cloned()).collect();
+    act(Action::Slots { term: record.term, members }, why)
+}
+
+/// A takeover chose this node while it was to leave. Nobody removes the head, and a mark that nobody acts on would stand for
+/// ever; whoever wants it gone hands the headship over and removes it again.
+pub(super) fn stay(view: &View) -> Option<Want> {
+    own(view)?;
+    let (primary, members) = (view.store.primary.as_ref()?, view.store.members.as_ref()?);
+    members.value.nodes.get(&view.me).filter(|own| own.leaving)?;
+    let commit = Commit {
+        conditions: vec![(Key::Primary, primary.version), (Key::Members, members.version)],
+        puts: vec![Put::Members(members.value.keeping(&view.me))],
+    };
+    act(
+        Action::Commit(commit),
+        "this node was to leave and became the head: it stays; to remove it, restart it first",
+    )
+}
+
+/// No commit counts on anybody here, so a node that is to leave goes at once.
+pub(super) fn let_go(view: &View) -> Option<Want> {
+    own(view)?;
+    let (primary, members) = (view.store.primary.as_ref()?, view.store.members.as_ref()?);
+    let mut leaving = members.value.nodes.iter().filter(|(name, member)| member.leaving && **name != view.me);
+    let (name, _) = leaving.next()?;
+    let commit = Commit {
+        conditions: vec![(Key::Primary, primary.version), (Key::Members, members.version)],
+        puts: vec![Put::Members(members.value.without(name))],
+    };
+    act(Action::Commit(commit), format!("{name} is to leave, and nobody writes here"))
+}
+
+/// Readers are admitted, at the head and behind it.
+pub(super) fn admit(view: &View) -> Option<Want> {
+    let record = view.head()?;
+    let standby = view.postgres.standby()?;
+    let ready = standby.quarantined && view.streams_as_recorded();
+    ready.then(|| act(Action::Admit { term: record.term }, "it streams"))?
+}
+
+/// The head's server, when it has been pointed at the origin in its term and this node may follow it.
+fn head_standby<'a>(view: &'a View, record: &PrimaryRecord) -> Result<(&'a Status, &'a Standby), String> {
+    if view.durable.promise > record.term {
+        return Err(format!("promised {}, the head has term {}", view.durable.promise, record.term));
+    }
+    let status = view
+        .fresh_peers()
+        .find(|status| status.node == record.node)
+        .ok_or_else(|| format!("{} is not heard", record.node))?;
+    let standby =
+        status.postgres.standby().ok_or_else(|| format!("{} is {}", record.node, status.postgres.word()))?;
+    let current = status.member.as_ref() == Some(&record.member)
+        && status.record_term == record.term
+        && standby.follows_origin(record.term);
+    if current {
+        Ok((status, standby))
+    } else {
+        Err(format!("{} does not follow the origin yet", record.node))
+    }
+}
+
+pub(super) fn clone_from_head(view: &View) -> Option<Want> {
+    let record = other(view)?;
+    let empty = view.postgres == Postgres::Empty;
+    if !empty && !view.durable.needs_clone {
+        return None;
+    }
+    let (_, head) = match head_standby(view, record) {
+        Ok(found) => found,
+        Err(reason) => return wait(reason),
+    };
+    if let Some(want) = held_up(view) {
+        return Some(want);
+    }
+    if !head.streaming {
+        return wait(format!("{} does not stream; a copy of it might be of WAL that it loses", record.node));
+    }
+    if let Some(status) = view.fresh_peers().find(|status| status.busy == Some(Operation::Clone)) {
+        return wait(format!("{} is copying; one node at a time loads the head", status.node));
+    }
+    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    act(Action::Clone { term: record.term, node: record.node.clone() }, why)
+}
+
+pub(super) fn wait_for_head(view: &View) -> Option<Want> {
+    let record = other(view)?;
+    match head_standby(view, record) {
+        Err(reason) => wait(reason),
+        Ok(_) if view.postgres.standby().is_none() => wait(format!("PostgreSQL is {}", view.postgres.word())),
+        Ok(_) => None,
+    }
+}
+
+/// The own WAL is a beginning of the head's, or will be once the head has gone on.
+pub(super) fn follow_head(view: &View) -> Option<Want> {
+    let record = other(view)?;
+    let (_, head) = head_standby(view, record).ok()?;
+    let standby = view.postgres.standby().filter(|standby| !standby.follows(record))?;
+    let Some(history) = &head.history else {
+        return wait(format!("where the WAL of {} ends is not known yet", record.node));
+    };
+    let (lsn, timeline) = (standby.position.lsn, standby.position.timeline);
+    match Place::of(standby, history, head.position.lsn) {
+        Place::Beginning => act(
+            Action::Follow { term: record.term, node: record.node.clone() },
+            format!("WAL here ends at {lsn}, a beginning of the head's"),
+        ),
+        Place::Ahead => wait(format!(
+            "WAL here ends at {lsn} on timeline {timeline}, that of {} at {}: once it has gone on, it is followed",
+            record.node, head.position.lsn
+        )),
+        Place::Left => {
+            let why = format!(
+                "WAL here ends at {lsn} on timeline {timeline}, which is no part of the head's history"
+            );
+            rewind_to_origin(view, record, why)
+        }
+    }
+}
+
+/// The head does not have the WAL any more.
+pub(super) fn stalled_behind_head(view: &View) -> Option<Want> {
+    let record = other(view)?;
+    let (_, head) = head_standby(view, record).ok()?;
+    let standby = view.postgres.standby().filter(|s| s.follows(record) && s.stalled_ms > STALLED_MS_MAX)?;
+    if let Some(want) = held_up(view) {
+        return Some(want);
+    }
+    if !head.streaming || view.fresh_peers().any(|status| status.busy == Some(Operation::Clone)) {
+        return wait(format!("not streaming for {} ms", standby.stalled_ms));
+    }
+    let why = format!("not streaming for {} ms although {} streams", standby.stalled_ms, record.node);
+    act(Action::Clone { term: record.term, node: record.node.clone() }, why)
+}
+
+pub(super) fn steady(view: &View) -> Option<Want> {
+    let record = view.head()?;
+    let streams = view.postgres.standby().is_some_and(|standby| standby.streaming);
+    let whom = match (&view.origin.sender, view.is_head()) {
+        (Some(sender), true) => format!("{sender}, head of term {}", record.term),
+        (None, true) => format!("the origin, head of term {}", record.term),
+        (_, false) => format!("{}, the head of term {}", record.node, record.term),
+    };
+    let mut want = match streams {
+        true => wait(format!("streaming from {whom}")),
+        false => wait(format!("pointed at {whom}; not streaming yet: {}", view.origin.words())),
+    }?;
+    want.why.extend(Some(view.memory.cascade.why_not.clone()).filter(|why| !why.is_empty()));
+    Some(want)
+}

@@ -1,0 +1,122 @@
+//! What turns a standby cluster into one that is written to, and back: the requests to promote and to demote.
+//!
+//! Both are checked here and then end in an ordinary takeover: with every promise and every answer, and its one
+//! transaction also turns `/origin`. Invariant: nothing is stopped or recorded before the last check has passed.
+
+use super::request::{fail, move_on};
+use super::{Want, wait};
+use crate::{Ask, NodeName, OriginReport, Request, Stage, View, health};
+
+/// A look at the origin asks all hosts at once and ends within a few seconds; three of them.
+const LOOK_MS_MAX: u64 = 15_000;
+
+/// The wanted request that nobody has begun.
+fn waiting(view: &View, wanted: impl Fn(&Ask) -> bool) -> Option<&Request> {
+    view.requests().find(|request| request.stage == Stage::Waiting && wanted(&request.ask))
+}
+
+/// Why a promotion would make a second writer, as far as can be seen.
+fn origin_lives(origin: &OriginReport) -> Option<String> {
+    if let Some((address, primary)) = origin.primary() {
+        return Some(format!(
+            "{address} answers as a primary, at {} on timeline {}: two clusters would take writes",
+            primary.flush, primary.history.current
+        ));
+    }
+    let standbys: Vec<&str> = origin.standbys().collect();
+    (!standbys.is_empty())
+        .then(|| format!("{} answers as a standby: a takeover there may be under way", standbys.join(", ")))
+}
+
+/// Who could not be promoted before it is started anew.
+fn outgrown(view: &View) -> Option<&NodeName> {
+    let peer = view.fresh_peers().find(|status| status.condition.outgrown).map(|status| &status.node);
+    peer.or(view.condition.outgrown.then_some(&view.me))
+}
+
+pub(super) fn promote(view: &View) -> Option<Want> {
+    let request = waiting(view, |ask| matches!(ask, Ask::Promote { .. })).filter(|_| view.is_head())?;
+    let force = matches!(request.ask, Ask::Promote { force: true });
+    let late = view.memory.stage_age_ms(view.now, request.id) > LOOK_MS_MAX;
+    if let Some(node) = outgrown(view) {
+        // PostgreSQL promotes no server whose settings are too small; the rule that starts it anew stands below.
+        let reason = format!("replay stands on {node}, where the settings of the origin grew");
+        return if late { fail(view, request, format!("{reason}; see pgherd status")) } else { None };
+    }
+    if !view.looked_since(request) && !force {
+        return if late {
+            fail(
+                view,
+                request,
+                "nobody could look whether the origin lives; see pgherd status, or add --force",
+            )
+        } else {
+            wait("looking whether the origin lives")
+        };
+    }
+    if let Some(reason) = origin_lives(&view.origin).filter(|_| !force) {
+        let next = "stop it first (or let it follow this cluster afterwards: pgherd demote), or add --force";
+        return fail(view, request, format!("{reason}; {next}"));
+    }
+    let end = view.postgres.standby().map(|standby| standby.position);
+    let end = end.map_or("unknown".to_owned(), |end| format!("{} on timeline {}", end.lsn, end.timeline));
+    let commit = view.origin.last_commit.as_deref().unwrap_or("unknown");
+    let seen = view.origin.words();
+    move_on(
+        view,
+        request,
+        Stage::Stopping,
+        format!("the last WAL of the origin here is {end}, its last commit of {commit}; {seen}"),
+    )
+}
+
+pub(super) fn demote(view: &View) -> Option<Want> {
+    let request = waiting(view, |ask| matches!(ask, Ask::Demote { .. }))?;
+    let (_, own) = view.serving().filter(|_| health::open(view))?;
+    let late = view.memory.stage_age_ms(view.now, request.id) > LOOK_MS_MAX;
+    let asked = view.origin_hosts();
+    let looked =
+        view.looked_since(request) && view.origin.hosts.iter().all(|host| asked.contains(&host.address));
+    let Some((address, primary)) = view.origin.primary().filter(|_| looked) else {
+        let seen = view.origin.words();
+        return match late {
+            true => fail(view, request, format!("no primary is there to follow: {seen}")),
+            false => wait(format!("looking for the primary to follow: {seen}")),
+        };
+    };
+    if primary.system_id != own.system_id {
+        return fail(
+            view,
+            request,
+            format!(
+                "{address} has system identifier {}, this cluster {}: they have no history in common",
+                primary.system_id, own.system_id
+            ),
+        );
+    }
+    if primary.history.current == own.timeline() {
+        return fail(
+            view,
+            request,
+            format!(
+                "{address} is on timeline {} as this cluster is: it is this cluster's own primary, or the two cannot be told apart",
+                own.timeline()
+            ),
+        );
+    }
+    let fork = primary
+        .history
+        .ancestors
+        .iter()
+        .rfind(|branch| own.history.contains(branch.timeline, branch.end, own.flush));
+    let fork = fork.map_or("unknown".to_owned(), |branch| branch.end.to_string());
+    move_on(
+        view,
+        request,
+        Stage::Stopping,
+        format!(
+            "writes end here at {}; {address} is followed, whose history left this one at {fork}",
+            own.flush
+        ),
+    )
+}
