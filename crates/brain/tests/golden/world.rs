@@ -182,6 +182,12 @@ impl World {
         }
     }
 
+    /// Somebody has removed its data directory.
+    pub fn lose(&mut self, node: &str) {
+        self.note(&format!("lose {node}"));
+        self.node(node).server = None;
+    }
+
     /// `disk n1 full`, `disk n1 room`
     pub fn disk(&mut self, node: &str, state: &str) {
         self.note(&format!("disk {node} {state}"));
@@ -425,7 +431,8 @@ impl World {
             let Some(server) = node.server.as_mut().filter(|s| s.running && !s.writable) else { continue };
             if server.upstream.as_ref().is_some_and(|upstream| upstream.node.is_origin()) {
                 let own = (server.history.timeline_at(server.end), server.end);
-                let origin = origin.filter(|o| o.lives && !o.refuses && o.history.contains(own.0, own.1, o.end));
+                let origin =
+                    origin.filter(|o| o.lives && !o.refuses && o.history.contains(own.0, own.1, o.end));
                 server.streaming = origin.is_some();
                 if let Some(origin) = origin {
                     (server.end, server.history, server.stalled_since) =
@@ -591,7 +598,8 @@ impl World {
             Action::Clone { node, .. } | Action::Rewind { node, .. } => self.nodes[node].server.clone(),
             _ => None,
         };
-        let from_origin = matches!(&action, Action::Clone { node, .. } | Action::Rewind { node, .. } if node.is_origin());
+        let from_origin =
+            matches!(&action, Action::Clone { node, .. } | Action::Rewind { node, .. } if node.is_origin());
         let refused = from_origin && self.origin.as_ref().is_some_and(|origin| origin.refuses);
         let node = self.nodes.get_mut(name).unwrap();
         let durable = &mut node.view.durable;

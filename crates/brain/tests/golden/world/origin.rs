@@ -23,7 +23,8 @@ impl World {
         if words[0] == "appear" {
             let ours =
                 self.nodes.values().filter_map(|node| node.server.as_ref()).max_by_key(|s| s.end).unwrap();
-            let mut other = Origin { lives: true, refuses: false, history: ours.history.clone(), end: ours.end };
+            let mut other =
+                Origin { lives: true, refuses: false, history: ours.history.clone(), end: ours.end };
             other.history = branched(&other.history, other.end, Timeline(number() as u32));
             other.end = Lsn(other.end.0 + 0x100);
             self.origin = Some(other);
