@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use brain::{Millis, OriginAnswer, OriginHost, OriginPrimary, OriginReport, View};
+use brain::{Millis, OriginAnswer, OriginHost, OriginPrimary, OriginRecord, OriginReport, View};
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -113,6 +113,14 @@ fn is_awaited(view: &View) -> bool {
     view.record().is_none() || view.is_head() || view.requests().any(turning)
 }
 
+/// Whom this node would follow as head. The origin has one slot for this cluster, which is the head's: another node that is
+/// rewound to the origin takes what WAL it needs without one.
+fn origin_to_follow(view: &View) -> Option<OriginRecord> {
+    let is_head = view.head().is_some_and(|record| record.node == view.me);
+    let origin = view.origin_record()?;
+    Some(OriginRecord { slot: origin.slot.clone().filter(|_| is_head), ..origin.clone() })
+}
+
 impl Agent {
     /// Before each decision: what there is to look at changes with the store.
     pub(super) fn watch_origin(&mut self) {
@@ -125,7 +133,7 @@ impl Agent {
             origin.want(Wanted { hosts, eagerly });
         }
         if let Some(worker) = &self.parts.worker {
-            worker.set_origin(self.view.origin_record().cloned());
+            worker.set_origin(origin_to_follow(&self.view));
         }
     }
 
