@@ -155,6 +155,9 @@ impl Agent {
             .primary()
             .map(|(address, primary)| (address.to_owned(), primary.history.current));
         let is = report.primary().map(|(address, primary)| (address.to_owned(), primary.history.current));
+        if was != is && is.is_some() && self.has_given_up() {
+            self.begin_again();
+        }
         if was != is && self.view.is_head() {
             let what = match &is {
                 Some((address, timeline)) => {
