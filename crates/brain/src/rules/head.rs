@@ -20,6 +20,9 @@ const ASTRAY_MS: u64 = 1_000;
 /// As for a replica (`rejoin.stalled`): some three hundred attempts.
 const STALLED_MS_MAX: u64 = 30_000;
 
+/// A copy is given up after some twenty minutes of failures; three times that, in which somebody may look.
+const COPIED_FIRST_MS_MAX: u64 = 3_600_000;
+
 /// Whoever is not recorded leaves the head this long to come back before it copies from the far origin what the head has
 /// near by: an agent's restart takes seconds, a machine's a minute.
 const RESCUE_MS: u64 = 60_000;
@@ -189,6 +192,21 @@ pub(super) fn follow(view: &View) -> Option<Want> {
     deposed.then(|| act(origin_follow(record), why))?
 }
 
+/// A node whose copy is under way or was tried a moment ago. Why the origin sends no WAL is not known: were it to refuse
+/// copies, too, the nodes would give up one data directory after the other.
+fn copied_first(view: &View) -> Option<&NodeName> {
+    let mut peers = view.memory.peers.values().filter(|heard| {
+        let (status, since) = (&heard.status, heard.away_since);
+        let rebuilt = matches!(status.postgres, Postgres::Empty | Postgres::Stopped | Postgres::Starting);
+        let tried = since.is_some_and(|since| view.now.since(since) < COPIED_FIRST_MS_MAX);
+        rebuilt && (tried || status.busy == Some(Operation::Clone))
+    });
+    peers.find_map(|heard| {
+        let fresh = view.fresh_peers().any(|status| status.node == heard.status.node);
+        (fresh && view.settings.full.contains(&heard.status.node)).then_some(&heard.status.node)
+    })
+}
+
 /// The origin has a primary, and not the WAL that is needed next.
 pub(super) fn stalled(view: &View) -> Option<Want> {
     let record = own(view)?;
@@ -204,6 +222,9 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
         return Some(want);
     }
     let why = format!("not streaming for {} ms although {address} is a primary", standby.stalled_ms);
+    if let Some(other) = copied_first(view) {
+        return wait(format!("{why}; this data directory is kept until {other} has a copy of its own"));
+    }
     act(Action::Clone { term: record.term, node: NodeName::origin() }, why)
 }
 
@@ -315,13 +336,17 @@ pub(super) fn clone_from_head(view: &View) -> Option<Want> {
     if let Some(want) = held_up(view) {
         return Some(want);
     }
-    if !head.streaming {
+    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    if !head.streaming && (head.stalled_ms < STALLED_MS_MAX || view.origin.primary().is_none()) {
         return wait(format!("{} does not stream; a copy of it might be of WAL that it loses", record.node));
     }
     if let Some(status) = view.fresh_peers().find(|status| status.busy == Some(Operation::Clone)) {
         return wait(format!("{} is copying; one node at a time loads the head", status.node));
     }
-    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    // The head may wait for this very copy before it gives up what it has.
+    if !head.streaming {
+        return clone_origin(view, record.term, why);
+    }
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)
 }
 

@@ -431,6 +431,7 @@ impl World {
             let Some(server) = node.server.as_mut().filter(|s| s.running && !s.writable) else { continue };
             if server.upstream.as_ref().is_some_and(|upstream| upstream.node.is_origin()) {
                 let own = (server.history.timeline_at(server.end), server.end);
+                let origin = origin.filter(|o| server.end >= o.kept_from);
                 let origin =
                     origin.filter(|o| o.lives && !o.refuses && o.history.contains(own.0, own.1, o.end));
                 server.streaming = origin.is_some();
