@@ -13,6 +13,7 @@ use crate::machine;
 use crate::network::Network;
 use crate::ports::Ports;
 use crate::processes::{self, Process};
+use crate::shared_memory;
 use crate::status::{self, Status};
 use crate::wait::{wait_at_most, wait_for};
 
@@ -162,11 +163,14 @@ impl Drop for Prepared {
     fn drop(&mut self) {
         let running = || processes::belonging_to(self.folder.path());
         // Again and again: one that was being started while the others were killed is found the next time.
+        let mut memory = shared_memory::Left::default();
         let ended = wait_at_most(KILL_TIMEOUT, || {
             let left = running();
+            left.iter().for_each(|process| memory.note(process));
             left.iter().for_each(|process| processes::signal(process.pid, Signal::KILL));
             left.is_empty().then_some(())
         });
+        memory.remove();
         if ended.is_none() {
             eprintln!("still running in {}: {:?}", self.folder.path().display(), running());
         }

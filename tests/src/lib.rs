@@ -13,6 +13,7 @@ pub mod placement;
 pub mod ports;
 pub mod processes;
 pub mod sandbox;
+pub mod shared_memory;
 pub mod status;
 pub mod wait;
 

@@ -1,4 +1,4 @@
-//! A corner of the machine for one test: namespaces of its own for processes, mounts and the network.
+//! A corner of the machine for one test: namespaces of its own for processes, shared memory, mounts and the network.
 //!
 //! The test starts itself anew in there. Its end, also by SIGKILL, ends every process inside, and with the last one
 //! the kernel takes all mounts, interfaces and names away: nothing has to be cleaned up, and nothing can be forgotten.
@@ -89,6 +89,7 @@ fn mount(what: &[&str], place: &str) -> Result<()> {
 }
 
 fn settle_network() -> Result<()> {
+    mount(&["-t", "tmpfs", "-o", "mode=1777", "tmpfs"], "/dev/shm")?;
     mount(&["-t", "tmpfs", "-o", "mode=1777", "tmpfs"], "/run/netns")?;
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status()?;
     ensure!(up.success(), "the loopback interface cannot be brought up");
@@ -97,7 +98,7 @@ fn settle_network() -> Result<()> {
 
 fn unshare() -> Command {
     let mut command = Command::new("unshare");
-    command.args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
+    command.args(["--net", "--mount", "--ipc", "--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
     command
 }
 

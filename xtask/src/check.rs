@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{majors, setup, shell, tidy};
 
-/// So many worlds pass before a change is good; some thousand a second, so well below a minute.
+/// So many worlds pass before a change is good; a hundred or two a second, so two or three minutes.
 const SEEDS: &str = "20000";
 /// Each test of real processes runs three servers: more at once only wait for each other on two cores.
 const CLUSTERS_AT_ONCE: &str = "2";

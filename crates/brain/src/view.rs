@@ -201,7 +201,8 @@ impl View {
 
     /// k in force once enough nodes exist: never more than there are other full nodes.
     pub fn k_wanted(&self) -> usize {
-        self.settings.standbys.min(self.settings.full.len().saturating_sub(1))
+        let others = self.settings.full.iter().filter(|node| **node != self.me).count();
+        self.settings.standbys.min(others)
     }
 
     /// k with which a primary opens. One that has been acknowledging alone may go on alone while nobody follows it: a node

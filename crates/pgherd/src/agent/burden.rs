@@ -16,6 +16,8 @@ const RECOVERING: &str = "recovering";
 
 /// What PostgreSQL and the kernel call a full disk.
 const NO_SPACE: &str = "No space left on device";
+/// In PostgreSQL's words for what is no disk: `could not create shared memory segment`, `could not create semaphores`.
+const NO_DISK: [&str; 2] = ["shared memory segment", "semaphores"];
 
 /// People wait for this when they have changed a setting, a standby whose replay has stopped as well.
 const SETTINGS_INTERVAL: Duration = Duration::from_secs(2);
@@ -58,9 +60,11 @@ impl Burden {
     }
 }
 
-/// True when an error or a line of the log says that a disk is full.
+/// True when an error or a line of the log says that a disk is full. The kernel says the same when it has no shared memory or
+/// no semaphores left, and then no room on a disk would help.
 pub(super) fn says_full(text: &str) -> bool {
-    text.contains(NO_SPACE)
+    let of_disk = |line: &str| !NO_DISK.iter().any(|what| line.contains(what));
+    text.split(['\n', '|']).any(|line| line.contains(NO_SPACE) && of_disk(line))
 }
 
 fn in_short(lost: &Lost) -> LostWrites {
@@ -311,5 +315,20 @@ impl Worker {
             }
             result => result,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_disk_is_a_full_disk() {
+        assert!(says_full("PANIC:  could not write to file \"pg_wal/xlogtemp.7\": No space left on device"));
+        let memory = "FATAL:  could not create shared memory segment: No space left on device";
+        let semaphores = "FATAL:  could not create semaphores: No space left on device";
+        assert!(!says_full(memory) && !says_full(semaphores));
+        assert!(!says_full(&format!("initdb failed: {memory} | HINT:  This error does *not* mean …")));
+        assert!(says_full(&format!("{memory}\nLOG:  could not write to log file: No space left on device")));
     }
 }

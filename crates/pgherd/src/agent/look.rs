@@ -191,7 +191,9 @@ fn first_flushed(primary: &Primary, order: &[MemberId], term: Term, k: usize, ls
 }
 
 fn walsender(seen: &postgres::Walsender) -> Option<Walsender> {
-    let (member, term) = MemberId::parse_standby_name(&seen.application_name)?;
+    // Behind an @ stands another cluster, whose members are not ours whatever it is called.
+    let (member, term) = MemberId::parse_standby_name(&seen.application_name)
+        .filter(|_| !seen.application_name.contains('@'))?;
     Some(Walsender {
         member,
         term,

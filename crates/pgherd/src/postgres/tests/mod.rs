@@ -40,19 +40,34 @@ impl std::ops::Deref for Node {
     }
 }
 
+/// An immediate shutdown gives the children five seconds.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(6);
+
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let log = std::fs::read_to_string(self.server.layout.server_log()).unwrap_or_default();
             eprintln!("--- log of {}\n{log}", self.server.config.node);
         }
-        for pid in process::all_of(&self.server.layout.data) {
-            process::signal(&self.server.layout.data, pid, rustix::process::Signal::KILL);
+        let data = &self.server.layout.data;
+        let gone = |within: Duration| {
+            let begun = std::time::Instant::now();
+            while !process::all_of(data).is_empty() && begun.elapsed() < within {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        // SIGQUIT first: the postmaster takes its children with it, and its shared memory. Some are stopped.
+        if let Ok(Some(postmaster)) = process::find(data) {
+            process::signal(data, postmaster.pid, rustix::process::Signal::QUIT);
+            for pid in process::all_of(data) {
+                process::signal(data, pid, rustix::process::Signal::CONT);
+            }
+            gone(QUIT_TIMEOUT);
         }
-        let begun = std::time::Instant::now();
-        while !process::all_of(&self.server.layout.data).is_empty() && begun.elapsed() < DEADLINE {
-            std::thread::yield_now();
+        for pid in process::all_of(data) {
+            process::signal(data, pid, rustix::process::Signal::KILL);
         }
+        gone(DEADLINE);
     }
 }
 
