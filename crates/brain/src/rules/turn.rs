@@ -105,11 +105,11 @@ pub(super) fn promote(view: &View) -> Option<Want> {
     )
 }
 
-/// It passed its checks, and no takeover has ended since: what was to be primary is gone. Nobody promotes later what was
-/// asked for now.
+/// It passed its checks, and no takeover has ended since, or there is no head that could check it: what was to be primary
+/// is gone. Nobody promotes later what was asked for now.
 pub(super) fn close(view: &View) -> Option<Want> {
-    let request = view.promoting()?;
-    let recorded = view.record()?.term;
+    let recorded = view.head()?.term;
+    let request = view.requests().find(|request| matches!(request.ask, Ask::Promote { .. }))?;
     let fetches = |postgres: &Postgres| {
         let upstream = postgres.standby().and_then(|standby| standby.upstream.as_ref());
         upstream.is_some_and(|upstream| upstream.term > recorded)

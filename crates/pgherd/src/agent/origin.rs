@@ -217,3 +217,42 @@ impl Worker {
         Ok(Source { host, port, password: password(credentials) })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use brain::{Durable, MemberId, Position, PrimaryRecord, Settings, Term, Versioned};
+    use wire::{Lsn, Timeline};
+
+    use super::*;
+
+    #[test]
+    fn the_slot_is_the_heads_alone() {
+        let settings = Settings {
+            cluster: "west".to_owned(),
+            full: ["n1".into(), "n2".into()].into(),
+            voters: ["n1".into(), "n2".into()].into(),
+            heartbeat_ms: 250,
+            failure_timeout_ms: 2_000,
+            drift_percent: 5,
+            standbys: 1,
+            slot_gate: Default::default(),
+            on_last_standby_lost: Default::default(),
+            drain_timeout_ms: 5_000,
+            maximum_lag_bytes: 0,
+            origin: None,
+        };
+        let mut view = View::new("n1".into(), settings, Durable::default(), Millis(0));
+        let hosts = vec!["10.0.0.1:5432".to_owned()];
+        let value = OriginRecord { hosts, slot: Some("west".to_owned()), left: None };
+        view.store.origin = Some(Versioned { value, version: 1 });
+        let from = Position { timeline: Timeline(1), lsn: Lsn(0) };
+        for (node, slot) in [("n1", Some("west".to_owned())), ("n2", None)] {
+            let member = MemberId::new(&node.into(), "1");
+            let timeline = from.timeline;
+            let value =
+                PrimaryRecord { term: Term(1), node: node.into(), member, timeline, from, head: true };
+            view.store.primary = Some(Versioned { value, version: 1 });
+            assert_eq!(origin_to_follow(&view).and_then(|origin| origin.slot), slot, "{node} is head");
+        }
+    }
+}
