@@ -27,6 +27,9 @@ pub struct Heard {
     pub since: Millis,
     /// The end of its WAL when it last spoke as a running primary.
     pub last_flush: Option<Lsn>,
+    /// Since when its server is neither a standby nor a primary.
+    #[serde(default)]
+    pub away_since: Option<Millis>,
 }
 
 /// A request under way, as this node came to know it.
@@ -127,7 +130,9 @@ impl Memory {
         let since = before.filter(|heard| heard.status.boot == status.boot).map_or(now, |heard| heard.since);
         let last_flush = before.and_then(|heard| heard.last_flush);
         let last_flush = status.postgres.primary().map(|primary| primary.flush).or(last_flush);
-        self.peers.insert(status.node.clone(), Heard { status, at: now, since, last_flush });
+        let away_since = before.and_then(|heard| heard.away_since).or(Some(now));
+        let away_since = away_since.filter(|_| status.postgres.timeline().is_none());
+        self.peers.insert(status.node.clone(), Heard { status, at: now, since, last_flush, away_since });
         grant
     }
 

@@ -215,3 +215,20 @@ fn without_a_set_all_who_are_there_are_heard_first() {
 fn work_that_leaves_the_wal_alone_hinders_no_answer() {
     assert_eq!(chosen(Some(Operation::Gate), Some(Operation::Slots)), Some("n2".into()));
 }
+
+/// A head may lie on a lower timeline than its record when its origin went back to one.
+#[test]
+fn a_head_below_its_recorded_timeline_is_promoted_by_nobody() {
+    let mut view = view(None, None);
+    let from = Position { timeline: wire::Timeline(3), lsn: Lsn(100) };
+    let (term, timeline) = (TERM, from.timeline);
+    let mut record =
+        PrimaryRecord { term, node: "n1".into(), member: member("n1"), timeline, from, head: true };
+    let mut rule = |head: bool| {
+        record.head = head;
+        view.store.primary = Some(Versioned { value: record.clone(), version: 1 });
+        crate::decide(&view).rule
+    };
+    assert_eq!(rule(true), "head.follow");
+    assert_eq!(rule(false), "promote");
+}

@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use super::{Want, act, wait};
 use crate::{
     Action, Commit, Key, MemberId, NodeName, Operation, Place, Postgres, PrimaryRecord, Put, Standby, Status,
-    View,
+    Term, View, health,
 };
 
 /// A receiver that has not streamed for this long may have lost its way: reconnects are tried every 100 ms, on each of
@@ -19,6 +19,13 @@ const ASTRAY_MS: u64 = 1_000;
 
 /// As for a replica (`rejoin.stalled`): some three hundred attempts.
 const STALLED_MS_MAX: u64 = 30_000;
+
+/// A copy is given up after some twenty minutes of failures; three times that, in which somebody may look.
+const COPIED_FIRST_MS_MAX: u64 = 3_600_000;
+
+/// Whoever is not recorded leaves the head this long to come back before it copies from the far origin what the head has
+/// near by: an agent's restart takes seconds, a machine's a minute.
+const RESCUE_MS: u64 = 60_000;
 
 /// This node's record, when it is the head.
 fn own(view: &View) -> Option<&PrimaryRecord> {
@@ -66,14 +73,43 @@ pub(super) fn clone(view: &View) -> Option<Want> {
     if !empty && !view.durable.needs_clone || view.durable.promise > record.term {
         return None;
     }
+    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    clone_origin(view, record.term, why)
+}
+
+fn clone_origin(view: &View, term: Term, why: &str) -> Option<Want> {
     if let Some(want) = held_up(view) {
         return Some(want);
     }
     let Some((address, _)) = view.origin.primary() else {
-        return wait(format!("there is nothing to copy from: {}", view.origin.words()));
+        return wait(format!("{why}; there is nothing to copy from: {}", view.origin.words()));
     };
-    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
-    act(Action::Clone { term: record.term, node: NodeName::origin() }, format!("{why}; {address} is copied"))
+    act(Action::Clone { term, node: NodeName::origin() }, format!("{why}; {address} is copied"))
+}
+
+/// Nobody has a server that a takeover could choose, and what is here can neither run nor be asked: it is made good from the
+/// origin, as head or not. What lies here is no WAL that could be lost; a takeover then records the node by the usual way.
+/// The node that is recorded does so at once, also under another id than is recorded; others wait for it.
+pub(super) fn rescue(view: &View) -> Option<Want> {
+    let record = view.head()?;
+    health::suspect(view)?;
+    let (empty, durable) = (view.postgres == Postgres::Empty, &view.durable);
+    let waits = matches!(view.postgres, Postgres::Stopped | Postgres::Starting);
+    if !empty && !(waits && (durable.needs_clone || durable.rewound)) {
+        return None;
+    }
+    let mut peers = view.fresh_peers().filter(|status| view.settings.full.contains(&status.node));
+    let able = |status: &Status| status.postgres.standby().is_some() || status.busy.is_some();
+    let waited_ms = view.memory.suspect_since.map_or(0, |since| view.now.since(since));
+    if peers.any(able) || record.node != view.me && waited_ms < RESCUE_MS {
+        return None;
+    }
+    let why = "nobody has a server that could follow the origin";
+    let term = record.term.max(durable.promise);
+    if durable.rewound && !durable.needs_clone && !empty {
+        return rewind_to_origin(view, term, format!("{why}, and a rewind here has not ended"));
+    }
+    clone_origin(view, term, why)
 }
 
 /// Of the head and of any other node: what it has to be rewound to is the origin.
@@ -83,17 +119,17 @@ pub(super) fn rewind_again(view: &View) -> Option<Want> {
     if !waits || !view.durable.rewound || view.durable.needs_clone {
         return None;
     }
-    rewind_to_origin(view, record, "a rewind was begun and its end has not been seen".to_owned())
+    rewind_to_origin(view, record.term, "a rewind was begun and its end has not been seen".to_owned())
 }
 
-fn rewind_to_origin(view: &View, record: &PrimaryRecord, why: String) -> Option<Want> {
+fn rewind_to_origin(view: &View, term: Term, why: String) -> Option<Want> {
     if let Some(want) = held_up(view) {
         return Some(want);
     }
     if view.origin.primary().is_none() {
         return wait(format!("{why}; there is no primary to rewind to: {}", view.origin.words()));
     }
-    act(Action::Rewind { term: record.term, node: NodeName::origin() }, why)
+    act(Action::Rewind { term, node: NodeName::origin() }, why)
 }
 
 pub(super) fn wait_for_server(view: &View) -> Option<Want> {
@@ -133,7 +169,7 @@ pub(super) fn rewind(view: &View) -> Option<Want> {
         "WAL here ends at {} on timeline {}, which is no part of the origin's history",
         standby.position.lsn, standby.position.timeline
     );
-    rewind_to_origin(view, record, why)
+    rewind_to_origin(view, record.term, why)
 }
 
 pub(super) fn follow(view: &View) -> Option<Want> {
@@ -156,6 +192,21 @@ pub(super) fn follow(view: &View) -> Option<Want> {
     deposed.then(|| act(origin_follow(record), why))?
 }
 
+/// A node whose copy is under way or was tried a moment ago. Why the origin sends no WAL is not known: were it to refuse
+/// copies, too, the nodes would give up one data directory after the other.
+fn copied_first(view: &View) -> Option<&NodeName> {
+    let mut peers = view.memory.peers.values().filter(|heard| {
+        let (status, since) = (&heard.status, heard.away_since);
+        let rebuilt = matches!(status.postgres, Postgres::Empty | Postgres::Stopped | Postgres::Starting);
+        let tried = since.is_some_and(|since| view.now.since(since) < COPIED_FIRST_MS_MAX);
+        rebuilt && (tried || status.busy == Some(Operation::Clone))
+    });
+    peers.find_map(|heard| {
+        let fresh = view.fresh_peers().any(|status| status.node == heard.status.node);
+        (fresh && view.settings.full.contains(&heard.status.node)).then_some(&heard.status.node)
+    })
+}
+
 /// The origin has a primary, and not the WAL that is needed next.
 pub(super) fn stalled(view: &View) -> Option<Want> {
     let record = own(view)?;
@@ -171,6 +222,9 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
         return Some(want);
     }
     let why = format!("not streaming for {} ms although {address} is a primary", standby.stalled_ms);
+    if let Some(other) = copied_first(view) {
+        return wait(format!("{why}; this data directory is kept until {other} has a copy of its own"));
+    }
     act(Action::Clone { term: record.term, node: NodeName::origin() }, why)
 }
 
@@ -282,13 +336,17 @@ pub(super) fn clone_from_head(view: &View) -> Option<Want> {
     if let Some(want) = held_up(view) {
         return Some(want);
     }
-    if !head.streaming {
+    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    if !head.streaming && (head.stalled_ms < STALLED_MS_MAX || view.origin.primary().is_none()) {
         return wait(format!("{} does not stream; a copy of it might be of WAL that it loses", record.node));
     }
     if let Some(status) = view.fresh_peers().find(|status| status.busy == Some(Operation::Clone)) {
         return wait(format!("{} is copying; one node at a time loads the head", status.node));
     }
-    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    // The head may wait for this very copy before it gives up what it has.
+    if !head.streaming {
+        return clone_origin(view, record.term, why);
+    }
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)
 }
 
@@ -323,7 +381,7 @@ pub(super) fn follow_head(view: &View) -> Option<Want> {
             let why = format!(
                 "WAL here ends at {lsn} on timeline {timeline}, which is no part of the head's history"
             );
-            rewind_to_origin(view, record, why)
+            rewind_to_origin(view, record.term, why)
         }
     }
 }

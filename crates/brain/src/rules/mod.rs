@@ -99,6 +99,8 @@ pub const RULES: &[Rule] = rules! {
 
     "detach" "A promise above the upstream's term ends replication from it." rejoin::detach;
     "takeover.fetched" "The WAL that the winner had is here: take no more, and answer." takeover::fetched;
+    "promote.close" "Nobody could take over although a promotion was asked for: the request ends." turn::close;
+    "head.rescue" "Nobody is left who could be head: what cannot run here is made good from the origin." head::rescue;
     "takeover.paused" "Maintenance: nobody takes over by itself." takeover::paused;
     "takeover.forced" "An operator named the new primary, and too few members answer to choose by themselves." takeover::forced;
     "takeover.vouched" "A majority sees the primary fine: this node alone has lost it." takeover::vouched;

@@ -5,7 +5,10 @@
 //! Invariant: one server at a time is away for it, and nobody while maintenance would keep it stopped.
 
 use super::{Want, act, rejoin, wait};
-use crate::{Action, NodeName, Standby, Status, View};
+use crate::{Action, NodeName, Postgres, Standby, Status, View};
+
+/// A stop and a start that reads a long WAL: what is away for longer is away for another reason.
+const AWAY_MS_MAX: u64 = 300_000;
 
 /// The first by name of those who follow `upstream` goes first, and whoever is away is waited for.
 fn other_first<'a>(
@@ -49,8 +52,13 @@ pub(super) fn standby_cluster(view: &View) -> Option<Want> {
     if !view.condition.outgrown {
         return None;
     }
-    // Whoever runs serves readers; with the origin gone nobody may stream for long.
-    let away = |status: &Status| status.postgres.standby().is_none();
+    // Whoever runs serves readers; with the origin gone nobody may stream for long. A server that is not coming back is not
+    // waited for.
+    let away = |status: &Status| {
+        let comes = matches!(status.postgres, Postgres::Stopped | Postgres::Starting | Postgres::Unknown);
+        let since = view.memory.peers.get(&status.node).and_then(|heard| heard.away_since);
+        comes && since.is_some_and(|since| view.now.since(since) < AWAY_MS_MAX)
+    };
     if let Some(other) = other_first(view, &record.node, away) {
         return wait(format!("replay stands at {}; first {other} is started anew", standby.replay));
     }

@@ -9,9 +9,10 @@ use crate::{
     PrimaryRecord, Put, SyncRecord, SyncSet, View, health, sync_set,
 };
 
-/// Recorded, not yet promoted, and free to be: the record's timeline has not been entered from here before.
+/// Recorded as primary, not yet promoted, and free to be: the record's timeline has not been entered from here before. A
+/// head may lie below its record's timeline, when its origin's takeover went back; it is promoted all the same by nobody.
 fn winner(view: &View) -> Option<&PrimaryRecord> {
-    let record = &view.recorded_me()?.value;
+    let record = view.recorded_me().map(|record| &record.value).filter(|record| !record.head)?;
     let standby = view.postgres.standby()?;
     let fresh = view.durable.promoted < record.term && standby.position.timeline < record.timeline;
     (fresh && view.durable.promise <= record.term).then_some(record)

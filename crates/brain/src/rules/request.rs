@@ -67,7 +67,13 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
                 format!("{node} is head of term {term} and streams from {sender}"),
             )
         }
-        (Ask::Demote { .. }, Stage::Stopping) if record.head => None,
+        // Writes have ended, and others may be asked for: whether its origin lets it in is no part of the request.
+        (Ask::Demote { .. }, Stage::Stopping) if record.head && age_ms <= STOP_MS_MAX => None,
+        (Ask::Demote { .. }, Stage::Stopping) if record.head => {
+            let seen = view.origin.words();
+            let note = format!("{node} is head of term {term}, but does not stream yet: {seen}");
+            move_on(view, request, Stage::Done, note)
+        }
         (Ask::Switchover { .. } | Ask::Failover { .. }, _) if record.head => {
             fail(view, request, "this is a standby cluster by now: it has no primary")
         }

@@ -5,10 +5,13 @@
 
 use super::request::{fail, move_on};
 use super::{Want, wait};
-use crate::{Ask, NodeName, OriginReport, Request, Stage, View, health};
+use crate::{Ask, NodeName, OriginReport, Postgres, Request, Stage, Tags, View, health};
 
 /// A look at the origin asks all hosts at once and ends within a few seconds; three of them.
 const LOOK_MS_MAX: u64 = 15_000;
+
+/// A takeover takes seconds; one that has to fetch WAL from a peer first goes on as long as WAL comes.
+const PROMOTE_MS_MAX: u64 = 300_000;
 
 /// The wanted request that nobody has begun.
 fn waiting(view: &View, wanted: impl Fn(&Ask) -> bool) -> Option<&Request> {
@@ -34,14 +37,46 @@ fn outgrown(view: &View) -> Option<&NodeName> {
     peer.or(view.condition.outgrown.then_some(&view.me))
 }
 
+/// Why no node that is heard may be primary, nor head; `None` when one may. Whoever may and lacks WAL fetches it.
+fn nobody_may(view: &View) -> Option<String> {
+    let barred = |postgres: &Postgres, tags: &Tags, full: bool| match postgres {
+        Postgres::Standby(_) | Postgres::Primary(_) if full => Some("has no room on its disk".to_owned()),
+        Postgres::Standby(_) | Postgres::Primary(_) if tags.nofailover => {
+            Some("is tagged nofailover".to_owned())
+        }
+        Postgres::Standby(_) | Postgres::Primary(_) if tags.failover_priority == 0 => {
+            Some("has failover_priority 0".to_owned())
+        }
+        Postgres::Standby(_) | Postgres::Primary(_) => None,
+        other => Some(format!("has no server that runs ({})", other.word())),
+    };
+    let peers = view.fresh_peers().filter(|status| view.settings.full.contains(&status.node));
+    let peers = peers.map(|s| (&s.node, barred(&s.postgres, &s.tags, s.condition.disk_full)));
+    let own = (&view.me, barred(&view.postgres, &view.tags, view.condition.disk_full));
+    let mut reasons = Vec::new();
+    for (node, reason) in std::iter::once(own).chain(peers) {
+        reasons.push(format!("{node} {}", reason?));
+    }
+    Some(format!("nobody may take over: {}", reasons.join(", ")))
+}
+
 pub(super) fn promote(view: &View) -> Option<Want> {
     let request = waiting(view, |ask| matches!(ask, Ask::Promote { .. })).filter(|_| view.is_head())?;
     let force = matches!(request.ask, Ask::Promote { force: true });
     let late = view.memory.stage_age_ms(view.now, request.id) > LOOK_MS_MAX;
     if let Some(node) = outgrown(view) {
         // PostgreSQL promotes no server whose settings are too small; the rule that starts it anew stands below.
-        let reason = format!("replay stands on {node}, where the settings of the origin grew");
-        return if late { fail(view, request, format!("{reason}; see pgherd status")) } else { None };
+        if !late {
+            return None;
+        }
+        if !force {
+            let reason = format!("replay stands on {node}, where the settings of the origin grew");
+            return fail(view, request, format!("{reason}; see pgherd status, or add --force"));
+        }
+    }
+    if let Some(reason) = nobody_may(view) {
+        let next = "take a nofailover away, or make room on a disk";
+        return if late { fail(view, request, format!("{reason}; {next}")) } else { None };
     }
     if !view.looked_since(request) && !force {
         return if late {
@@ -70,6 +105,28 @@ pub(super) fn promote(view: &View) -> Option<Want> {
     )
 }
 
+/// It passed its checks, and no takeover has ended since, or there is no head that could check it: what was to be primary
+/// is gone. Nobody promotes later what was asked for now.
+pub(super) fn close(view: &View) -> Option<Want> {
+    let recorded = view.head()?.term;
+    let request = view.requests().find(|request| matches!(request.ask, Ask::Promote { .. }))?;
+    let fetches = |postgres: &Postgres| {
+        let upstream = postgres.standby().and_then(|standby| standby.upstream.as_ref());
+        upstream.is_some_and(|upstream| upstream.term > recorded)
+    };
+    let fetching = fetches(&view.postgres) || view.fresh_peers().any(|status| fetches(&status.postgres));
+    if fetching || view.memory.stage_age_ms(view.now, request.id) < PROMOTE_MS_MAX {
+        return None;
+    }
+    let reason = nobody_may(view).unwrap_or_else(|| "too few nodes answer".to_owned());
+    let seconds = PROMOTE_MS_MAX / 1_000;
+    fail(
+        view,
+        request,
+        format!("there was no primary within {seconds} s: {reason}; see pgherd status, then ask again"),
+    )
+}
+
 pub(super) fn demote(view: &View) -> Option<Want> {
     let request = waiting(view, |ask| matches!(ask, Ask::Demote { .. }))?;
     let (_, own) = view.serving().filter(|_| health::open(view))?;
@@ -91,6 +148,24 @@ pub(super) fn demote(view: &View) -> Option<Want> {
             format!(
                 "{address} has system identifier {}, this cluster {}: they have no history in common",
                 primary.system_id, own.system_id
+            ),
+        );
+    }
+    if let Some(reason) = nobody_may(view) {
+        // It stops, and nobody could be head.
+        let next = "take a nofailover away, or make room on a disk";
+        return if late { fail(view, request, format!("{reason}; {next}")) } else { wait(reason) };
+    }
+    if primary.history.current < own.timeline() {
+        return fail(
+            view,
+            request,
+            format!(
+                "{address} is on timeline {}, this cluster on {}, and PostgreSQL follows nobody on a lower one; \
+                 each pgherd switchover there raises it: repeat it until it is above {}",
+                primary.history.current,
+                own.timeline(),
+                own.timeline()
             ),
         );
     }

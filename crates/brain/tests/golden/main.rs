@@ -37,6 +37,7 @@ fn run(commands: &str) -> String {
             ["cluster", settings @ ..] => world = World::new(settings),
             ["run", milliseconds] => world.run(milliseconds.parse().unwrap()),
             ["kill", "postgres", node] => world.kill_postgres(node),
+            ["lose", node] => world.lose(node),
             ["hang", "postgres", node] => world.hang_postgres(node, true),
             ["wake", "postgres", node] => world.hang_postgres(node, false),
             ["kill", "node", node] => world.kill_node(node),

@@ -182,6 +182,12 @@ impl World {
         }
     }
 
+    /// Somebody has removed its data directory.
+    pub fn lose(&mut self, node: &str) {
+        self.note(&format!("lose {node}"));
+        self.node(node).server = None;
+    }
+
     /// `disk n1 full`, `disk n1 room`
     pub fn disk(&mut self, node: &str, state: &str) {
         self.note(&format!("disk {node} {state}"));
@@ -425,7 +431,9 @@ impl World {
             let Some(server) = node.server.as_mut().filter(|s| s.running && !s.writable) else { continue };
             if server.upstream.as_ref().is_some_and(|upstream| upstream.node.is_origin()) {
                 let own = (server.history.timeline_at(server.end), server.end);
-                let origin = origin.filter(|o| o.lives && o.history.contains(own.0, own.1, o.end));
+                let origin = origin.filter(|o| server.end >= o.kept_from);
+                let origin =
+                    origin.filter(|o| o.lives && !o.refuses && o.history.contains(own.0, own.1, o.end));
                 server.streaming = origin.is_some();
                 if let Some(origin) = origin {
                     (server.end, server.history, server.stalled_since) =
@@ -591,6 +599,9 @@ impl World {
             Action::Clone { node, .. } | Action::Rewind { node, .. } => self.nodes[node].server.clone(),
             _ => None,
         };
+        let from_origin =
+            matches!(&action, Action::Clone { node, .. } | Action::Rewind { node, .. } if node.is_origin());
+        let refused = from_origin && self.origin.as_ref().is_some_and(|origin| origin.refuses);
         let node = self.nodes.get_mut(name).unwrap();
         let durable = &mut node.view.durable;
         let mut fresh_id = |durable: &mut Durable| {
@@ -615,10 +626,19 @@ impl World {
                 fresh_id(durable);
                 node.server = Some(Server::new(History::root(Timeline(1)), Lsn(0x1000), now));
             }
+            Action::Clone { term, .. } if refused => {
+                fresh_id(durable);
+                (durable.promise, durable.needs_clone) = (durable.promise.max(term), true);
+                node.server = None;
+            }
+            Action::Rewind { term, .. } if refused => {
+                (durable.promise, durable.rewound) = (durable.promise.max(term), true);
+                node.server.as_mut().unwrap().running = false;
+            }
             Action::Clone { term, node: from } => {
                 fresh_id(durable);
                 durable.promise = durable.promise.max(term);
-                durable.needs_clone = false;
+                (durable.needs_clone, durable.rewound) = (false, false);
                 let source = source.unwrap();
                 node.server = Some(Server::new(source.history, source.end, now));
                 if self.store.primary.as_ref().is_some_and(|p| p.value.node != from) {
@@ -627,7 +647,7 @@ impl World {
             }
             Action::Rewind { term, node: upstream } => {
                 let source = source.unwrap();
-                durable.promise = durable.promise.max(term);
+                (durable.promise, durable.rewound) = (durable.promise.max(term), false);
                 let upstream = Some(Upstream { node: upstream, term });
                 node.server =
                     Some(Server { running: true, upstream, ..Server::new(source.history, source.end, now) });

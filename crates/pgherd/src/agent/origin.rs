@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use brain::{Millis, OriginAnswer, OriginHost, OriginPrimary, OriginReport, View};
+use brain::{Millis, OriginAnswer, OriginHost, OriginPrimary, OriginRecord, OriginReport, View};
 use futures_util::future::join_all;
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
@@ -113,6 +113,14 @@ fn is_awaited(view: &View) -> bool {
     view.record().is_none() || view.is_head() || view.requests().any(turning)
 }
 
+/// Whom this node would follow as head. The origin has one slot for this cluster, which is the head's: another node that is
+/// rewound to the origin takes what WAL it needs without one.
+fn origin_to_follow(view: &View) -> Option<OriginRecord> {
+    let is_head = view.head().is_some_and(|record| record.node == view.me);
+    let origin = view.origin_record()?;
+    Some(OriginRecord { slot: origin.slot.clone().filter(|_| is_head), ..origin.clone() })
+}
+
 impl Agent {
     /// Before each decision: what there is to look at changes with the store.
     pub(super) fn watch_origin(&mut self) {
@@ -125,7 +133,7 @@ impl Agent {
             origin.want(Wanted { hosts, eagerly });
         }
         if let Some(worker) = &self.parts.worker {
-            worker.set_origin(self.view.origin_record().cloned());
+            worker.set_origin(origin_to_follow(&self.view));
         }
     }
 
@@ -147,6 +155,9 @@ impl Agent {
             .primary()
             .map(|(address, primary)| (address.to_owned(), primary.history.current));
         let is = report.primary().map(|(address, primary)| (address.to_owned(), primary.history.current));
+        if was != is && is.is_some() && self.has_given_up() {
+            self.begin_again();
+        }
         if was != is && self.view.is_head() {
             let what = match &is {
                 Some((address, timeline)) => {
@@ -204,5 +215,44 @@ impl Worker {
             "the passwords of the cluster to be followed are not known; set [standby_cluster] credentials",
         )?;
         Ok(Source { host, port, password: password(credentials) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use brain::{Durable, MemberId, Position, PrimaryRecord, Settings, Term, Versioned};
+    use wire::{Lsn, Timeline};
+
+    use super::*;
+
+    #[test]
+    fn the_slot_is_the_heads_alone() {
+        let settings = Settings {
+            cluster: "west".to_owned(),
+            full: ["n1".into(), "n2".into()].into(),
+            voters: ["n1".into(), "n2".into()].into(),
+            heartbeat_ms: 250,
+            failure_timeout_ms: 2_000,
+            drift_percent: 5,
+            standbys: 1,
+            slot_gate: Default::default(),
+            on_last_standby_lost: Default::default(),
+            drain_timeout_ms: 5_000,
+            maximum_lag_bytes: 0,
+            origin: None,
+        };
+        let mut view = View::new("n1".into(), settings, Durable::default(), Millis(0));
+        let hosts = vec!["10.0.0.1:5432".to_owned()];
+        let value = OriginRecord { hosts, slot: Some("west".to_owned()), left: None };
+        view.store.origin = Some(Versioned { value, version: 1 });
+        let from = Position { timeline: Timeline(1), lsn: Lsn(0) };
+        for (node, slot) in [("n1", Some("west".to_owned())), ("n2", None)] {
+            let member = MemberId::new(&node.into(), "1");
+            let timeline = from.timeline;
+            let value =
+                PrimaryRecord { term: Term(1), node: node.into(), member, timeline, from, head: true };
+            view.store.primary = Some(Versioned { value, version: 1 });
+            assert_eq!(origin_to_follow(&view).and_then(|origin| origin.slot), slot, "{node} is head");
+        }
     }
 }

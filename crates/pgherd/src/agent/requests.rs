@@ -84,7 +84,7 @@ fn apply(
     match command {
         Command::Ask(ask) => {
             check(ask, view)?;
-            free(ask, requests)?;
+            free(ask, requests, view.head().is_some())?;
             Ok(Some(requests.add(ask.clone(), term, now)))
         }
         Command::Cancel(id) => cancel(requests, *id).map(Some),
@@ -199,8 +199,13 @@ fn is_scheduled(ask: &Ask) -> bool {
 }
 
 /// Nothing under way stands against it. One that is scheduled stands against others that are, and against nothing else.
-fn free(ask: &Ask, requests: &Requests) -> Result<(), Refusal> {
+fn free(ask: &Ask, requests: &Requests, is_standby_cluster: bool) -> Result<(), Refusal> {
     let against = |other: &&Request| {
+        // The demotion has happened, and waits for an origin that may be lost by now.
+        let demoted = is_standby_cluster && matches!(other.ask, Ask::Demote { .. });
+        if demoted && matches!(ask, Ask::Promote { .. }) {
+            return false;
+        }
         if is_scheduled(&other.ask) != is_scheduled(ask) {
             return false;
         }
@@ -250,10 +255,22 @@ mod tests {
         let mut requests = Requests::default();
         let id = requests.add(switchover(), Term(1), 0);
         let restart = Ask::Restart { node: "n1".into(), force: false };
-        assert!(matches!(free(&restart, &requests), Err(Refusal::Conflict(_))));
-        assert!(free(&Ask::Reload { node: "n1".into() }, &requests).is_ok());
+        assert!(matches!(free(&restart, &requests, false), Err(Refusal::Conflict(_))));
+        assert!(free(&Ask::Reload { node: "n1".into() }, &requests, false).is_ok());
         cancel(&mut requests, id).unwrap();
-        assert!(free(&restart, &requests).is_ok());
+        assert!(free(&restart, &requests, false).is_ok());
+    }
+
+    #[test]
+    fn a_demotion_that_waits_for_its_origin_is_no_reason_not_to_promote() {
+        let mut requests = Requests::default();
+        requests.add(Ask::Demote { hosts: vec!["10.1.0.1:5432".to_owned()], slot: None }, Term(1), 0);
+        requests.list[0].stage = Stage::Stopping;
+        let promote = Ask::Promote { force: true };
+        assert!(matches!(free(&promote, &requests, false), Err(Refusal::Conflict(_))));
+        assert!(free(&promote, &requests, true).is_ok());
+        requests.add(promote.clone(), Term(2), 0);
+        assert!(matches!(free(&promote, &requests, true), Err(Refusal::Conflict(_))));
     }
 
     #[test]

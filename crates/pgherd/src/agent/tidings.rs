@@ -18,11 +18,20 @@ impl Agent {
     /// Copying anew is the last rung: where it fails again and again somebody has to look.
     pub(super) fn give_up_copying(&self, failures: u32, error: &anyhow::Error) {
         let Some(worker) = &self.parts.worker else { return };
+        // Nobody can be asked for a new copy of what others are copied from, nor before there is a cluster.
+        let me = &self.view.me;
+        let next = match self.view.record() {
+            Some(record) if record.node != *me => format!("type: pgherd reinit {me}"),
+            _ => format!("restart pgherd on {me}"),
+        };
         worker.give_up(format!(
-            "copying the data directory has failed {failures} times in a row ({error:#}); mend the cause, then type: \
-             pgherd reinit {}",
-            self.view.me
+            "copying the data directory has failed {failures} times in a row ({error:#}); mend the cause, then {next}"
         ));
+    }
+
+    /// Copies or rewinds are not tried any more.
+    pub(super) fn has_given_up(&self) -> bool {
+        self.retry.iter().any(|(operation, retry)| retry.given_up(*operation))
     }
 
     /// A new source, or somebody who has looked: what failed before may be tried again.

@@ -8,20 +8,30 @@ use super::World;
 /// The cluster that a standby cluster follows, as far as it is seen from there: one server that answers as a primary.
 pub(super) struct Origin {
     pub lives: bool,
+    /// It answers a look, and refuses every login that would take its WAL.
+    pub refuses: bool,
+    /// Nobody can stream from an earlier place.
+    pub kept_from: Lsn,
     pub history: History,
     pub end: Lsn,
 }
 
 impl World {
     /// `origin write 500`, `origin takeover`, `origin lose 200` (a takeover that loses the last bytes), `origin kill`,
-    /// `origin start`; `origin appear 7`: another cluster of this one's history, on that timeline.
+    /// `origin start`, `origin recycle` (its older WAL), `origin refuse` (logins; it answers still), `origin admit`; `origin appear 7`: another cluster of this one's history, on that timeline.
     pub fn origin(&mut self, words: &[&str]) {
         self.note(&format!("origin {}", words.join(" ")));
         let number = || words[1].parse::<u64>().unwrap();
         if words[0] == "appear" {
             let ours =
                 self.nodes.values().filter_map(|node| node.server.as_ref()).max_by_key(|s| s.end).unwrap();
-            let mut other = Origin { lives: true, history: ours.history.clone(), end: ours.end };
+            let mut other = Origin {
+                lives: true,
+                refuses: false,
+                kept_from: Lsn::ZERO,
+                history: ours.history.clone(),
+                end: ours.end,
+            };
             other.history = branched(&other.history, other.end, Timeline(number() as u32));
             other.end = Lsn(other.end.0 + 0x100);
             self.origin = Some(other);
@@ -32,6 +42,9 @@ impl World {
             "write" => origin.end = Lsn(origin.end.0 + number()),
             "kill" => origin.lives = false,
             "start" => origin.lives = true,
+            "recycle" => origin.kept_from = origin.end,
+            "refuse" => origin.refuses = true,
+            "admit" => origin.refuses = false,
             "takeover" | "lose" => {
                 let lost = if words[0] == "lose" { number() } else { 0 };
                 let fork = Lsn(origin.end.0 - lost);
@@ -64,7 +77,13 @@ impl World {
 impl Origin {
     pub fn new(timeline: Timeline, end: Lsn) -> Origin {
         let first = History::root(Timeline(1));
-        Origin { lives: true, history: branched(&first, Lsn(0x1000), timeline), end }
+        Origin {
+            lives: true,
+            refuses: false,
+            kept_from: Lsn::ZERO,
+            history: branched(&first, Lsn(0x1000), timeline),
+            end,
+        }
     }
 }
 
