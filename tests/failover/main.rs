@@ -47,7 +47,12 @@ fn main() -> ExitCode {
     };
     match run(&options, &arguments) {
         Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(false) => {
+            eprintln!(
+                "error: acknowledged rows are missing, or a series broke off: see the column \"lost\" and FAILED above"
+            );
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

@@ -213,7 +213,12 @@ fn lost(system: &dyn System, acknowledged: &BTreeSet<i64>) -> Result<usize> {
     for server in system.servers() {
         let missing = || Ok::<_, anyhow::Error>(acknowledged.difference(&client::rows_of(&server)?).count());
         let complete = wait_at_most(CATCH_UP_TIMEOUT, || missing().ok().filter(|&missing| missing == 0));
-        most = most.max(complete.map_or_else(missing, Ok)?);
+        let missing = complete.map_or_else(missing, Ok)?;
+        if missing > 0 {
+            // On all of them: lost. On one of them: that node has left the others' history, or is far behind.
+            println!("{}: {missing} acknowledged row(s) are not on the node at {}", system.name(), server.0);
+        }
+        most = most.max(missing);
     }
     Ok(most)
 }
