@@ -132,10 +132,11 @@ pub fn wants_lease(view: &View) -> bool {
 
 /// The server that served gives no answer, and its sessions may go on when it does. What its peers answered is not asked
 /// for anew and not given back either: it runs out, and by then the fencer has sent the sessions away. A server that is
-/// back before serves on, and nobody was cut.
+/// back before serves on, and nobody was cut. The same while sessions are being sent away: until the gate is closed one of
+/// them may answer.
 pub fn keeps_lease(view: &View) -> bool {
     let hangs = view.postgres == crate::Postgres::Unknown && view.memory.unanswered_ms(view.now).is_some();
-    view.recorded_me().is_some() && hangs
+    view.recorded_me().is_some() && (hangs || view.busy == Some(Operation::Gate))
 }
 
 fn is_well(view: &View) -> bool {

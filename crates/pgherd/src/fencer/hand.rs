@@ -117,9 +117,12 @@ impl Work {
 
     fn cut(&mut self, identity: Identity, first: bool) {
         let Some(postmaster) = Process::hold(identity) else { return };
+        let mut ended = 0;
         if first {
             self.quiet = 0;
             self.untitled.clear();
+            // Who is in goes at once: the door is a matter of the disk, which may take its time.
+            ended += send_away(identity.pid, &self.look(&children(identity.pid)).0);
         }
         let door = close_door(&self.dir.join("conf"));
         // A postmaster that hangs accepts nobody; it reads this before it does again.
@@ -132,14 +135,7 @@ impl Work {
             let all = pids().filter(|pid| Stat::of(*pid).is_some_and(|stat| stat.parent == identity.pid));
             (clients, untitled) = self.look(&all.collect::<Vec<i32>>());
         }
-        let mut ended = 0;
-        for client in clients.iter().filter_map(|pid| Process::hold(Identity::of(*pid)?)) {
-            let pid = client.identity.pid;
-            if Stat::of(pid).is_some_and(|stat| stat.parent == identity.pid) {
-                client.signal(Signal::TERM);
-                ended += 1;
-            }
-        }
+        ended += send_away(identity.pid, &clients);
         self.quiet = if clients.is_empty() && untitled.is_empty() { self.quiet + 1 } else { 0 };
         self.untitled = untitled;
         let empty = door.is_ok() && self.quiet >= 2;
@@ -168,6 +164,18 @@ impl Work {
         clients.extend(untitled.intersection(&self.untitled));
         (clients, untitled)
     }
+}
+
+/// Ends the sessions of these children of the postmaster; how many were told.
+fn send_away(postmaster: i32, clients: &[i32]) -> u64 {
+    let mut told = 0;
+    for client in clients.iter().filter_map(|pid| Process::hold(Identity::of(*pid)?)) {
+        if Stat::of(client.identity.pid).is_some_and(|stat| stat.parent == postmaster) {
+            client.signal(Signal::TERM);
+            told += 1;
+        }
+    }
+    told
 }
 
 /// Puts the closed `pg_hba.conf` in place; `true` when it was not there. The agent has laid it ready beside, so that a full
