@@ -141,4 +141,27 @@ mod tests {
             assert_eq!(held, until(k).is_some(), "k = {k}: and not a moment earlier");
         }
     }
+
+    /// A look may show the closed door before the last session has gone: the peers that answered promise nobody until then.
+    #[test]
+    fn nothing_is_given_back_while_the_gate_moves() {
+        let member = MemberId("n1_1".into());
+        let from = crate::Position { timeline: wire::Timeline(1), lsn: wire::Lsn(1) };
+        let record = crate::PrimaryRecord {
+            term: crate::Term(1),
+            node: "n1".into(),
+            member: member.clone(),
+            timeline: wire::Timeline(2),
+            from,
+            head: false,
+        };
+        let mut view = view(Postgres::Starting);
+        view.durable.member = Some(member);
+        view.store.primary = Some(crate::Versioned { value: record, version: 1 });
+        assert!(!health::keeps_lease(&view));
+        view.busy = Some(Operation::Gate);
+        assert!(health::keeps_lease(&view));
+        let status = Status::of(&view, 1, 1, None, "");
+        assert!(status.keeps_lease && !status.wants_lease);
+    }
 }
