@@ -116,11 +116,11 @@ pub(crate) fn candidates(view: &View) -> Vec<Candidate<'_>> {
 }
 
 /// Nodes whose server is a standby, and that have not answered: their answers may still come.
-pub(crate) fn silent<'a>(view: &'a View, tally: &Tally) -> impl Iterator<Item = &'a NodeName> {
+pub(crate) fn silent<'a>(view: &'a View, tally: &'a Tally) -> impl Iterator<Item = &'a NodeName> {
     let answered =
         |node: &NodeName| tally.answers.iter().chain(&tally.strangers).any(|answer| answer.node == *node);
     let standbys = candidates(view).into_iter().filter(|candidate| candidate.postgres.standby().is_some());
-    standbys.map(|candidate| candidate.node).filter(|node| !answered(node)).collect::<Vec<_>>().into_iter()
+    standbys.map(|candidate| candidate.node).filter(move |node| !answered(node))
 }
 
 /// It is one of the set's answers, or that of the primary that the set was made by and that has all it acknowledged.
