@@ -43,10 +43,13 @@ fn bytes_below(dir: &Path) -> u64 {
 
 fn wait_for_moment(node: &Node, moment: Moment) {
     let fresh = node.dir.join("data.new");
-    wait_closely(&format!("{moment:?} of the copy"), COPY_TIMEOUT, || match moment {
-        Moment::Begun => fresh.join("PG_VERSION").exists() || fresh.join("backup_label").exists(),
-        Moment::Middle => bytes_below(&fresh) > MIDDLE_BYTES,
-        Moment::Last => fresh.join("global/pg_control").exists(),
+    wait_closely(&format!("{moment:?} of the copy"), COPY_TIMEOUT, || {
+        let met = match moment {
+            Moment::Begun => fresh.join("PG_VERSION").exists() || fresh.join("backup_label").exists(),
+            Moment::Middle => bytes_below(&fresh) > MIDDLE_BYTES,
+            Moment::Last => fresh.join("global/pg_control").exists(),
+        };
+        met.then_some(())
     });
 }
 

@@ -49,7 +49,7 @@ fn interrupted(victim: Victim) {
         let others: Vec<Node> = cluster.nodes().iter().filter(|node| node.name != old).cloned().collect();
         let known: Vec<usize> = others.iter().map(timelines).collect();
         cluster.kill_node(&old);
-        let winner = wait_closely_for(&format!("{reached:?}"), || {
+        let winner = wait_closely(&format!("{reached:?}"), STAGE_TIMEOUT, || {
             others
                 .iter()
                 .zip(&known)
@@ -76,15 +76,6 @@ fn interrupted(victim: Victim) {
         ledger.finish_and_check(&cluster);
     }
     assert!(early > 0, "every kill came after the opening");
-}
-
-fn wait_closely_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
-    let mut found = None;
-    wait_closely(what, STAGE_TIMEOUT, || {
-        found = condition();
-        found.is_some()
-    });
-    found.expect("the wait has ended")
 }
 
 #[test]

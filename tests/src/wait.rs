@@ -14,9 +14,12 @@ pub fn wait_for<T>(what: &str, deadline: Duration, condition: impl FnMut() -> Op
 
 /// The same for a moment that passes: looked at as often as the machine lets us.
 #[track_caller]
-pub fn wait_closely(what: &str, deadline: Duration, mut condition: impl FnMut() -> bool) {
+pub fn wait_closely<T>(what: &str, deadline: Duration, mut condition: impl FnMut() -> Option<T>) -> T {
     let started = Instant::now();
-    while !condition() {
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
         assert!(started.elapsed() < deadline, "waited {} s for {what}", deadline.as_secs_f32());
         std::thread::yield_now();
     }
