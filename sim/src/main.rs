@@ -38,6 +38,10 @@ struct Options {
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments.iter().any(|argument| argument == "--help" || argument == "-h") {
+        println!("{USAGE}");
+        return ExitCode::SUCCESS;
+    }
     if arguments.iter().any(|argument| argument == "--list") {
         for mutant in Mutant::all() {
             println!("{:<24} {:<9} {}", mutant.name(), mutant.place(), mutant.what());

@@ -61,7 +61,7 @@ pub(crate) struct Candidate<'a> {
     served: Option<Term>,
     busy: Option<Operation>,
     full: bool,
-    postgres: &'a Postgres,
+    pub postgres: &'a Postgres,
     slots_ready: bool,
     tags: &'a Tags,
     unfetched: Option<&'a NodeName>,

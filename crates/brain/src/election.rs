@@ -3,6 +3,7 @@
 //! Invariant: nobody wins before |S| − k + 1 members have answered, and who wins has all WAL that they have.
 
 use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wire::Timeline;
 
@@ -163,7 +164,15 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
         head,
     };
     let mut history = timelines.value.clone();
-    // A head is on a timeline of its origin's, which is no term's of this cluster.
+    // A head is on a timeline of its origin's, which is no term's of this cluster while it is followed. Who has not
+    // followed the first primary yet ends on one; without a record of it nobody could answer when that primary dies.
+    if view.leaves_origin() {
+        history.extend(unexplained(view).map(|(timeline, member)| TimelineRecord {
+            timeline,
+            term: primary.value.term,
+            member: member.clone(),
+        }));
+    }
     if !head {
         history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
     }
@@ -205,8 +214,17 @@ fn turned(view: &View, term: Term) -> Option<OriginRecord> {
     view.demoting().or_else(left)
 }
 
+/// The timelines on which standbys end and that no record explains, each with one of those.
+fn unexplained(view: &View) -> impl Iterator<Item = (Timeline, &MemberId)> {
+    let ends = candidates(view).into_iter().filter_map(|candidate| {
+        let timeline = candidate.postgres.standby()?.position.timeline;
+        (!view.store.explains(timeline)).then_some((timeline, candidate.member))
+    });
+    ends.collect::<BTreeMap<_, _>>().into_iter()
+}
+
 /// Who would follow the winner: for the fault that believes in them before they do.
-fn followers(view: &View, winner: &Answer) -> std::collections::BTreeSet<MemberId> {
+fn followers(view: &View, winner: &Answer) -> BTreeSet<MemberId> {
     let heard = candidates(view).into_iter().map(|candidate| candidate.member.clone());
     heard.filter(|member| *member != winner.member).collect()
 }

@@ -3,28 +3,30 @@
 //! Checks come first and touch nothing: binaries, data directory, ports. Then the store and the peer link, then the
 //! agent, then what users reach. Stopping goes the other way round, and PostgreSQL is not part of it.
 
-use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+mod parts;
+mod pid_file;
 
-use anyhow::{Context, Result, bail};
-use brain::{MemberRecord, MembersRecord, NodeName, OriginRecord, Settings};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use brain::NodeName;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use self::parts::{fencing, followed, peer_config, proxy_config, reread, seeds, settings, tunable};
+use self::pid_file::PidFile;
 use crate::agent::{
-    self, Addresses, Agent, CredentialsFile, EventLog, Fencing, FencingConfig, Followed, MembersFile, Panel,
-    Parts, ServerWaits, SlotPolicy, Words, WordsFile, Worker,
+    self, Addresses, Agent, CredentialsFile, EventLog, MembersFile, Panel, Parts, ServerWaits, SlotPolicy,
+    Words, WordsFile, Worker,
 };
 use crate::api::{self, NodeView};
-use crate::config::{Config, NodeKind, Peer, Watchdog};
-use crate::peer::{Channel, Identity, Incoming, Link, PeerConfig};
-use crate::postgres::{DataState, Layout, Server, ServerConfig, SlotSettings, Tunable, binaries};
-use crate::proxy::{Proxy, ProxyConfig, SyncWaits, topology::Topology};
+use crate::config::{Config, NodeKind};
+use crate::peer::{Channel, Incoming, Link};
+use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
+use crate::proxy::{Proxy, SyncWaits, topology::Topology};
 use crate::store::{RaftConfig, RaftStore, SeatReport, Standing, Store};
 
 /// Messages of all peers that wait for the agent: at 4 a second and peer, seconds of them.
@@ -36,18 +38,8 @@ const RAFT_MESSAGES_MAX: usize = 1024;
 /// How long running sessions may go on when the node stops.
 const DRAIN: Duration = Duration::from_secs(1);
 
-/// For the proxy's connections to servers: a local network answers in milliseconds, a dead host never.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// A client that has not said who it is by then is not coming.
-const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// initdb writes some 40 MB and the first WAL segments; less than this cannot hold a cluster.
 const NEW_DATA_BYTES_MIN: u64 = 128 << 20;
-
-/// A killed process is gone within milliseconds, on a busy machine within a second.
-const PID_FILE_WAIT: Duration = Duration::from_secs(2);
-const PID_FILE_POLL: Duration = Duration::from_millis(20);
 
 /// The machine is not as the node needs it; nothing has been touched. The text says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -241,39 +233,6 @@ async fn server(config: &Config, words: &Words) -> Result<Server> {
     Ok(server)
 }
 
-/// What this node brings along to follow another cluster. Once the cluster exists the store has the passwords, and a
-/// file that is no more is no obstacle.
-fn followed(config: &Config) -> Result<Followed> {
-    let file = config.standby_cluster.as_ref().map(|standby| &standby.credentials);
-    let read = file.filter(|file| file.exists() || !config.data_dir().exists());
-    let credentials = read.map(|file| CredentialsFile::read(file)).transpose();
-    let credentials = credentials.map_err(|error| Precondition(format!("{error:#}")))?;
-    Ok(Followed { cluster: config.cluster.clone(), credentials })
-}
-
-/// What a reload may change.
-fn tunable(config: &Config) -> Tunable {
-    let declared = &config.slots.declared;
-    Tunable {
-        parameters: config.postgres.parameters.clone(),
-        hba: config.postgres.hba.clone(),
-        slots: SlotSettings {
-            declared: declared.len(),
-            logical: declared.values().any(|slot| slot.logical.is_some()),
-            budget_bytes_max: declared.values().filter_map(|slot| slot.wal_budget).max().unwrap_or(0),
-        },
-    }
-}
-
-/// Reads the configuration file again, for a reload; a file of another node is refused.
-fn reread(path: &Path, cluster: &str, node: &str) -> Result<Tunable> {
-    let config = crate::config::load(path)?;
-    if config.cluster != cluster || config.node.name != node {
-        bail!("{} is of another node now; nothing was applied", path.display());
-    }
-    Ok(tunable(&config))
-}
-
 /// The data directory is this node's own, or there is none and room for one.
 fn check_data(server: &Server, words: &Words) -> Result<(), String> {
     let data = server.layout.data.display();
@@ -329,122 +288,7 @@ async fn listen(host: &str, port: u16, setting: &str) -> Result<TcpListener> {
     })
 }
 
-/// Before the agent, which must not open a primary that nobody watches; a witness has nothing to fence.
-fn fencing(config: &Config, events: &Arc<EventLog>) -> Result<Option<Fencing>> {
-    if config.node.kind != NodeKind::Full {
-        return Ok(None);
-    }
-    let required = config.fencing.watchdog == Watchdog::Required;
-    let device = &config.fencing.device;
-    if required && let Err(error) = rustix::fs::access(device.as_str(), rustix::fs::Access::WRITE_OK) {
-        let text = format!(
-            "[fencing] watchdog is \"required\", but {device} cannot be used: {error}; load its driver (modprobe softdog \
-             has one for every machine), let pgherd's user write to it, or set watchdog = \"automatic\""
-        );
-        return Err(Precondition(text).into());
-    }
-    let fencing = FencingConfig {
-        dir: std::path::absolute(&config.node.dir)?,
-        watchdog: (config.fencing.watchdog != Watchdog::Off).then(|| device.clone()),
-        required,
-        failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
-    };
-    Ok(Some(Fencing::start(fencing, events.clone()).context("make the fencer's memory")?))
-}
-
-/// The peers of the configuration as a record: who founds the cluster, or whom a newcomer asks.
-fn seeds(config: &Config) -> MembersRecord {
-    let member = |(name, peer): (&String, &Peer)| {
-        let kind = match peer.kind {
-            NodeKind::Full => brain::NodeKind::Full,
-            NodeKind::Witness => brain::NodeKind::Witness,
-        };
-        let record =
-            MemberRecord { kind, peer: peer.peer.clone(), postgres: peer.postgres.clone(), leaving: false };
-        (NodeName(name.clone()), record)
-    };
-    MembersRecord { nodes: config.peers.iter().map(member).collect(), ..MembersRecord::default() }
-}
-
-fn settings(config: &Config, members: &MembersRecord) -> Settings {
-    let mut settings = Settings {
-        cluster: config.cluster.clone(),
-        full: BTreeSet::new(),
-        voters: BTreeSet::new(),
-        heartbeat_ms: config.failover.heartbeat.as_millis() as u64,
-        failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
-        drift_percent: config.failover.drift_percent.into(),
-        standbys: config.sync.standbys as usize,
-        slot_gate: config.slots.gate,
-        on_last_standby_lost: config.sync.on_last_standby_lost,
-        maximum_lag_bytes: config.sync.maximum_lag_on_failover,
-        drain_timeout_ms: config.failover.drain_timeout.as_millis() as u64,
-        origin: config.standby_cluster.as_ref().map(|standby| OriginRecord {
-            hosts: standby.hosts.clone(),
-            slot: standby.slot.clone(),
-            left: None,
-        }),
-    };
-    settings.follow(members);
-    settings
-}
-
-fn proxy_config(config: &Config) -> ProxyConfig {
-    ProxyConfig {
-        listen: config.proxy.listen.clone(),
-        read_write_port: config.proxy.read_write_port,
-        read_only_port: config.proxy.read_only_port,
-        auto_port: Some(config.proxy.auto_port),
-        queue_max: config.proxy.queue_max as usize,
-        queue_timeout: config.proxy.queue_timeout,
-        sessions_max: config.proxy.sessions_max as usize,
-        connect_timeout: CONNECT_TIMEOUT,
-        login_timeout: LOGIN_TIMEOUT,
-        lowered_commit: config.sync.lowered_commit,
-    }
-}
-
 /// A witness has no password of the cluster's own roles, and so cannot ask.
 fn sync_waits(worker: Option<&Arc<Worker>>) -> Option<Arc<dyn SyncWaits>> {
     worker.map(|worker| Arc::new(ServerWaits::new(Arc::clone(worker))) as Arc<dyn SyncWaits>)
-}
-
-fn peer_config(config: &Config, members: &MembersRecord) -> Result<PeerConfig> {
-    Ok(PeerConfig {
-        cluster: config.cluster.clone(),
-        name: config.node.name.clone(),
-        listen: config.peer_listen_address(),
-        peers: agent::peers(members),
-        identity: Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?,
-    })
-}
-
-/// `DIR/pgherd.pid`, locked while the node runs: two agents on one directory would both be right.
-struct PidFile {
-    _file: File,
-}
-
-impl PidFile {
-    async fn take(dir: &Path) -> Result<PidFile> {
-        std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-        let path = dir.join("pgherd.pid");
-        let mut file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(&path)
-            .with_context(|| format!("write {}", path.display()))?;
-        // A process that was killed a moment ago holds the lock until the last of its threads has ended.
-        let begun = Instant::now();
-        while file.try_lock().is_err() {
-            if begun.elapsed() > PID_FILE_WAIT {
-                bail!("another pgherd runs on {}; see {}", dir.display(), path.display());
-            }
-            tokio::time::sleep(PID_FILE_POLL).await;
-        }
-        file.set_len(0)?;
-        writeln!(file, "{}", std::process::id())?;
-        Ok(PidFile { _file: file })
-    }
 }

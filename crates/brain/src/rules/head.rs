@@ -1,4 +1,4 @@
-//! A standby cluster: the head follows the origin, the others follow the head, and nobody writes.
+//! A standby cluster: the head follows the origin, the others follow the head (`standby.rs`), and nobody writes.
 //!
 //! Every rule here asks for a record with `head`, and none promotes: a takeover finds the next head among those who
 //! answer, and only a request to promote makes it record a primary instead (`election::record`).
@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use super::standby::head_standby;
 use super::{Want, act, wait};
 use crate::{
     Action, Commit, Key, MemberId, NodeName, Operation, Place, Postgres, PrimaryRecord, Put, Standby, Status,
@@ -18,7 +19,7 @@ use crate::{
 const ASTRAY_MS: u64 = 1_000;
 
 /// As for a replica (`rejoin.stalled`): some three hundred attempts.
-const STALLED_MS_MAX: u64 = 30_000;
+pub(super) const STALLED_MS_MAX: u64 = 30_000;
 
 /// A copy is given up after some twenty minutes of failures; three times that, in which somebody may look.
 const COPIED_FIRST_MS_MAX: u64 = 3_600_000;
@@ -32,17 +33,12 @@ fn own(view: &View) -> Option<&PrimaryRecord> {
     view.head().filter(|_| view.is_head())
 }
 
-/// The record of a head that is another node.
-fn other(view: &View) -> Option<&PrimaryRecord> {
-    view.head().filter(|_| !view.is_head())
-}
-
 fn origin_follow(record: &PrimaryRecord) -> Action {
     Action::Follow { term: record.term, node: NodeName::origin() }
 }
 
 /// Maintenance, or no room: nothing is copied, rewound or pointed.
-fn held_up(view: &View) -> Option<Want> {
+pub(super) fn held_up(view: &View) -> Option<Want> {
     if view.paused() {
         return wait("the cluster is paused: no data directory is rebuilt; pgherd resume");
     }
@@ -77,7 +73,7 @@ pub(super) fn clone(view: &View) -> Option<Want> {
     clone_origin(view, record.term, why)
 }
 
-fn clone_origin(view: &View, term: Term, why: &str) -> Option<Want> {
+pub(super) fn clone_origin(view: &View, term: Term, why: &str) -> Option<Want> {
     if let Some(want) = held_up(view) {
         return Some(want);
     }
@@ -122,7 +118,7 @@ pub(super) fn rewind_again(view: &View) -> Option<Want> {
     rewind_to_origin(view, record.term, "a rewind was begun and its end has not been seen".to_owned())
 }
 
-fn rewind_to_origin(view: &View, term: Term, why: String) -> Option<Want> {
+pub(super) fn rewind_to_origin(view: &View, term: Term, why: String) -> Option<Want> {
     if let Some(want) = held_up(view) {
         return Some(want);
     }
@@ -300,105 +296,6 @@ pub(super) fn admit(view: &View) -> Option<Want> {
     let standby = view.postgres.standby()?;
     let ready = standby.quarantined && view.streams_as_recorded();
     ready.then(|| act(Action::Admit { term: record.term }, "it streams"))?
-}
-
-/// The head's server, when it has been pointed at the origin in its term and this node may follow it.
-fn head_standby<'a>(view: &'a View, record: &PrimaryRecord) -> Result<(&'a Status, &'a Standby), String> {
-    if view.durable.promise > record.term {
-        return Err(format!("promised {}, the head has term {}", view.durable.promise, record.term));
-    }
-    let status = view
-        .fresh_peers()
-        .find(|status| status.node == record.node)
-        .ok_or_else(|| format!("{} is not heard", record.node))?;
-    let standby =
-        status.postgres.standby().ok_or_else(|| format!("{} is {}", record.node, status.postgres.word()))?;
-    let current = status.member.as_ref() == Some(&record.member)
-        && status.record_term == record.term
-        && standby.follows_origin(record.term);
-    if current {
-        Ok((status, standby))
-    } else {
-        Err(format!("{} does not follow the origin yet", record.node))
-    }
-}
-
-pub(super) fn clone_from_head(view: &View) -> Option<Want> {
-    let record = other(view)?;
-    let empty = view.postgres == Postgres::Empty;
-    if !empty && !view.durable.needs_clone {
-        return None;
-    }
-    let (_, head) = match head_standby(view, record) {
-        Ok(found) => found,
-        Err(reason) => return wait(reason),
-    };
-    if let Some(want) = held_up(view) {
-        return Some(want);
-    }
-    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
-    if !head.streaming && (head.stalled_ms < STALLED_MS_MAX || view.origin.primary().is_none()) {
-        return wait(format!("{} does not stream; a copy of it might be of WAL that it loses", record.node));
-    }
-    if let Some(status) = view.fresh_peers().find(|status| status.busy == Some(Operation::Clone)) {
-        return wait(format!("{} is copying; one node at a time loads the head", status.node));
-    }
-    // The head may wait for this very copy before it gives up what it has.
-    if !head.streaming {
-        return clone_origin(view, record.term, why);
-    }
-    act(Action::Clone { term: record.term, node: record.node.clone() }, why)
-}
-
-pub(super) fn wait_for_head(view: &View) -> Option<Want> {
-    let record = other(view)?;
-    match head_standby(view, record) {
-        Err(reason) => wait(reason),
-        Ok(_) if view.postgres.standby().is_none() => wait(format!("PostgreSQL is {}", view.postgres.word())),
-        Ok(_) => None,
-    }
-}
-
-/// The own WAL is a beginning of the head's, or will be once the head has gone on.
-pub(super) fn follow_head(view: &View) -> Option<Want> {
-    let record = other(view)?;
-    let (_, head) = head_standby(view, record).ok()?;
-    let standby = view.postgres.standby().filter(|standby| !standby.follows(record))?;
-    let Some(history) = &head.history else {
-        return wait(format!("where the WAL of {} ends is not known yet", record.node));
-    };
-    let (lsn, timeline) = (standby.position.lsn, standby.position.timeline);
-    match Place::of(standby, history, head.position.lsn) {
-        Place::Beginning => act(
-            Action::Follow { term: record.term, node: record.node.clone() },
-            format!("WAL here ends at {lsn}, a beginning of the head's"),
-        ),
-        Place::Ahead => wait(format!(
-            "WAL here ends at {lsn} on timeline {timeline}, that of {} at {}: once it has gone on, it is followed",
-            record.node, head.position.lsn
-        )),
-        Place::Left => {
-            let why = format!(
-                "WAL here ends at {lsn} on timeline {timeline}, which is no part of the head's history"
-            );
-            rewind_to_origin(view, record.term, why)
-        }
-    }
-}
-
-/// The head does not have the WAL any more.
-pub(super) fn stalled_behind_head(view: &View) -> Option<Want> {
-    let record = other(view)?;
-    let (_, head) = head_standby(view, record).ok()?;
-    let standby = view.postgres.standby().filter(|s| s.follows(record) && s.stalled_ms > STALLED_MS_MAX)?;
-    if let Some(want) = held_up(view) {
-        return Some(want);
-    }
-    if !head.streaming || view.fresh_peers().any(|status| status.busy == Some(Operation::Clone)) {
-        return wait(format!("not streaming for {} ms", standby.stalled_ms));
-    }
-    let why = format!("not streaming for {} ms although {} streams", standby.stalled_ms, record.node);
-    act(Action::Clone { term: record.term, node: record.node.clone() }, why)
 }
 
 pub(super) fn steady(view: &View) -> Option<Want> {

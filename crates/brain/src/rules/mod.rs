@@ -13,6 +13,8 @@ mod primary;
 mod rejoin;
 mod request;
 mod slots;
+mod standby;
+mod switchover;
 mod takeover;
 mod turn;
 
@@ -61,7 +63,7 @@ pub const RULES: &[Rule] = rules! {
     "fence.deposed" "A server that writes without being the recorded primary is stopped at once." fence::deposed;
     "fence.promised" "A primary that has promised a higher term serves no more." fence::promised;
     "fence.unanswering" "A primary that gives its agent no answer and has no lease is stopped." fence::unanswering;
-    "switchover.stop" "The hand-over is recorded: the primary stops, and tells its peers once it has." request::stop;
+    "switchover.stop" "The hand-over is recorded: the primary stops, and tells its peers once it has." switchover::stop;
     "promise.requested" "A candidate asks for a promise that this node is free to give." takeover::promise;
     "busy" "Work on the server ends before the next begins." fence::busy;
     "removed" "A node that was removed follows nobody and touches nothing." fence::removed;
@@ -90,9 +92,9 @@ pub const RULES: &[Rule] = rules! {
     "members.remove" "No commit counts on a node that is to leave: the record lets it go." primary::let_go;
     "primary.prepare" "A new agent makes sure of the roles." primary::prepare_again;
     "primary.slots" "The slot of a copy that is no more is dropped." primary::superfluous_slots;
-    "switchover.check" "A hand-over begins only when it can end well: the candidate streams, nothing would hold up the stop." request::check;
-    "switchover.checkpoint" "A checkpoint ahead makes the stop short; nobody waits for it." request::checkpoint;
-    "switchover.drain" "The proxies hold new transactions until the running ones have ended; in time, or not at all." request::drain;
+    "switchover.check" "A hand-over begins only when it can end well: the candidate streams, nothing would hold up the stop." switchover::check;
+    "switchover.checkpoint" "A checkpoint ahead makes the stop short; nobody waits for it." switchover::checkpoint;
+    "switchover.drain" "The proxies hold new transactions until the running ones have ended; in time, or not at all." switchover::drain;
     "demote.check" "A cluster is demoted only when there is a primary of the same history to follow." turn::demote;
     "request.reload" "Somebody asked this node to read its configuration anew." request::reload;
     "primary" "The primary serves." primary::steady;
@@ -123,15 +125,15 @@ pub const RULES: &[Rule] = rules! {
     "head.follow" "The head follows the origin's primary, through the origin's takeovers." head::follow;
     "head.stalled" "The origin has no more of the WAL that the head needs: copy it anew." head::stalled;
     "head.slots" "Who follows the head has a slot there." head::slots;
-    "standby.clone" "There is no data directory, or it cannot be repaired: copy the head's." head::clone_from_head;
-    "standby.wait" "The head is not ready to be followed." head::wait_for_head;
-    "standby.follow" "The others follow the head." head::follow_head;
-    "standby.stalled" "The head has no more of the WAL that is needed: copy it anew." head::stalled_behind_head;
+    "standby.clone" "There is no data directory, or it cannot be repaired: copy the head's." standby::clone;
+    "standby.wait" "The head is not ready to be followed." standby::wait_for_head;
+    "standby.follow" "The others follow the head." standby::follow;
+    "standby.stalled" "The head has no more of the WAL that is needed: copy it anew." standby::stalled;
     "standby.admit" "In a standby cluster every server that streams admits readers." head::admit;
     "standby.outgrown" "The origin's settings are larger: one after the other is started anew with settings as large, the head after the others." outgrown::standby_cluster;
-    "standby.reinit" "Somebody asked for a new copy of this data directory." standby_only::reinit;
-    "standby.restart" "Somebody asked this server to restart." standby_only::restart;
-    "standby.reload" "Somebody asked this server to read its configuration anew." standby_only::reload;
+    "standby.reinit" "Somebody asked for a new copy of this data directory." standby::reinit;
+    "standby.restart" "Somebody asked this server to restart." standby::restart;
+    "standby.reload" "Somebody asked this server to read its configuration anew." standby::reload;
     "standby" "The head follows the origin, the others follow the head." head::steady;
 
     "request.reinit" "Somebody asked for a new copy of this data directory." request::reinit;
@@ -160,24 +162,6 @@ pub const RULES: &[Rule] = rules! {
     "request.reload.replica" "Somebody asked this replica to read its configuration anew." request::reload;
     "replica" "The replica follows the recorded primary." rejoin::steady;
 };
-
-/// What is asked of a server of a standby cluster as of any other.
-mod standby_only {
-    use super::{Want, request};
-    use crate::View;
-
-    pub fn reinit(view: &View) -> Option<Want> {
-        view.head().and_then(|_| request::reinit(view))
-    }
-
-    pub fn restart(view: &View) -> Option<Want> {
-        view.head().and_then(|_| request::restart(view))
-    }
-
-    pub fn reload(view: &View) -> Option<Want> {
-        view.head().and_then(|_| request::reload(view))
-    }
-}
 
 /// The first rule that matches decides.
 pub fn decide(view: &View) -> Decision {

@@ -23,6 +23,12 @@ fn other_first<'a>(
     before.next().map(|status| &status.node)
 }
 
+/// Its server does not run, for a time after which it may still be coming back.
+fn gone_lately(view: &View, status: &Status) -> bool {
+    let since = view.memory.peers.get(&status.node).and_then(|heard| heard.away_since);
+    since.is_some_and(|since| view.now.since(since) < AWAY_MS_MAX)
+}
+
 fn restart(view: &View, standby: &Standby, whose: &str) -> Option<Want> {
     let what = format!("replay stands at {}, where the settings of {whose} grew", standby.replay);
     match view.paused() {
@@ -38,7 +44,10 @@ pub(super) fn replica(view: &View) -> Option<Want> {
         return None;
     }
     // Until it streams it acknowledges nothing.
-    let away = |status: &Status| !status.postgres.standby().is_some_and(|standby| standby.streaming);
+    let away = |status: &Status| match status.postgres.standby() {
+        Some(standby) => !standby.streaming && standby.stalled_ms < AWAY_MS_MAX,
+        None => gone_lately(view, status),
+    };
     if let Some(other) = other_first(view, &record.node, away) {
         return wait(format!("replay stands at {}; first {other} has to stream", standby.replay));
     }
@@ -56,8 +65,7 @@ pub(super) fn standby_cluster(view: &View) -> Option<Want> {
     // waited for.
     let away = |status: &Status| {
         let comes = matches!(status.postgres, Postgres::Stopped | Postgres::Starting | Postgres::Unknown);
-        let since = view.memory.peers.get(&status.node).and_then(|heard| heard.away_since);
-        comes && since.is_some_and(|since| view.now.since(since) < AWAY_MS_MAX)
+        comes && gone_lately(view, status)
     };
     if let Some(other) = other_first(view, &record.node, away) {
         return wait(format!("replay stands at {}; first {other} is started anew", standby.replay));

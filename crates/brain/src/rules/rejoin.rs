@@ -372,6 +372,9 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
     if !status.open || !expendable(view, record, primary) {
         return wait(format!("not streaming for {} ms", standby.stalled_ms));
     }
+    if view.condition.disk_full {
+        return wait(format!("no room is left on the disk of {} for a copy", view.me));
+    }
     if let Some(other) = copying(view) {
         return wait(format!("{other} is copying; one node at a time loads the primary"));
     }

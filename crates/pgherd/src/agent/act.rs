@@ -10,9 +10,10 @@ use tokio::time::Instant;
 
 use super::core::Agent;
 use super::durable::Words;
+use super::names::Names;
 use super::note::{Errand, Note};
 use super::records;
-use super::work::{Names, Work};
+use super::work::Work;
 use crate::postgres::Method;
 
 /// An errand that failed is tried again after this; its request has a deadline.

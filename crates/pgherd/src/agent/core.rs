@@ -22,28 +22,23 @@ use super::guard::{Pulse, guard};
 use super::lease::StoreLease;
 use super::members::Addresses;
 use super::message::Message;
-use super::note::{Done, Errand, Note, Observed};
+use super::note::{Errand, Note};
 use super::observer::Observer;
 use super::origin::OriginWatch;
 use super::panel::Panel;
 use super::publish;
-use super::records;
 use super::retry::Retry;
 use super::slots::{self, KeeperTask, SlotPolicy};
-use super::work::RewindImpossible;
 use crate::peer::{Channel, Link};
 use crate::postgres::Method;
 use crate::proxy::topology::Topology;
-use crate::store::{SeatReport, Snapshot, Standing, Store};
+use crate::store::{SeatReport, Snapshot, Store};
 
 /// Time-driven rules (suspicion, turns, missing members) are in steps of hundreds of milliseconds.
 const TICK: Duration = Duration::from_millis(25);
 
 /// Decisions in a row without waiting in between: a promise is followed by what it allows. More would be a loop.
 const DECISIONS_MAX: usize = 8;
-
-/// Rewinds that fail this often in a row will not succeed: the data directory is copied anew.
-const REWINDS_MAX: u32 = 3;
 
 /// A disk that stays full is told again after this.
 const UNWRITABLE_AGAIN: Duration = Duration::from_secs(10);
@@ -76,12 +71,12 @@ pub struct Parts {
 pub struct Agent {
     pub(super) parts: Parts,
     pub(super) view: View,
-    boot: u64,
+    pub(super) boot: u64,
     sequence: u64,
-    snapshots: watch::Receiver<Arc<Snapshot>>,
+    pub(super) snapshots: watch::Receiver<Arc<Snapshot>>,
     notes: mpsc::Receiver<Note>,
     pub(super) note: mpsc::Sender<Note>,
-    observer: Option<Observer>,
+    pub(super) observer: Option<Observer>,
     /// Looks at the cluster that this one follows.
     pub(super) origin: Option<OriginWatch>,
     /// Tends the slots for as long as the agent lives.
@@ -93,7 +88,7 @@ pub struct Agent {
     /// A change is under way (0), or made at this revision and not seen in a snapshot yet.
     pub(super) committing: Option<u64>,
     pub(super) retry: BTreeMap<Operation, Retry>,
-    rewinds_failed: u32,
+    pub(super) rewinds_failed: u32,
     /// Errands under way, by request.
     pub(super) errands: BTreeSet<(Errand, u64)>,
     /// When it was last told that the words cannot be written.
@@ -185,196 +180,17 @@ impl Agent {
         Ok(())
     }
 
-    fn now(&self) -> Millis {
+    pub(super) fn now(&self) -> Millis {
         Millis(crate::clock::boot_millis())
     }
 
-    fn read_store(&mut self) -> Result<()> {
-        let snapshot = self.snapshots.borrow_and_update().clone();
-        let removed = self.parts.seats.borrow_and_update().standing == Standing::Removed;
-        let loaded = self.view.store.loaded || snapshot.connected || removed;
-        let term = self.term();
-        self.view.store = records::store_view(&snapshot, loaded)?;
-        if self.term() != term {
-            self.begin_again();
-        }
-        self.view.store.removed = removed;
-        self.follow_members();
-        let system_id = self.view.store.cluster.as_ref().and_then(|cluster| cluster.value.system_id);
-        if system_id.is_some() {
-            self.save(|words| words.system_id = system_id);
-        }
-        // Deciding again before one's own change is seen would be deciding on the past.
-        self.committing = self.committing.filter(|revision| *revision == 0 || *revision > snapshot.revision);
-        if let Some(worker) = &self.parts.worker {
-            let credentials = records::credentials(&snapshot)?;
-            if let Some(credentials) = &credentials {
-                self.parts.credentials.keep(credentials);
-            }
-            worker.set_credentials(credentials);
-            worker.set_system_id(system_id);
-            worker.set_recorded(self.view.record().map(|record| record.term).unwrap_or_default());
-        }
-        Ok(())
-    }
-
-    /// Who is no member is neither talked to nor listened to.
-    fn follow_members(&mut self) {
-        let Some(members) = &self.view.store.members else { return };
-        self.view.settings.follow(&members.value);
-        let voters = &self.view.settings.voters;
-        self.view.memory.peers.retain(|peer, _| voters.contains(peer));
-    }
-
-    fn on_message(&mut self, from: &str, payload: &[u8]) {
-        if !self.view.settings.voters.contains(&NodeName::from(from)) {
-            return;
-        }
-        let now = self.now();
-        match Message::decode(payload) {
-            Ok(Message::Status(status)) if status.node.0 == from => {
-                self.learn_slots(&status);
-                let View { memory, durable, settings, .. } = &mut self.view;
-                if let Some(grant) = memory.on_status(now, *status, durable, settings) {
-                    self.send(from, &Message::Grant(grant));
-                }
-            }
-            Ok(Message::Grant(grant)) if grant.member.node().0 == from => {
-                let term = self.view.record().map(|record| record.term);
-                self.view.memory.on_grant(self.boot, term, grant);
-            }
-            Ok(_) => tracing::warn!(from, "a message in another node's name was dropped"),
-            Err(error) => tracing::warn!(from, %error, "a message could not be read and was dropped"),
-        }
-    }
-
-    fn send(&self, to: &str, message: &Message) {
+    pub(super) fn send(&self, to: &str, message: &Message) {
         match message.encode() {
             Ok(payload) => {
                 self.parts.link.send(to, Channel::Agent, payload);
             }
             Err(error) => tracing::error!(%error, "a message could not be written"),
         }
-    }
-
-    fn on_note(&mut self, note: Note) -> Result<()> {
-        match note {
-            Note::Observed(observed) => self.on_observed(*observed),
-            Note::Done(done) => self.on_done(*done),
-            Note::Slots { generation, report } => self.on_slots(generation, *report),
-            Note::Errand { errand, request, result } => self.on_errand(errand, request, result),
-            Note::Origin(report) => self.on_origin(*report),
-            Note::Committed(result) => {
-                match result {
-                    Ok(revision) => self.committing = Some(revision),
-                    Err(error) => {
-                        self.committing = None;
-                        tracing::info!(error, "a change of the store was refused");
-                    }
-                }
-                self.read_store()?;
-            }
-        }
-        Ok(())
-    }
-
-    fn on_observed(&mut self, observed: Observed) {
-        let current =
-            self.parts.worker.as_ref().is_some_and(|worker| worker.generation() == observed.generation);
-        let moving = self.view.busy.is_some_and(Operation::moves_wal);
-        // A look that began before the present piece of work, or before the last one ended, shows what is no more.
-        if current && !moving {
-            self.tell_end(&observed.postgres);
-            (self.view.postgres, self.view.looked_at) = (observed.postgres, Some(observed.began));
-        }
-        if self.view.durable.rewound && self.view.busy.is_none() && self.view.postgres.standby().is_some() {
-            // It accepts connections, so it has all the WAL that it needs.
-            self.save(|words| words.durable.rewound = false);
-        }
-    }
-
-    /// A server that has ended by itself is an event.
-    fn tell_end(&self, seen: &Postgres) {
-        let ran =
-            matches!(self.view.postgres, Postgres::Primary(_) | Postgres::Standby(_) | Postgres::Starting);
-        if ran && *seen == Postgres::Stopped && self.view.busy.is_none() {
-            let was = self.view.postgres.word();
-            let words = self.parts.worker.as_ref().and_then(|worker| worker.last_words());
-            self.parts.events.note(
-                self.term(),
-                "observed",
-                "PostgreSQL has ended",
-                std::iter::once(format!("it was {was}")).chain(words).collect(),
-            );
-        }
-    }
-
-    fn on_done(&mut self, done: Done) {
-        self.view.busy = None;
-        (self.view.postgres, self.view.looked_at) = (done.postgres, None);
-        self.forget_slots(done.operation);
-        let failed = done.result.is_err();
-        let failures =
-            if failed { self.retry.get(&done.operation).map_or(0, |retry| retry.failures) + 1 } else { 0 };
-        let retry = Retry::after(done.operation, failures);
-        let (is_told, given_up) = (retry.is_told(), retry.given_up(done.operation));
-        self.retry.insert(done.operation, retry);
-        if done.operation == Operation::Clone {
-            self.view.copies_failed = failures;
-        }
-        if done.operation == Operation::Clone && !failed {
-            self.begin_again();
-            self.save(|words| (words.durable.needs_clone, words.durable.rewound) = (false, false));
-        }
-        if done.operation == Operation::Rewind {
-            if !failed {
-                self.save(|words| words.durable.rewound = false);
-            }
-            let impossible = done.result.as_ref().is_err_and(|error| error.is::<RewindImpossible>());
-            self.rewinds_failed = if impossible { self.rewinds_failed + 1 } else { 0 };
-            // pg_rewind cannot take up what another run of it has left half done.
-            let half_done =
-                failed && self.parts.worker.as_ref().is_some_and(|worker| worker.rewind_unfinished());
-            if self.rewinds_failed >= REWINDS_MAX || half_done || given_up {
-                self.rewinds_failed = 0;
-                self.save(|words| words.durable.needs_clone = true);
-            }
-        }
-        match done.result {
-            Ok(()) => {
-                tracing::info!(operation = ?done.operation, took_ms = done.took.as_millis() as u64, "done")
-            }
-            Err(error) => {
-                if is_told {
-                    let what = format!("{:?} failed", done.operation);
-                    self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
-                }
-                if given_up && done.operation == Operation::Clone {
-                    self.give_up_copying(failures, &error);
-                }
-            }
-        }
-        if let Some(observer) = &self.observer {
-            observer.wake();
-        }
-    }
-
-    fn on_errand(&mut self, errand: Errand, request: u64, result: Result<()>) {
-        self.errands.remove(&(errand, request));
-        if let Err(error) = result {
-            let what = format!("{errand:?} failed");
-            return self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
-        }
-        let now = self.now();
-        let errands = &mut self.view.errands;
-        let done = match errand {
-            Errand::Checkpoint => {
-                errands.checkpointed_at = Some(now);
-                &mut errands.checkpointed
-            }
-            Errand::Reload => &mut errands.reloaded,
-        };
-        *done = request.max(*done);
     }
 
     pub(super) fn term(&self) -> u64 {

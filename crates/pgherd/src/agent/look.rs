@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use brain::{MemberId, Position, Postgres, Primary, Standby, Term, Upstream, Walsender};
 use wire::{History, Lsn, Timeline};
 
-use super::work::{Known, Worker, is_ours};
+use super::known::Known;
+use super::work::{Worker, is_ours};
 use crate::fencer::Identity;
 use crate::postgres::{self, Admission, DataState, Method, Observation};
 

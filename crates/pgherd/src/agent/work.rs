@@ -8,19 +8,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use brain::{Applied, MemberId, NodeName, Operation, OriginRecord, Postgres, SyncSet, Term, Upstream};
+use brain::{Applied, MemberId, NodeName, Operation, OriginRecord, Term, Upstream};
 use tokio::sync::{mpsc, watch};
-use wire::{Lsn, Timeline};
+use wire::Timeline;
 
-use super::burden::Burden;
+use super::known::Known;
 use super::members::Addresses;
+use super::names::Names;
 use super::note::{Done, Errand, Note};
 use super::records::{self, Credentials};
-use super::slots::SlotKnown;
 use crate::fencer::Identity;
 use crate::postgres::{
-    DataState, Method, NOBODY, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Tunable,
-    Upstream as Pointer,
+    DataState, Passwords, Progress, RewindOutcome, Server, Source, StopMode, Tunable, Upstream as Pointer,
 };
 use crate::store::Store;
 
@@ -65,48 +64,6 @@ pub enum Work {
     Gate { open: bool },
     Slots { members: BTreeSet<MemberId> },
     TakeSlots { from: NodeName },
-}
-
-/// A sync set as PostgreSQL is to be told it.
-pub struct Names {
-    pub term: Term,
-    pub set: SyncSet,
-    /// All members; the first ones count first.
-    pub order: Vec<MemberId>,
-    pub method: Method,
-}
-
-/// What this process knows of its server beyond what the server says; lost with the process, and then asked anew.
-#[derive(Default)]
-pub(super) struct Known {
-    pub credentials: Option<Credentials>,
-    /// The cluster's system identifier, once there is one.
-    pub system_id: Option<u64>,
-    /// The member id in the durable words.
-    pub member: Option<MemberId>,
-    pub upstream: Option<Upstream>,
-    pub applied: Option<Applied>,
-    /// The order of the names in force, and how they count.
-    pub order: Vec<MemberId>,
-    pub method: Method,
-    pub prepared: bool,
-    pub end_of_recovery: Option<Lsn>,
-    /// When the last write probe reached the local disk, and where it ended.
-    pub write: Option<(Instant, Lsn)>,
-    /// Probes that k of the set have not been seen to flush yet, oldest first.
-    pub unconfirmed: Vec<(Instant, Lsn)>,
-    /// When the last probe was written that k of the set have flushed.
-    pub confirmed: Option<Instant>,
-    pub stalled_since: Option<Instant>,
-    /// The postmaster that was last seen to be a primary.
-    pub postmaster: Option<Identity>,
-    pub burden: Burden,
-    /// The last look that the server answered.
-    pub answer: Option<(Instant, Postgres)>,
-    pub slots: SlotKnown,
-    /// The cluster that this one follows, and which of its hosts is its primary.
-    pub origin: Option<OriginRecord>,
-    pub origin_primary: Option<String>,
 }
 
 /// What a node brings along to follow another cluster.
@@ -354,7 +311,7 @@ impl Worker {
         self.make_room().await;
         self.drop_unready_slots().await;
         let value = names.for_promotion()?;
-        let slots = slots_of(&names.set);
+        let slots = names.slots();
         let (promoted, refused) = match lower {
             true => self.server.promote_lowering(timeline, &value, &slots, PROMOTE_DEADLINE).await?,
             false => (self.server.promote(timeline, &value, &slots, PROMOTE_DEADLINE).await?, None),
@@ -389,7 +346,7 @@ impl Worker {
 
     async fn apply_sync(&self, names: Names) -> Result<()> {
         let (spelled, k) = names.spelled()?;
-        let slots = slots_of(&names.set);
+        let slots = names.slots();
         let applied = self.server.apply_sync(&spelled, k, names.method, &slots).await;
         let Names { term, set, order, method } = names;
         // After a failure nobody knows what is in force.
@@ -447,27 +404,4 @@ pub(super) fn split(address: &str) -> Result<(String, u16)> {
 
 pub(super) fn is_ours(slot: &str) -> bool {
     MemberId::of_slot(slot).is_some()
-}
-
-fn slots_of(set: &SyncSet) -> Vec<String> {
-    set.members.iter().map(MemberId::slot_name).collect()
-}
-
-impl Names {
-    /// Application names, and k.
-    fn spelled(&self) -> Result<(Vec<String>, u32)> {
-        let names = self.order.iter().map(|member| member.standby_name(self.term));
-        // With k = 0 nobody is waited for, and members are named for the store's sake only.
-        let names = if self.set.k == 0 { Vec::new() } else { names.collect() };
-        Ok((names, u32::try_from(self.set.k).context("k is too large")?))
-    }
-
-    /// The value for a promotion; a set with fewer members than k acknowledges nothing.
-    fn for_promotion(&self) -> Result<String> {
-        let (names, k) = self.spelled()?;
-        if k > 0 && names.len() < self.set.k {
-            return Ok(NOBODY.to_owned());
-        }
-        Ok(crate::postgres::standby_names(&names, k, self.method)?)
-    }
 }

@@ -1,0 +1,140 @@
+//! The configuration as each part of a node wants it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use brain::{MemberRecord, MembersRecord, NodeName, OriginRecord, Settings};
+
+use super::Precondition;
+use crate::agent::{self, CredentialsFile, EventLog, Fencing, FencingConfig, Followed};
+use crate::config::{Config, NodeKind, Peer, Watchdog};
+use crate::peer::{Identity, PeerConfig};
+use crate::postgres::{SlotSettings, Tunable};
+use crate::proxy::ProxyConfig;
+
+/// For the proxy's connections to servers: a local network answers in milliseconds, a dead host never.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A client that has not said who it is by then is not coming.
+const LOGIN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What this node brings along to follow another cluster. Once the cluster exists the store has the passwords, and a
+/// file that is no more is no obstacle.
+pub(super) fn followed(config: &Config) -> Result<Followed> {
+    let file = config.standby_cluster.as_ref().map(|standby| &standby.credentials);
+    let read = file.filter(|file| file.exists() || !config.data_dir().exists());
+    let credentials = read.map(|file| CredentialsFile::read(file)).transpose();
+    let credentials = credentials.map_err(|error| Precondition(format!("{error:#}")))?;
+    Ok(Followed { cluster: config.cluster.clone(), credentials })
+}
+
+/// What a reload may change.
+pub(super) fn tunable(config: &Config) -> Tunable {
+    let declared = &config.slots.declared;
+    Tunable {
+        parameters: config.postgres.parameters.clone(),
+        hba: config.postgres.hba.clone(),
+        slots: SlotSettings {
+            declared: declared.len(),
+            logical: declared.values().any(|slot| slot.logical.is_some()),
+            budget_bytes_max: declared.values().filter_map(|slot| slot.wal_budget).max().unwrap_or(0),
+        },
+    }
+}
+
+/// Reads the configuration file again, for a reload; a file of another node is refused.
+pub(super) fn reread(path: &Path, cluster: &str, node: &str) -> Result<Tunable> {
+    let config = crate::config::load(path)?;
+    if config.cluster != cluster || config.node.name != node {
+        bail!("{} is of another node now; nothing was applied", path.display());
+    }
+    Ok(tunable(&config))
+}
+
+/// Before the agent, which must not open a primary that nobody watches; a witness has nothing to fence.
+pub(super) fn fencing(config: &Config, events: &Arc<EventLog>) -> Result<Option<Fencing>> {
+    if config.node.kind != NodeKind::Full {
+        return Ok(None);
+    }
+    let required = config.fencing.watchdog == Watchdog::Required;
+    let device = &config.fencing.device;
+    if required && let Err(error) = rustix::fs::access(device.as_str(), rustix::fs::Access::WRITE_OK) {
+        let text = format!(
+            "[fencing] watchdog is \"required\", but {device} cannot be used: {error}; load its driver (modprobe softdog \
+             has one for every machine), let pgherd's user write to it, or set watchdog = \"automatic\""
+        );
+        return Err(Precondition(text).into());
+    }
+    let fencing = FencingConfig {
+        dir: std::path::absolute(&config.node.dir)?,
+        watchdog: (config.fencing.watchdog != Watchdog::Off).then(|| device.clone()),
+        required,
+        failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
+    };
+    Ok(Some(Fencing::start(fencing, events.clone()).context("make the fencer's memory")?))
+}
+
+/// The peers of the configuration as a record: who founds the cluster, or whom a newcomer asks.
+pub(super) fn seeds(config: &Config) -> MembersRecord {
+    let member = |(name, peer): (&String, &Peer)| {
+        let kind = match peer.kind {
+            NodeKind::Full => brain::NodeKind::Full,
+            NodeKind::Witness => brain::NodeKind::Witness,
+        };
+        let record =
+            MemberRecord { kind, peer: peer.peer.clone(), postgres: peer.postgres.clone(), leaving: false };
+        (NodeName(name.clone()), record)
+    };
+    MembersRecord { nodes: config.peers.iter().map(member).collect(), ..MembersRecord::default() }
+}
+
+pub(super) fn settings(config: &Config, members: &MembersRecord) -> Settings {
+    let mut settings = Settings {
+        cluster: config.cluster.clone(),
+        full: BTreeSet::new(),
+        voters: BTreeSet::new(),
+        heartbeat_ms: config.failover.heartbeat.as_millis() as u64,
+        failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
+        drift_percent: config.failover.drift_percent.into(),
+        standbys: config.sync.standbys as usize,
+        slot_gate: config.slots.gate,
+        on_last_standby_lost: config.sync.on_last_standby_lost,
+        maximum_lag_bytes: config.sync.maximum_lag_on_failover,
+        drain_timeout_ms: config.failover.drain_timeout.as_millis() as u64,
+        origin: config.standby_cluster.as_ref().map(|standby| OriginRecord {
+            hosts: standby.hosts.clone(),
+            slot: standby.slot.clone(),
+            left: None,
+        }),
+    };
+    settings.follow(members);
+    settings
+}
+
+pub(super) fn proxy_config(config: &Config) -> ProxyConfig {
+    ProxyConfig {
+        listen: config.proxy.listen.clone(),
+        read_write_port: config.proxy.read_write_port,
+        read_only_port: config.proxy.read_only_port,
+        auto_port: Some(config.proxy.auto_port),
+        queue_max: config.proxy.queue_max as usize,
+        queue_timeout: config.proxy.queue_timeout,
+        sessions_max: config.proxy.sessions_max as usize,
+        connect_timeout: CONNECT_TIMEOUT,
+        login_timeout: LOGIN_TIMEOUT,
+        lowered_commit: config.sync.lowered_commit,
+    }
+}
+
+pub(super) fn peer_config(config: &Config, members: &MembersRecord) -> Result<PeerConfig> {
+    Ok(PeerConfig {
+        cluster: config.cluster.clone(),
+        name: config.node.name.clone(),
+        listen: config.peer_listen_address(),
+        peers: agent::peers(members),
+        identity: Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?,
+    })
+}
