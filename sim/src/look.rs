@@ -49,6 +49,7 @@ pub fn look_standby(server: &Server, now_us: u64) -> brain::Standby {
         quarantined: server.files.quarantined,
         complete: server.complete,
         stalled_ms: if stalled { now_us.saturating_sub(server.pointed_us) / 1000 } else { 0 },
+        complaint: None,
         history: None,
         slots: server
             .slots

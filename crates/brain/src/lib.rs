@@ -42,7 +42,9 @@ pub use health::{Health, open as is_open, own as health_of, wants_store_lease};
 pub use memory::{Heard, Memory};
 pub use names::{MemberId, Millis, NodeName, Term};
 pub use origin::{OriginAnswer, OriginHost, OriginPrimary, OriginRecord, OriginReport, Place};
-pub use postgres::{Activity, Applied, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender};
+pub use postgres::{
+    Activity, Applied, Complaint, Operation, Position, Postgres, Primary, Standby, Upstream, Walsender,
+};
 pub use quorum::SyncSet;
 pub use record::{
     ClusterRecord, LeaseRecord, MemberRecord, MembersRecord, NodeKind, PrimaryRecord, StoreView, SyncRecord,

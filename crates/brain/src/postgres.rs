@@ -42,6 +42,15 @@ pub struct Upstream {
     pub term: Term,
 }
 
+/// What a WAL receiver says in the server's log when it ends.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Complaint {
+    /// PostgreSQL's own.
+    pub words: String,
+    /// It could not even log in upstream: a copy, which logs in as it does, would be refused, too.
+    pub at_login: bool,
+}
+
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Standby {
     pub system_id: u64,
@@ -60,6 +69,9 @@ pub struct Standby {
     pub quarantined: bool,
     /// Milliseconds for which it has been pointed at its upstream without streaming; 0 while it streams.
     pub stalled_ms: u64,
+    /// Why nothing has come lately; `None` while it streams, and when its receiver says nothing.
+    #[serde(default)]
+    pub complaint: Option<Complaint>,
     /// How it came to the timeline of its position; `None` when that cannot be told.
     #[serde(default)]
     pub history: Option<History>,
@@ -184,6 +196,17 @@ impl Standby {
     /// It is pointed at the recorded primary, in its recorded term.
     pub fn follows(&self, record: &PrimaryRecord) -> bool {
         self.upstream.as_ref().is_some_and(|u| u.node == record.node && u.term == record.term)
+    }
+
+    /// Why a copy of whom it follows would fail as its receiver does.
+    pub(crate) fn refused(&self) -> Option<&str> {
+        let complaint = self.complaint.as_ref().filter(|complaint| complaint.at_login);
+        complaint.map(|complaint| complaint.words.as_str())
+    }
+
+    /// `: ` and what its receiver says, or nothing.
+    pub(crate) fn complains(&self) -> String {
+        self.complaint.as_ref().map_or_else(String::new, |complaint| format!(": {}", complaint.words))
     }
 
     /// Takes WAL from nobody, and knows the end of its own.

@@ -171,6 +171,7 @@ impl Sight<'_> {
             complete: !node.unread || self.lies,
             quarantined: false,
             stalled_ms: 0,
+            complaint: None,
             history: None,
             slots: Default::default(),
         }

@@ -28,6 +28,7 @@ fn standby(lsn: u64) -> Postgres {
         complete: true,
         quarantined: true,
         stalled_ms: 0,
+        complaint: None,
         history: None,
         slots: Default::default(),
     })

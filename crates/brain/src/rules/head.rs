@@ -218,6 +218,9 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
         return Some(want);
     }
     let why = format!("not streaming for {} ms although {address} is a primary", standby.stalled_ms);
+    if let Some(words) = standby.refused() {
+        return wait(format!("{why}; nobody could copy it either: {words}"));
+    }
     if let Some(other) = copied_first(view) {
         return wait(format!("{why}; this data directory is kept until {other} has a copy of its own"));
     }

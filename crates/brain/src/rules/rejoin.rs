@@ -370,16 +370,20 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
     let (record, status, primary) = upstream(view).ok()?;
     let standby = view.postgres.standby().filter(|standby| standby.stalled_ms > STALLED_MS_MAX)?;
     if !status.open || !expendable(view, record, primary) {
-        return wait(format!("not streaming for {} ms", standby.stalled_ms));
+        return wait(format!("not streaming for {} ms{}", standby.stalled_ms, standby.complains()));
     }
     if view.condition.disk_full {
         return wait(format!("no room is left on the disk of {} for a copy", view.me));
+    }
+    if let Some(words) = standby.refused() {
+        return wait(format!("{} cannot be reached by its receiver, nor by a copy: {words}", record.node));
     }
     if let Some(other) = copying(view) {
         return wait(format!("{other} is copying; one node at a time loads the primary"));
     }
     let (node, from) = copy_source(view, record, primary);
-    let why = format!("not streaming for {} ms although {} is open{from}", standby.stalled_ms, record.node);
+    let (stalled_ms, says) = (standby.stalled_ms, standby.complains());
+    let why = format!("not streaming for {stalled_ms} ms although {} is open{from}{says}", record.node);
     act(Action::Clone { term: record.term, node }, why)
 }
 
@@ -391,8 +395,9 @@ pub(super) fn steady(view: &View) -> Option<Want> {
             want.why.extend(Some(view.memory.cascade.why_not.clone()).filter(|why| !why.is_empty()));
             Some(want)
         }
-        (Some(record), _) => {
-            wait(format!("pointed at {}, term {}; not streaming yet", record.node, record.term))
+        (Some(record), standby) => {
+            let says = standby.map_or_else(String::new, Standby::complains);
+            wait(format!("pointed at {}, term {}; not streaming yet{says}", record.node, record.term))
         }
         (None, _) => wait("no primary is recorded"),
     }

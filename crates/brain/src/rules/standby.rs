@@ -110,6 +110,12 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
     if !head.streaming || view.fresh_peers().any(|status| status.busy == Some(Operation::Clone)) {
         return wait(format!("not streaming for {} ms", standby.stalled_ms));
     }
+    if let Some(words) = standby.refused() {
+        return wait(format!(
+            "{} cannot be reached by the receiver here, nor by a copy: {words}",
+            record.node
+        ));
+    }
     let why = format!("not streaming for {} ms although {} streams", standby.stalled_ms, record.node);
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)
 }

@@ -37,6 +37,8 @@ fn run(commands: &str) -> String {
             ["cluster", settings @ ..] => world = World::new(settings),
             ["run", milliseconds] => world.run(milliseconds.parse().unwrap()),
             ["kill", "postgres", node] => world.kill_postgres(node),
+            ["refuse", node] => world.refuse(node, true),
+            ["let", "in", node] => world.refuse(node, false),
             ["lose", node] => world.lose(node),
             ["hang", "postgres", node] => world.hang_postgres(node, true),
             ["wake", "postgres", node] => world.hang_postgres(node, false),

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use brain::{Ask, Memory, NodeName, Requests, SlotReport, Versioned, decide};
+use brain::{Ask, Complaint, Memory, NodeName, Requests, SlotReport, Versioned, decide};
 use wire::Lsn;
 
 use super::World;
@@ -32,6 +32,13 @@ impl World {
         if let Some(server) = &mut self.node(node).server {
             server.hangs = hangs;
         }
+    }
+
+    /// `refuse n3`, `let in n3`: its receiver cannot log in upstream, and says so.
+    pub fn refuse(&mut self, node: &str, refused: bool) {
+        self.note(&format!("{} {node}", if refused { "refuse" } else { "let in" }));
+        let complaint = Complaint { words: "no pg_hba.conf entry".to_owned(), at_login: true };
+        self.node(node).server.as_mut().unwrap().refused = refused.then_some(complaint);
     }
 
     /// Somebody has removed its data directory.

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use brain::{
-    Action, Activity, Applied, Durable, MemberId, Millis, NodeName, Position, Postgres, Primary, Standby,
-    SyncSet, Term, Upstream, Walsender,
+    Action, Activity, Applied, Complaint, Durable, MemberId, Millis, NodeName, Position, Postgres, Primary,
+    Standby, SyncSet, Term, Upstream, Walsender,
 };
 use wire::{History, Lsn};
 
@@ -28,6 +28,8 @@ pub(super) struct Server {
     pub streaming: bool,
     /// It runs and answers nobody.
     pub hangs: bool,
+    /// Its receiver is not let in upstream, and says so.
+    pub refused: Option<Complaint>,
 }
 
 impl Server {
@@ -47,6 +49,7 @@ impl Server {
             stalled_since: now,
             streaming: false,
             hangs: false,
+            refused: None,
         }
     }
 }
@@ -61,7 +64,7 @@ impl World {
             let Some(server) = node.server.as_mut().filter(|s| s.running && !s.writable) else { continue };
             if server.upstream.as_ref().is_some_and(|upstream| upstream.node.is_origin()) {
                 let own = (server.history.timeline_at(server.end), server.end);
-                let origin = origin.filter(|o| server.end >= o.kept_from);
+                let origin = origin.filter(|o| server.end >= o.kept_from && server.refused.is_none());
                 let origin =
                     origin.filter(|o| o.lives && !o.refuses && o.history.contains(own.0, own.1, o.end));
                 server.streaming = origin.is_some();
@@ -79,9 +82,8 @@ impl World {
                 server.upstream.as_ref().filter(|u| both(&u.node)).and_then(|u| snapshot.get(&u.node));
             let withheld = |u: &Upstream| self.withheld.contains(&(u.node.clone(), name.clone()));
             let lacks = server.upstream.as_ref().is_some_and(withheld);
-            let passes_on =
-                |s: &&Server| s.writable || s.streaming && s.end >= server.end || s.end > server.end;
-            let source = source.filter(|s| s.running).filter(passes_on);
+            let passes_on = |s: &&Server| s.writable || s.end >= server.end;
+            let source = source.filter(|s| s.running && server.refused.is_none()).filter(passes_on);
             let source = source.filter(|s| !lacks || s.end <= server.end);
             server.streaming = source.is_some();
             if let Some(source) = source {
@@ -111,6 +113,7 @@ impl World {
                 replay: server.end,
                 quarantined: server.quarantined,
                 complete: true,
+                complaint: server.refused.clone().filter(|_| !server.streaming),
                 stalled_ms: if server.streaming { 0 } else { self.now.since(server.stalled_since) },
                 history: Some(server.history.clone()),
                 slots: server.slots.iter().map(|slot| (slot.clone(), false)).collect(),
