@@ -53,6 +53,13 @@ pub struct NodeStatus {
     #[serde(default)]
     pub upstream_note: String,
     #[serde(default)]
+    pub receiver_note: String,
+    /// Of the node that was asked; empty for others.
+    #[serde(default)]
+    pub why: Vec<String>,
+    #[serde(default)]
+    pub rule: String,
+    #[serde(default)]
     pub condition: Condition,
     #[serde(default)]
     pub slots: Slots,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use brain::{Applied, MemberId, OriginRecord, Postgres, Upstream};
+use brain::{Applied, Complaint, MemberId, OriginRecord, Postgres, Upstream};
 use wire::Lsn;
 
 use super::burden::Burden;
@@ -33,6 +33,8 @@ pub(super) struct Known {
     /// When the last probe was written that k of the set have flushed.
     pub confirmed: Option<Instant>,
     pub stalled_since: Option<Instant>,
+    /// What its receiver has said, while it does not stream.
+    pub receiver: ReceiverHeard,
     /// The postmaster that was last seen to be a primary.
     pub postmaster: Option<Identity>,
     pub burden: Burden,
@@ -42,4 +44,12 @@ pub(super) struct Known {
     /// The cluster that this one follows, and which of its hosts is its primary.
     pub origin: Option<OriginRecord>,
     pub origin_primary: Option<String>,
+}
+
+/// What the WAL receiver has said in the log.
+#[derive(Default)]
+pub(super) struct ReceiverHeard {
+    /// When the log was looked at last, and where it ended.
+    pub looked: Option<(Instant, u64)>,
+    pub complaint: Option<(Instant, Complaint)>,
 }

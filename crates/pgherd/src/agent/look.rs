@@ -2,16 +2,22 @@
 
 use std::time::{Duration, Instant};
 
-use brain::{MemberId, Position, Postgres, Primary, Standby, Term, Upstream, Walsender};
+use brain::{Complaint, MemberId, Position, Postgres, Primary, Standby, Term, Upstream, Walsender};
 use wire::{History, Lsn, Timeline};
 
-use super::known::Known;
+use super::known::{Known, ReceiverHeard};
 use super::work::{Worker, is_ours};
 use crate::fencer::Identity;
-use crate::postgres::{self, Admission, DataState, Method, Observation};
+use crate::postgres::{self, Admission, DataState, Method, Observation, ReceiverSays};
 
 /// For so long a server that gave no answer is taken to be as it was: the shortest `failure_timeout`.
 const SILENCE_MAX: Duration = Duration::from_millis(500);
+
+/// A receiver that is not let in tries again every 100 ms, and every few seconds when hosts give no answer.
+const HEARD_EVERY: Duration = Duration::from_secs(1);
+
+/// What was said longer ago says nothing of now: five attempts on three hosts that give no answer.
+const HEARD_MAX: Duration = Duration::from_secs(30);
 
 impl Worker {
     pub async fn observe(&self) -> Postgres {
@@ -29,7 +35,10 @@ impl Worker {
             }
             Ok(Observation::Stopping) => return Postgres::Starting,
             Ok(Observation::Unresponsive { reason }) => reason,
-            Ok(Observation::Standby(standby)) => return self.answered(Self::standby, *standby),
+            Ok(Observation::Standby(standby)) => {
+                self.hear_receiver(&standby).await;
+                return self.answered(Self::standby, *standby);
+            }
             Ok(Observation::Primary(primary)) => {
                 // Known before anybody hears of a primary: the fencer is told of this process and no other.
                 let postmaster = self.server.adopt().ok().flatten();
@@ -93,6 +102,33 @@ impl Worker {
         }
     }
 
+    /// Why nothing is received: asked of the log while that is so.
+    async fn hear_receiver(&self, seen: &postgres::Standby) {
+        if seen.streaming || seen.following.is_none() {
+            self.known().receiver = ReceiverHeard::default();
+            return;
+        }
+        let looked = self.known().receiver.looked;
+        if looked.is_some_and(|(at, _)| at.elapsed() < HEARD_EVERY) {
+            return;
+        }
+        // What was said before this look began may have been said of another upstream.
+        let (said, end) = match looked {
+            Some((_, end)) => self.server.receiver_says(end).await,
+            None => (None, self.server.log_end()),
+        };
+        let now = Instant::now();
+        let heard = &mut self.known().receiver;
+        heard.looked = Some((now, end));
+        match said {
+            Some(ReceiverSays::Ended { words, at_login }) => {
+                heard.complaint = Some((now, Complaint { words, at_login }));
+            }
+            Some(ReceiverSays::Streams) => heard.complaint = None,
+            None => heard.complaint = heard.complaint.take().filter(|(at, _)| at.elapsed() < HEARD_MAX),
+        }
+    }
+
     fn standby(&self, seen: postgres::Standby) -> Postgres {
         let mut known = self.known();
         let upstream = seen.following.as_deref().map(|name| pointed_at(name, known.upstream.as_ref()));
@@ -114,6 +150,7 @@ impl Worker {
             replay: seen.replay_lsn.unwrap_or_default(),
             quarantined: seen.admission != Some(Admission::Open),
             stalled_ms,
+            complaint: known.receiver.complaint.as_ref().map(|(_, complaint)| complaint.clone()),
             history: seen.history,
             slots: physical(&seen.slots).map(|slot| (slot.slot_name.clone(), slot.active)).collect(),
         })

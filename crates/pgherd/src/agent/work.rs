@@ -12,7 +12,7 @@ use brain::{Applied, MemberId, NodeName, Operation, OriginRecord, Term, Upstream
 use tokio::sync::{mpsc, watch};
 use wire::Timeline;
 
-use super::known::Known;
+use super::known::{Known, ReceiverHeard};
 use super::members::Addresses;
 use super::names::Names;
 use super::note::{Done, Errand, Note};
@@ -227,7 +227,7 @@ impl Worker {
         let mut known = self.known();
         (known.applied, known.prepared, known.end_of_recovery) = (None, false, None);
         (known.write, known.confirmed, known.stalled_since) = (None, None, None);
-        known.answer = None;
+        (known.answer, known.receiver) = (None, ReceiverHeard::default());
         (known.burden.outgrown, known.burden.not_lowered) = (false, None);
         known.unconfirmed.clear();
         // Told of anew within a heartbeat, when there is a primary.
@@ -243,7 +243,8 @@ impl Worker {
         pointer.slot_name = pointer.slot_name.filter(|_| slot);
         pointer.primary = primary || upstream.node.is_origin() && pointer.slot_name.is_some();
         self.server.follow(&pointer).await?;
-        self.known().stalled_since = Some(Instant::now());
+        let mut known = self.known();
+        (known.stalled_since, known.receiver) = (Some(Instant::now()), ReceiverHeard::default());
         Ok(())
     }
 

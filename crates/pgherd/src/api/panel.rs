@@ -228,6 +228,7 @@ impl NodeView {
             postgres: full.then(|| self.addresses.load().get(name).cloned()).flatten(),
             tags: part.map_or_else(Default::default, |part| part.tags.clone()),
             upstream: if fresh { upstream(postgres) } else { None },
+            receiver_note: if fresh { receiver_note(postgres) } else { String::new() },
             upstream_note: part.map_or_else(String::new, |part| part.why_not_source.to_owned()),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
@@ -274,6 +275,11 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
 fn upstream(postgres: &Postgres) -> Option<String> {
     let upstream = postgres.standby()?.upstream.as_ref()?;
     Some(upstream.node.0.clone()).filter(|node| !node.is_empty())
+}
+
+fn receiver_note(postgres: &Postgres) -> String {
+    let complaint = postgres.standby().and_then(|standby| standby.complaint.as_ref());
+    complaint.map_or_else(String::new, |complaint| complaint.words.clone())
 }
 
 fn slots(report: &SlotReport) -> SlotsReport {

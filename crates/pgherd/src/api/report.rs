@@ -175,6 +175,9 @@ pub struct NodeReport {
     /// Why it does not stream from the replica that its tag `replicatefrom` names; empty when it does, or has none.
     #[serde(default)]
     pub upstream_note: String,
+    /// What its WAL receiver said when it last ended, in PostgreSQL's words; empty while it streams.
+    #[serde(default)]
+    pub receiver_note: String,
     /// The rule that its agent followed last, with the reasons; empty when not known here.
     #[serde(default)]
     pub rule: String,

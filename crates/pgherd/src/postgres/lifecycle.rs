@@ -140,7 +140,7 @@ impl Server {
         deadline: Duration,
     ) -> Result<Postmaster> {
         const POLL: Duration = Duration::from_millis(20);
-        let log_begin = fs::metadata(self.layout.server_log()).map_or(0, |metadata| metadata.len());
+        let log_begin = self.log_end();
         let pg_ctl = self.installation.tool("pg_ctl");
         let mut command = self.account.command(&pg_ctl);
         // pg_ctl hands the options to a shell; no value of ours holds a quote (`Server::new`), this is for the rest.

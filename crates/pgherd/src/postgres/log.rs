@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
 
 use super::files;
 use super::server::Server;
@@ -9,33 +10,51 @@ use super::server::Server;
 /// The end of a run takes some dozen lines.
 const READ_BYTES_MAX: u64 = 16 * 1024;
 
+/// What the WAL receiver wrote last.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ReceiverSays {
+    Streams,
+    /// Its last words, without the prefixes of the log. `at_login`: it could not even log in upstream.
+    Ended {
+        words: String,
+        at_login: bool,
+    },
+}
+
+/// The end of what lies after `begin` in the file, and where the file ends.
+fn read_since(path: &Path, begin: u64) -> std::io::Result<(String, u64)> {
+    let mut file = fs::File::open(path)?;
+    let end = file.metadata()?.len();
+    file.seek(SeekFrom::Start(begin.max(end.saturating_sub(READ_BYTES_MAX))))?;
+    let mut bytes = Vec::new();
+    file.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
+    Ok((String::from_utf8_lossy(&bytes).into_owned(), end))
+}
+
 impl Server {
     /// The end of what was logged after `begin`.
     pub(super) fn log_since(&self, begin: u64) -> String {
-        let read = || -> std::io::Result<String> {
-            let mut file = fs::File::open(self.layout.server_log())?;
-            let end = file.metadata()?.len();
-            file.seek(SeekFrom::Start(begin.max(end.saturating_sub(READ_BYTES_MAX))))?;
-            let mut bytes = Vec::new();
-            file.take(READ_BYTES_MAX).read_to_end(&mut bytes)?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        };
-        read().unwrap_or_default()
+        read_since(&self.layout.server_log(), begin).map(|(text, _)| text).unwrap_or_default()
+    }
+
+    /// Where the log ends; 0 when there is none.
+    pub fn log_end(&self) -> u64 {
+        fs::metadata(self.layout.server_log()).map_or(0, |metadata| metadata.len())
+    }
+
+    /// What the WAL receiver has written since `begin`, a place in the log; and where the log ends now. A log that cannot
+    /// be read says nothing.
+    pub async fn receiver_says(&self, begin: u64) -> (Option<ReceiverSays>, u64) {
+        let path = self.layout.server_log();
+        let read = files::blocking(move || read_since(&path, begin).map_err(super::Error::at("read", &path)));
+        read.await.map_or((None, begin), |(text, end)| (receiver_says(&text), end))
     }
 
     /// The line that says best why the server's last run ended; `None` when it said nothing, as after SIGKILL.
     pub async fn last_words(&self) -> Option<String> {
         let path = self.layout.server_log();
-        let read = files::blocking(move || {
-            let mut file = fs::File::open(&path).map_err(super::Error::at("read", &path))?;
-            let end = file.metadata().map_or(0, |metadata| metadata.len());
-            let mut bytes = Vec::new();
-            file.seek(SeekFrom::Start(end.saturating_sub(READ_BYTES_MAX)))
-                .and_then(|_| file.take(READ_BYTES_MAX).read_to_end(&mut bytes))
-                .map_err(super::Error::at("read", &path))?;
-            Ok(String::from_utf8_lossy(&bytes).into_owned())
-        });
-        last_words(&read.await.ok()?)
+        let read = files::blocking(move || read_since(&path, 0).map_err(super::Error::at("read", &path)));
+        last_words(&read.await.ok()?.0)
     }
 }
 
@@ -50,9 +69,61 @@ fn last_words(text: &str) -> Option<String> {
     panic.or_else(died).map(str::to_owned)
 }
 
+/// How a receiver's end begins, on 15 to 18. A client cannot write a line like this: its FATALs have other words, and
+/// further lines of a message begin with a tab.
+const ENDED: [&str; 6] = [
+    "could not connect to the primary server",
+    "streaming replication receiver",
+    "could not receive data from WAL stream",
+    "could not start WAL streaming",
+    "terminating walreceiver",
+    "highest timeline",
+];
+
+fn receiver_says(text: &str) -> Option<ReceiverSays> {
+    text.lines().rev().filter(|line| !line.starts_with('\t')).find_map(|line| {
+        if line.contains("LOG:  started streaming WAL from primary at") {
+            return Some(ReceiverSays::Streams);
+        }
+        let (_, fatal) = line.split_once("FATAL:  ")?;
+        ENDED.iter().any(|words| fatal.starts_with(words)).then_some(())?;
+        let refused = fatal.split_once("could not connect to the primary server: ");
+        let words = refused.map_or(fatal, |(_, words)| words).to_owned();
+        Some(ReceiverSays::Ended { words, at_login: refused.is_some() })
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_receiver_s_last_words_are_told_from_those_of_others() {
+        let refused = "2026 [7] FATAL:  could not connect to the primary server: connection to server at \"h\", port 1 failed: Connection refused\n\
+                       \t\tIs the server running on that host and accepting TCP/IP connections?\n";
+        let words = "connection to server at \"h\", port 1 failed: Connection refused".to_owned();
+        let said = Some(ReceiverSays::Ended { words, at_login: true });
+        assert_eq!(receiver_says(refused), said);
+        // From 17 on the receiver names itself.
+        let named = refused.replace("could not", "streaming replication receiver \"n2\" could not");
+        assert_eq!(receiver_says(&named), said);
+        let clients = format!(
+            "{refused}2026 [8] FATAL:  sorry, too many clients already\n2026 [9] ERROR:  syntax error\n\
+             2026 [9] STATEMENT:  SELECT\n\tFATAL:  could not receive data from WAL stream: x\n"
+        );
+        assert_eq!(receiver_says(&clients), said);
+        let streams = format!(
+            "{refused}2026 [7] LOG:  started streaming WAL from primary at 0/3000000 on timeline 1\n"
+        );
+        assert_eq!(receiver_says(&streams), Some(ReceiverSays::Streams));
+        let gone = "could not receive data from WAL stream: ERROR:  requested WAL segment 000000010000000000000003 has already been removed";
+        let gone_log = format!("{streams}2026 [7] FATAL:  {gone}\n");
+        assert_eq!(
+            receiver_says(&gone_log),
+            Some(ReceiverSays::Ended { words: gone.to_owned(), at_login: false })
+        );
+        assert_eq!(receiver_says("2026 [1] LOG:  starting PostgreSQL 15\n"), None);
+    }
 
     #[test]
     fn the_last_run_speaks() {

@@ -63,6 +63,7 @@ pub use error::{Error, Result};
 pub use hba::{Admission, REPLICATION_ROLE, REWIND_ROLE};
 pub use layout::Layout;
 pub use lifecycle::{Ended, StopMode};
+pub use log::ReceiverSays;
 pub use lost::Lost;
 pub use observe::{Observation, Position, Primary, Slot, Standby, Walsender};
 pub use origin::{OriginServer, Received, ask as ask_origin};

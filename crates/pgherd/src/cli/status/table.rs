@@ -173,6 +173,8 @@ fn advice(answered: &Answered) -> Vec<String> {
     lines.extend(astray.map(|node| {
         format!("{} does not replicate from the replica in its tags: {}", node.name, node.upstream_note)
     }));
+    let thirsty = report.nodes.iter().filter(|node| !node.receiver_note.is_empty());
+    lines.extend(thirsty.map(|node| format!("{} receives no WAL: {}", node.name, node.receiver_note)));
     lines.extend(report.nodes.iter().flat_map(burdens::lines));
     if report.sync.mode == SyncMode::Quorum {
         let sound = report.nodes.iter().filter(|node| node.sync && node.healthy).count();
@@ -210,6 +212,7 @@ pub(super) mod tests {
             tags: brain::Tags::default(),
             upstream: (role == Role::Replica).then(|| "n1".to_owned()),
             upstream_note: String::new(),
+            receiver_note: String::new(),
             rule: String::new(),
             why: Vec::new(),
             condition: brain::Condition::default(),
