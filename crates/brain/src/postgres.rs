@@ -47,8 +47,9 @@ pub struct Upstream {
 pub struct Complaint {
     /// PostgreSQL's own.
     pub words: String,
-    /// It could not even log in upstream: a copy, which logs in as it does, would be refused, too.
-    pub at_login: bool,
+    /// A new copy of the upstream may stream. Not so where the receiver could not even log in, and where its slot is the
+    /// matter.
+    pub copy_helps: bool,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -198,9 +199,9 @@ impl Standby {
         self.upstream.as_ref().is_some_and(|u| u.node == record.node && u.term == record.term)
     }
 
-    /// Why a copy of whom it follows would fail as its receiver does.
+    /// Why a copy of whom it follows would not stream either.
     pub(crate) fn refused(&self) -> Option<&str> {
-        let complaint = self.complaint.as_ref().filter(|complaint| complaint.at_login);
+        let complaint = self.complaint.as_ref().filter(|complaint| !complaint.copy_helps);
         complaint.map(|complaint| complaint.words.as_str())
     }
 

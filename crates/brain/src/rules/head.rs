@@ -219,7 +219,7 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
     }
     let why = format!("not streaming for {} ms although {address} is a primary", standby.stalled_ms);
     if let Some(words) = standby.refused() {
-        return wait(format!("{why}; nobody could copy it either: {words}"));
+        return wait(format!("{why}; a copy would not stream either: {words}"));
     }
     if let Some(other) = copied_first(view) {
         return wait(format!("{why}; this data directory is kept until {other} has a copy of its own"));

@@ -376,7 +376,7 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
         return wait(format!("no room is left on the disk of {} for a copy", view.me));
     }
     if let Some(words) = standby.refused() {
-        return wait(format!("{} cannot be reached by its receiver, nor by a copy: {words}", record.node));
+        return wait(format!("a copy of {} would not stream either: {words}", record.node));
     }
     if let Some(other) = copying(view) {
         return wait(format!("{other} is copying; one node at a time loads the primary"));

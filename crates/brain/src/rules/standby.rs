@@ -111,10 +111,7 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
         return wait(format!("not streaming for {} ms", standby.stalled_ms));
     }
     if let Some(words) = standby.refused() {
-        return wait(format!(
-            "{} cannot be reached by the receiver here, nor by a copy: {words}",
-            record.node
-        ));
+        return wait(format!("a copy of {} would not stream either: {words}", record.node));
     }
     let why = format!("not streaming for {} ms although {} streams", standby.stalled_ms, record.node);
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)

@@ -121,8 +121,8 @@ impl Worker {
         let heard = &mut self.known().receiver;
         heard.looked = Some((now, end));
         match said {
-            Some(ReceiverSays::Ended { words, at_login }) => {
-                heard.complaint = Some((now, Complaint { words, at_login }));
+            Some(ReceiverSays::Ended { words, copy_helps }) => {
+                heard.complaint = Some((now, Complaint { words, copy_helps }));
             }
             Some(ReceiverSays::Streams) => heard.complaint = None,
             None => heard.complaint = heard.complaint.take().filter(|(at, _)| at.elapsed() < HEARD_MAX),

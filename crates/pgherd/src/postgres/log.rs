@@ -14,10 +14,11 @@ const READ_BYTES_MAX: u64 = 16 * 1024;
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ReceiverSays {
     Streams,
-    /// Its last words, without the prefixes of the log. `at_login`: it could not even log in upstream.
+    /// Its last words, without the prefixes of the log. A new copy does not help a receiver that could not even log in
+    /// upstream, nor one whose slot is not there or another's.
     Ended {
         words: String,
-        at_login: bool,
+        copy_helps: bool,
     },
 }
 
@@ -89,7 +90,9 @@ fn receiver_says(text: &str) -> Option<ReceiverSays> {
         ENDED.iter().any(|words| fatal.starts_with(words)).then_some(())?;
         let refused = fatal.split_once("could not connect to the primary server: ");
         let words = refused.map_or(fatal, |(_, words)| words).to_owned();
-        Some(ReceiverSays::Ended { words, at_login: refused.is_some() })
+        let slot = fatal.contains("replication slot \"")
+            && (fatal.ends_with("does not exist") || fatal.contains("is active for PID"));
+        Some(ReceiverSays::Ended { words, copy_helps: refused.is_none() && !slot })
     })
 }
 
@@ -102,7 +105,7 @@ mod tests {
         let refused = "2026 [7] FATAL:  could not connect to the primary server: connection to server at \"h\", port 1 failed: Connection refused\n\
                        \t\tIs the server running on that host and accepting TCP/IP connections?\n";
         let words = "connection to server at \"h\", port 1 failed: Connection refused".to_owned();
-        let said = Some(ReceiverSays::Ended { words, at_login: true });
+        let said = Some(ReceiverSays::Ended { words, copy_helps: false });
         assert_eq!(receiver_says(refused), said);
         // From 17 on the receiver names itself.
         let named = refused.replace("could not", "streaming replication receiver \"n2\" could not");
@@ -120,8 +123,11 @@ mod tests {
         let gone_log = format!("{streams}2026 [7] FATAL:  {gone}\n");
         assert_eq!(
             receiver_says(&gone_log),
-            Some(ReceiverSays::Ended { words: gone.to_owned(), at_login: false })
+            Some(ReceiverSays::Ended { words: gone.to_owned(), copy_helps: true })
         );
+        let slot = "could not start WAL streaming: ERROR:  replication slot \"west\" does not exist";
+        let said = receiver_says(&format!("{streams}2026 [7] FATAL:  {slot}\n"));
+        assert_eq!(said, Some(ReceiverSays::Ended { words: slot.to_owned(), copy_helps: false }));
         assert_eq!(receiver_says("2026 [1] LOG:  starting PostgreSQL 15\n"), None);
     }
 

@@ -37,7 +37,7 @@ impl World {
     /// `refuse n3`, `let in n3`: its receiver cannot log in upstream, and says so.
     pub fn refuse(&mut self, node: &str, refused: bool) {
         self.note(&format!("{} {node}", if refused { "refuse" } else { "let in" }));
-        let complaint = Complaint { words: "no pg_hba.conf entry".to_owned(), at_login: true };
+        let complaint = Complaint { words: "no pg_hba.conf entry".to_owned(), copy_helps: false };
         self.node(node).server.as_mut().unwrap().refused = refused.then_some(complaint);
     }
 

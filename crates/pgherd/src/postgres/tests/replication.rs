@@ -192,7 +192,7 @@ async fn a_receiver_that_is_not_let_in_says_so_and_one_whose_wal_is_gone_says_th
     let walsender = see_primary(&one).await.unwrap().walsenders[0].pid;
     process::signal(&one.layout.data, walsender, rustix::process::Signal::TERM);
     let words = eventually("the receiver is refused", async || match two.receiver_says(begin).await.0? {
-        ReceiverSays::Ended { words, at_login: true } => Some(words),
+        ReceiverSays::Ended { words, copy_helps: false } => Some(words),
         _ => None,
     })
     .await;
@@ -213,7 +213,7 @@ async fn a_receiver_that_is_not_let_in_says_so_and_one_whose_wal_is_gone_says_th
     let begin = two.log_end();
     two.follow(&upstream(&one, "n2")).await.unwrap();
     eventually("the WAL is gone", async || match two.receiver_says(begin).await.0? {
-        ReceiverSays::Ended { words, at_login: false } => {
+        ReceiverSays::Ended { words, copy_helps: true } => {
             words.contains("has already been removed").then_some(())
         }
         _ => None,
