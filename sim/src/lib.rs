@@ -63,12 +63,12 @@ pub struct Report {
     pub trace: String,
 }
 
-/// The seeds of a run that names none: every other one is of those in which people ask for something, and in every other one
-/// of these nodes leave and join.
+/// The seeds of a run that names none: in every other one people ask for something, or nodes leave and join, or both.
 pub fn nth_seed(number: u64) -> u64 {
-    match number % 4 {
-        1 => world::PEOPLE_FROM + number / 4,
-        3 => world::MEMBERS_FROM + number / 4,
+    match number % 8 {
+        1 | 5 => world::PEOPLE_FROM + number / 4,
+        3 => world::MEMBERS_FROM + number / 8,
+        7 => world::ALL_FROM + number / 8,
         _ => number / 2,
     }
 }

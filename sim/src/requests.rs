@@ -273,7 +273,9 @@ impl World {
             Request::Resume => requests.paused_until = None,
             _ => {
                 let ask = self.ask_of(request).ok_or("there is no such node")?;
-                free(&ask, requests, now_s)?;
+                if let Some(other) = requests.against(&ask, now_s, false) {
+                    return Err(format!("request {} is under way", other.id));
+                }
                 requests.add(ask, term, now_s);
             }
         }
@@ -370,32 +372,5 @@ impl World {
         {
             self.submit(Request::Resume);
         }
-    }
-}
-
-fn hands_over(ask: &Ask) -> bool {
-    matches!(ask, Ask::Switchover { .. } | Ask::Failover { .. } | Ask::Restart { .. })
-}
-
-fn concerns(ask: &Ask) -> Option<&NodeName> {
-    match ask {
-        Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node } => Some(node),
-        Ask::Switchover { .. } | Ask::Failover { .. } => None,
-        Ask::Promote { .. } | Ask::Demote { .. } => None,
-    }
-}
-
-/// Nothing under way stands against it: one hand-over at a time, one request of a kind for a node.
-fn free(ask: &Ask, requests: &Requests, now_s: u64) -> Result<(), String> {
-    let scheduled = |ask: &Ask| matches!(ask, Ask::Switchover { at: Some(at), .. } if *at > now_s);
-    let against = |other: &&brain::Request| {
-        let same_kind = std::mem::discriminant(&other.ask) == std::mem::discriminant(ask);
-        let same_node = concerns(&other.ask) == concerns(ask);
-        scheduled(&other.ask) == scheduled(ask)
-            && (hands_over(&other.ask) && hands_over(ask) || same_kind && same_node)
-    };
-    match requests.active().find(against) {
-        Some(request) => Err(format!("request {} is under way", request.id)),
-        None => Ok(()),
     }
 }

@@ -93,6 +93,7 @@ impl Ord for Queued {
 /// Seeds from here on: see [`World::new`].
 pub const PEOPLE_FROM: u64 = 1_000_000_000;
 pub const MEMBERS_FROM: u64 = 2_000_000_000;
+pub const ALL_FROM: u64 = 3_000_000_000;
 
 pub struct World {
     pub now_us: u64,
@@ -126,10 +127,11 @@ pub struct World {
 
 impl World {
     /// From [`PEOPLE_FROM`] on people ask for things as well, in the world of the seed below it; from [`MEMBERS_FROM`] on
-    /// nodes leave and join instead.
+    /// nodes leave and join instead; from [`ALL_FROM`] on both.
     pub fn new(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> World {
         let mut dice = Dice::new(seed % PEOPLE_FROM);
-        let mut plan = Plan::draw(&mut dice, (PEOPLE_FROM..MEMBERS_FROM).contains(&seed));
+        let people = (PEOPLE_FROM..MEMBERS_FROM).contains(&seed) || seed >= ALL_FROM;
+        let mut plan = Plan::draw(&mut dice, people);
         if seed >= MEMBERS_FROM {
             crate::members::draw(&mut dice.fork(), &mut plan);
         }

@@ -189,7 +189,8 @@ fn verdict(view: &View, wanted: &NodeName, taken: bool) -> Result<(), Unfit> {
     }
 }
 
-/// Commits can do without this node: others, as many as are wanted, stream from the primary and are members of the sync set.
+/// Commits can do without this node: others that stay, as many as are wanted, stream from the primary and are members of
+/// the sync set.
 fn needless(view: &View, record: &PrimaryRecord) -> Result<(), Unfit> {
     let Some(sync) = view.sync() else { return never("there is no sync set yet") };
     if view.tags.nosync {
@@ -197,7 +198,8 @@ fn needless(view: &View, record: &PrimaryRecord) -> Result<(), Unfit> {
     }
     let own = view.durable.member.as_ref();
     let streams = |status: &&Status| {
-        let counts = status.member.as_ref().is_some_and(|m| Some(m) != own && sync.set.members.contains(m));
+        let member = status.member.as_ref().filter(|_| view.settings.full.contains(&status.node));
+        let counts = member.is_some_and(|m| Some(m) != own && sync.set.members.contains(m));
         counts && status.postgres.standby().is_some_and(|s| s.streaming && s.follows(record))
     };
     let others = view.fresh_peers().filter(streams).count();

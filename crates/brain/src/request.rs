@@ -75,6 +75,25 @@ pub enum Ask {
     },
 }
 
+impl Ask {
+    /// The one node whose server it concerns; `None` when it is a matter of the cluster.
+    pub fn node(&self) -> Option<&NodeName> {
+        match self {
+            Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node } => Some(node),
+            Ask::Switchover { .. } | Ask::Failover { .. } | Ask::Promote { .. } | Ask::Demote { .. } => None,
+        }
+    }
+
+    fn hands_over(&self) -> bool {
+        !matches!(self, Ask::Reload { .. } | Ask::Reinit { .. })
+    }
+
+    /// It waits for a time that has not come.
+    fn is_scheduled(&self, now_s: u64) -> bool {
+        matches!(self, Ask::Switchover { at: Some(at), .. } if *at > now_s)
+    }
+}
+
 /// How far it has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -153,6 +172,33 @@ impl Requests {
     pub fn active(&self) -> impl Iterator<Item = &Request> {
         self.list.iter().filter(|request| !request.stage.is_final())
     }
+
+    /// What is under way and stands against `ask`: one hand-over at a time, one request of a kind for a node. One that is
+    /// scheduled stands against others that are, and against nothing else.
+    pub fn against(&self, ask: &Ask, now_s: u64, is_standby_cluster: bool) -> Option<&Request> {
+        let against = |other: &&Request| {
+            // The demotion has happened, and waits for an origin that may be lost by now.
+            let demoted = is_standby_cluster && matches!(other.ask, Ask::Demote { .. });
+            if demoted && matches!(ask, Ask::Promote { .. }) {
+                return false;
+            }
+            let same_kind = std::mem::discriminant(&other.ask) == std::mem::discriminant(ask);
+            other.ask.is_scheduled(now_s) == ask.is_scheduled(now_s)
+                && (other.ask.hands_over() && ask.hands_over() || same_kind && other.ask.node() == ask.node())
+        };
+        self.active().find(against)
+    }
+
+    /// With everything ended that was asked of `node`, which belongs to the cluster no more: were it to come back, nobody
+    /// would expect it to obey. `None`: nothing was.
+    pub(crate) fn without(&self, node: &NodeName) -> Option<Requests> {
+        let mut rest = self.clone();
+        let of_node = |request: &&mut Request| !request.stage.is_final() && request.ask.node() == Some(node);
+        for request in rest.list.iter_mut().filter(of_node) {
+            (request.stage, request.note) = (Stage::Failed, no_more(node));
+        }
+        (rest != *self).then_some(rest)
+    }
 }
 
 impl Request {
@@ -171,6 +217,11 @@ impl Request {
     pub fn is_forced(&self) -> bool {
         matches!(self.ask, Ask::Switchover { force: true, .. } | Ask::Restart { force: true, .. })
     }
+}
+
+/// Why what was asked of a node has ended.
+pub(crate) fn no_more(node: &NodeName) -> String {
+    format!("{node} belongs to the cluster no more")
 }
 
 /// A hold: proxies park sessions at transaction boundaries, for so long at most.

@@ -107,7 +107,8 @@ fn unrest(world: &World) -> Option<(usize, String)> {
     let full = (0..world.nodes.len()).filter(|node| world.nodes[*node].full && world.stays(*node)).count();
     let k = world.plan.settings.standbys.min(full - 1);
     let apart = |node: &usize| world.nodes[*node].tags.nosync || source(world, *node).is_some();
-    let below = (0..world.nodes.len()).filter(|node| *node != primary).filter(apart).count();
+    let others = (0..world.nodes.len()).filter(|node| *node != primary && world.stays(*node));
+    let below = others.filter(apart).count();
     if sync.value.set.k != k || sync.value.set.members.len() != full - 1 - below {
         return unrest(format!("/sync is {}", sync.value.set));
     }

@@ -10,8 +10,8 @@ use std::collections::BTreeSet;
 use super::standby::head_standby;
 use super::{Want, act, wait};
 use crate::{
-    Action, Commit, Key, MemberId, NodeName, Operation, Place, Postgres, PrimaryRecord, Put, Standby, Status,
-    Term, View, health,
+    Action, MemberId, NodeName, Operation, Place, Postgres, PrimaryRecord, Standby, Status, Term, View,
+    health,
 };
 
 /// A receiver that has not streamed for this long may have lost its way: reconnects are tried every 100 ms, on each of
@@ -262,35 +262,6 @@ pub(super) fn slots(view: &View) -> Option<Want> {
     let why = format!("{} follow this head", names.join(", "));
     let members = kept.into_iter().filter(|member| !known(member)).chain(wanted.iter().cloned()).collect();
     act(Action::Slots { term: record.term, members }, why)
-}
-
-/// A takeover chose this node while it was to leave. Nobody removes the head, and a mark that nobody acts on would stand for
-/// ever; whoever wants it gone hands the headship over and removes it again.
-pub(super) fn stay(view: &View) -> Option<Want> {
-    own(view)?;
-    let (primary, members) = (view.store.primary.as_ref()?, view.store.members.as_ref()?);
-    members.value.nodes.get(&view.me).filter(|own| own.leaving)?;
-    let commit = Commit {
-        conditions: vec![(Key::Primary, primary.version), (Key::Members, members.version)],
-        puts: vec![Put::Members(members.value.keeping(&view.me))],
-    };
-    act(
-        Action::Commit(commit),
-        "this node was to leave and became the head: it stays; to remove it, restart it first",
-    )
-}
-
-/// No commit counts on anybody here, so a node that is to leave goes at once.
-pub(super) fn let_go(view: &View) -> Option<Want> {
-    own(view)?;
-    let (primary, members) = (view.store.primary.as_ref()?, view.store.members.as_ref()?);
-    let mut leaving = members.value.nodes.iter().filter(|(name, member)| member.leaving && **name != view.me);
-    let (name, _) = leaving.next()?;
-    let commit = Commit {
-        conditions: vec![(Key::Primary, primary.version), (Key::Members, members.version)],
-        puts: vec![Put::Members(members.value.without(name))],
-    };
-    act(Action::Commit(commit), format!("{name} is to leave, and nobody writes here"))
 }
 
 /// Readers are admitted, at the head and behind it.

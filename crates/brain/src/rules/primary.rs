@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use super::{Want, act, wait};
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Action, Applied, Commit, Key, MemberId, MemberRecord, NodeName, OnLastStandbyLost, Primary,
-    PrimaryRecord, Put, SyncRecord, SyncSet, View, health, sync_set,
+    Action, Applied, Commit, Key, MemberId, OnLastStandbyLost, Primary, PrimaryRecord, Put, SyncRecord,
+    SyncSet, View, health, sync_set,
 };
 
 /// Recorded as primary, not yet promoted, and free to be: the record's timeline has not been entered from here before. A
@@ -255,48 +255,6 @@ pub(super) fn change_set(view: &View) -> Option<Want> {
     let sync = view.store.sync.as_ref()?;
     let (action, why) = sync_set::step(view, record, primary, sync)?;
     Some(Want { actions: action.into_iter().collect(), why: vec![why] })
-}
-
-/// A takeover chose this node while it was to leave. The primary is not removed, and a mark that nobody acts on would stand
-/// for ever; whoever wants it gone switches over and removes it again.
-pub(super) fn stay(view: &View) -> Option<Want> {
-    let (record, _) = view.serving()?;
-    let members = view.store.members.as_ref()?;
-    let leaves = members.value.nodes.get(&view.me).is_some_and(|own| own.leaving);
-    if !leaves || !view.opened() || is_on(Mutation::StayDropped) {
-        return None;
-    }
-    let commit = Commit {
-        conditions: vec![(Key::Primary, record.version), (Key::Members, members.version)],
-        puts: vec![Put::Members(members.value.keeping(&view.me))],
-    };
-    act(
-        Action::Commit(commit),
-        "this node was to leave and became the primary: it stays; to remove it, switch over first",
-    )
-}
-
-/// The last step of a removal: the set, stored and in force, has let the node out.
-pub(super) fn let_go(view: &View) -> Option<Want> {
-    let (record, primary) = view.serving()?;
-    let (sync, members) = (view.store.sync.as_ref()?, view.store.members.as_ref()?);
-    let in_force = primary.applied.as_ref().filter(|applied| applied.term == record.value.term)?;
-    let counts = |node: &NodeName| {
-        let mut sets = sync.value.set.members.iter().chain(&in_force.set.members);
-        sets.any(|member| member.node() == *node)
-    };
-    if !view.opened() {
-        return None;
-    }
-    let free =
-        |(name, member): &(&NodeName, &MemberRecord)| member.leaving && **name != view.me && !counts(name);
-    let (name, _) = members.value.nodes.iter().find(free)?;
-    let commit = Commit {
-        // Only this primary writes /sync, and a write of its own that may still arrive is settled before (`sync.change`).
-        conditions: vec![(Key::Primary, record.version), (Key::Members, members.version)],
-        puts: vec![Put::Members(members.value.without(name))],
-    };
-    act(Action::Commit(commit), format!("{name} is to leave and no commit counts on it"))
 }
 
 pub(super) fn steady(view: &View) -> Option<Want> {

@@ -3,7 +3,7 @@
 //! The open primary closes what is over; a node drives what concerns its own server only.
 
 use super::{Want, act};
-use crate::request::{ANSWER_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, moved};
+use crate::request::{ANSWER_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, moved, no_more};
 use crate::{Action, Ask, Health, PrimaryRecord, Request, Stage, View, health};
 
 pub(super) fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
@@ -31,6 +31,10 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
     let age_ms = view.memory.stage_age_ms(view.now, request.id);
     let (node, term) = (&record.node, record.term);
     let later = request.term < term;
+    // Asked just when it was let go: the removal ends all that was asked of it before.
+    if let Some(asked) = request.ask.node().filter(|asked| !view.settings.voters.contains(asked)) {
+        return fail(view, request, no_more(asked));
+    }
     match (&request.ask, request.stage) {
         (Ask::Promote { .. }, Stage::Stopping) if record.head => None,
         (Ask::Promote { .. }, _) if !record.head => {
@@ -174,8 +178,9 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         if !view.opened() && !sync.idle {
             return None;
         }
-        let counts = view.durable.member.as_ref().is_some_and(|member| sync.set.members.contains(member));
-        if counts {
+        let own = view.durable.member.as_ref();
+        // With k = 0 no commit counts on anybody, and the set may not become smaller.
+        if sync.set.k > 0 && own.is_some_and(|member| sync.set.members.contains(member)) {
             // Until the primary has let it go it follows as any other: the removal of another may wait for its flush.
             let spare = sync.set.members.len() > sync.set.k;
             return match spare {

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use brain::{Ask, Key, NodeName, Request, Requests, Stage, Term, View};
+use brain::{Ask, Key, Request, Requests, Stage, Term, View};
 
 use super::records;
 use crate::store::{Store, StoreError};
@@ -181,39 +181,9 @@ fn check_demote(hosts: &[String], view: &View) -> Result<(), Refusal> {
     }
 }
 
-fn hands_over(ask: &Ask) -> bool {
-    let turns = matches!(ask, Ask::Promote { .. } | Ask::Demote { .. });
-    turns || matches!(ask, Ask::Switchover { .. } | Ask::Failover { .. } | Ask::Restart { .. })
-}
-
-fn concerns(ask: &Ask) -> Option<&NodeName> {
-    match ask {
-        Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node } => Some(node),
-        Ask::Switchover { .. } | Ask::Failover { .. } | Ask::Promote { .. } | Ask::Demote { .. } => None,
-    }
-}
-
-/// It waits for a time that has not come.
-fn is_scheduled(ask: &Ask) -> bool {
-    matches!(ask, Ask::Switchover { at: Some(at), .. } if *at > crate::clock::wall_seconds())
-}
-
-/// Nothing under way stands against it. One that is scheduled stands against others that are, and against nothing else.
+/// Nothing under way stands against it.
 fn free(ask: &Ask, requests: &Requests, is_standby_cluster: bool) -> Result<(), Refusal> {
-    let against = |other: &&Request| {
-        // The demotion has happened, and waits for an origin that may be lost by now.
-        let demoted = is_standby_cluster && matches!(other.ask, Ask::Demote { .. });
-        if demoted && matches!(ask, Ask::Promote { .. }) {
-            return false;
-        }
-        if is_scheduled(&other.ask) != is_scheduled(ask) {
-            return false;
-        }
-        let same_kind = std::mem::discriminant(&other.ask) == std::mem::discriminant(ask);
-        let same_node = concerns(&other.ask) == concerns(ask);
-        hands_over(&other.ask) && hands_over(ask) || same_kind && same_node
-    };
-    match requests.active().find(against) {
+    match requests.against(ask, crate::clock::wall_seconds(), is_standby_cluster) {
         Some(Request { id, stage, note, .. }) => Err(Refusal::Conflict(format!(
             "request {id} is under way ({}{}{note}); wait for it, or: pgherd requests --cancel {id}",
             stage.word(),
