@@ -12,8 +12,8 @@ use sim::{Detail, Mutant, Report, SCENARIOS, Scenario, run};
 
 const USAGE: &str = "\
 sim --seed N [--messages] [--mutant NAME]             replay one seed and print its trace
-sim --seeds N [--threads T] [--mutant NAME]            run N seeds, every other one with people's requests
-                                                        or members that leave and join;
+sim --seeds N [--threads T] [--mutant NAME]            run N seeds, every other one with people's requests,
+                                                        members that leave and join, or both;
                                                         stops at the first that fails
 sim --seeds N --from A                                  the seeds A to A+N-1
 sim --seeds N --keep-going                              as above, and list every seed that fails
