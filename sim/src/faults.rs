@@ -217,6 +217,7 @@ impl World {
         host.server.half_made = false;
         host.durable = brain::Durable::default();
         host.promise_synced = brain::Term(0);
+        self.checkers.requests.forget(node);
     }
 
     pub fn go_back(&mut self, node: usize) {

@@ -169,7 +169,9 @@ impl World {
         let server = &mut self.nodes[node].server;
         server.files.upstream = Some(Upstream { node: upstream, term });
         server.files.slotted = slot;
-        // Of a former primaryship, or for nodes that come anew; one that is in use cannot be dropped.
+        // Of a former primaryship, or for nodes that come anew: who reads is cut off, and a slot is dropped once nobody does.
+        server.senders.retain(|sender| sender.frozen_until_us > now);
+        server.senders.iter_mut().for_each(|sender| sender.ended = true);
         let senders = &server.senders;
         server.slots.retain(|member| senders.iter().any(|sender| sender.member == *member));
         server.pointed_us = now;
@@ -204,7 +206,8 @@ impl World {
             0 => Next::Step(1, self.fsync(node)),
             1 if !standby => Next::Failed("the standby has gone"),
             1 => {
-                self.nodes[node].durable.promoted = term;
+                let durable = &mut self.nodes[node].durable;
+                (durable.promoted, durable.needs_clone) = (term, false);
                 Next::Step(2, self.fsync(node))
             }
             2 if !standby => Next::Failed("the standby has gone"),

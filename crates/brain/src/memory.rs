@@ -30,6 +30,9 @@ pub struct Heard {
     /// Since when its server is neither a standby nor a primary.
     #[serde(default)]
     pub away_since: Option<Millis>,
+    /// Since when it neither streams nor writes.
+    #[serde(default)]
+    pub dry_since: Option<Millis>,
 }
 
 /// A request under way, as this node came to know it.
@@ -132,7 +135,13 @@ impl Memory {
         let last_flush = status.postgres.primary().map(|primary| primary.flush).or(last_flush);
         let away_since = before.and_then(|heard| heard.away_since).or(Some(now));
         let away_since = away_since.filter(|_| status.postgres.timeline().is_none());
-        self.peers.insert(status.node.clone(), Heard { status, at: now, since, last_flush, away_since });
+        let flows = match &status.postgres {
+            Postgres::Standby(standby) => standby.streaming,
+            other => other.primary().is_some(),
+        };
+        let dry_since = before.and_then(|heard| heard.dry_since).or(Some(now)).filter(|_| !flows);
+        let heard = Heard { status, at: now, since, last_flush, away_since, dry_since };
+        self.peers.insert(heard.status.node.clone(), heard);
         grant
     }
 

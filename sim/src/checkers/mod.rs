@@ -82,7 +82,7 @@ pub struct Checkers {
     pub forced: bool,
     /// All full nodes were in the set in force when the first fault struck.
     pub whole: bool,
-    requests: requests_end::RequestsEnd,
+    pub requests: requests_end::RequestsEnd,
     writes: writes_return::WritesReturn,
     ends: everything_ends::EverythingEnds,
 }

@@ -22,6 +22,11 @@ pub struct RequestsEnd {
 }
 
 impl RequestsEnd {
+    /// Its words are lost, and with them what it has obeyed.
+    pub fn forget(&mut self, node: usize) {
+        self.obeyed.retain(|(obedient, _)| *obedient != node);
+    }
+
     /// A server is stopped, or a data directory given up, once for a request.
     pub fn on_obeyed(&mut self, node: usize, request: u64) -> Option<String> {
         (!self.obeyed.insert((node, request))).then(|| format!("request {request} is obeyed a second time"))

@@ -263,8 +263,8 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
 
 /// No takeover needs this data directory: this is no member of the set that counts (the old primary never is), or
 /// the primary has not opened yet, k others have all that was acknowledged, and it is this member's turn. A member of
-/// an open primary's set is removed first, unless no commit counts on the set (k = 0) or the set has nobody to spare: then
-/// the primary, which has all that it acknowledged, waits for this very member.
+/// an open primary's set is removed first, unless the set has nobody to spare: then the primary, which has all that it
+/// acknowledged, waits for this very member, or goes on alone (k = 0).
 fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
     if is_on(Mutation::ExpendableAlways) {
         return true;
@@ -275,7 +275,7 @@ fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
         return true;
     }
     if sync.term == record.term {
-        return sync.set.k == 0 || sync.set.members.len() <= sync.set.k;
+        return sync.set.has_nobody_to_spare();
     }
     (holders(sync, record, primary, own) >= sync.set.k || spared(view, sync, record, own))
         && needed(view, record, primary)
