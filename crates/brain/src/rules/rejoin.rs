@@ -373,10 +373,10 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
         return wait(format!("not streaming for {} ms{}", standby.stalled_ms, standby.complains()));
     }
     if view.condition.disk_full {
-        return wait(format!("no room is left on the disk of {} for a copy", view.me));
+        return wait(format!("no room is left on the disk of {} for a copy: make some", view.me));
     }
-    if let Some(words) = standby.refused() {
-        return wait(format!("a copy of {} would not stream either: {words}", record.node));
+    if let Some(why) = standby.refused() {
+        return wait(format!("not streaming from {}, and {why}", record.node));
     }
     if let Some(other) = copying(view) {
         return wait(format!("{other} is copying; one node at a time loads the primary"));

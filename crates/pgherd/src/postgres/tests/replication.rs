@@ -221,3 +221,24 @@ async fn a_receiver_that_is_not_let_in_says_so_and_one_whose_wal_is_gone_says_th
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_from_a_former_primary_is_cut_off_and_does_not_come_back() {
+    let one = primary("n1").await;
+    one.ensure_slots(&["n2_slot".to_owned()].into(), |_| false).await.unwrap();
+    let two = standby("n2", &one).await;
+    two.follow(&Upstream { slot_name: Some("n2_slot".into()), ..upstream(&one, "n2") }).await.unwrap();
+    eventually("the slot is used", async || {
+        see_primary(&one).await?.slots.into_iter().find(|slot| slot.active).map(drop)
+    })
+    .await;
+    let begin = two.receiver_says(None).await.1;
+    one.end_slots(|name| name.starts_with('n')).await.unwrap();
+    assert!(see_primary(&one).await.unwrap().slots.is_empty());
+    eventually("its receiver says why", async || match two.receiver_says(Some(begin)).await.0? {
+        ReceiverSays::Ended { words, copy_helps: false } => words.contains("does not exist").then_some(()),
+        _ => None,
+    })
+    .await;
+    assert!(see_primary(&one).await.unwrap().walsenders.is_empty());
+}
