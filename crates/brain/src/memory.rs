@@ -11,8 +11,8 @@ use wire::{Lsn, Timeline};
 use crate::fetch::Fetch;
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Cascade, Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary, Requests,
-    Settings, Stage, Status, SyncSet, Term,
+    Cascade, Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary,
+    PrimaryRecord, Requests, Settings, Stage, Status, SyncSet, Term,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -339,8 +339,8 @@ impl Memory {
         }
     }
 
-    pub(crate) fn note_fetch(&mut self, now: Millis, postgres: &Postgres, recorded: Term) {
-        self.fetch = Fetch::note(self.fetch.take(), now, postgres, recorded);
+    pub(crate) fn note_fetch(&mut self, now: Millis, postgres: &Postgres, recorded: Option<&PrimaryRecord>) {
+        self.fetch = Fetch::note(self.fetch.take(), now, postgres, recorded, self.cascade.source());
     }
 
     /// For how long a fetch has brought nothing; 0 without one.
@@ -348,9 +348,9 @@ impl Memory {
         self.fetch.as_ref().map_or(0, |fetch| fetch.stalled_ms(now))
     }
 
-    /// Whose WAL this node tried to fetch a moment ago, and could not.
-    pub fn unfetched(&self, now: Millis) -> Option<&NodeName> {
-        self.fetch.as_ref()?.failed(now)
+    /// Whose WAL this node tried to fetch within this time, and could not.
+    pub fn unfetched(&self, now: Millis, within_ms: u64) -> Option<&NodeName> {
+        self.fetch.as_ref()?.failed(now, within_ms)
     }
 
     pub(crate) fn note_slots(&mut self, now: Millis, wanted: bool) {

@@ -228,10 +228,10 @@ impl View {
         self.now = now;
         let record =
             self.store.primary.as_ref().map(|versioned| (versioned.value.term, &versioned.value.node));
-        let recorded = record.map(|(term, _)| term).unwrap_or_default();
         self.memory.note_record(now, record);
         self.memory.note_server(now, &self.postgres);
-        self.memory.note_fetch(now, &self.postgres, recorded);
+        let record = self.store.primary.as_ref().map(|versioned| &versioned.value);
+        self.memory.note_fetch(now, &self.postgres, record);
         if let Some(sync) = &self.store.sync {
             self.memory.note_sync(sync.version);
         }

@@ -73,7 +73,8 @@ pub fn on_change(world: &mut World) -> Option<(usize, String)> {
             return Some((at, format!("{ends}, and the primary is {recorded:?}")));
         }
         let copied = matches!(request.ask, Ask::Reinit { .. });
-        if copied && (member == asked || member.is_none()) {
+        // A disk that was lost since has no directory at all.
+        if copied && member.is_some() && member == asked {
             return Some((at, format!("{ends}, and its data directory is the old one")));
         }
     }

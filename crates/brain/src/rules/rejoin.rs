@@ -59,11 +59,18 @@ const FETCH_BYTES_MIN: u64 = 16 << 20;
 /// So near to its peer a fetch ends, and the primary is followed again.
 const FETCHED_BYTES: u64 = 1 << 20;
 
+/// From a peer that brought nothing nobody fetches again for so long: twice the time after which a copy begins.
+const FETCH_AGAIN_MS: u64 = 2 * STALLED_MS_MAX;
+
 /// A peer that streams from the recorded primary and has more than `bytes` that this node lacks. What it has is a
 /// beginning of the primary's WAL, as this node's is.
 fn peer_with_more<'a>(view: &'a View, record: &PrimaryRecord, bytes: u64) -> Option<&'a Status> {
     let own = view.postgres.standby()?.position;
+    let failed = view.memory.unfetched(view.now, FETCH_AGAIN_MS);
     let ahead = |status: &&Status| {
+        if Some(&status.node) == failed {
+            return false;
+        }
         let standby = status.postgres.standby().filter(|s| s.streaming && s.follows(record));
         standby.is_some_and(|s| s.position > own && s.position.lsn.bytes_since(own.lsn) > bytes)
     };
@@ -78,7 +85,7 @@ fn fetching(view: &View) -> Option<String> {
     if upstream.term != record.term || upstream.node == record.node || view.durable.promise > record.term {
         return None;
     }
-    if view.source() == Some(&upstream.node) {
+    if view.source() == Some(&upstream.node) || view.memory.fetch_stalled_ms(view.now) > FETCH_AFTER_MS {
         return None;
     }
     let peer = peer_with_more(view, record, FETCHED_BYTES)?;
