@@ -68,7 +68,7 @@ impl World {
             Action::Checkpoint { request } => return self.begin_checkpoint(node, *request),
             Action::Reload { request } => return self.errand(node, |e| e.reloaded = *request),
             Action::GiveUp { request } => {
-                self.nodes[node].durable.needs_clone = true;
+                self.nodes[node].durable.give_up(*request);
                 return self.obey(node, *request);
             }
             _ => {}

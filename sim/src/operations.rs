@@ -206,8 +206,7 @@ impl World {
             0 => Next::Step(1, self.fsync(node)),
             1 if !standby => Next::Failed("the standby has gone"),
             1 => {
-                let durable = &mut self.nodes[node].durable;
-                (durable.promoted, durable.needs_clone) = (term, false);
+                self.nodes[node].durable.win(term);
                 Next::Step(2, self.fsync(node))
             }
             2 if !standby => Next::Failed("the standby has gone"),

@@ -209,7 +209,7 @@ fn needless(view: &View, record: &PrimaryRecord) -> Result<(), Unfit> {
         counts && status.postgres.standby().is_some_and(|s| s.streaming && s.follows(record))
     };
     let others = view.fresh_peers().filter(streams).count();
-    if others < view.k_wanted() {
+    if others < view.k_wanted_of(&record.node) {
         return doubtful("commits need this node as a member of the sync set");
     }
     Ok(())

@@ -88,6 +88,22 @@ pub struct Durable {
     /// The last request for which this server was stopped, or this data directory given up: each is obeyed once.
     #[serde(default)]
     pub obeyed: u64,
+    /// The data directory that was given up last because somebody asked for a new copy.
+    #[serde(default)]
+    pub given_up: Option<MemberId>,
+}
+
+impl Durable {
+    /// Somebody asked for a new copy: the data directory that is here is given up for it.
+    pub fn give_up(&mut self, request: u64) {
+        (self.obeyed, self.needs_clone) = (request, true);
+        self.given_up = self.member.clone();
+    }
+
+    /// It is promoted. What has answered and won is whole, also when somebody had asked for a new copy of it.
+    pub fn win(&mut self, term: Term) {
+        (self.promoted, self.needs_clone) = (term, false);
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -201,7 +217,12 @@ impl View {
 
     /// k in force once enough nodes exist: never more than there are other full nodes.
     pub fn k_wanted(&self) -> usize {
-        let others = self.settings.full.iter().filter(|node| **node != self.me).count();
+        self.k_wanted_of(&self.me)
+    }
+
+    /// The same for `primary`, which may be about to leave and is then none of those who stay.
+    pub fn k_wanted_of(&self, primary: &NodeName) -> usize {
+        let others = self.settings.full.iter().filter(|node| *node != primary).count();
         self.settings.standbys.min(others)
     }
 

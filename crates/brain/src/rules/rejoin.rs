@@ -313,7 +313,7 @@ fn spared(view: &View, sync: &SyncRecord, record: &PrimaryRecord, own: &MemberId
 /// Without this member too few stream from the new primary for it to open, and others have had their time to.
 fn needed(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
     let late = view.memory.record_age_ms(view.now) > OTHERS_MS;
-    late && primary.streaming(record.term).len() < view.k_wanted()
+    late && primary.streaming(record.term).len() < view.k_wanted_of(&record.node)
 }
 
 /// One member at a time is rewound before the opening, which may need it to stream. First come the first by name.

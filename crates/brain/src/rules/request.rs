@@ -198,6 +198,18 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         }
         return act(Action::GiveUp { request: request.id }, format!("request {} asks for it", request.id));
     }
+    // It won a takeover before it was copied, and has followed again since.
+    if !view.durable.needs_clone
+        && view.durable.given_up.is_some()
+        && view.durable.given_up == view.durable.member
+    {
+        let next = format!("pgherd reinit {}", view.me);
+        return fail(
+            view,
+            request,
+            format!("{} became primary before it was copied; again: {next}", view.me),
+        );
+    }
     let streams = view.streams_as_recorded();
     match request.stage {
         Stage::Waiting => {

@@ -256,7 +256,7 @@ impl World {
             Action::Revoke { .. } | Action::Commit(_) => {}
             Action::Checkpoint { request } => node.view.errands.checkpointed = request,
             Action::Reload { request } => node.view.errands.reloaded = request,
-            Action::GiveUp { request } => (durable.obeyed, durable.needs_clone) = (request, true),
+            Action::GiveUp { request } => durable.give_up(request),
             Action::Restart { request } => {
                 durable.obeyed = request;
                 node.server.as_mut().unwrap().running = false;

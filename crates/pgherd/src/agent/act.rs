@@ -74,9 +74,7 @@ impl Agent {
             Action::GiveUp { request } => {
                 // Somebody has looked: what failed before may be tried again.
                 self.begin_again();
-                self.save(|Words { durable, .. }| {
-                    (durable.obeyed, durable.needs_clone) = (request, true);
-                })
+                self.save(|words| words.durable.give_up(request))
             }
             Action::Follow { term, node } => {
                 // The next look tells whom the receiver has found.
@@ -89,11 +87,7 @@ impl Agent {
                 if self.refused(Operation::Promote) || self.view.durable.promise > term {
                     return false;
                 }
-                // What has answered and won is whole, also when somebody had asked for a new copy of it.
-                let won = |Words { durable, .. }: &mut Words| {
-                    (durable.promoted, durable.needs_clone) = (term, false);
-                };
-                self.save(won)
+                self.save(|words| words.durable.win(term))
                     && self.start(
                         Operation::Promote,
                         Work::Promote { timeline, names: self.named(term, set), lower },
