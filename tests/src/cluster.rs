@@ -42,10 +42,14 @@ pub fn pgherd(arguments: &[&str]) -> Output {
 pub fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.args(arguments).env_remove("PGHERD_URL").stdin(Stdio::null());
+    with_bin_under_test(&mut command);
+    command
+}
+
+fn with_bin_under_test(command: &mut Command) {
     if let Some(bin) = machine::bin_under_test() {
         command.env("PGHERD_POSTGRES_BIN_DIR", bin);
     }
-    command
 }
 
 /// One node's place and ports.
@@ -464,6 +468,7 @@ pub fn spawn_agent_logging_to(log: File, node: &Node) -> Child {
         false => Command::new(program()),
     };
     command.arg("run").arg("--config").arg(node.config());
+    with_bin_under_test(&mut command);
     command.stdin(Stdio::null()).stdout(log).stderr(errors).current_dir("/");
     command.spawn().expect("pgherd run starts")
 }
