@@ -198,7 +198,7 @@ impl World {
         }
         // Who wakes first may serve one read before the fencer and the agent look at the clock.
         let excused_us = if stood_still { timeout_us } else { 100_000 };
-        host.excused_until_us = now_us + excused_us;
+        host.excused_until_us = host.excused_until_us.max(now_us + excused_us);
         self.after(wakes, Event::Fence { node });
     }
 
@@ -292,7 +292,7 @@ impl World {
             Kind::FreezeAgentUnfenced => {
                 let host = &mut self.nodes[node];
                 (host.agent_frozen, host.unfenced) = (false, false);
-                host.excused_until_us = self.now_us + 100_000;
+                host.excused_until_us = host.excused_until_us.max(self.now_us + 100_000);
                 self.arm(node);
             }
             Kind::FreezePostgres => self.nodes[node].server.frozen = false,
