@@ -100,6 +100,7 @@ impl World {
         self.after(first, Event::Observe { node, boot });
         self.after(first + 20_000, Event::Probe { node, boot });
         self.after(first + 5_000, Event::Heartbeat { node, boot });
+        self.start_looking(node, boot);
     }
 
     pub fn kill_agent(&mut self, node: usize) {
@@ -206,7 +207,14 @@ impl World {
             Process::Down => Postgres::Stopped,
             Process::Starting => Postgres::Starting,
             Process::Up if server.primary => Postgres::Primary(look_primary(server, agent, clock, now)),
-            Process::Up => Postgres::Standby(look_standby(server, now)),
+            Process::Up => {
+                let compared = self.plan.origin.is_some();
+                let standby = look_standby(server, now, compared);
+                if compared && standby.streaming {
+                    server.pointed_us = now;
+                }
+                Postgres::Standby(standby)
+            }
         })
     }
 

@@ -50,6 +50,8 @@ impl World {
             return;
         }
         agent.committing = Some(id);
+        self.check_commit(node, &commit);
+        let Some(agent) = self.agent(node) else { return };
         agent.view.memory.on_commit(&commit);
         let boot = agent.boot;
         self.after(delay, Event::StoreArrive { node, boot, id, commit: Rc::new(commit) });

@@ -71,6 +71,12 @@ impl World {
                 self.nodes[node].durable.needs_clone = true;
                 return self.obey(node, *request);
             }
+            Action::Follow { node: upstream, .. } if upstream.is_origin() => {
+                // The next look tells whom the receiver has found.
+                if let Some(agent) = self.agent(node) {
+                    agent.view.origin.sender = None;
+                }
+            }
             _ => {}
         }
         let Some((operation, term)) = operation_of(action) else { return };

@@ -21,6 +21,7 @@ mod members;
 mod mutant;
 mod net;
 mod operations;
+mod origin;
 mod plan;
 pub mod proof;
 mod replication;
