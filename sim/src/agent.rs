@@ -37,6 +37,8 @@ pub struct Agent {
     pub op: Option<Op>,
     pub promising: Option<Term>,
     pub checkpointing: Option<u64>,
+    /// Rewinds to the origin that failed, in a row.
+    pub rewinds_failed: u32,
     pub committing: Option<u64>,
     pub store_asked: bool,
     pub store_revision: usize,
@@ -85,6 +87,7 @@ impl World {
             op: None,
             promising: None,
             checkpointing: None,
+            rewinds_failed: 0,
             committing: None,
             store_asked: false,
             store_revision: 0,

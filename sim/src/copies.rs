@@ -56,12 +56,16 @@ impl World {
     }
 
     pub(crate) fn do_clone(&mut self, node: usize, op: &mut Op, term: Term, source: &NodeName) -> Next {
-        let keep = self.sabotage == Some(Sabotage::CloneKeepsMember);
         match op.step {
             0 => Next::Step(1, self.fsync(node)),
             1 if self.refuses(node, term) => Next::Failed("refused: the promise is higher"),
             1 => {
                 self.promise(node, term, true);
+                if source.is_origin() {
+                    // As the words are written before the work begins. For one that copies within the cluster the model has
+                    // it later, when the source has been found.
+                    self.forsake(node);
+                }
                 let Some((_, epoch)) = self.source(node, source) else {
                     return Next::Failed("the source is not reachable");
                 };
@@ -72,16 +76,10 @@ impl World {
                 if self.source(node, source).is_none_or(|(_, epoch)| epoch != op.mark) {
                     return Next::Failed("the source went away");
                 }
-                // The old server ends and the old id dies first: an id never outlives what it stood for.
-                self.give_up(node);
-                let member = self.new_member(node);
-                let host = &mut self.nodes[node];
-                host.server.crash();
-                if !keep || host.durable.member.is_none() {
-                    host.durable.member = Some(member);
+                if !source.is_origin() {
+                    self.forsake(node);
                 }
-                host.durable.needs_clone = true;
-                host.server.half_made = true;
+                self.nodes[node].server.half_made = true;
                 Next::Step(3, self.dice.within(1_000..20_000))
             }
             _ => {
@@ -96,6 +94,19 @@ impl World {
                 Next::Done
             }
         }
+    }
+
+    /// The old server ends and the old id dies first: an id never outlives what it stood for.
+    fn forsake(&mut self, node: usize) {
+        let keep = self.sabotage == Some(Sabotage::CloneKeepsMember);
+        self.give_up(node);
+        let member = self.new_member(node);
+        let host = &mut self.nodes[node];
+        host.server.crash();
+        if !keep || host.durable.member.is_none() {
+            host.durable.member = Some(member);
+        }
+        host.durable.needs_clone = true;
     }
 
     /// The data directory is needed by no takeover any more: it is rewound or replaced.

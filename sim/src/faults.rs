@@ -217,6 +217,7 @@ impl World {
 
     pub fn lose_disk(&mut self, node: usize) {
         self.kill_node(node);
+        self.checkers.disk_lost(node);
         let host = &mut self.nodes[node];
         host.server.wal = None;
         host.server.slots.clear();

@@ -22,6 +22,8 @@ use crate::trace::{Detail, Trace};
 
 /// The one cluster's system identifier.
 pub const SYSTEM_ID: u64 = 7_400_000_000_000_000_001;
+/// So many events are no run any more but a circle; the longest run makes a tenth of it.
+const EVENTS_MAX: u64 = 8_000_000;
 /// A run that has not ended by then is a run that does not end; the bounds of the checkers add up to less.
 const RUN_US_MAX: u64 = 240_000_000;
 
@@ -231,7 +233,7 @@ impl World {
         }
         let Some(Reverse(queued)) = self.queue.pop() else { return false };
         self.now_us = queued.at_us;
-        if self.now_us > RUN_US_MAX {
+        if self.now_us > RUN_US_MAX || self.number > EVENTS_MAX {
             self.violate("I5", 0, "the run does not end".to_owned());
             return false;
         }

@@ -93,6 +93,11 @@ pub struct Checkers {
 }
 
 impl Checkers {
+    /// With its data directory and its words a node loses what it has obeyed.
+    pub fn disk_lost(&mut self, node: usize) {
+        self.requests.forget(node);
+    }
+
     /// When a commit of a recorded primary was acknowledged last.
     pub fn acknowledged_us(&self) -> u64 {
         self.writes.acknowledged_us
@@ -313,7 +318,9 @@ impl World {
             if let Some(what) = origin_wal::at_end(self) {
                 self.violate("I7", primary, what);
             }
-            let follows = self.checkers.turns.head && self.origin_serves(primary).is_some();
+            let follows = self.checkers.turns.head
+                && self.origin_serves(primary).is_some()
+                && !standby_rest::barred(self);
             if let Some((node, what)) = origin_wal::strays(self).filter(|_| follows) {
                 self.violate("I2", node, what);
             }
@@ -322,8 +329,15 @@ impl World {
     }
 
     /// A node decides to write this into the store.
-    pub fn check_commit(&mut self, node: usize, commit: &brain::Commit) {
+    pub fn check_commit(&mut self, node: usize, id: u64, commit: &brain::Commit) {
         if let Some(what) = origin_wal::left_behind(self, node, commit) {
+            self.checkers.turns.decided.insert(id, what);
+        }
+    }
+
+    /// And it is written: nothing has changed in between.
+    pub fn check_committed(&mut self, node: usize, id: u64) {
+        if let Some(what) = self.checkers.turns.decided.remove(&id) {
             self.violate("I2", node, what);
         }
     }

@@ -1,7 +1,7 @@
 //! I2 and I7 across clusters: a promotion loses nothing of the origin's WAL that an answering member has; a demotion finds all
 //! that was acknowledged, and what the other cluster has not is kept.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use brain::{Commit, Put, Status};
 
@@ -18,6 +18,8 @@ pub struct Turns {
     pub left_behind: Vec<Acknowledged>,
     /// Records of data directories that copies have replaced: they stand aside.
     pub aside: BTreeSet<u64>,
+    /// By transaction: what it would lose, should it be applied.
+    pub decided: BTreeMap<u64, String>,
     /// When the cluster was last promoted.
     pub left_us: u64,
 }

@@ -24,6 +24,10 @@ pub struct RequestsEnd {
 }
 
 impl RequestsEnd {
+    pub fn forget(&mut self, node: usize) {
+        self.obeyed.retain(|(of, _)| *of != node);
+    }
+
     /// A server is stopped, or a data directory given up, once for a request.
     pub fn on_obeyed(&mut self, node: usize, request: u64) -> Option<String> {
         (!self.obeyed.insert((node, request))).then(|| format!("request {request} is obeyed a second time"))

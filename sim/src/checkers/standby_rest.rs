@@ -9,12 +9,48 @@ fn whole(node: &Node) -> bool {
     node.server.wal.is_some() && !durable.needs_clone && !durable.rewound && !node.server.half_made
 }
 
+/// Nobody can be copied while the origin is gone, and a server that cannot run does not restart: such a request ends after its
+/// own limit (`REINIT_MS_MAX`, `RESTART_MS_MAX`), which no run lasts for. Where nobody is whole nothing is left to ask for, as
+/// "Not yet" says of a data directory whose rewind did not end.
+fn may_last(world: &World, request: &brain::Request, lives: bool) -> bool {
+    use brain::Ask;
+    let node = request.ask.node().and_then(|name| world.index_of(name));
+    let unfit = node.is_some_and(|node| !whole(&world.nodes[node]));
+    let nobody = !world.nodes.iter().any(|node| node.full && whole(node));
+    match request.ask {
+        _ if !lives && nobody => true,
+        Ask::Reinit { .. } | Ask::Restart { .. } => unfit && !lives,
+        _ => false,
+    }
+}
+
+/// Its operator lets it be primary, or head.
+fn may(node: &Node) -> bool {
+    !node.tags.nofailover && node.tags.failover_priority > 0
+}
+
+/// The most WAL is on a node that may be neither primary nor head, and who may cannot take it: "a demotion and the handing over
+/// of a headship need a node that may be primary".
+pub fn barred(world: &World) -> bool {
+    let full = || world.nodes.iter().filter(|node| node.full && whole(node));
+    let covers = |own: &Node, other: &Node| {
+        own.server.wal.as_ref().zip(other.server.wal.as_ref()).is_some_and(|(own, far)| own.beyond(far).is_empty())
+    };
+    full().any(|own| !may(own) && !full().any(|other| may(other) && covers(own, other)))
+}
+
 /// What is not as it should be in the long run.
 pub fn unrest(world: &World) -> Option<(usize, String)> {
     let store = world.store.newest();
     let record = &store.primary.as_ref()?.value;
     let head = world.recorded_primary()?;
-    if let Some(request) = store.requests.iter().flat_map(|requests| requests.value.active()).next() {
+    if barred(world) {
+        return None;
+    }
+    let feeds = world.origin_serves(head);
+    let ends = |request: &&brain::Request| !may_last(world, request, feeds.is_some());
+    let active = store.requests.iter().flat_map(|requests| requests.value.active());
+    if let Some(request) = active.into_iter().find(ends) {
         let (id, ask, stage) = (request.id, &request.ask, request.stage.word());
         return Some((head, format!("request {id} ({ask:?}) is {stage}")));
     }
@@ -23,7 +59,6 @@ pub fn unrest(world: &World) -> Option<(usize, String)> {
         let Some(op) = &agent.op else { continue };
         return Some((index, format!("{:?} is under way", op.operation)));
     }
-    let feeds = world.origin_serves(head);
     if let Some(why) = head_unrest(world, head, record, feeds) {
         return Some((head, why));
     }
@@ -44,7 +79,7 @@ fn head_unrest(
     let server = &node.server;
     let Some(host) = feeds else {
         // "The origin is gone: it waits, serves reads, and says since when." Nobody can be made whole then.
-        let able = world.nodes.iter().any(|node| node.full && whole(node));
+        let able = world.nodes.iter().any(|node| node.full && whole(node) && may(node));
         let points = server.up() && server.files.upstream.as_ref().is_some_and(|upstream| {
             upstream.node.is_origin() && upstream.term == record.term
         });

@@ -70,6 +70,14 @@ pub(super) fn clone(view: &View) -> Option<Want> {
         return None;
     }
     let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    let mut peers = view.fresh_peers().filter(|status| view.settings.full.contains(&status.node));
+    if let Some(other) = peers.find(|status| status.postgres.standby().is_some())
+        && view.postgres.standby().is_some()
+        && view.origin.primary().is_none()
+    {
+        // While this server runs nobody takes over from it, and it is one that somebody gave up.
+        return act(Action::Stop, format!("{why}, nor anything to copy; {} is to be head", other.node));
+    }
     clone_origin(view, record.term, why)
 }
 
@@ -95,7 +103,10 @@ pub(super) fn rescue(view: &View) -> Option<Want> {
         return None;
     }
     let mut peers = view.fresh_peers().filter(|status| view.settings.full.contains(&status.node));
-    let able = |status: &Status| status.postgres.standby().is_some() || status.busy.is_some();
+    // Who may not be primary is not made head either.
+    let may = |status: &Status| !status.tags.nofailover && status.tags.failover_priority > 0;
+    let able =
+        |status: &Status| status.postgres.standby().is_some() && may(status) || status.busy.is_some();
     let waited_ms = view.memory.suspect_since.map_or(0, |since| view.now.since(since));
     if peers.any(able) || record.node != view.me && waited_ms < RESCUE_MS {
         return None;
@@ -233,7 +244,15 @@ pub(super) fn slots(view: &View) -> Option<Want> {
     let standby = view.postgres.standby().filter(|standby| standby.follows_origin(record.term))?;
     let full = |status: &&Status| view.settings.full.contains(&status.node);
     let heard: Vec<&Status> = view.fresh_peers().filter(full).collect();
-    let wanted: BTreeSet<MemberId> = heard.iter().filter_map(|status| status.member.clone()).collect();
+    // A server that is still pointed elsewhere goes on by itself, with its agent dead, too: it must not find a slot here before
+    // its WAL has been compared with this head's.
+    let compared = |status: &&&Status| match &status.postgres {
+        Postgres::Standby(standby) => standby.upstream.as_ref().is_none_or(|u| u.term >= record.term),
+        Postgres::Unknown | Postgres::Primary(_) => false,
+        _ => true,
+    };
+    let wanted: BTreeSet<MemberId> =
+        heard.iter().filter(compared).filter_map(|status| status.member.clone()).collect();
     let present: BTreeSet<MemberId> =
         standby.slots.keys().filter_map(|slot| MemberId::of_slot(slot)).collect();
     let spelled = |member: &MemberId| MemberId(member.0.replace('-', "_"));
