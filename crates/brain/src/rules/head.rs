@@ -251,12 +251,13 @@ pub(super) fn slots(view: &View) -> Option<Want> {
         Postgres::Unknown | Postgres::Primary(_) => false,
         _ => true,
     };
-    let wanted: BTreeSet<MemberId> =
-        heard.iter().filter(compared).filter_map(|status| status.member.clone()).collect();
+    let member = |status: &&Status| status.member.clone();
+    let heard_as: BTreeSet<MemberId> = heard.iter().filter_map(member).collect();
+    let wanted: BTreeSet<MemberId> = heard.iter().filter(compared).filter_map(member).collect();
     let present: BTreeSet<MemberId> =
         standby.slots.keys().filter_map(|slot| MemberId::of_slot(slot)).collect();
     let spelled = |member: &MemberId| MemberId(member.0.replace('-', "_"));
-    let known = |member: &MemberId| wanted.iter().any(|wanted| spelled(wanted) == *member);
+    let known = |member: &MemberId| heard_as.iter().any(|heard| spelled(heard) == *member);
     // One that is read from cannot be dropped: its reader's agent sees to it that it ends.
     let active: BTreeSet<MemberId> = standby
         .slots
@@ -279,7 +280,9 @@ pub(super) fn slots(view: &View) -> Option<Want> {
     }
     let names: Vec<&str> = wanted.iter().map(|member| member.0.as_str()).collect();
     let why = format!("{} follow this head", names.join(", "));
-    let members = kept.into_iter().filter(|member| !known(member)).chain(wanted.iter().cloned()).collect();
+    let there = |member: &&MemberId| wanted.contains(*member) || present.contains(&spelled(member));
+    let own = heard_as.iter().filter(there).cloned();
+    let members = kept.into_iter().filter(|member| !known(member)).chain(own).collect();
     act(Action::Slots { term: record.term, members }, why)
 }
 
