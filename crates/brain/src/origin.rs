@@ -220,12 +220,17 @@ impl View {
         !self.origin.hosts.is_empty() && age_ms < self.memory.stage_age_ms(self.now, request.id)
     }
 
+    /// The highest timeline that a primary of the origin was seen on, by this node or a peer.
+    pub(crate) fn origin_timeline(&self) -> Option<Timeline> {
+        let peers = self.fresh_peers().map(|status| &status.origin).chain([&self.origin]);
+        let seen = peers.filter_map(OriginReport::primary).map(|(_, primary)| primary.history.current).max();
+        seen.max(self.memory.origin_timeline())
+    }
+
     /// Greater than every timeline that this cluster or its origin is known to have used, with room for the origin.
     pub(crate) fn timeline_beyond_origin(&self) -> Timeline {
         let seen = self.memory.timeline_seen().map_or(Timeline::FIRST, Timeline::next);
-        let peers = self.fresh_peers().map(|status| &status.origin).chain([&self.origin]);
-        let origin = peers.filter_map(OriginReport::primary).map(|(_, p)| p.history.current.next()).max();
-        let origin = origin.max(self.memory.origin_timeline().map(Timeline::next));
+        let origin = self.origin_timeline().map(Timeline::next);
         let unused = self.store.unused_timeline().max(seen).max(origin.unwrap_or(seen));
         Timeline(unused.0 + TIMELINES_LEFT)
     }

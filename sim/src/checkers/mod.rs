@@ -109,6 +109,10 @@ impl World {
     pub fn acknowledge(&mut self, node: usize, waiting: &Waiting) {
         let born = self.nodes[node].server.born;
         let commit = Acknowledged { id: waiting.id, index: waiting.end - 1, born };
+        if origin_wal::comes_late(self, &commit) {
+            self.checkers.turns.left_behind.push(commit);
+            return;
+        }
         if let Some((invariant, what)) = one_writer::on_acknowledged(&self.checkers.promotions, &commit) {
             self.violate(invariant, node, what);
         }
@@ -116,11 +120,7 @@ impl World {
             self.violate("I8", node, what);
         }
         self.checkers.newest = self.checkers.newest.max(born);
-        // Late, and held by the head: the cluster is demoted by now.
-        let behind = self.checkers.turns.head;
-        let ledger =
-            if behind { &mut self.checkers.turns.left_behind } else { &mut self.checkers.ledger };
-        ledger.push(commit);
+        self.checkers.ledger.push(commit);
         let (id, index) = (commit.id, commit.index);
         self.note(
             Detail::Messages,

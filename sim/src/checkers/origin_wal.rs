@@ -18,6 +18,8 @@ pub struct Turns {
     pub left_behind: Vec<Acknowledged>,
     /// Records of data directories that copies have replaced: they stand aside.
     pub aside: BTreeSet<u64>,
+    /// Whoever was recorded as head of a demoted cluster, with its log at that moment.
+    pub heads: Vec<Promotion>,
     /// By transaction: what it would lose, should it be applied.
     pub decided: BTreeMap<u64, String>,
     /// When the cluster was last promoted.
@@ -86,9 +88,16 @@ pub fn on_turn(world: &mut World) -> Option<(&'static str, String)> {
     world.checkers.turns.left_behind.extend(ledger);
     world.checkers.reads.clear();
     if !world.checkers.promotions.is_empty() {
+        world.checkers.turns.heads.push(head.clone());
         world.checkers.promotions.push(head);
     }
     Some(("I2", lost?))
+}
+
+/// It comes late, from before a demotion whose head has it: it is the demotion's to keep, and no later promotion's.
+pub fn comes_late(world: &World, commit: &Acknowledged) -> bool {
+    let turns = &world.checkers.turns;
+    turns.heads.iter().any(|head| head.term > commit.born && head.holds(commit))
 }
 
 /// At the end: what was acknowledged before a demotion is in the other cluster's log, or in a data directory, or was kept.

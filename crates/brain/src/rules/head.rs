@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::standby::head_standby;
 use super::{Want, act, wait};
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Action, MemberId, NodeName, Operation, Place, Postgres, PrimaryRecord, Standby, Status, Term, View,
     health,
@@ -150,6 +151,9 @@ pub(super) fn wait_for_server(view: &View) -> Option<Want> {
 /// What is known here of where this standby's WAL stands to the origin's.
 fn place(view: &View, standby: &Standby) -> Option<Place> {
     let (_, primary) = view.origin.primary()?;
+    if is_on(Mutation::LeftFollowed) {
+        return Some(Place::Beginning);
+    }
     Some(Place::of(standby, &primary.history, primary.flush))
 }
 
@@ -244,10 +248,16 @@ pub(super) fn slots(view: &View) -> Option<Want> {
     let standby = view.postgres.standby().filter(|standby| standby.follows_origin(record.term))?;
     let full = |status: &&Status| view.settings.full.contains(&status.node);
     let heard: Vec<&Status> = view.fresh_peers().filter(full).collect();
-    // A server that is still pointed elsewhere goes on by itself, with its agent dead, too: it must not find a slot here before
-    // its WAL has been compared with this head's.
+    // A server that is pointed at this one goes on by itself, with its agent dead, too. Where this head has been rewound to
+    // WAL with a namesake of that server's timeline, PostgreSQL takes the one for the other: no slot, no stream.
+    let beginning = |of: &Standby| {
+        let history = standby.history.as_ref();
+        history.is_none_or(|history| Place::of(of, history, standby.position.lsn) != Place::Left)
+    };
     let compared = |status: &&&Status| match &status.postgres {
-        Postgres::Standby(standby) => standby.upstream.as_ref().is_none_or(|u| u.term >= record.term),
+        Postgres::Standby(of) => {
+            of.upstream.as_ref().is_none_or(|upstream| upstream.term >= record.term) && beginning(of)
+        }
         Postgres::Unknown | Postgres::Primary(_) => false,
         _ => true,
     };
