@@ -111,7 +111,7 @@ impl Wal {
         let ends = begun.clone().skip(1).map(|(_, start)| lsn(*start));
         let ancestors =
             begun.clone().zip(ends).map(|((timeline, _), end)| Branch { timeline: *timeline, end });
-        let current = begun.clone().last().map_or(Timeline::FIRST, |(timeline, _)| *timeline);
+        let current = begun.clone().next_back().map_or(Timeline::FIRST, |(timeline, _)| *timeline);
         History { ancestors: ancestors.collect(), current }
     }
 

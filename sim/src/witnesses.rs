@@ -3,7 +3,7 @@
 //! `cargo xtask sim --mutations` keeps the first list true; a fault may stand in one of the two only.
 
 use crate::proof::Row;
-use crate::proof::Witness::{CrashSteps, Scenario, Seed};
+use crate::proof::Witness::{Behind, CrashSteps, Scenario, Seed};
 
 macro_rules! rows {
     ($($fault:literal $witness:expr, $invariant:literal;)*) => {
@@ -44,6 +44,9 @@ pub const WITNESSES: &[Row] = rows! {
     "handover-unread" Scenario("switchover-is-calm", 53), "I5";
     "successor-unawaited" Scenario("successor-is-awaited", 1), "I5";
     "renew-dropped" Seed(34), "I5";
+    "promote-unlooked" Behind(1), "I1";
+    "left-followed" Behind(261), "I2";
+    "namesake-followed" Behind(261), "I2";
     "follow-unpromised" Seed(2), "I2";
     "copied-counted" CrashSteps("reinit", 0), "I5";
     "stay-dropped" CrashSteps("remove node, from two to one", 0), "I5";

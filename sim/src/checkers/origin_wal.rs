@@ -47,16 +47,18 @@ pub fn left_behind(world: &World, node: usize, commit: &Commit) -> Option<String
     let view = &world.nodes[node].agent.as_ref()?.view;
     let answers = |status: &&Status| {
         let at_work = status.busy.is_some_and(brain::Operation::moves_wal);
-        let detached = status.postgres.standby().is_some_and(|standby| {
-            standby.upstream.is_none() && !standby.receiver && standby.complete
-        });
+        let detached = status
+            .postgres
+            .standby()
+            .is_some_and(|standby| standby.upstream.is_none() && !standby.receiver && standby.complete);
         status.promise >= term && detached && !at_work
     };
     let origin = world.origin.as_ref().and_then(|origin| origin.newest()).map(|(_, wal)| wal);
     view.fresh_peers().filter(answers).find_map(|status| {
         let own = world.nodes[world.index_of(&status.node)?].server.wal.as_ref()?;
         let most = shared(own, origin);
-        let has = most == 0 || own.range(most - 1, most).iter().all(|record| winner.holds(most - 1, record.id));
+        let has =
+            most == 0 || own.range(most - 1, most).iter().all(|record| winner.holds(most - 1, record.id));
         (!has).then(|| {
             format!(
                 "term {term} is recorded for a server without WAL of the origin to {} that {} answered with",
@@ -110,9 +112,10 @@ pub fn at_end(world: &World) -> Option<String> {
         let here = |wal: &Wal| wal.holds(commit.index, commit.id);
         origin.is_some_and(here)
             || world.checkers.turns.aside.contains(&commit.id)
-            || world.nodes.iter().any(|node| {
-                node.kept.contains(&commit.id) || node.server.wal.as_ref().is_some_and(here)
-            })
+            || world
+                .nodes
+                .iter()
+                .any(|node| node.kept.contains(&commit.id) || node.server.wal.as_ref().is_some_and(here))
     };
     let gone = world.checkers.turns.left_behind.iter().filter(|commit| !kept(commit)).count();
     (gone > 0).then(|| format!("{gone} commit(s) from before a demotion are nowhere, nor kept"))

@@ -36,8 +36,9 @@ pub fn promoted_behind_head(world: &World, term: Term) -> Option<String> {
     let store = world.store.newest();
     let record = &store.primary.as_ref()?.value;
     let always = record.head && world.checkers.promotions.is_empty();
-    (record.head && (record.term == term || always))
-        .then(|| format!("it is promoted for term {term} although {} is head of term {}", record.node, record.term))
+    (record.head && (record.term == term || always)).then(|| {
+        format!("it is promoted for term {term} although {} is head of term {}", record.node, record.term)
+    })
 }
 
 /// The request has passed its checks, by the hand of `node`, although a host of the origin has answered that node ever since

@@ -34,7 +34,11 @@ fn may(node: &Node) -> bool {
 pub fn barred(world: &World) -> bool {
     let full = || world.nodes.iter().filter(|node| node.full && whole(node));
     let covers = |own: &Node, other: &Node| {
-        own.server.wal.as_ref().zip(other.server.wal.as_ref()).is_some_and(|(own, far)| own.beyond(far).is_empty())
+        own.server
+            .wal
+            .as_ref()
+            .zip(other.server.wal.as_ref())
+            .is_some_and(|(own, far)| own.beyond(far).is_empty())
     };
     full().any(|own| !may(own) && !full().any(|other| may(other) && covers(own, other)))
 }
@@ -80,9 +84,12 @@ fn head_unrest(
     let Some(host) = feeds else {
         // "The origin is gone: it waits, serves reads, and says since when." Nobody can be made whole then.
         let able = world.nodes.iter().any(|node| node.full && whole(node) && may(node));
-        let points = server.up() && server.files.upstream.as_ref().is_some_and(|upstream| {
-            upstream.node.is_origin() && upstream.term == record.term
-        });
+        let points = server.up()
+            && server
+                .files
+                .upstream
+                .as_ref()
+                .is_some_and(|upstream| upstream.node.is_origin() && upstream.term == record.term);
         return (able && !points).then(|| "the head does not wait for its origin".to_owned());
     };
     if node.durable.member.as_ref() != Some(&record.member) {

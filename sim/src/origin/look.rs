@@ -93,9 +93,11 @@ impl World {
             origin.hosts[host].frozen || !self.origin_line(node, host)
         };
         let waits = addresses.iter().any(waits);
-        let hosts =
-            addresses.into_iter().map(|address| OriginHost { answer: self.origin_says(node, &address), address });
-        let report = OriginReport { hosts: hosts.collect(), begun, sender, streamed_at: None, last_commit: None };
+        let hosts = addresses
+            .into_iter()
+            .map(|address| OriginHost { answer: self.origin_says(node, &address), address });
+        let report =
+            OriginReport { hosts: hosts.collect(), begun, sender, streamed_at: None, last_commit: None };
         let most = if waits { TIMEOUT_US } else { 0 };
         let delay = most + self.dice.millis(1..20);
         self.after(delay, Event::OriginSeen { node, boot, report: Box::new(report) });

@@ -265,7 +265,9 @@ impl World {
         };
         let timelines = store.timelines.iter().flat_map(|timelines| &timelines.value);
         let highest = timelines.map(|recorded| recorded.timeline.0).max().unwrap_or(1);
-        let Some(mut wal) = self.nodes[primary].server.wal.as_ref().map(Wal::copy_flushed) else { return false };
+        let Some(mut wal) = self.nodes[primary].server.wal.as_ref().map(Wal::copy_flushed) else {
+            return false;
+        };
         if !wal.has_roles() {
             return false;
         }
@@ -283,7 +285,8 @@ impl World {
     pub fn raise_origin(&mut self) {
         let own = (0..self.nodes.len()).map(|node| self.nodes[node].server.timeline()).max();
         let timelines = self.store.newest().timelines.clone();
-        let recorded = timelines.iter().flat_map(|timelines| &timelines.value).map(|recorded| recorded.timeline);
+        let recorded =
+            timelines.iter().flat_map(|timelines| &timelines.value).map(|recorded| recorded.timeline);
         let own = recorded.chain(own).max().unwrap_or(Timeline::FIRST);
         while self.origin.as_ref().is_some_and(|origin| origin.exists() && origin.timeline <= own) {
             let id = self.next_id();

@@ -23,7 +23,10 @@ pub enum Came {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Blow {
     /// Another host is its primary, without so many records; the old one is dead for a while, or goes on unknowing.
-    TakeOver { loses: usize, goes_on: bool },
+    TakeOver {
+        loses: usize,
+        goes_on: bool,
+    },
     /// All of its hosts.
     Die,
     /// They give no answer, and refuse none.
@@ -68,7 +71,9 @@ impl Course {
     /// For the head of a trace.
     pub fn line(&self) -> String {
         let strike = |it: &Strike| {
-            let when = it.trigger.map_or_else(|| format!("+{:.1}s", it.at_us as f64 / 1e6), |rule| format!("at {rule}"));
+            let when = it
+                .trigger
+                .map_or_else(|| format!("+{:.1}s", it.at_us as f64 / 1e6), |rule| format!("at {rule}"));
             format!(", {:?} {when} for {:.1}s", it.blow, it.lasts_us as f64 / 1e6)
         };
         let strikes: String = self.strikes.iter().map(strike).collect();
@@ -109,7 +114,8 @@ fn strike(dice: &mut Dice, plan: &Plan) -> Strike {
         58..66 => Blow::CutAndRecycle,
         66..72 => Blow::Refuse,
         72..84 => {
-            let target = if dice.percent(60) { Target::Primary } else { Target::Node(dice.index(plan.nodes.len())) };
+            let target =
+                if dice.percent(60) { Target::Primary } else { Target::Node(dice.index(plan.nodes.len())) };
             Blow::CutNode(target)
         }
         84..94 => Blow::CutAll,
@@ -153,7 +159,8 @@ pub fn draw(dice: &mut Dice, plan: &mut Plan) {
 
 fn wishes(dice: &mut Dice, storm_us: u64, course: &Course) -> Vec<Asked> {
     let mut asked = Vec::new();
-    let mut ask = |at_us: u64, request| asked.push(Asked { at_us: at_us.min(storm_us), moment: None, request });
+    let mut ask =
+        |at_us: u64, request| asked.push(Asked { at_us: at_us.min(storm_us), moment: None, request });
     match course.came {
         Came::First => {
             // After its death, or wrongly while it lives.
@@ -213,7 +220,8 @@ impl World {
         let Some(Came::Later { loses, .. }) = self.plan.origin.as_ref().map(|course| course.came) else {
             return;
         };
-        if self.checkers.healed_us.is_some() && self.plan.origin.as_ref().is_some_and(|course| !course.lives) {
+        if self.checkers.healed_us.is_some() && self.plan.origin.as_ref().is_some_and(|course| !course.lives)
+        {
             return;
         }
         if self.appear(loses) {
@@ -239,7 +247,9 @@ impl World {
     }
 
     pub fn origin_struck(&mut self, index: usize) {
-        let Some(strike) = self.plan.origin.as_ref().map(|course| course.strikes[index].clone()) else { return };
+        let Some(strike) = self.plan.origin.as_ref().map(|course| course.strikes[index].clone()) else {
+            return;
+        };
         let exists = self.origin.as_ref().is_some_and(Origin::exists);
         if self.checkers.healed_us.is_some() || strike.struck || !exists {
             return;

@@ -106,8 +106,7 @@ pub(super) fn rescue(view: &View) -> Option<Want> {
     let mut peers = view.fresh_peers().filter(|status| view.settings.full.contains(&status.node));
     // Who may not be primary is not made head either.
     let may = |status: &Status| !status.tags.nofailover && status.tags.failover_priority > 0;
-    let able =
-        |status: &Status| status.postgres.standby().is_some() && may(status) || status.busy.is_some();
+    let able = |status: &Status| status.postgres.standby().is_some() && may(status) || status.busy.is_some();
     let waited_ms = view.memory.suspect_since.map_or(0, |since| view.now.since(since));
     if peers.any(able) || record.node != view.me && waited_ms < RESCUE_MS {
         return None;

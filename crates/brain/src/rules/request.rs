@@ -135,9 +135,7 @@ pub(super) fn restart(view: &View) -> Option<Want> {
         }
         // Its origin may be gone, and a promotion waits for the end of this request.
         (Stage::Waiting | Stage::Running, Some(_))
-            if record.head
-                && obeyed
-                && view.memory.stage_age_ms(view.now, request.id) > STOP_MS_MAX =>
+            if record.head && obeyed && view.memory.stage_age_ms(view.now, request.id) > STOP_MS_MAX =>
         {
             move_on(view, request, Stage::Done, format!("{} runs again, but does not stream yet", view.me))
         }
