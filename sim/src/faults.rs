@@ -217,13 +217,13 @@ impl World {
 
     pub fn lose_disk(&mut self, node: usize) {
         self.kill_node(node);
-        self.checkers.disk_lost(node);
         let host = &mut self.nodes[node];
         host.server.wal = None;
         host.server.slots.clear();
         host.server.half_made = false;
         host.durable = brain::Durable::default();
         host.promise_synced = brain::Term(0);
+        self.checkers.requests.forget(node);
     }
 
     pub fn go_back(&mut self, node: usize) {

@@ -175,12 +175,15 @@ impl World {
         server.files.upstream = Some(Upstream { node: upstream, term });
         server.files.slotted = slot;
         server.complaint = None;
-        // Of a former primaryship, or for nodes that come anew; one that is in use cannot be dropped. A head's followers
-        // need theirs.
-        let senders = &server.senders;
         if at_origin {
+            // A head's followers need their slots.
             server.files.first = first;
         } else {
+            // Of a former primaryship, or for nodes that come anew: who reads is cut off, and a slot is dropped once nobody
+            // does.
+            server.senders.retain(|sender| sender.frozen_until_us > now);
+            server.senders.iter_mut().for_each(|sender| sender.ended = true);
+            let senders = &server.senders;
             server.slots.retain(|member| senders.iter().any(|sender| sender.member == *member));
         }
         server.pointed_us = now;
@@ -215,7 +218,8 @@ impl World {
             0 => Next::Step(1, self.fsync(node)),
             1 if !standby => Next::Failed("the standby has gone"),
             1 => {
-                self.nodes[node].durable.promoted = term;
+                let durable = &mut self.nodes[node].durable;
+                (durable.promoted, durable.needs_clone) = (term, false);
                 Next::Step(2, self.fsync(node))
             }
             2 if !standby => Next::Failed("the standby has gone"),

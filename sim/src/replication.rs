@@ -40,7 +40,7 @@ impl World {
             let alive = far.receiver.as_ref().is_some_and(|receiver| receiver.connection == connection);
             let stopped = sender.frozen_until_us > now;
             let silent = now.saturating_sub(sender.heard_us) > self.plan.sender_timeout_us;
-            if !stopped && (silent || linked && !alive) {
+            if !stopped && (sender.ended || silent || linked && !alive) {
                 self.nodes[node].server.senders.remove(index);
                 continue;
             }
@@ -190,6 +190,7 @@ impl World {
             flush: None,
             streaming: false,
             frozen_until_us: 0,
+            ended: false,
             arrival_us: now,
             heard_us: now,
         });
@@ -206,8 +207,9 @@ impl World {
             return;
         };
         sender.reach_reload(now);
-        let stopped =
-            sender.frozen_until_us > now || sender.pending.as_ref().is_some_and(|p| p.reading_replies);
+        let stopped = sender.ended
+            || sender.frozen_until_us > now
+            || sender.pending.as_ref().is_some_and(|p| p.reading_replies);
         let peer = sender.node;
         if stopped || !self.net.stream(node, peer) {
             return;

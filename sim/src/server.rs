@@ -77,6 +77,8 @@ pub struct Sender {
     pub flush: Option<usize>,
     pub streaming: bool,
     pub frozen_until_us: u64,
+    /// It has been told to end, and does once it runs.
+    pub ended: bool,
     /// Until when messages of this connection are on their way: TCP keeps their order.
     pub arrival_us: u64,
     pub heard_us: u64,

@@ -6,6 +6,7 @@
 
 use wire::Lsn;
 
+use crate::fetch;
 use crate::mutation::{Mutation, is_on};
 use crate::{
     Ask, Durable, MemberId, NodeName, Operation, Position, Postgres, Request, Stage, SyncRecord, Tags, Term,
@@ -96,7 +97,7 @@ pub(crate) fn candidates(view: &View) -> Vec<Candidate<'_>> {
         postgres: &view.postgres,
         slots_ready: view.slots.ready(),
         tags: &view.tags,
-        unfetched: view.memory.unfetched(view.now),
+        unfetched: view.memory.unfetched(view.now, fetch::AGAIN_MS),
     });
     let peers = view.fresh_peers().filter_map(|status| {
         Some(Candidate {

@@ -69,7 +69,13 @@ fn doubtful(why: impl Into<String>) -> Result<(), Unfit> {
 impl View {
     /// The replica that this node takes its WAL from, or is about to; `None`: from the primary.
     pub fn source(&self) -> Option<&NodeName> {
-        self.memory.cascade.source.as_ref()
+        self.memory.cascade.source()
+    }
+}
+
+impl Cascade {
+    pub(crate) fn source(&self) -> Option<&NodeName> {
+        self.source.as_ref()
     }
 }
 

@@ -66,9 +66,14 @@ pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
 
 /// What the primary was last known to have and the winner has not. It may have written more since.
 pub fn lost_bytes(view: &View, winner: &Answer) -> u64 {
-    let primary = view.record().and_then(|record| view.memory.peers.get(&record.node));
-    let end = primary.and_then(|heard| heard.last_flush);
-    end.map_or(0, |end| end.bytes_since(winner.position.lsn))
+    let Some(record) = view.record() else { return 0 };
+    let end = view.memory.peers.get(&record.node).and_then(|heard| heard.last_flush);
+    // Who has not come to the primary's timeline has nothing of it, however long its own WAL is.
+    let common = match winner.position.timeline < record.timeline {
+        true => winner.position.lsn.min(record.from.lsn),
+        false => winner.position.lsn,
+    };
+    end.map_or(0, |end| end.bytes_since(common))
 }
 
 /// By the term of the last record, then by LSN. Two logs that end on the same timeline are beginnings of one log.
@@ -167,7 +172,7 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
     // A head is on a timeline of its origin's, which is no term's of this cluster while it is followed. Who has not
     // followed the first primary yet ends on one; without a record of it nobody could answer when that primary dies.
     if view.leaves_origin() {
-        history.extend(unexplained(view).map(|(timeline, member)| TimelineRecord {
+        history.extend(unexplained(view).into_iter().map(|(timeline, member)| TimelineRecord {
             timeline,
             term: primary.value.term,
             member: member.clone(),
@@ -221,13 +226,18 @@ fn turned(view: &View, term: Term) -> Option<OriginRecord> {
     view.demoting().or_else(left)
 }
 
-/// The timelines on which standbys end and that no record explains, each with one of those.
-fn unexplained(view: &View) -> impl Iterator<Item = (Timeline, &MemberId)> {
-    let ends = candidates(view).into_iter().filter_map(|candidate| {
-        let timeline = candidate.postgres.standby()?.position.timeline;
-        (!view.store.explains(timeline)).then_some((timeline, candidate.member))
-    });
-    ends.collect::<BTreeMap<_, _>>().into_iter()
+/// The timelines on the way of those who are heard that no record explains, each with one of them. Who is not heard ends on
+/// one of these as well, unless it left that way.
+fn unexplained(view: &View) -> BTreeMap<Timeline, &MemberId> {
+    let mut ways = BTreeMap::new();
+    for candidate in candidates(view) {
+        let Some(standby) = candidate.postgres.standby() else { continue };
+        let ancestors = standby.history.iter().flat_map(|history| &history.ancestors);
+        let way = ancestors.map(|branch| branch.timeline).chain([standby.position.timeline]);
+        ways.extend(way.map(|timeline| (timeline, candidate.member)));
+    }
+    ways.retain(|timeline, _| !view.store.explains(*timeline));
+    ways
 }
 
 /// Who would follow the winner: for the fault that believes in them before they do.

@@ -11,8 +11,8 @@ use wire::{Lsn, Timeline};
 use crate::fetch::Fetch;
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Cascade, Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary, Requests,
-    Settings, Stage, Status, SyncSet, Term,
+    Cascade, Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary,
+    PrimaryRecord, Requests, Settings, Stage, Status, SyncSet, Term,
 };
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
@@ -30,6 +30,9 @@ pub struct Heard {
     /// Since when its server is neither a standby nor a primary.
     #[serde(default)]
     pub away_since: Option<Millis>,
+    /// Since when it neither streams nor writes.
+    #[serde(default)]
+    pub dry_since: Option<Millis>,
 }
 
 /// A request under way, as this node came to know it.
@@ -135,7 +138,13 @@ impl Memory {
         let last_flush = status.postgres.primary().map(|primary| primary.flush).or(last_flush);
         let away_since = before.and_then(|heard| heard.away_since).or(Some(now));
         let away_since = away_since.filter(|_| status.postgres.timeline().is_none());
-        self.peers.insert(status.node.clone(), Heard { status, at: now, since, last_flush, away_since });
+        let flows = match &status.postgres {
+            Postgres::Standby(standby) => standby.streaming,
+            other => other.primary().is_some(),
+        };
+        let dry_since = before.and_then(|heard| heard.dry_since).or(Some(now)).filter(|_| !flows);
+        let heard = Heard { status, at: now, since, last_flush, away_since, dry_since };
+        self.peers.insert(heard.status.node.clone(), heard);
         grant
     }
 
@@ -333,8 +342,8 @@ impl Memory {
         }
     }
 
-    pub(crate) fn note_fetch(&mut self, now: Millis, postgres: &Postgres, recorded: Term) {
-        self.fetch = Fetch::note(self.fetch.take(), now, postgres, recorded);
+    pub(crate) fn note_fetch(&mut self, now: Millis, postgres: &Postgres, recorded: Option<&PrimaryRecord>) {
+        self.fetch = Fetch::note(self.fetch.take(), now, postgres, recorded, self.cascade.source());
     }
 
     /// For how long a fetch has brought nothing; 0 without one.
@@ -342,9 +351,9 @@ impl Memory {
         self.fetch.as_ref().map_or(0, |fetch| fetch.stalled_ms(now))
     }
 
-    /// Whose WAL this node tried to fetch a moment ago, and could not.
-    pub fn unfetched(&self, now: Millis) -> Option<&NodeName> {
-        self.fetch.as_ref()?.failed(now)
+    /// Whose WAL this node tried to fetch within this time, and could not.
+    pub fn unfetched(&self, now: Millis, within_ms: u64) -> Option<&NodeName> {
+        self.fetch.as_ref()?.failed(now, within_ms)
     }
 
     pub(crate) fn note_slots(&mut self, now: Millis, wanted: bool) {

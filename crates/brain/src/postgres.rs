@@ -199,10 +199,11 @@ impl Standby {
         self.upstream.as_ref().is_some_and(|u| u.node == record.node && u.term == record.term)
     }
 
-    /// Why a copy of whom it follows would not stream either.
-    pub(crate) fn refused(&self) -> Option<&str> {
-        let complaint = self.complaint.as_ref().filter(|complaint| !complaint.copy_helps);
-        complaint.map(|complaint| complaint.words.as_str())
+    /// Why a copy of whom it follows would not stream either, and what to do.
+    pub(crate) fn refused(&self) -> Option<String> {
+        let complaint = self.complaint.as_ref().filter(|complaint| !complaint.copy_helps)?;
+        let next = "once it is let in there (port, pg_hba.conf, max_wal_senders, slot) it goes on by itself";
+        Some(format!("a new copy would not stream either: {}; {next}", complaint.words))
     }
 
     /// `: ` and what its receiver says, or nothing.

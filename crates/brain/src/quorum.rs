@@ -42,6 +42,11 @@ impl SyncSet {
         changed
     }
 
+    /// It does not become smaller: with k ≥ 1 commits would wait, and with k = 0 the last member stays for the next to come.
+    pub fn has_nobody_to_spare(&self) -> bool {
+        self.members.len() <= self.k.max(1)
+    }
+
     pub fn without(&self, member: &MemberId) -> SyncSet {
         let mut changed = self.clone();
         changed.members.remove(member);

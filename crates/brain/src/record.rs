@@ -62,7 +62,8 @@ pub struct LeaseRecord {
     pub term: Term,
 }
 
-/// An entry of `/timelines`: a timeline id is used once, by the primary of one term.
+/// An entry of `/timelines`: a timeline id is used once, by the primary of one term. With a promotion come those of the
+/// origin that was followed, under the last term in which it was.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TimelineRecord {
     pub timeline: Timeline,

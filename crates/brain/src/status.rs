@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
+use crate::fetch;
 use crate::{
     Condition, Fencer, Health, MemberId, NodeName, Operation, OriginReport, Postgres, SlotReport, Tags, Term,
     View, health,
@@ -92,7 +93,7 @@ impl Status {
             holding: view.hold().map(|hold| hold.request),
             source: view.source().cloned(),
             why_not_source: view.memory.cascade.why_not.clone(),
-            unfetched: view.memory.unfetched(view.now).cloned(),
+            unfetched: view.memory.unfetched(view.now, fetch::AGAIN_MS).cloned(),
             origin: view.origin.clone(),
         }
     }

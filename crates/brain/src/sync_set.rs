@@ -61,12 +61,13 @@ pub fn next_target(
     let mut members = set.members.iter();
     let found = members.clone().find_map(|member| lost(&member));
     if let Some((member, reason)) = found.or_else(|| members.find_map(|member| superfluous(&member)))
-        && set.members.len() > set.k.max(1)
+        && !set.has_nobody_to_spare()
     {
         return (set.without(&member), format!("{member} {reason}: remove it"));
     }
-    let streaming = set.members.intersection(&streams).count();
-    if set.k < k && streaming > set.k {
+    // Not on one that is about to be copied anew: its id is dead then, and the store would need it.
+    let sound = set.members.intersection(&caught_up).count();
+    if set.k < k && sound > set.k {
         return (set.with_k(set.k + 1), format!("k is {}, {k} is wanted: raise it", set.k));
     }
     if set.k > k && (set.k > 1 || view.settings.is_async()) {

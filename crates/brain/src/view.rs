@@ -228,12 +228,12 @@ impl View {
         self.now = now;
         let record =
             self.store.primary.as_ref().map(|versioned| (versioned.value.term, &versioned.value.node));
-        let recorded = record.map(|(term, _)| term).unwrap_or_default();
         self.memory.note_record(now, record);
         self.memory.note_server(now, &self.postgres);
         let origin = self.origin.primary().map(|(_, primary)| primary.history.current);
         self.memory.note_origin(origin);
-        self.memory.note_fetch(now, &self.postgres, recorded);
+        let record = self.store.primary.as_ref().map(|versioned| &versioned.value);
+        self.memory.note_fetch(now, &self.postgres, record);
         if let Some(sync) = &self.store.sync {
             self.memory.note_sync(sync.version);
         }

@@ -87,17 +87,12 @@ pub struct Checkers {
     /// The term in which the origin was left last.
     pub left: Option<Term>,
     pub turns: origin_wal::Turns,
-    requests: requests_end::RequestsEnd,
+    pub requests: requests_end::RequestsEnd,
     writes: writes_return::WritesReturn,
     ends: everything_ends::EverythingEnds,
 }
 
 impl Checkers {
-    /// With its data directory and its words a node loses what it has obeyed.
-    pub fn disk_lost(&mut self, node: usize) {
-        self.requests.forget(node);
-    }
-
     /// When a commit of a recorded primary was acknowledged last.
     pub fn acknowledged_us(&self) -> u64 {
         self.writes.acknowledged_us

@@ -24,8 +24,9 @@ pub struct RequestsEnd {
 }
 
 impl RequestsEnd {
+    /// Its words are lost, and with them what it has obeyed.
     pub fn forget(&mut self, node: usize) {
-        self.obeyed.retain(|(of, _)| *of != node);
+        self.obeyed.retain(|(obedient, _)| *obedient != node);
     }
 
     /// A server is stopped, or a data directory given up, once for a request.
@@ -81,7 +82,8 @@ pub fn on_change(world: &mut World, mover: usize) -> Option<(&'static str, usize
             return i5((at, format!("{ends}, and the primary is {recorded:?}")));
         }
         let copied = matches!(request.ask, Ask::Reinit { .. });
-        if copied && (member == asked || member.is_none()) {
+        // A disk that was lost since has no directory at all.
+        if copied && member.is_some() && member == asked {
             return i5((at, format!("{ends}, and its data directory is the old one")));
         }
     }

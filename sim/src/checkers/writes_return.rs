@@ -56,7 +56,8 @@ pub fn data_quorum(world: &World) -> bool {
         server.writes() && !server.files.quarantined
     });
     let answered = set.k == 0 || world.nodes.iter().filter(counts).count() >= set.answers_needed();
-    serves || answered && world.nodes.iter().any(may)
+    serves
+        || answered && world.nodes.iter().enumerate().any(|(index, node)| world.belongs(index) && may(node))
 }
 
 fn degraded(world: &World) -> bool {

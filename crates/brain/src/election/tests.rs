@@ -233,3 +233,18 @@ fn a_head_below_its_recorded_timeline_is_promoted_by_nobody() {
     assert_eq!(rule(true), "head.follow");
     assert_eq!(rule(false), "promote");
 }
+
+#[test]
+fn of_a_timeline_that_it_has_not_reached_the_winner_has_nothing() {
+    let mut view = view(None, None);
+    let from = Position { timeline: wire::Timeline(1), lsn: Lsn(100) };
+    let (timeline, member) = (wire::Timeline(3), member("n2"));
+    let record = PrimaryRecord { term: Term(1), node: "n2".into(), member, timeline, from, head: false };
+    view.store.primary = Some(Versioned { value: record, version: 1 });
+    view.memory.peers.get_mut(&NodeName::from("n2")).unwrap().last_flush = Some(Lsn(150));
+    let mut winner = crate::answer::own_answer(&view, TERM).unwrap();
+    winner.position = Position { timeline: wire::Timeline(1), lsn: Lsn(200) };
+    assert_eq!(lost_bytes(&view, &winner), 50, "its own WAL beyond the fork is none of the primary's");
+    winner.position.timeline = wire::Timeline(3);
+    assert_eq!(lost_bytes(&view, &winner), 0);
+}

@@ -232,9 +232,10 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
         return Some(want);
     }
     let why = format!("not streaming for {} ms although {address} is a primary", standby.stalled_ms);
-    if let Some(words) = standby.refused() {
-        return wait(format!("{why}; a copy would not stream either: {words}"));
+    if let Some(refused) = standby.refused() {
+        return wait(format!("{why}, and {refused}"));
     }
+    let why = format!("{why}{}", standby.complains());
     if let Some(other) = copied_first(view) {
         return wait(format!("{why}; this data directory is kept until {other} has a copy of its own"));
     }
@@ -313,7 +314,10 @@ pub(super) fn steady(view: &View) -> Option<Want> {
     };
     let mut want = match streams {
         true => wait(format!("streaming from {whom}")),
-        false => wait(format!("pointed at {whom}; not streaming yet: {}", view.origin.words())),
+        false => {
+            let says = view.postgres.standby().map_or_else(String::new, Standby::complains);
+            wait(format!("pointed at {whom}; not streaming yet{says}; {}", view.origin.words()))
+        }
     }?;
     want.why.extend(Some(view.memory.cascade.why_not.clone()).filter(|why| !why.is_empty()));
     Some(want)

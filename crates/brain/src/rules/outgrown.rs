@@ -5,7 +5,7 @@
 //! Invariant: one server at a time is away for it, and nobody while maintenance would keep it stopped.
 
 use super::{Want, act, rejoin, wait};
-use crate::{Action, NodeName, Postgres, Standby, Status, View};
+use crate::{Action, Millis, NodeName, Postgres, Standby, Status, View};
 
 /// A stop and a start that reads a long WAL: what is away for longer is away for another reason.
 const AWAY_MS_MAX: u64 = 300_000;
@@ -23,9 +23,8 @@ fn other_first<'a>(
     before.next().map(|status| &status.node)
 }
 
-/// Its server does not run, for a time after which it may still be coming back.
-fn gone_lately(view: &View, status: &Status) -> bool {
-    let since = view.memory.peers.get(&status.node).and_then(|heard| heard.away_since);
+/// So lately that it may still be coming back.
+fn lately(view: &View, since: Option<Millis>) -> bool {
     since.is_some_and(|since| view.now.since(since) < AWAY_MS_MAX)
 }
 
@@ -44,10 +43,8 @@ pub(super) fn replica(view: &View) -> Option<Want> {
         return None;
     }
     // Until it streams it acknowledges nothing.
-    let away = |status: &Status| match status.postgres.standby() {
-        Some(standby) => !standby.streaming && standby.stalled_ms < AWAY_MS_MAX,
-        None => gone_lately(view, status),
-    };
+    let away =
+        |status: &Status| lately(view, view.memory.peers.get(&status.node).and_then(|heard| heard.dry_since));
     if let Some(other) = other_first(view, &record.node, away) {
         return wait(format!("replay stands at {}; first {other} has to stream", standby.replay));
     }
@@ -65,7 +62,7 @@ pub(super) fn standby_cluster(view: &View) -> Option<Want> {
     // waited for.
     let away = |status: &Status| {
         let comes = matches!(status.postgres, Postgres::Stopped | Postgres::Starting | Postgres::Unknown);
-        comes && gone_lately(view, status)
+        comes && lately(view, view.memory.peers.get(&status.node).and_then(|heard| heard.away_since))
     };
     if let Some(other) = other_first(view, &record.node, away) {
         return wait(format!("replay stands at {}; first {other} is started anew", standby.replay));

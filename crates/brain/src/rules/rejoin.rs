@@ -59,11 +59,18 @@ const FETCH_BYTES_MIN: u64 = 16 << 20;
 /// So near to its peer a fetch ends, and the primary is followed again.
 const FETCHED_BYTES: u64 = 1 << 20;
 
+/// From a peer that brought nothing nobody fetches again for so long: twice the time after which a copy begins.
+const FETCH_AGAIN_MS: u64 = 2 * STALLED_MS_MAX;
+
 /// A peer that streams from the recorded primary and has more than `bytes` that this node lacks. What it has is a
 /// beginning of the primary's WAL, as this node's is.
 fn peer_with_more<'a>(view: &'a View, record: &PrimaryRecord, bytes: u64) -> Option<&'a Status> {
     let own = view.postgres.standby()?.position;
+    let failed = view.memory.unfetched(view.now, FETCH_AGAIN_MS);
     let ahead = |status: &&Status| {
+        if Some(&status.node) == failed {
+            return false;
+        }
         let standby = status.postgres.standby().filter(|s| s.streaming && s.follows(record));
         standby.is_some_and(|s| s.position > own && s.position.lsn.bytes_since(own.lsn) > bytes)
     };
@@ -78,7 +85,7 @@ fn fetching(view: &View) -> Option<String> {
     if upstream.term != record.term || upstream.node == record.node || view.durable.promise > record.term {
         return None;
     }
-    if view.source() == Some(&upstream.node) {
+    if view.source() == Some(&upstream.node) || view.memory.fetch_stalled_ms(view.now) > FETCH_AFTER_MS {
         return None;
     }
     let peer = peer_with_more(view, record, FETCHED_BYTES)?;
@@ -263,8 +270,8 @@ pub(super) fn ahead(view: &View) -> Option<Want> {
 
 /// No takeover needs this data directory: this is no member of the set that counts (the old primary never is), or
 /// the primary has not opened yet, k others have all that was acknowledged, and it is this member's turn. A member of
-/// an open primary's set is removed first, unless no commit counts on the set (k = 0) or the set has nobody to spare: then
-/// the primary, which has all that it acknowledged, waits for this very member.
+/// an open primary's set is removed first, unless the set has nobody to spare: then the primary, which has all that it
+/// acknowledged, waits for this very member, or goes on alone (k = 0).
 fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
     if is_on(Mutation::ExpendableAlways) {
         return true;
@@ -275,7 +282,7 @@ fn expendable(view: &View, record: &PrimaryRecord, primary: &Primary) -> bool {
         return true;
     }
     if sync.term == record.term {
-        return sync.set.k == 0 || sync.set.members.len() <= sync.set.k;
+        return sync.set.has_nobody_to_spare();
     }
     (holders(sync, record, primary, own) >= sync.set.k || spared(view, sync, record, own))
         && needed(view, record, primary)
@@ -373,10 +380,10 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
         return wait(format!("not streaming for {} ms{}", standby.stalled_ms, standby.complains()));
     }
     if view.condition.disk_full {
-        return wait(format!("no room is left on the disk of {} for a copy", view.me));
+        return wait(format!("no room is left on the disk of {} for a copy: make some", view.me));
     }
-    if let Some(words) = standby.refused() {
-        return wait(format!("a copy of {} would not stream either: {words}", record.node));
+    if let Some(why) = standby.refused() {
+        return wait(format!("not streaming from {}, and {why}", record.node));
     }
     if let Some(other) = copying(view) {
         return wait(format!("{other} is copying; one node at a time loads the primary"));

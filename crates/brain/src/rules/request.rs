@@ -2,7 +2,7 @@
 //!
 //! The open primary closes what is over; a node drives what concerns its own server only.
 
-use super::{Want, act};
+use super::{Want, act, may_follow, standby};
 use crate::request::{ANSWER_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, moved, no_more};
 use crate::{Action, Ask, Health, PrimaryRecord, Request, Stage, View, health};
 
@@ -184,14 +184,22 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         if !view.opened() && !sync.idle {
             return None;
         }
-        let own = view.durable.member.as_ref();
-        // With k = 0 no commit counts on anybody, and the set may not become smaller.
-        if sync.set.k > 0 && own.is_some_and(|member| sync.set.members.contains(member)) {
+        // While nobody is there to copy, what is here may be all that is left.
+        let source = match record.head {
+            true => standby::head_standby(view, record).is_ok(),
+            false => may_follow(view),
+        };
+        if !source {
+            return None;
+        }
+        let counts = view.durable.member.as_ref().is_some_and(|member| sync.set.members.contains(member));
+        // The last member of a set on which no commit counts is not let go, and need not be.
+        let last = sync.set.k == 0 && sync.set.has_nobody_to_spare();
+        if counts && !last {
             // Until the primary has let it go it follows as any other: the removal of another may wait for its flush.
-            let spare = sync.set.members.len() > sync.set.k;
-            return match spare {
-                true => None,
-                false => fail(view, request, format!("writes would wait: {} has nobody to spare", sync.set)),
+            return match sync.set.has_nobody_to_spare() {
+                false => None,
+                true => fail(view, request, format!("writes would wait: {} has nobody to spare", sync.set)),
             };
         }
         return act(Action::GiveUp { request: request.id }, format!("request {} asks for it", request.id));

@@ -111,10 +111,11 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
     if !head.streaming || view.fresh_peers().any(|status| status.busy == Some(Operation::Clone)) {
         return wait(format!("not streaming for {} ms", standby.stalled_ms));
     }
-    if let Some(words) = standby.refused() {
-        return wait(format!("a copy of {} would not stream either: {words}", record.node));
+    if let Some(why) = standby.refused() {
+        return wait(format!("not streaming from {}, and {why}", record.node));
     }
-    let why = format!("not streaming for {} ms although {} streams", standby.stalled_ms, record.node);
+    let (stalled_ms, says) = (standby.stalled_ms, standby.complains());
+    let why = format!("not streaming for {stalled_ms} ms although {} streams{says}", record.node);
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)
 }
 

@@ -89,7 +89,11 @@ impl Agent {
                 if self.refused(Operation::Promote) || self.view.durable.promise > term {
                     return false;
                 }
-                self.save(|words| words.durable.promoted = term)
+                // What has answered and won is whole, also when somebody had asked for a new copy of it.
+                let won = |Words { durable, .. }: &mut Words| {
+                    (durable.promoted, durable.needs_clone) = (term, false);
+                };
+                self.save(won)
                     && self.start(
                         Operation::Promote,
                         Work::Promote { timeline, names: self.named(term, set), lower },

@@ -16,8 +16,9 @@ const SILENCE_MAX: Duration = Duration::from_millis(500);
 /// A receiver that is not let in tries again every 100 ms, and every few seconds when hosts give no answer.
 const HEARD_EVERY: Duration = Duration::from_secs(1);
 
-/// What was said longer ago says nothing of now: five attempts on three hosts that give no answer.
-const HEARD_MAX: Duration = Duration::from_secs(30);
+/// What was said longer ago says nothing of now. An attempt takes up to some 7 s for each host that gives no answer, and
+/// what `restore_command` takes comes in between.
+const HEARD_MAX: Duration = Duration::from_secs(120);
 
 impl Worker {
     pub async fn observe(&self) -> Postgres {
@@ -112,11 +113,8 @@ impl Worker {
         if looked.is_some_and(|(at, _)| at.elapsed() < HEARD_EVERY) {
             return;
         }
-        // What was said before this look began may have been said of another upstream.
-        let (said, end) = match looked {
-            Some((_, end)) => self.server.receiver_says(end).await,
-            None => (None, self.server.log_end()),
-        };
+        // What was said before the first look may have been said of another upstream.
+        let (said, end) = self.server.receiver_says(looked.map(|(_, end)| end)).await;
         let now = Instant::now();
         let heard = &mut self.known().receiver;
         heard.looked = Some((now, end));

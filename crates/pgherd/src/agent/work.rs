@@ -237,7 +237,7 @@ impl Worker {
     async fn follow(&self, upstream: &Upstream, member: &MemberId, slot: bool, primary: bool) -> Result<()> {
         // Slots of a former primaryship would hold WAL for ever; a head has those that its followers need.
         if !upstream.node.is_origin() {
-            self.server.ensure_slots(&BTreeSet::new(), is_ours).await?;
+            self.server.end_slots(is_ours).await?;
         }
         let mut pointer = self.pointer(upstream, member)?;
         pointer.slot_name = pointer.slot_name.filter(|_| slot);

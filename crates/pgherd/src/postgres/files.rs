@@ -72,6 +72,22 @@ pub(super) fn copy(from: &Path, to: &Path, account: &Account) -> Result<()> {
     result.map_err(Error::io(format!("copy {} to {}", from.display(), to.display())))
 }
 
+/// Makes a file for the PostgreSQL user, durably, with what `fill` writes.
+pub(super) fn create_for(
+    path: &Path,
+    account: &Account,
+    fill: impl FnOnce(&File) -> io::Result<()>,
+) -> Result<()> {
+    let result = (|| {
+        let file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE).open(path)?;
+        fill(&file)?;
+        own(&file, account)?;
+        file.sync_all()?;
+        sync_parent(path)
+    })();
+    result.map_err(Error::at("write", path))
+}
+
 /// Renames durably: both directory entries are on disk when it returns.
 pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
     fs::rename(from, to)

@@ -25,6 +25,7 @@ mod files;
 mod floors;
 mod hba;
 mod identity;
+mod keep;
 mod layout;
 mod lifecycle;
 mod log;

@@ -124,25 +124,6 @@ impl Server {
         .await?;
         Ok(format!("{}{}", said.stdout, said.stderr))
     }
-
-    /// Copies every segment that reaches beyond `fork`, and the history files, to `kept/<moment>/`.
-    async fn keep_wal(&self, fork: Lsn, segment_bytes: u32) -> Result<PathBuf> {
-        let (wal, kept) = (self.layout.wal(), self.new_keep());
-        let account = self.account.clone();
-        files::blocking(move || {
-            files::private_dir(&kept, &account)?;
-            for entry in fs::read_dir(&wal).map_err(Error::at("list", &wal))?.flatten() {
-                let name = entry.file_name().to_string_lossy().into_owned();
-                let beyond = segment_start(&name, segment_bytes)
-                    .is_some_and(|start| start.0 + u64::from(segment_bytes) > fork.0);
-                if beyond || name.ends_with(".history") {
-                    files::copy(&entry.path(), &kept.join(&name), &account)?;
-                }
-            }
-            Ok(kept)
-        })
-        .await
-    }
 }
 
 /// Where a WAL segment file begins, by its name: timeline, high and low half of the segment number in hexadecimal.

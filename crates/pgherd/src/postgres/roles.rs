@@ -3,11 +3,18 @@
 //! Passwords reach the server as SCRAM verifiers made here, never in plain text, and no statement of ours is logged.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
 
 use super::error::Result;
 use super::hba::{REPLICATION_ROLE, REWIND_ROLE};
 use super::server::Server;
 use super::session::{QUERY_DEADLINE, Row, literal};
+
+/// A walsender ends within milliseconds, unless it stands still.
+const END_DEADLINE: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(5);
 
 /// The passwords of the cluster's own roles.
 #[derive(Clone)]
@@ -41,6 +48,39 @@ impl Server {
         let mut admin = self.admin.lock().await;
         let session = admin.session(&self.layout, self.config.port).await?;
         session.rows("set up the cluster's roles", &sql.join("\n"), QUERY_DEADLINE * 5).await.map(drop)
+    }
+
+    /// Cuts off who reads from a physical slot of ours, and drops them all: whoever streamed from this server under its
+    /// former primaryship must not go on when it follows another. A walsender that stands still ends once it runs, and
+    /// its slot stays until the next time.
+    pub async fn end_slots(&self, is_ours: impl Fn(&str) -> bool) -> Result<()> {
+        const SQL: &str = "SELECT slot_name, active_pid FROM pg_replication_slots WHERE slot_type = 'physical' AND NOT temporary";
+        let begun = Instant::now();
+        let mut admin = self.admin.lock().await;
+        loop {
+            let session = admin.session(&self.layout, self.config.port).await?;
+            let rows = session.rows("list the slots", SQL, QUERY_DEADLINE).await?;
+            let ours: Vec<(&str, Option<&str>)> = rows
+                .iter()
+                .filter_map(|row| Some((row.get(0)?, row.get(1))))
+                .filter(|(name, _)| is_ours(name))
+                .collect();
+            if ours.is_empty() {
+                return Ok(());
+            }
+            if begun.elapsed() > END_DEADLINE {
+                tracing::warn!(slots = ?ours, "slots are still read from and could not be dropped");
+                return Ok(());
+            }
+            for (name, reader) in ours {
+                let sql = match reader {
+                    Some(pid) => format!("SELECT pg_terminate_backend({pid})"),
+                    None => format!("SELECT pg_drop_replication_slot({})", literal(name)),
+                };
+                session.rows("end a slot", &sql, QUERY_DEADLINE).await?;
+            }
+            sleep(POLL).await;
+        }
     }
 
     /// Makes the physical slots `wanted`, and drops those that are ours, idle and not wanted.

@@ -14,7 +14,7 @@ use std::path::Path;
 use wire::{Lsn, Timeline};
 
 /// `XLOG_BLCKSZ` of every PostgreSQL that distributions build.
-const PAGE: u64 = 8192;
+pub(super) const PAGE: u64 = 8192;
 /// `SizeOfXLogShortPHD`, and `SizeOfXLogLongPHD` on the first page of a segment.
 const SHORT_HEADER: u64 = 24;
 const LONG_HEADER: u64 = 40;

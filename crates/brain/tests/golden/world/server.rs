@@ -172,7 +172,7 @@ pub(super) fn apply(server: &mut Server, durable: &mut Durable, action: Action, 
             server.stalled_since = now;
         }
         Action::Promote { term, timeline, set, .. } => {
-            durable.promoted = term;
+            (durable.promoted, durable.needs_clone) = (term, false);
             server.history = branched(&server.history, server.end, timeline);
             (server.writable, server.quarantined) = (true, true);
             server.prepared = durable.promoted > Term(1);

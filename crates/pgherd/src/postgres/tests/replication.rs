@@ -183,7 +183,7 @@ async fn a_restarted_standby_that_has_not_read_its_wal_is_not_complete() {
 async fn a_receiver_that_is_not_let_in_says_so_and_one_whose_wal_is_gone_says_that() {
     let one = primary("n1").await;
     let two = standby("n2", &one).await;
-    let begin = two.log_end();
+    let begin = two.receiver_says(None).await.1;
     let hba = one.layout.hba();
     let before = std::fs::read_to_string(&hba).unwrap();
     std::fs::write(&hba, format!("host replication all all reject\n{before}")).unwrap();
@@ -191,16 +191,17 @@ async fn a_receiver_that_is_not_let_in_says_so_and_one_whose_wal_is_gone_says_th
     admin.0.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     let walsender = see_primary(&one).await.unwrap().walsenders[0].pid;
     process::signal(&one.layout.data, walsender, rustix::process::Signal::TERM);
-    let words = eventually("the receiver is refused", async || match two.receiver_says(begin).await.0? {
-        ReceiverSays::Ended { words, copy_helps: false } => Some(words),
-        _ => None,
-    })
-    .await;
+    let words =
+        eventually("the receiver is refused", async || match two.receiver_says(Some(begin)).await.0? {
+            ReceiverSays::Ended { words, copy_helps: false } => Some(words),
+            _ => None,
+        })
+        .await;
     assert!(words.contains("pg_hba.conf rejects replication connection"), "{words}");
     std::fs::write(&hba, before).unwrap();
     admin.0.batch_execute("SELECT pg_reload_conf()").await.unwrap();
     eventually("it streams", async || {
-        (two.receiver_says(begin).await.0? == ReceiverSays::Streams).then_some(())
+        (two.receiver_says(Some(begin)).await.0? == ReceiverSays::Streams).then_some(())
     })
     .await;
 
@@ -210,13 +211,34 @@ async fn a_receiver_that_is_not_let_in_says_so_and_one_whose_wal_is_gone_says_th
         format!("{:08X}{:08X}{:08X}", next.timeline.0, next.lsn.0 >> 32, (next.lsn.0 & 0xFFFF_FFFF) >> 24);
     write(&one, "SELECT pg_logical_emit_message(false, 'test', 'ends it'); SELECT pg_switch_wal()").await;
     std::fs::remove_file(one.layout.wal().join(segment)).unwrap();
-    let begin = two.log_end();
+    let begin = two.receiver_says(None).await.1;
     two.follow(&upstream(&one, "n2")).await.unwrap();
-    eventually("the WAL is gone", async || match two.receiver_says(begin).await.0? {
+    eventually("the WAL is gone", async || match two.receiver_says(Some(begin)).await.0? {
         ReceiverSays::Ended { words, copy_helps: true } => {
             words.contains("has already been removed").then_some(())
         }
         _ => None,
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_from_a_former_primary_is_cut_off_and_does_not_come_back() {
+    let one = primary("n1").await;
+    one.ensure_slots(&["n2_slot".to_owned()].into(), |_| false).await.unwrap();
+    let two = standby("n2", &one).await;
+    two.follow(&Upstream { slot_name: Some("n2_slot".into()), ..upstream(&one, "n2") }).await.unwrap();
+    eventually("the slot is used", async || {
+        see_primary(&one).await?.slots.into_iter().find(|slot| slot.active).map(drop)
+    })
+    .await;
+    let begin = two.receiver_says(None).await.1;
+    one.end_slots(|name| name.starts_with('n')).await.unwrap();
+    assert!(see_primary(&one).await.unwrap().slots.is_empty());
+    eventually("its receiver says why", async || match two.receiver_says(Some(begin)).await.0? {
+        ReceiverSays::Ended { words, copy_helps: false } => words.contains("does not exist").then_some(()),
+        _ => None,
+    })
+    .await;
+    assert!(see_primary(&one).await.unwrap().walsenders.is_empty());
 }

@@ -89,26 +89,17 @@ impl Postgres {
         let folder = Postgres::folder();
         let (host, port) = self.address.rsplit_once(':').unwrap();
         let copied = command("pg_basebackup")
-            .args([
-                "-h",
-                host,
-                "-p",
-                port,
-                "-U",
-                "postgres",
-                "-R",
-                "-X",
-                "stream",
-                "-c",
-                "fast",
-                "--no-sync",
-                "-D",
-            ])
+            .args(["-h", host, "-p", port, "-U", "postgres", "-X", "stream", "-c", "fast", "--no-sync", "-D"])
             .arg(folder.path().join("data"))
             .status()
             .unwrap();
         assert!(copied.success());
-        Postgres::run(folder, &[])
+        // Written here: what pg_basebackup would write, a server may refuse that finds another libpq than it was made with.
+        let signal = folder.path().join("data/standby.signal");
+        std::fs::write(&signal, "").unwrap();
+        give(&signal);
+        let conninfo = format!("primary_conninfo = 'host={host} port={port} user=postgres'");
+        Postgres::run(folder, &[&conninfo])
     }
 
     fn folder() -> tempfile::TempDir {
