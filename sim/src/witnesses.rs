@@ -15,7 +15,7 @@ pub const WITNESSES: &[Row] = rows! {
     "answer-fewer" Seed(38), "I2";
     "revoke-dropped" Seed(88), "I2";
     "receiver-counts" Scenario("receives-answers-not", 1), "I2";
-    "position-unread" Seed(11), "I5";
+    "position-unread" Seed(391), "I2";
     "busy-answers" Scenario("pointed-answers-not", 15), "I2";
     "stranger-counts" Seed(38), "I2";
     "stranger-behind" Scenario("stranger-fetches-first", 0), "I2";
