@@ -37,6 +37,8 @@ pub struct Agent {
     pub op: Option<Op>,
     pub promising: Option<Term>,
     pub checkpointing: Option<u64>,
+    /// Rewinds to the origin that failed, in a row.
+    pub rewinds_failed: u32,
     pub committing: Option<u64>,
     pub store_asked: bool,
     pub store_revision: usize,
@@ -85,6 +87,7 @@ impl World {
             op: None,
             promising: None,
             checkpointing: None,
+            rewinds_failed: 0,
             committing: None,
             store_asked: false,
             store_revision: 0,
@@ -100,6 +103,7 @@ impl World {
         self.after(first, Event::Observe { node, boot });
         self.after(first + 20_000, Event::Probe { node, boot });
         self.after(first + 5_000, Event::Heartbeat { node, boot });
+        self.start_looking(node, boot);
     }
 
     pub fn kill_agent(&mut self, node: usize) {
@@ -206,7 +210,14 @@ impl World {
             Process::Down => Postgres::Stopped,
             Process::Starting => Postgres::Starting,
             Process::Up if server.primary => Postgres::Primary(look_primary(server, agent, clock, now)),
-            Process::Up => Postgres::Standby(look_standby(server, now)),
+            Process::Up => {
+                let compared = self.plan.origin.is_some();
+                let standby = look_standby(server, now, compared);
+                if compared && standby.streaming {
+                    server.pointed_us = now;
+                }
+                Postgres::Standby(standby)
+            }
         })
     }
 

@@ -12,18 +12,40 @@ use crate::world::World;
 /// A rewound server streams within this: its start takes 3 s at most here, its connection some 100 ms.
 const REWOUND_US_MAX: u64 = 5_000_000;
 
+/// What a data directory is made from.
+#[derive(Clone, Copy)]
+enum From {
+    Node(usize),
+    /// A host of the origin.
+    Host(usize),
+}
+
 impl World {
     /// The source of a copy: up, reachable, and which run of it. A replica may be copied as well.
-    fn source(&self, node: usize, source: &NodeName) -> Option<(usize, u64)> {
-        self.reached(node, source).filter(|(from, _)| {
+    fn source(&self, node: usize, source: &NodeName) -> Option<(From, u64)> {
+        let found = self.reached(node, source).filter(|(from, _)| {
             let server = &self.nodes[*from].server;
             server.writes() || server.up() && server.complete
-        })
+        });
+        self.or_host(node, source, found)
     }
 
     /// The source of a rewind is a primary.
-    fn writer(&self, node: usize, source: &NodeName) -> Option<(usize, u64)> {
-        self.reached(node, source).filter(|(from, _)| self.nodes[*from].server.writes())
+    fn writer(&self, node: usize, source: &NodeName) -> Option<(From, u64)> {
+        let found = self.reached(node, source).filter(|(from, _)| self.nodes[*from].server.writes());
+        self.or_host(node, source, found)
+    }
+
+    fn or_host(&self, node: usize, source: &NodeName, found: Option<(usize, u64)>) -> Option<(From, u64)> {
+        let host = || self.origin_source(node, source).map(|(host, run)| (From::Host(host), run));
+        found.map(|(from, epoch)| (From::Node(from), epoch)).or_else(host)
+    }
+
+    fn log_of(&self, from: From) -> Option<&crate::wal::Wal> {
+        match from {
+            From::Node(from) => self.nodes[from].server.wal.as_ref(),
+            From::Host(host) => self.origin_log(host),
+        }
     }
 
     fn reached(&self, node: usize, source: &NodeName) -> Option<(usize, u64)> {
@@ -34,12 +56,16 @@ impl World {
     }
 
     pub(crate) fn do_clone(&mut self, node: usize, op: &mut Op, term: Term, source: &NodeName) -> Next {
-        let keep = self.sabotage == Some(Sabotage::CloneKeepsMember);
         match op.step {
             0 => Next::Step(1, self.fsync(node)),
             1 if self.refuses(node, term) => Next::Failed("refused: the promise is higher"),
             1 => {
                 self.promise(node, term, true);
+                if source.is_origin() {
+                    // As the words are written before the work begins. For one that copies within the cluster the model has
+                    // it later, when the source has been found.
+                    self.forsake(node);
+                }
                 let Some((_, epoch)) = self.source(node, source) else {
                     return Next::Failed("the source is not reachable");
                 };
@@ -50,16 +76,10 @@ impl World {
                 if self.source(node, source).is_none_or(|(_, epoch)| epoch != op.mark) {
                     return Next::Failed("the source went away");
                 }
-                // The old server ends and the old id dies first: an id never outlives what it stood for.
-                self.give_up(node);
-                let member = self.new_member(node);
-                let host = &mut self.nodes[node];
-                host.server.crash();
-                if !keep || host.durable.member.is_none() {
-                    host.durable.member = Some(member);
+                if !source.is_origin() {
+                    self.forsake(node);
                 }
-                host.durable.needs_clone = true;
-                host.server.half_made = true;
+                self.nodes[node].server.half_made = true;
                 Next::Step(3, self.dice.within(1_000..20_000))
             }
             _ => {
@@ -76,6 +96,19 @@ impl World {
         }
     }
 
+    /// The old server ends and the old id dies first: an id never outlives what it stood for.
+    fn forsake(&mut self, node: usize) {
+        let keep = self.sabotage == Some(Sabotage::CloneKeepsMember);
+        self.give_up(node);
+        let member = self.new_member(node);
+        let host = &mut self.nodes[node];
+        host.server.crash();
+        if !keep || host.durable.member.is_none() {
+            host.durable.member = Some(member);
+        }
+        host.durable.needs_clone = true;
+    }
+
     /// The data directory is needed by no takeover any more: it is rewound or replaced.
     fn give_up(&mut self, node: usize) {
         if let Some(what) = crate::checkers::given_up(self, node) {
@@ -84,12 +117,15 @@ impl World {
     }
 
     /// The data directory becomes a copy of another; the old one stands `aside`, or only what it has kept is left of it.
-    fn copy(&mut self, from: usize, to: usize, aside: Option<bool>) {
-        let wal = self.nodes[from].server.wal.as_ref().map(crate::wal::Wal::copy_flushed);
+    fn copy(&mut self, from: From, to: usize, aside: Option<bool>) {
+        let wal = self.log_of(from).map(crate::wal::Wal::copy_flushed);
         if let (Some(old), Some(new)) = (&self.nodes[to].server.wal, &wal)
             && let Some(what) = crate::checkers::replaced(old, new, &self.nodes[to].kept, aside)
         {
             self.violate("I7", to, what);
+        }
+        if aside == Some(true) {
+            self.set_aside(to);
         }
         let host = &mut self.nodes[to];
         host.server.roles = wal.as_ref().is_some_and(crate::wal::Wal::has_roles);
@@ -128,7 +164,8 @@ impl World {
                     return Next::Failed("the source went away");
                 };
                 // "no rewind required": the same timeline id is taken for the same timeline.
-                if self.nodes[from].server.timeline() != self.nodes[node].server.timeline() {
+                let timeline = self.log_of(from).map(crate::wal::Wal::timeline);
+                if timeline != Some(self.nodes[node].server.timeline()) {
                     self.keep_diverged(from, node);
                     self.copy(from, node, None);
                 }
@@ -146,13 +183,11 @@ impl World {
     }
 
     /// What the rewind will discard is copied beside the data directory first.
-    fn keep_diverged(&mut self, from: usize, node: usize) {
+    fn keep_diverged(&mut self, from: From, node: usize) {
         if self.sabotage == Some(Sabotage::DivergedDropped) {
             return;
         }
-        let (Some(source), Some(own)) = (&self.nodes[from].server.wal, &self.nodes[node].server.wal) else {
-            return;
-        };
+        let (Some(source), Some(own)) = (self.log_of(from), &self.nodes[node].server.wal) else { return };
         let diverged = own.beyond(&source.copy_flushed());
         self.nodes[node].kept.extend(diverged);
     }

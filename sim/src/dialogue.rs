@@ -50,6 +50,8 @@ impl World {
             return;
         }
         agent.committing = Some(id);
+        self.check_commit(node, id, &commit);
+        let Some(agent) = self.agent(node) else { return };
         agent.view.memory.on_commit(&commit);
         let boot = agent.boot;
         self.after(delay, Event::StoreArrive { node, boot, id, commit: Rc::new(commit) });
@@ -68,6 +70,7 @@ impl World {
             self.trace.line(self.now_us, "store", format_args!("{word} {who}'s{}", words::puts(commit)));
         }
         if applied {
+            self.check_committed(node, id);
             self.store_changed(node);
         }
         if self.dice.percent(97) {

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use brain::{Commit, Grant, Postgres, Status, Term};
+use brain::{Commit, Grant, Millis, OriginReport, Postgres, Status, Term};
 use wire::Timeline;
 
 use crate::wal::Record;
@@ -67,6 +67,22 @@ pub enum Event {
     /// The cluster's settings, or the node's tags, have changed.
     Settings {
         node: usize,
+    },
+    /// It is seen whether a look at the origin is due.
+    OriginTick {
+        node: usize,
+        boot: u64,
+    },
+    /// The origin's hosts are asked, in a look that began then.
+    OriginAsked {
+        node: usize,
+        boot: u64,
+        begun: Millis,
+    },
+    OriginSeen {
+        node: usize,
+        boot: u64,
+        report: Box<OriginReport>,
     },
     // To a server.
     Ready {
@@ -160,6 +176,15 @@ pub enum Event {
         index: usize,
     },
     HealAll,
+    /// The primary of the origin writes.
+    OriginWrites,
+    OriginAppears,
+    OriginStruck {
+        index: usize,
+    },
+    OriginHealed {
+        index: usize,
+    },
     Check,
 }
 
@@ -182,6 +207,9 @@ impl Event {
             | Promised { node, boot, .. }
             | Checkpointed { node, boot, .. }
             | StoreAnswer { node, boot, .. }
+            | OriginTick { node, boot }
+            | OriginAsked { node, boot, .. }
+            | OriginSeen { node, boot, .. }
             | StoreSeen { node, boot, .. } => Recipient::Agent(*node, Some(*boot)),
             Status { node, .. } | Grant { node, .. } | Settings { node } => Recipient::Agent(*node, None),
             Ready { node, epoch }
@@ -205,6 +233,10 @@ impl Event {
             | Fault { .. }
             | Heal { .. }
             | HealAll
+            | OriginWrites
+            | OriginAppears
+            | OriginStruck { .. }
+            | OriginHealed { .. }
             | Check => Recipient::World,
         }
     }

@@ -15,6 +15,8 @@ use crate::world::World;
 
 /// An operation gives up after this: the longest, a clone, takes some 2 s here.
 pub const OPERATION_US_MAX: u64 = 12_000_000;
+/// As many as a node takes before it gives up its copies.
+const REWINDS_MAX: u32 = 12;
 /// The step of a copy that has failed, and how long it takes.
 const PAUSE: u8 = 99;
 const PAUSE_US: u64 = 400_000;
@@ -70,6 +72,12 @@ impl World {
             Action::GiveUp { request } => {
                 self.nodes[node].durable.give_up(*request);
                 return self.obey(node, *request);
+            }
+            Action::Follow { node: upstream, .. } if upstream.is_origin() => {
+                // The next look tells whom the receiver has found.
+                if let Some(agent) = self.agent(node) {
+                    agent.view.origin.sender = None;
+                }
             }
             _ => {}
         }
@@ -203,8 +211,21 @@ impl World {
         {
             agent.view.copies_failed = if how == "done" { 0 } else { agent.view.copies_failed + 1 };
         }
+        if matches!(&op.action, Action::Rewind { node: source, .. } if source.is_origin()) {
+            self.rewound(node, how == "done");
+        }
         self.refresh(node);
         self.turn(node);
+    }
+
+    /// A rewind that fails this often in a row will not succeed: the data directory is to be copied anew.
+    fn rewound(&mut self, node: usize, done: bool) {
+        let Some(agent) = self.agent(node) else { return };
+        agent.rewinds_failed = if done { 0 } else { agent.rewinds_failed + 1 };
+        if agent.rewinds_failed >= REWINDS_MAX {
+            agent.rewinds_failed = 0;
+            self.nodes[node].durable.needs_clone = true;
+        }
     }
 
     fn advance(&mut self, node: usize, op: &mut Op) -> Next {

@@ -18,6 +18,7 @@ impl World {
                 self.after(warm + at_us, Event::Fault { index });
             }
         }
+        self.schedule_strikes();
         self.after(warm + self.plan.storm_us, Event::HealAll);
     }
 
@@ -27,6 +28,7 @@ impl World {
         if self.checkers.healed_us.is_some() || self.checkers.storm_us.is_none_or(|at| at > self.now_us) {
             return;
         }
+        self.origin_moment(rule);
         let count = self.nodes.len();
         for index in 0..self.plan.faults.len() {
             let fault = &mut self.plan.faults[index];
@@ -50,7 +52,7 @@ impl World {
         self.index_of(&record.value.node)
     }
 
-    fn resolve(&self, target: Target) -> usize {
+    pub fn resolve(&self, target: Target) -> usize {
         let primary = self.recorded_primary();
         match target {
             Target::Primary => primary.unwrap_or(0),
@@ -92,6 +94,10 @@ impl World {
         let counts = member.is_some_and(|member| sync.value.set.members.contains(member));
         let opened = sync.value.term == record.value.term;
         match kind {
+            // What no node has, the origin has, if it lives; one disk in a run, as elsewhere.
+            Kind::LoseDisk if record.value.head => {
+                self.nodes[node].full && member.is_some() && !self.disk_was_lost()
+            }
             Kind::LoseDisk => {
                 let lost = self
                     .plan
@@ -271,6 +277,7 @@ impl World {
                 _ => {}
             }
         }
+        self.note_reach();
     }
 
     pub fn heal(&mut self, index: usize) {
@@ -314,6 +321,7 @@ impl World {
             self.heal(index);
         }
         self.net.heal();
+        self.settle_origin();
         for node in 0..self.nodes.len() {
             self.resume(node, false);
             self.nodes[node].server.stuck_until_us = 0;

@@ -21,6 +21,7 @@ mod members;
 mod mutant;
 mod net;
 mod operations;
+mod origin;
 mod plan;
 pub mod proof;
 mod replication;
@@ -63,11 +64,13 @@ pub struct Report {
     pub trace: String,
 }
 
-/// The seeds of a run that names none: in every other one people ask for something, or nodes leave and join, or both.
+/// The seeds of a run that names none: in every other one people ask for something, or nodes leave and join, or both; in every
+/// eighth it follows an origin, or comes to.
 pub fn nth_seed(number: u64) -> u64 {
     match number % 8 {
         1 | 5 => world::PEOPLE_FROM + number / 4,
         3 => world::MEMBERS_FROM + number / 8,
+        6 => world::ORIGIN_FROM + number / 8,
         7 => world::ALL_FROM + number / 8,
         _ => number / 2,
     }

@@ -31,7 +31,8 @@ pub fn look_primary(server: &Server, agent: &Agent, now: Millis, now_us: u64) ->
     }
 }
 
-pub fn look_standby(server: &Server, now_us: u64) -> brain::Standby {
+/// With its history where somebody compares it: in a world with an origin.
+pub fn look_standby(server: &Server, now_us: u64, compared: bool) -> brain::Standby {
     let receiver = server.receiver.as_ref().filter(|_| !server.receiver_hidden);
     let streaming = receiver.is_some_and(|receiver| receiver.connected && !receiver.dying);
     let known = if server.complete { server.length() } else { server.replayed };
@@ -49,8 +50,8 @@ pub fn look_standby(server: &Server, now_us: u64) -> brain::Standby {
         quarantined: server.files.quarantined,
         complete: server.complete,
         stalled_ms: if stalled { now_us.saturating_sub(server.pointed_us) / 1000 } else { 0 },
-        complaint: None,
-        history: None,
+        complaint: server.complaint.clone().filter(|_| stalled),
+        history: wal.filter(|_| compared).map(|wal| wal.history_of(known)),
         slots: server
             .slots
             .iter()

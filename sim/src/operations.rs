@@ -53,6 +53,7 @@ impl World {
         let slow = self.dice.percent(5);
         let ready = if slow { self.dice.millis(500..3_000) } else { self.dice.millis(20..250) };
         let writable = self.sabotage == Some(Sabotage::StartWritable);
+        let first = self.origin_target(node).unwrap_or(0);
         let server = &mut self.nodes[node].server;
         match server.process {
             Process::Up => Next::Done,
@@ -64,6 +65,9 @@ impl World {
                 Next::Failed("the data directory is half made")
             }
             Process::Down => {
+                if upstream.as_ref().is_some_and(|upstream| upstream.node.is_origin()) {
+                    server.files.first = first;
+                }
                 server.files.upstream = upstream;
                 server.files.slotted = true;
                 if !writable {
@@ -166,14 +170,22 @@ impl World {
             self.promise(node, term, true);
         }
         let now = self.now_us;
+        let (first, at_origin) = (self.origin_target(node).unwrap_or(0), upstream.is_origin());
         let server = &mut self.nodes[node].server;
         server.files.upstream = Some(Upstream { node: upstream, term });
         server.files.slotted = slot;
-        // Of a former primaryship, or for nodes that come anew: who reads is cut off, and a slot is dropped once nobody does.
-        server.senders.retain(|sender| sender.frozen_until_us > now);
-        server.senders.iter_mut().for_each(|sender| sender.ended = true);
-        let senders = &server.senders;
-        server.slots.retain(|member| senders.iter().any(|sender| sender.member == *member));
+        server.complaint = None;
+        if at_origin {
+            // A head's followers need their slots.
+            server.files.first = first;
+        } else {
+            // Of a former primaryship, or for nodes that come anew: who reads is cut off, and a slot is dropped once nobody
+            // does.
+            server.senders.retain(|sender| sender.frozen_until_us > now);
+            server.senders.iter_mut().for_each(|sender| sender.ended = true);
+            let senders = &server.senders;
+            server.slots.retain(|member| senders.iter().any(|sender| sender.member == *member));
+        }
         server.pointed_us = now;
         let epoch = server.epoch;
         let slow = self.dice.percent(15);

@@ -163,6 +163,8 @@ pub struct Plan {
     pub store_late_percent: u64,
     /// An agent may see its server as it was this long ago, microseconds.
     pub look_us: u64,
+    /// The cluster that this one follows, or that people demote it to.
+    pub origin: Option<crate::origin::Course>,
 }
 
 impl Plan {
@@ -223,6 +225,7 @@ impl Plan {
             tags: Vec::new(),
             store_late_percent: if dice.percent(75) { 5 } else { 50 },
             look_us: if dice.percent(70) { 8_000 } else { dice.millis(20..300) },
+            origin: None,
         };
         for _ in 0..plan.nodes.len() {
             let lag = if dice.percent(55) { 0 } else { dice.millis(3..250) };
@@ -331,8 +334,9 @@ impl Plan {
                 .collect::<String>()
         };
         let tags: String = self.tags.iter().enumerate().map(told).collect();
+        let origin = self.origin.as_ref().map_or_else(String::new, |course| course.line());
         format!(
-            "{full} full, {witnesses} witness, k={}{single}{drift}{tags}: {}{asked}",
+            "{full} full, {witnesses} witness, k={}{single}{drift}{tags}: {}{asked}{origin}",
             self.settings.standbys,
             faults.join(", ")
         )

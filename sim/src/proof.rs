@@ -8,13 +8,15 @@ use crate::crash_steps::{self, Operation};
 use crate::mutant::Mutant;
 use crate::scenarios::Scenario;
 use crate::trace::Detail;
-use crate::world::Violation;
+use crate::world::{ORIGIN_FROM, Violation};
 
 /// A run, and how many like it may be tried before the fault counts as missed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Witness {
     /// The first of the seeds from 0 that catches the fault.
     Seed(u64),
+    /// The same of the seeds in which an origin is followed, counted from their first.
+    Behind(u64),
     /// A seed of a scenario.
     Scenario(&'static str, u64),
     /// A seed of the crash steps of an operation.
@@ -52,7 +54,7 @@ impl Row {
     /// How many seeds may be tried.
     pub fn budget(&self) -> u64 {
         match self.witness {
-            Witness::Seed(seed) => SEEDS_MIN.max(seed * 4),
+            Witness::Seed(seed) | Witness::Behind(seed) => SEEDS_MIN.max(seed * 4),
             Witness::Scenario(name, _) => Scenario::named(name).map_or(0, |scenario| scenario.seeds),
             Witness::CrashSteps(..) => CRASH_SEEDS,
         }
@@ -61,6 +63,7 @@ impl Row {
     fn with_seed(&self, seed: u64) -> Witness {
         match self.witness {
             Witness::Seed(_) => Witness::Seed(seed),
+            Witness::Behind(_) => Witness::Behind(seed),
             Witness::Scenario(name, _) => Witness::Scenario(name, seed),
             Witness::CrashSteps(name, _) => Witness::CrashSteps(name, seed),
         }
@@ -83,6 +86,7 @@ impl Witness {
     pub fn run(self, mutant: Option<Mutant>) -> Option<Violation> {
         match self {
             Witness::Seed(seed) => crate::run(seed, Detail::Nothing, mutant).violation,
+            Witness::Behind(seed) => crate::run(ORIGIN_FROM + seed, Detail::Nothing, mutant).violation,
             Witness::Scenario(name, seed) => Scenario::named(name)?.run(seed, Detail::Nothing, mutant)?.0,
             Witness::CrashSteps(name, seed) => {
                 crash_steps::first_broken(Operation::named(name)?, seed, mutant)
@@ -95,6 +99,7 @@ impl std::fmt::Display for Witness {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Witness::Seed(seed) => write!(f, "seed {seed}"),
+            Witness::Behind(seed) => write!(f, "seed {}", ORIGIN_FROM + seed),
             Witness::Scenario(name, seed) => write!(f, "scenario {name}, seed {seed}"),
             Witness::CrashSteps(name, seed) => write!(f, "crash steps of {name}, seed {seed}"),
         }

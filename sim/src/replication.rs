@@ -62,13 +62,18 @@ impl World {
             return;
         };
         let connection = receiver.connection;
-        if server.files.upstream.as_ref() != Some(&receiver.upstream) && !receiver.dying {
+        let moved = server.files.upstream.as_ref() != Some(&receiver.upstream)
+            || server.files.first != receiver.first;
+        if moved && !receiver.dying {
             // The reload was missed while replay was stuck: startup stops it when it next wants WAL.
             self.retire_receiver(node);
             return;
         }
         if !receiver.connected {
             return;
+        }
+        if receiver.upstream.node.is_origin() {
+            return self.house_at_origin(node, connection);
         }
         let Some(up) = self.index_of(&receiver.upstream.node) else { return };
         let linked = self.net.stream(up, node) && self.net.stream(node, up);
@@ -90,10 +95,13 @@ impl World {
     pub fn start_receiver(&mut self, node: usize) {
         let server = &self.nodes[node].server;
         let Some(upstream) = server.files.upstream.clone().filter(|_| !server.promoting) else { return };
+        let first = server.files.first;
+        let more = if upstream.node.is_origin() { self.origin_handshake(node, first) } else { 0 };
         let connection = self.next_id();
         let receiver = Receiver {
             connection,
             upstream,
+            first,
             connected: false,
             write: 0,
             reply_us: 0,
@@ -103,7 +111,7 @@ impl World {
         self.nodes[node].server.receiver = Some(receiver);
         let epoch = self.nodes[node].server.epoch;
         let handshake = self.dice.within(2_000..15_000);
-        self.after(handshake, Event::Connect { node, epoch, connection });
+        self.after(handshake + more, Event::Connect { node, epoch, connection });
     }
 
     /// The receiver is at its upstream's door.
@@ -123,6 +131,9 @@ impl World {
         // libpq reads the credential now: one that was taken away is not found.
         if own.files.upstream.as_ref() != Some(&receiver.upstream) {
             return Err("no credential");
+        }
+        if receiver.upstream.node.is_origin() {
+            return self.connect_to_origin(node, receiver);
         }
         let up = self.index_of(&receiver.upstream.node).ok_or("unknown host")?;
         let far = &self.nodes[up].server;
@@ -359,7 +370,9 @@ impl World {
         }
         let server = &self.nodes[node].server;
         let upstream = server.files.upstream.as_ref();
-        if server.receiver.as_ref().is_some_and(|receiver| upstream != Some(&receiver.upstream)) {
+        let first = server.files.first;
+        let moved = |receiver: &Receiver| upstream != Some(&receiver.upstream) || first != receiver.first;
+        if server.receiver.as_ref().is_some_and(moved) {
             self.retire_receiver(node);
         } else if server.receiver.is_none() && server.complete && upstream.is_some() && !server.primary {
             self.start_receiver(node);

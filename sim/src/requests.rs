@@ -68,6 +68,14 @@ pub enum Request {
     Failover {
         replica: usize,
     },
+    /// The standby cluster takes writes from now on.
+    Promote {
+        force: bool,
+    },
+    /// The cluster follows the other one, which somebody has raised above its timelines first.
+    Demote {
+        raised: bool,
+    },
     /// The newest request that has not ended.
     Cancel,
     Pause {
@@ -216,6 +224,12 @@ impl World {
             }
             Request::Leave { replica } => self.remove_member(replica),
             Request::Join { empty } => self.add_member(empty),
+            Request::Demote { raised } => {
+                if raised && self.checkers.healed_us.is_none() {
+                    self.raise_origin();
+                }
+                self.submit(request);
+            }
             _ => self.submit(request),
         }
     }
@@ -273,7 +287,16 @@ impl World {
             Request::Resume => requests.paused_until = None,
             _ => {
                 let ask = self.ask_of(request).ok_or("there is no such node")?;
-                if let Some(other) = requests.against(&ask, now_s, false) {
+                let head = self.store.newest().primary.as_ref().is_some_and(|primary| primary.value.head);
+                let fits = match ask {
+                    Ask::Promote { .. } => head,
+                    Ask::Demote { .. } | Ask::Switchover { .. } | Ask::Failover { .. } => !head,
+                    _ => true,
+                };
+                if !fits {
+                    return Err("this is no cluster for it".to_owned());
+                }
+                if let Some(other) = requests.against(&ask, now_s, head) {
                     return Err(format!("request {} is under way", other.id));
                 }
                 requests.add(ask, term, now_s);
@@ -300,6 +323,11 @@ impl World {
             Request::Reload { replica } => Ask::Reload { node: self.replica(replica)? },
             Request::Reinit { replica } => Ask::Reinit { node: self.replica(replica)? },
             Request::Failover { replica } => Ask::Failover { to: self.replica(replica)? },
+            Request::Promote { force } => Ask::Promote { force },
+            Request::Demote { .. } => {
+                let hosts = self.plan.origin.as_ref()?.hosts;
+                Ask::Demote { hosts: crate::origin::Origin::addresses(hosts), slot: None }
+            }
             _ => return None,
         })
     }

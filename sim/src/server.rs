@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
 
-use brain::{MemberId, SyncSet, Term, Upstream};
+use brain::{Complaint, MemberId, SyncSet, Term, Upstream};
 use wire::Timeline;
 
 use crate::wal::{Kind, Record, Wal};
@@ -35,6 +35,8 @@ impl Names {
 pub struct Files {
     /// `primary_conninfo` together with its credential.
     pub upstream: Option<Upstream>,
+    /// The host that `primary_conninfo` names first, when it names those of the origin.
+    pub first: usize,
     /// `primary_slot_name` is set.
     pub slotted: bool,
     pub names: Rc<Names>,
@@ -100,6 +102,7 @@ impl Sender {
 pub struct Receiver {
     pub connection: u64,
     pub upstream: Upstream,
+    pub first: usize,
     pub connected: bool,
     /// Index of the next record it writes.
     pub write: usize,
@@ -126,6 +129,8 @@ pub struct Server {
     pub wal: Option<Wal>,
     pub files: Files,
     pub slots: BTreeSet<MemberId>,
+    /// What its receiver said last, while it does not stream from the origin.
+    pub complaint: Option<Complaint>,
     pub process: Process,
     /// Which run of the server this is; events name it.
     pub epoch: u64,
@@ -177,7 +182,14 @@ impl Server {
     pub fn new(fsync_us: u64) -> Server {
         Server {
             wal: None,
-            files: Files { upstream: None, slotted: true, names: Names::nobody(), quarantined: true },
+            files: Files {
+                upstream: None,
+                first: 0,
+                slotted: true,
+                names: Names::nobody(),
+                quarantined: true,
+            },
+            complaint: None,
             slots: BTreeSet::new(),
             process: Process::Down,
             epoch: 0,
@@ -243,6 +255,7 @@ impl Server {
         self.senders.clear();
         self.receiver = None;
         self.receiver_hidden = false;
+        self.complaint = None;
         self.failed += self.waiting.iter().filter(|waiting| waiting.kind == Kind::Commit).count() as u64;
         self.waiting.clear();
         self.sync_defined = true;

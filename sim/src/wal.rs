@@ -102,10 +102,17 @@ impl Wal {
     }
 
     pub fn history(&self) -> History {
-        let ends = self.branches.iter().skip(1).map(|(_, start)| lsn(*start));
+        self.history_of(self.len())
+    }
+
+    /// How the first `length` records came to be where they end.
+    pub fn history_of(&self, length: usize) -> History {
+        let begun = self.branches.iter().filter(|(_, start)| *start < length);
+        let ends = begun.clone().skip(1).map(|(_, start)| lsn(*start));
         let ancestors =
-            self.branches.iter().zip(ends).map(|((timeline, _), end)| Branch { timeline: *timeline, end });
-        History { ancestors: ancestors.collect(), current: self.timeline() }
+            begun.clone().zip(ends).map(|((timeline, _), end)| Branch { timeline: *timeline, end });
+        let current = begun.clone().next_back().map_or(Timeline::FIRST, |(timeline, _)| *timeline);
+        History { ancestors: ancestors.collect(), current }
     }
 
     /// Writes a streamed record at `index`. True when that put another record in place of one that stood there:

@@ -13,6 +13,7 @@ use crate::checkers::Checkers;
 use crate::dice::Dice;
 use crate::event::{Event, Recipient};
 use crate::net::Net;
+use crate::origin::Origin;
 use crate::plan::Plan;
 use crate::sabotage::Sabotage;
 use crate::server::Server;
@@ -21,6 +22,8 @@ use crate::trace::{Detail, Trace};
 
 /// The one cluster's system identifier.
 pub const SYSTEM_ID: u64 = 7_400_000_000_000_000_001;
+/// So many events are no run any more but a circle; the longest run makes a tenth of it.
+const EVENTS_MAX: u64 = 8_000_000;
 /// A run that has not ended by then is a run that does not end; the bounds of the checkers add up to less.
 const RUN_US_MAX: u64 = 240_000_000;
 
@@ -94,6 +97,7 @@ impl Ord for Queued {
 pub const PEOPLE_FROM: u64 = 1_000_000_000;
 pub const MEMBERS_FROM: u64 = 2_000_000_000;
 pub const ALL_FROM: u64 = 3_000_000_000;
+pub const ORIGIN_FROM: u64 = 4_000_000_000;
 
 pub struct World {
     pub now_us: u64,
@@ -119,6 +123,8 @@ pub struct World {
     /// What has been done so far, counted step by step, and the kill that is set on one of them.
     pub trip: crate::crash_steps::Trip,
     pub seats: crate::seats::Seats,
+    /// The cluster that this one follows, or may come to follow.
+    pub origin: Option<Origin>,
     names: BTreeMap<NodeName, usize>,
     queue: BinaryHeap<Reverse<Queued>>,
     number: u64,
@@ -127,12 +133,14 @@ pub struct World {
 
 impl World {
     /// From [`PEOPLE_FROM`] on people ask for things as well, in the world of the seed below it; from [`MEMBERS_FROM`] on
-    /// nodes leave and join instead; from [`ALL_FROM`] on both.
+    /// nodes leave and join instead; from [`ALL_FROM`] on both. From [`ORIGIN_FROM`] on it follows an origin, or comes to.
     pub fn new(seed: u64, detail: Detail, sabotage: Option<Sabotage>) -> World {
         let mut dice = Dice::new(seed % PEOPLE_FROM);
-        let people = (PEOPLE_FROM..MEMBERS_FROM).contains(&seed) || seed >= ALL_FROM;
+        let people = (PEOPLE_FROM..MEMBERS_FROM).contains(&seed) || (ALL_FROM..ORIGIN_FROM).contains(&seed);
         let mut plan = Plan::draw(&mut dice, people);
-        if seed >= MEMBERS_FROM {
+        if seed >= ORIGIN_FROM {
+            crate::origin::draw(&mut dice.fork(), &mut plan);
+        } else if seed >= MEMBERS_FROM {
             crate::members::draw(&mut dice.fork(), &mut plan);
         }
         World::of(dice, plan, detail, sabotage)
@@ -189,6 +197,7 @@ impl World {
             late: None,
             trip: crate::crash_steps::Trip::default(),
             seats: crate::seats::Seats::of(count),
+            origin: None,
             names,
             queue: BinaryHeap::new(),
             number: 0,
@@ -208,6 +217,7 @@ impl World {
             }
         }
         self.after(100_000, Event::Check);
+        self.begin_origin();
         self.trace.line(0, "plan", format_args!("{}", self.plan.line()));
     }
 
@@ -223,7 +233,7 @@ impl World {
         }
         let Some(Reverse(queued)) = self.queue.pop() else { return false };
         self.now_us = queued.at_us;
-        if self.now_us > RUN_US_MAX {
+        if self.now_us > RUN_US_MAX || self.number > EVENTS_MAX {
             self.violate("I5", 0, "the run does not end".to_owned());
             return false;
         }
@@ -352,6 +362,13 @@ impl World {
             Event::SyncDefined { node, .. } => self.define_sync(node),
             Event::Fence { node } => self.fence(node),
             Event::Request { index } => self.request(index),
+            Event::OriginTick { node, boot } => self.origin_tick(node, boot),
+            Event::OriginAsked { node, boot, begun } => self.origin_asked(node, boot, begun),
+            Event::OriginSeen { node, report, .. } => self.origin_seen(node, *report),
+            Event::OriginWrites => self.origin_writes(),
+            Event::OriginAppears => self.origin_appears(),
+            Event::OriginStruck { index } => self.origin_struck(index),
+            Event::OriginHealed { index } => self.origin_healed(index),
             Event::Ready { node, .. } => {
                 self.server_ready(node);
                 self.stepped(node, "started");

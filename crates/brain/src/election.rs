@@ -178,6 +178,13 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
             member: member.clone(),
         }));
     }
+    // Should this cluster be promoted again before it has streamed, it keeps away from the other's timelines.
+    if view.demoting().is_some()
+        && let Some(timeline) = view.origin_timeline()
+        && !view.store.explains(timeline)
+    {
+        history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
+    }
     if !head {
         history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
     }

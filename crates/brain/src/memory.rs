@@ -78,6 +78,9 @@ pub struct Memory {
     slots_wanted: Option<Millis>,
     /// The highest timeline that any server was seen on: what somebody promoted by hand took is not used again.
     timeline: Option<Timeline>,
+    /// The highest that a primary of an origin was seen on.
+    #[serde(default)]
+    origin_timeline: Option<Timeline>,
     /// Since when sessions that were ended, here or by an earlier run of this agent, may have left commits behind that are
     /// visible and not on the quorum. `None` while a server of this process's own promotion has admitted nobody.
     exposed: Option<Millis>,
@@ -360,6 +363,16 @@ impl Memory {
     /// Milliseconds for which a restart would have brought slots; 0 when it would not.
     pub fn slots_wanted_ms(&self, now: Millis) -> u64 {
         self.slots_wanted.map_or(0, |at| now.since(at))
+    }
+
+    /// What the origin was last seen on may be what it is on when it is back.
+    pub(crate) fn note_origin(&mut self, timeline: Option<Timeline>) {
+        self.origin_timeline = self.origin_timeline.max(timeline);
+    }
+
+    /// The highest timeline that a primary of an origin was seen on.
+    pub(crate) fn origin_timeline(&self) -> Option<Timeline> {
+        self.origin_timeline
     }
 
     /// The highest timeline that any server was seen on.

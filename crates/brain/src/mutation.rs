@@ -67,6 +67,9 @@ mutations! {
     HandoverUnread "handover-unread" "Who has not read to whom a primary hands over stands as a candidate at once.";
     SuccessorUnawaited "successor-unawaited" "A hand-over is won by who answers first, its successor or not.";
     RenewDropped "renew-dropped" "A primary whose members promised to a candidate that gave up does not renew.";
+    PromoteUnlooked "promote-unlooked" "A standby cluster is promoted without a look at its origin.";
+    LeftFollowed "left-followed" "WAL that has left the origin's history is taken for a beginning of it: nobody rewinds.";
+    NamesakeFollowed "namesake-followed" "A branch of the origin with the id of this cluster's own passes for it.";
     FollowUnpromised "follow-unpromised" "A standby follows a term without having promised it.";
     CopiedCounted "copied-counted" "While a node copies its data directory anew, the old one is let back into the sync set.";
     StayDropped "stay-dropped" "A node that was to leave and became the primary stays marked as leaving for ever.";

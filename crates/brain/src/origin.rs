@@ -141,9 +141,16 @@ pub enum Place {
 
 impl Place {
     /// Histories only grow, so an old `history` or `end` makes this `Ahead` at most, never wrongly `Left`.
+    ///
+    /// Two clusters that went apart each count their timelines on, so two branches may have one id: a branch is the same only
+    /// where it began at the same place.
     pub fn of(own: &Standby, history: &History, end: Lsn) -> Place {
         let (timeline, lsn) = (own.position.timeline, own.position.lsn);
-        if history.contains(timeline, lsn, end) {
+        let known = own.history.as_ref().filter(|own| own.current == timeline);
+        let namesake = known.is_some_and(|own| !own.begins_as(history)) && !is_on(Mutation::NamesakeFollowed);
+        if namesake {
+            Place::Left
+        } else if history.contains(timeline, lsn, end) {
             Place::Beginning
         } else if timeline >= history.current {
             Place::Ahead
@@ -213,11 +220,17 @@ impl View {
         !self.origin.hosts.is_empty() && age_ms < self.memory.stage_age_ms(self.now, request.id)
     }
 
+    /// The highest timeline that a primary of the origin was seen on, by this node or a peer.
+    pub(crate) fn origin_timeline(&self) -> Option<Timeline> {
+        let peers = self.fresh_peers().map(|status| &status.origin).chain([&self.origin]);
+        let seen = peers.filter_map(OriginReport::primary).map(|(_, primary)| primary.history.current).max();
+        seen.max(self.memory.origin_timeline())
+    }
+
     /// Greater than every timeline that this cluster or its origin is known to have used, with room for the origin.
     pub(crate) fn timeline_beyond_origin(&self) -> Timeline {
         let seen = self.memory.timeline_seen().map_or(Timeline::FIRST, Timeline::next);
-        let peers = self.fresh_peers().map(|status| &status.origin).chain([&self.origin]);
-        let origin = peers.filter_map(OriginReport::primary).map(|(_, p)| p.history.current.next()).max();
+        let origin = self.origin_timeline().map(Timeline::next);
         let unused = self.store.unused_timeline().max(seen).max(origin.unwrap_or(seen));
         Timeline(unused.0 + TIMELINES_LEFT)
     }
@@ -225,10 +238,9 @@ impl View {
 
 /// What a head says of itself. Its server stands for no writes: it is fine while it runs, wherever its origin is.
 pub(crate) fn health_of_head(view: &View, record: &PrimaryRecord, settling: bool) -> Health {
-    let campaign = view.fresh_peers().filter_map(|status| status.revoking).max();
     let promised = view.fresh_peers().map(|status| status.promise).chain([view.durable.promise]).max();
     // Somebody who has promised a higher term can follow this one no more: a new term frees them.
-    let stranded = promised.is_some_and(|promise| promise > record.term) && campaign.is_none();
+    let stranded = promised.is_some_and(|promise| promise > record.term);
     match view.postgres {
         _ if stranded => Health::Down,
         Postgres::Standby(_) => Health::Fine,

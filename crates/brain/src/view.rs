@@ -251,6 +251,8 @@ impl View {
             self.store.primary.as_ref().map(|versioned| (versioned.value.term, &versioned.value.node));
         self.memory.note_record(now, record);
         self.memory.note_server(now, &self.postgres);
+        let origin = self.origin.primary().map(|(_, primary)| primary.history.current);
+        self.memory.note_origin(origin);
         let record = self.store.primary.as_ref().map(|versioned| &versioned.value);
         self.memory.note_fetch(now, &self.postgres, record);
         if let Some(sync) = &self.store.sync {

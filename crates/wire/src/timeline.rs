@@ -104,6 +104,13 @@ impl History {
         self.ancestors.iter().find(|branch| branch.timeline == timeline).map(|branch| branch.end)
     }
 
+    /// False when `other` has a branch with the id of this one's current timeline, and it began elsewhere: then it is another.
+    pub fn begins_as(&self, other: &History) -> bool {
+        let known = other.current == self.current || other.end_of(self.current).is_some();
+        let before = other.ancestors.iter().filter(|branch| branch.timeline < self.current);
+        !known || before.eq(self.ancestors.iter())
+    }
+
     /// True when a log whose last record ends at `lsn` on `timeline` is a beginning of this one,
     /// which itself reaches to `own_end` on its current timeline.
     pub fn contains(&self, timeline: Timeline, lsn: Lsn, own_end: Lsn) -> bool {

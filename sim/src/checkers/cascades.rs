@@ -22,6 +22,10 @@ pub fn strayed(world: &World, node: usize, from: usize, records: &[Record]) -> O
     if world.nodes[source].server.primary {
         return None;
     }
+    // Behind a head the WAL is the origin's, which is no term's here.
+    if world.checkers.turns.head {
+        return None;
+    }
     let term = receiver.upstream.term;
     let earlier = world.checkers.promotions.iter().filter(|promotion| promotion.term <= term);
     let primary: &Promotion = earlier.max_by_key(|promotion| promotion.term)?;

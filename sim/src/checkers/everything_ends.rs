@@ -10,6 +10,8 @@ use crate::world::World;
 const OPERATION_SLACK_US: u64 = 5_000_000;
 /// From the end of all faults to rest: a stalled replica is cloned anew after 30 s, others wait behind it.
 const REST_US_MAX: u64 = 90_000_000;
+/// The same where an origin is followed: a copy after 30 s of waiting, a minute in which somebody else could make it good.
+const REST_BEHIND_US_MAX: u64 = 150_000_000;
 /// How long rest must last to be believed.
 const REST_US: u64 = 1_500_000;
 /// Terms after the end of all faults: one for each full node that may still try, twice.
@@ -51,8 +53,8 @@ pub fn late(world: &World) -> Option<(usize, String)> {
     }
     let away_us = world.now_us.saturating_sub(healed_us);
     let (node, why) = unrest(world)?;
-    (away_us > REST_US_MAX)
-        .then(|| (node, format!("no rest {} s after all faults: {why}", REST_US_MAX / 1_000_000)))
+    let most_us = if world.origin.is_some() { REST_BEHIND_US_MAX } else { REST_US_MAX };
+    (away_us > most_us).then(|| (node, format!("no rest {} s after all faults: {why}", most_us / 1_000_000)))
 }
 
 /// The cluster has been at rest for long enough.
@@ -84,6 +86,9 @@ fn unrest(world: &World) -> Option<(usize, String)> {
     let (Some(record), Some(sync)) = (&store.primary, &store.sync) else {
         return Some((0, "no primary is recorded".to_owned()));
     };
+    if record.value.head {
+        return super::standby_rest::unrest(world);
+    }
     let primary = world.recorded_primary()?;
     let server = &world.nodes[primary].server;
     let (term, member) = (record.value.term, &record.value.member);

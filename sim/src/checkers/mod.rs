@@ -9,10 +9,12 @@ mod expendable_agent;
 mod no_lie;
 mod nothing_destroyed;
 mod one_writer;
+mod origin_wal;
 mod promises;
 mod read_forever;
 mod requests_end;
 mod standby_cluster;
+mod standby_rest;
 mod writes_return;
 
 pub use cascades::strayed;
@@ -82,6 +84,9 @@ pub struct Checkers {
     pub forced: bool,
     /// All full nodes were in the set in force when the first fault struck.
     pub whole: bool,
+    /// The term in which the origin was left last.
+    pub left: Option<Term>,
+    pub turns: origin_wal::Turns,
     pub requests: requests_end::RequestsEnd,
     writes: writes_return::WritesReturn,
     ends: everything_ends::EverythingEnds,
@@ -99,6 +104,10 @@ impl World {
     pub fn acknowledge(&mut self, node: usize, waiting: &Waiting) {
         let born = self.nodes[node].server.born;
         let commit = Acknowledged { id: waiting.id, index: waiting.end - 1, born };
+        if origin_wal::comes_late(self, &commit) {
+            self.checkers.turns.left_behind.push(commit);
+            return;
+        }
         if let Some((invariant, what)) = one_writer::on_acknowledged(&self.checkers.promotions, &commit) {
             self.violate(invariant, node, what);
         }
@@ -118,6 +127,11 @@ impl World {
         if recorded {
             self.trip.on_acknowledged(waiting.since_us, self.now_us);
         }
+        self.begin_storm();
+    }
+
+    /// The cluster does for the first time what it is for: faults and requests come after a while.
+    fn begin_storm(&mut self) {
         if self.checkers.storm_us.is_none() {
             self.checkers.storm_us = Some(self.now_us + self.plan.warm_us);
             self.schedule_faults();
@@ -221,6 +235,9 @@ impl World {
         if let Some(what) = read_forever::on_promoted(&self.checkers.reads, &promotion) {
             self.violate("I3", node, what);
         }
+        if let Some(what) = standby_cluster::promoted_behind_head(self, term) {
+            self.violate("I1", node, what);
+        }
         self.checkers.promotions.push(promotion);
     }
 
@@ -236,11 +253,14 @@ impl World {
         let store = self.store.newest().clone();
         self.watch();
         self.unseat();
-        if let Some((node, what)) = requests_end::on_change(self) {
-            self.violate("I5", node, what);
+        if let Some((invariant, at, what)) = requests_end::on_change(self, node) {
+            self.violate(invariant, at, what);
         }
         if let Some(what) = standby_cluster::left_unasked(self) {
             self.violate("I1", node, what);
+        }
+        if let Some((invariant, what)) = origin_wal::on_turn(self) {
+            self.violate(invariant, node, what);
         }
         let (Some(record), Some(sync)) = (&store.primary, &store.sync) else { return };
         self.checkers.ends.on_record(self.now_us, record.value.term, self.checkers.healed_us);
@@ -266,6 +286,9 @@ impl World {
         if let Some((node, what)) = standby_cluster::writes_behind_head(self) {
             return self.violate("I1", node, what);
         }
+        if self.checkers.turns.head && self.checkers.storm_us.is_none() && at_rest(self) {
+            self.begin_storm();
+        }
         if let Some(what) = writes_return::late(self) {
             if !writes_return::data_quorum(self) {
                 (self.checkers.excused, self.finished) = (true, true);
@@ -287,7 +310,30 @@ impl World {
             if let Some(what) = read_forever::at_end(self, primary) {
                 self.violate("I3", primary, what);
             }
+            if let Some(what) = origin_wal::at_end(self) {
+                self.violate("I7", primary, what);
+            }
+            let follows = self.checkers.turns.head
+                && self.origin_serves(primary).is_some()
+                && !standby_rest::barred(self);
+            if let Some((node, what)) = origin_wal::strays(self).filter(|_| follows) {
+                self.violate("I2", node, what);
+            }
             self.finished = true;
+        }
+    }
+
+    /// A node decides to write this into the store.
+    pub fn check_commit(&mut self, node: usize, id: u64, commit: &brain::Commit) {
+        if let Some(what) = origin_wal::left_behind(self, node, commit) {
+            self.checkers.turns.decided.insert(id, what);
+        }
+    }
+
+    /// And it is written: nothing has changed in between.
+    pub fn check_committed(&mut self, node: usize, id: u64) {
+        if let Some(what) = self.checkers.turns.decided.remove(&id) {
+            self.violate("I2", node, what);
         }
     }
 }

@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use brain::{Ask, MemberId, Request, Stage};
 
+use super::standby_cluster;
+
 use crate::world::World;
 
 /// The looks of this checker are 100 ms apart, and clocks differ.
@@ -13,8 +15,8 @@ const SLACK_US: u64 = 1_500_000;
 
 #[derive(Default)]
 pub struct RequestsEnd {
-    /// By request: the stage, and the data directory of the node it is about when it was written down.
-    known: BTreeMap<u64, (Stage, Option<MemberId>)>,
+    /// By request: the stage, the data directory of the node it is about, and the moment when it was written down.
+    known: BTreeMap<u64, (Stage, Option<MemberId>, u64)>,
     /// By node: the agent's run and the request it holds for, and since when.
     holds: BTreeMap<usize, (u64, u64, u64)>,
     /// Node and request: for what servers were stopped and data directories given up.
@@ -42,16 +44,18 @@ fn subject(request: &Request) -> Option<&brain::NodeName> {
     }
 }
 
-/// What a request that has moved says, against what is.
-pub fn on_change(world: &mut World) -> Option<(usize, String)> {
+/// What a request that `mover` has moved says, against what is.
+pub fn on_change(world: &mut World, mover: usize) -> Option<(&'static str, usize, String)> {
+    let now_us = world.now_us;
+    let i5 = |(node, what)| Some(("I5", node, what));
     let store = world.store.newest().clone();
     let requests = &store.requests.as_ref()?.value;
     for request in &requests.list {
         let node = subject(request).and_then(|name| world.index_of(name));
         let member = node.and_then(|node| world.nodes[node].durable.member.clone());
         let known = world.checkers.requests.known.entry(request.id);
-        let entry = known.or_insert_with(|| (request.stage, member.clone()));
-        let (before, asked) = (entry.0, entry.1.clone());
+        let entry = known.or_insert_with(|| (request.stage, member.clone(), now_us));
+        let (before, asked, asked_us) = (entry.0, entry.1.clone(), entry.2);
         entry.0 = request.stage;
         if before == request.stage {
             continue;
@@ -59,10 +63,15 @@ pub fn on_change(world: &mut World) -> Option<(usize, String)> {
         let at = node.unwrap_or(0);
         let ends = format!("request {} ({:?}) ends {}", request.id, request.ask, request.stage.word());
         if before.is_final() {
-            return Some((at, format!("{ends} after it had ended {}", before.word())));
+            return i5((at, format!("{ends} after it had ended {}", before.word())));
+        }
+        if request.stage == Stage::Stopping
+            && let Some(what) = standby_cluster::passes_by_sight(world, mover, &request.ask, asked_us)
+        {
+            return Some(("I1", mover, what));
         }
         if request.stage.is_final() && request.note.is_empty() {
-            return Some((at, format!("{ends} without a word")));
+            return i5((at, format!("{ends} without a word")));
         }
         if request.stage != Stage::Done {
             continue;
@@ -70,12 +79,12 @@ pub fn on_change(world: &mut World) -> Option<(usize, String)> {
         let recorded = store.primary.as_ref().map(|record| &record.value.node);
         let hands_over = matches!(request.ask, Ask::Switchover { .. } | Ask::Failover { .. });
         if hands_over && recorded != subject(request) {
-            return Some((at, format!("{ends}, and the primary is {recorded:?}")));
+            return i5((at, format!("{ends}, and the primary is {recorded:?}")));
         }
         let copied = matches!(request.ask, Ask::Reinit { .. });
         // A disk that was lost since has no directory at all.
         if copied && member.is_some() && member == asked {
-            return Some((at, format!("{ends}, and its data directory is the old one")));
+            return i5((at, format!("{ends}, and its data directory is the old one")));
         }
     }
     None

@@ -67,7 +67,10 @@ fn degraded(world: &World) -> bool {
 /// How long writes have been away, when that is too long.
 pub fn late(world: &World) -> Option<String> {
     let checkers = &world.checkers;
-    let written_us = checkers.writes.written_us;
+    let written_us = checkers.writes.written_us.max(checkers.turns.left_us);
+    if checkers.turns.head {
+        return None;
+    }
     let (since_us, most_us, after) = match (checkers.storm_us, checkers.healed_us) {
         (None, _) => (0, BOOTSTRAP_US_MAX, "the cluster's start"),
         (_, Some(healed_us)) => (healed_us.max(written_us), HEALED_US_MAX, "all faults have ended"),

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use super::standby::head_standby;
 use super::{Want, act, wait};
+use crate::mutation::{Mutation, is_on};
 use crate::{
     Action, MemberId, NodeName, Operation, Place, Postgres, PrimaryRecord, Standby, Status, Term, View,
     health,
@@ -70,6 +71,14 @@ pub(super) fn clone(view: &View) -> Option<Want> {
         return None;
     }
     let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    let mut peers = view.fresh_peers().filter(|status| view.settings.full.contains(&status.node));
+    if let Some(other) = peers.find(|status| status.postgres.standby().is_some())
+        && view.postgres.standby().is_some()
+        && view.origin.primary().is_none()
+    {
+        // While this server runs nobody takes over from it, and it is one that somebody gave up.
+        return act(Action::Stop, format!("{why}, nor anything to copy; {} is to be head", other.node));
+    }
     clone_origin(view, record.term, why)
 }
 
@@ -95,7 +104,9 @@ pub(super) fn rescue(view: &View) -> Option<Want> {
         return None;
     }
     let mut peers = view.fresh_peers().filter(|status| view.settings.full.contains(&status.node));
-    let able = |status: &Status| status.postgres.standby().is_some() || status.busy.is_some();
+    // Who may not be primary is not made head either.
+    let may = |status: &Status| !status.tags.nofailover && status.tags.failover_priority > 0;
+    let able = |status: &Status| status.postgres.standby().is_some() && may(status) || status.busy.is_some();
     let waited_ms = view.memory.suspect_since.map_or(0, |since| view.now.since(since));
     if peers.any(able) || record.node != view.me && waited_ms < RESCUE_MS {
         return None;
@@ -139,6 +150,9 @@ pub(super) fn wait_for_server(view: &View) -> Option<Want> {
 /// What is known here of where this standby's WAL stands to the origin's.
 fn place(view: &View, standby: &Standby) -> Option<Place> {
     let (_, primary) = view.origin.primary()?;
+    if is_on(Mutation::LeftFollowed) {
+        return Some(Place::Beginning);
+    }
     Some(Place::of(standby, &primary.history, primary.flush))
 }
 
@@ -234,11 +248,26 @@ pub(super) fn slots(view: &View) -> Option<Want> {
     let standby = view.postgres.standby().filter(|standby| standby.follows_origin(record.term))?;
     let full = |status: &&Status| view.settings.full.contains(&status.node);
     let heard: Vec<&Status> = view.fresh_peers().filter(full).collect();
-    let wanted: BTreeSet<MemberId> = heard.iter().filter_map(|status| status.member.clone()).collect();
+    // A server that is pointed at this one goes on by itself, with its agent dead, too. Where this head has been rewound to
+    // WAL with a namesake of that server's timeline, PostgreSQL takes the one for the other: no slot, no stream.
+    let beginning = |of: &Standby| {
+        let history = standby.history.as_ref();
+        history.is_none_or(|history| Place::of(of, history, standby.position.lsn) != Place::Left)
+    };
+    let compared = |status: &&&Status| match &status.postgres {
+        Postgres::Standby(of) => {
+            of.upstream.as_ref().is_none_or(|upstream| upstream.term >= record.term) && beginning(of)
+        }
+        Postgres::Unknown | Postgres::Primary(_) => false,
+        _ => true,
+    };
+    let member = |status: &&Status| status.member.clone();
+    let heard_as: BTreeSet<MemberId> = heard.iter().filter_map(member).collect();
+    let wanted: BTreeSet<MemberId> = heard.iter().filter(compared).filter_map(member).collect();
     let present: BTreeSet<MemberId> =
         standby.slots.keys().filter_map(|slot| MemberId::of_slot(slot)).collect();
     let spelled = |member: &MemberId| MemberId(member.0.replace('-', "_"));
-    let known = |member: &MemberId| wanted.iter().any(|wanted| spelled(wanted) == *member);
+    let known = |member: &MemberId| heard_as.iter().any(|heard| spelled(heard) == *member);
     // One that is read from cannot be dropped: its reader's agent sees to it that it ends.
     let active: BTreeSet<MemberId> = standby
         .slots
@@ -261,7 +290,9 @@ pub(super) fn slots(view: &View) -> Option<Want> {
     }
     let names: Vec<&str> = wanted.iter().map(|member| member.0.as_str()).collect();
     let why = format!("{} follow this head", names.join(", "));
-    let members = kept.into_iter().filter(|member| !known(member)).chain(wanted.iter().cloned()).collect();
+    let there = |member: &&MemberId| wanted.contains(*member) || present.contains(&spelled(member));
+    let own = heard_as.iter().filter(there).cloned();
+    let members = kept.into_iter().filter(|member| !known(member)).chain(own).collect();
     act(Action::Slots { term: record.term, members }, why)
 }
 

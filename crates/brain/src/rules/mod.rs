@@ -103,6 +103,7 @@ pub const RULES: &[Rule] = rules! {
     "detach" "A promise above the upstream's term ends replication from it." rejoin::detach;
     "takeover.fetched" "The WAL that the winner had is here: take no more, and answer." takeover::fetched;
     "promote.close" "Nobody could take over although a promotion was asked for: the request ends." turn::close;
+    "head.close" "The head says how a request ended." request::close_by_head;
     "head.rescue" "Nobody is left who could be head: what cannot run here is made good from the origin." head::rescue;
     "takeover.paused" "Maintenance: nobody takes over by itself." takeover::paused;
     "takeover.forced" "An operator named the new primary, and too few members answer to choose by themselves." takeover::forced;
@@ -114,13 +115,14 @@ pub const RULES: &[Rule] = rules! {
     "takeover.revoke" "The primary is suspect: its members are asked to promise a higher term." takeover::revoke;
 
     "head.promise" "The head and who follows it promise its term first." head::promise;
-    "head.close" "The head says how a request ended." request::close_by_head;
     "promote.check" "A standby cluster is promoted when its origin gives no sign of life, or by force." turn::promote;
     "head.stay" "A node that was to leave has become the head: it stays, and the removal is undone." leaving::head_stays;
     "head.remove" "Nobody writes: a node that is to leave a standby cluster leaves at once." leaving::by_head;
     "head.clone" "The head has no data directory that can be used: it copies the origin's." head::clone;
     "head.again" "A rewind to the origin that was interrupted is done again." head::rewind_again;
     "head.wait" "The head follows once its server runs and its term stands." head::wait_for_server;
+    "standby.restart" "Somebody asked this server to restart." standby::restart;
+    "standby.reload" "Somebody asked this server to read its configuration anew." standby::reload;
     "head.unread" "The end of the own WAL must be known before it is compared." head::unread;
     "head.rewind" "The origin lacks WAL that is here: it is kept, listed and rewound." head::rewind;
     "head.follow" "The head follows the origin's primary, through the origin's takeovers." head::follow;
@@ -128,13 +130,11 @@ pub const RULES: &[Rule] = rules! {
     "head.slots" "Who follows the head has a slot there." head::slots;
     "standby.clone" "There is no data directory, or it cannot be repaired: copy the head's." standby::clone;
     "standby.wait" "The head is not ready to be followed." standby::wait_for_head;
+    "standby.reinit" "Somebody asked for a new copy of this data directory." standby::reinit;
     "standby.follow" "The others follow the head." standby::follow;
     "standby.stalled" "The head has no more of the WAL that is needed: copy it anew." standby::stalled;
     "standby.admit" "In a standby cluster every server that streams admits readers." head::admit;
     "standby.outgrown" "The origin's settings are larger: one after the other is started anew with settings as large, the head after the others." outgrown::standby_cluster;
-    "standby.reinit" "Somebody asked for a new copy of this data directory." standby::reinit;
-    "standby.restart" "Somebody asked this server to restart." standby::restart;
-    "standby.reload" "Somebody asked this server to read its configuration anew." standby::reload;
     "standby" "The head follows the origin, the others follow the head." head::steady;
 
     "request.reinit" "Somebody asked for a new copy of this data directory." request::reinit;

@@ -133,6 +133,12 @@ pub(super) fn restart(view: &View) -> Option<Want> {
         (Stage::Waiting | Stage::Running, Some(_)) if view.streams_as_recorded() => {
             move_on(view, request, Stage::Done, format!("{} runs and streams again", view.me))
         }
+        // Its origin may be gone, and a promotion waits for the end of this request.
+        (Stage::Waiting | Stage::Running, Some(_))
+            if record.head && obeyed && view.memory.stage_age_ms(view.now, request.id) > STOP_MS_MAX =>
+        {
+            move_on(view, request, Stage::Done, format!("{} runs again, but does not stream yet", view.me))
+        }
         _ => None,
     }
 }

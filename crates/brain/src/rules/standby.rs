@@ -5,7 +5,8 @@
 
 use super::head::{STALLED_MS_MAX, clone_origin, held_up, rewind_to_origin};
 use super::{Want, act, request, wait};
-use crate::{Action, Operation, Place, Postgres, PrimaryRecord, Standby, Status, View};
+use crate::request::ANSWER_MS_MAX;
+use crate::{Action, Ask, Operation, Place, Postgres, PrimaryRecord, Standby, Status, View};
 
 /// The record of a head that is another node.
 fn other(view: &View) -> Option<&PrimaryRecord> {
@@ -118,11 +119,26 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
     act(Action::Clone { term: record.term, node: record.node.clone() }, why)
 }
 
-/// What is asked of a server of a standby cluster as of any other.
+/// What is here is given up only where a copy can be made: of a head that streams. Where the origin is gone it may be the WAL
+/// that a promotion needs.
 pub(super) fn reinit(view: &View) -> Option<Want> {
-    view.head().and_then(|_| request::reinit(view))
+    let record = other(view)?;
+    let request = view.asked_here(|ask| match ask {
+        Ask::Reinit { node } => Some(node),
+        _ => None,
+    })?;
+    let streams = head_standby(view, record).is_ok_and(|(_, head)| head.streaming);
+    if streams || view.durable.obeyed >= request.id {
+        return request::reinit(view);
+    }
+    let late = view.memory.stage_age_ms(view.now, request.id) > ANSWER_MS_MAX;
+    late.then(|| {
+        let reason = format!("{} does not stream, so there is nothing to copy", record.node);
+        request::fail(view, request, format!("{reason}; what is here is kept"))
+    })?
 }
 
+/// What is asked of a server of a standby cluster as of any other.
 pub(super) fn restart(view: &View) -> Option<Want> {
     view.head().and_then(|_| request::restart(view))
 }

@@ -5,6 +5,7 @@
 
 use super::request::{fail, move_on};
 use super::{Want, wait};
+use crate::mutation::{Mutation, is_on};
 use crate::{Ask, NodeName, OriginReport, Postgres, Request, Stage, Tags, View, health};
 
 /// A look at the origin asks all hosts at once and ends within a few seconds; three of them.
@@ -62,7 +63,7 @@ fn nobody_may(view: &View) -> Option<String> {
 
 pub(super) fn promote(view: &View) -> Option<Want> {
     let request = waiting(view, |ask| matches!(ask, Ask::Promote { .. })).filter(|_| view.is_head())?;
-    let force = matches!(request.ask, Ask::Promote { force: true });
+    let force = matches!(request.ask, Ask::Promote { force: true }) || is_on(Mutation::PromoteUnlooked);
     let late = view.memory.stage_age_ms(view.now, request.id) > LOOK_MS_MAX;
     if let Some(node) = outgrown(view) {
         // PostgreSQL promotes no server whose settings are too small; the rule that starts it anew stands below.
