@@ -29,6 +29,10 @@ pub fn strayed(world: &World, node: usize, from: usize, records: &[Record]) -> O
     let term = receiver.upstream.term;
     let earlier = world.checkers.promotions.iter().filter(|promotion| promotion.term <= term);
     let primary: &Promotion = earlier.max_by_key(|promotion| promotion.term)?;
+    // It was a head's term: whoever still streams in it when that head is promoted takes the origin's WAL.
+    if world.checkers.turns.heads.iter().any(|head| head.term == primary.term) {
+        return None;
+    }
     let stray = records.iter().enumerate().find(|(offset, record)| {
         let Some(written) = term_of(world, record.timeline) else { return false };
         match primary.log.get(from + offset) {
