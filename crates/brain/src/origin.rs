@@ -141,14 +141,9 @@ pub enum Place {
 
 impl Place {
     /// Histories only grow, so an old `history` or `end` makes this `Ahead` at most, never wrongly `Left`.
-    ///
-    /// Two clusters that went apart each count their timelines on, so two branches may have one id: a branch is the same only
-    /// where it began at the same place.
     pub fn of(own: &Standby, history: &History, end: Lsn) -> Place {
         let (timeline, lsn) = (own.position.timeline, own.position.lsn);
-        let known = own.history.as_ref().filter(|own| own.current == timeline);
-        let namesake = known.is_some_and(|own| !own.begins_as(history)) && !is_on(Mutation::NamesakeFollowed);
-        if namesake {
+        if own.is_namesake(history) {
             Place::Left
         } else if history.contains(timeline, lsn, end) {
             Place::Beginning

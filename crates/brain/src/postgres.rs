@@ -199,6 +199,13 @@ impl Standby {
         self.upstream.as_ref().is_some_and(|u| u.node == record.node && u.term == record.term)
     }
 
+    /// Its WAL ends on a branch that only has the id of one of `history`'s. Two clusters that went apart each count their
+    /// timelines on: a branch is the same only where it began at the same place.
+    pub(crate) fn is_namesake(&self, history: &History) -> bool {
+        let own = self.history.as_ref().filter(|own| own.current == self.position.timeline);
+        own.is_some_and(|own| !own.begins_as(history)) && !is_on(Mutation::NamesakeFollowed)
+    }
+
     /// Why a copy of whom it follows would not stream either, and what to do.
     pub(crate) fn refused(&self) -> Option<String> {
         let complaint = self.complaint.as_ref().filter(|complaint| !complaint.copy_helps)?;

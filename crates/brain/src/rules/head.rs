@@ -190,6 +190,11 @@ pub(super) fn follow(view: &View) -> Option<Want> {
             return Some(want);
         }
         let why = format!("WAL here ends at {}; {}", standby.position.lsn, view.origin.words());
+        // PostgreSQL compares timelines by their ids alone. Whose WAL is of this cluster's own terms is pointed only once the
+        // two histories have been compared.
+        if view.origin.primary().is_none() && view.store.explains(standby.position.timeline) {
+            return wait(format!("{why}; they are compared before anything is taken from there"));
+        }
         return act(origin_follow(record), why);
     }
     let (address, primary) = view.origin.primary()?;

@@ -332,8 +332,10 @@ fn turn_to_rewind(view: &View, sync: &SyncRecord, record: &PrimaryRecord) -> boo
 }
 
 fn diverged(primary: &Primary, standby: &Standby) -> bool {
-    !primary.history.contains(standby.position.timeline, standby.position.lsn, primary.flush)
-        && !is_on(Mutation::FollowDiverged)
+    let (timeline, lsn) = (standby.position.timeline, standby.position.lsn);
+    let begins =
+        primary.history.contains(timeline, lsn, primary.flush) && !standby.is_namesake(&primary.history);
+    !begins && !is_on(Mutation::FollowDiverged)
 }
 
 pub(super) fn guard(view: &View) -> Option<Want> {
