@@ -73,6 +73,13 @@ pub fn unrest(world: &World) -> Option<(usize, String)> {
     })
 }
 
+/// WAL of this cluster's own terms is compared with the origin's before the head is pointed there, and that waits for a
+/// primary; nobody follows a head that follows nobody.
+fn compares_first(world: &World, head: usize) -> bool {
+    let wal = world.nodes[head].server.wal.as_ref();
+    wal.is_some_and(|wal| world.store.newest().explains(wal.timeline()))
+}
+
 fn head_unrest(
     world: &World,
     head: usize,
@@ -90,7 +97,8 @@ fn head_unrest(
                 .upstream
                 .as_ref()
                 .is_some_and(|upstream| upstream.node.is_origin() && upstream.term == record.term);
-        return (able && !points).then(|| "the head does not wait for its origin".to_owned());
+        return (able && !points && !compares_first(world, head))
+            .then(|| "the head does not wait for its origin".to_owned());
     };
     if node.durable.member.as_ref() != Some(&record.member) {
         return Some("the recorded data directory is gone".to_owned());
@@ -120,7 +128,7 @@ fn follower_unrest(
         return Some("does not stream from the head".to_owned());
     }
     // WAL that the head lacks is what the origin has, or what is rewound when it is back.
-    let comparable = whole(&world.nodes[node]) && whole(&world.nodes[head]);
+    let comparable = whole(&world.nodes[node]) && whole(&world.nodes[head]) && !compares_first(world, head);
     let beginning =
         own.wal.as_ref().zip(far.wal.as_ref()).is_some_and(|(own, far)| own.beyond(far).is_empty());
     (comparable && (beginning || !own.up())).then(|| "does not stream from the head, and could".to_owned())

@@ -129,8 +129,8 @@ pub const RULES: &[Rule] = rules! {
     "head.stalled" "The origin has no more of the WAL that the head needs: copy it anew." head::stalled;
     "head.slots" "Who follows the head has a slot there." head::slots;
     "standby.clone" "There is no data directory, or it cannot be repaired: copy the head's." standby::clone;
-    "standby.wait" "The head is not ready to be followed." standby::wait_for_head;
     "standby.reinit" "Somebody asked for a new copy of this data directory." standby::reinit;
+    "standby.wait" "The head is not ready to be followed." standby::wait_for_head;
     "standby.follow" "The others follow the head." standby::follow;
     "standby.stalled" "The head has no more of the WAL that is needed: copy it anew." standby::stalled;
     "standby.admit" "In a standby cluster every server that streams admits readers." head::admit;
