@@ -1,6 +1,7 @@
 //! Everybody but the primary: start, detach, follow, rewind, clone.
 
 use super::{Want, act, wait};
+use crate::fetch::STALLED_MS_MAX as FETCH_MS_MAX;
 use crate::mutation::{Mutation, is_on};
 use crate::sync_set::CAUGHT_UP_BYTES_MAX;
 use crate::{
@@ -85,7 +86,7 @@ fn fetching(view: &View) -> Option<String> {
     if upstream.term != record.term || upstream.node == record.node || view.durable.promise > record.term {
         return None;
     }
-    if view.source() == Some(&upstream.node) || view.memory.fetch_stalled_ms(view.now) > FETCH_AFTER_MS {
+    if view.source() == Some(&upstream.node) || view.memory.fetch_stalled_ms(view.now) > FETCH_MS_MAX {
         return None;
     }
     let peer = peer_with_more(view, record, FETCHED_BYTES)?;

@@ -35,7 +35,9 @@ impl Server {
                     files::copy(&from, &to, &account)?;
                     continue;
                 }
-                let Some(start) = segment_start(&name, segment_bytes) else { continue };
+                // What ends before the fork, a gigabyte by default, is not even opened.
+                let beyond = |start: &Lsn| start.0 + u64::from(segment_bytes) > fork.0;
+                let Some(start) = segment_start(&name, segment_bytes).filter(beyond) else { continue };
                 let pages =
                     pages_of(&from, start, u64::from(segment_bytes)).map_err(Error::at("read", &from))?;
                 if start.0 + pages * PAGE > fork.0 {
