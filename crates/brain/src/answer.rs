@@ -4,7 +4,7 @@
 //! Invariant: an answer's promise is at least the campaign's term and its server takes WAL from nobody, so nothing
 //! older can be acknowledged through it any more.
 
-use wire::Lsn;
+use wire::{History, Lsn};
 
 use crate::fetch;
 use crate::mutation::{Mutation, is_on};
@@ -21,12 +21,22 @@ pub struct Answer {
     pub position: Position,
     /// Replayed, so surely whole records: the end of `position` may be a piece of one.
     pub replay: Lsn,
+    /// How its WAL came to be where it ends; `None` when not known.
+    pub history: Option<History>,
     pub fitness: Fitness,
     /// This was the open primary of the term that `/sync` names, and its agent has lived ever since: it has all
     /// that it acknowledged.
     pub whole: bool,
     /// Whose WAL it tried to fetch a moment ago, and could not.
     pub unfetched: Option<NodeName>,
+}
+
+impl Answer {
+    /// Its WAL is a beginning of `other`'s, or may be: what it lacks can be fetched from there.
+    pub fn begins(&self, other: &Answer) -> bool {
+        let Position { timeline, lsn } = self.position;
+        other.history.as_ref().is_none_or(|history| history.contains(timeline, lsn, other.position.lsn))
+    }
 }
 
 /// Among answers with the same WAL the greater wins.
@@ -170,6 +180,7 @@ fn answer(view: &View, term: Term, candidate: &Candidate<'_>) -> Result<Answer, 
         member: candidate.member.clone(),
         position: standby.position,
         replay: standby.replay,
+        history: standby.history.clone(),
         fitness: fitness(view, candidate),
         whole: false,
         unfetched: candidate.unfetched.cloned(),

@@ -101,16 +101,25 @@ fn best(answers: &[&Answer], strangers: &[Answer]) -> Outcome {
     let may = |answer: &&Answer| answer.fitness.eligible;
     let tried = |answer: &&Answer| answer.unfetched.as_ref() == Some(&best.node);
     let has = |answer: &&Answer| further(answer, best).is_ge() || is_on(Mutation::StrangerBehind);
-    let able = |answer: &&Answer| may(answer) && (has(answer) || !tried(answer));
+    let able = |answer: &&Answer| may(answer) && (has(answer) || !tried(answer) && answer.begins(best));
     let own = answers.iter().copied().filter(able).max_by(order);
     let by = own.or_else(|| strangers.iter().filter(able).max_by(order));
-    let failed = || answers.iter().copied().chain(strangers).filter(may).find(tried);
-    match (by, failed()) {
+    let others = || answers.iter().copied().chain(strangers).filter(may);
+    let left: Vec<&str> =
+        others().filter(|answer| !answer.begins(best)).map(|answer| answer.node.0.as_str()).collect();
+    match (by, others().find(tried)) {
         (Some(by), _) if has(&by) => Outcome::Chosen(by.clone()),
         (Some(by), _) => Outcome::Fetch { from: best.clone(), by: by.clone() },
         (None, Some(tried)) => Outcome::Missing(format!(
             "{} has WAL to {} but may not be primary, and {} could not fetch it; it will try again",
             best.node, best.position.lsn, tried.node
+        )),
+        (None, None) if !left.is_empty() => Outcome::Missing(format!(
+            "{} has WAL to {} but may not be primary, and {} has WAL that is no beginning of it: take its nofailover away, \
+             make room on its disk, or start another node",
+            best.node,
+            best.position.lsn,
+            left.join(", ")
         )),
         (None, None) => Outcome::Missing(format!(
             "{} has WAL to {} but may not be primary, and nobody else who answers may: take its nofailover away, make room \

@@ -263,9 +263,9 @@ impl View {
         until.is_some_and(|until| self.wall_s < until)
     }
 
-    /// The request of this kind that is for this node.
-    pub(crate) fn asked_here(&self, meant: impl Fn(&Ask) -> Option<&NodeName>) -> Option<&Request> {
-        self.requests().find(|request| meant(&request.ask) == Some(&self.me))
+    /// The request of this kind that concerns this node's server.
+    pub(crate) fn asked_here(&self, of_kind: impl Fn(&Ask) -> bool) -> Option<&Request> {
+        self.requests().find(|request| of_kind(&request.ask) && request.ask.node() == Some(&self.me))
     }
 }
 

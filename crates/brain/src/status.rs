@@ -52,6 +52,9 @@ pub struct Status {
     /// The request for which the speaker's proxy holds sessions.
     #[serde(default)]
     pub holding: Option<u64>,
+    /// The speaker knows of the maintenance: it starts, takes over and rebuilds nothing by itself.
+    #[serde(default)]
+    pub paused: bool,
     /// The replica that the speaker takes its WAL from, or is about to.
     #[serde(default)]
     pub source: Option<NodeName>,
@@ -91,6 +94,7 @@ impl Status {
             fencer: view.fencer.clone(),
             tags: view.tags.clone(),
             holding: view.hold().map(|hold| hold.request),
+            paused: view.paused(),
             source: view.source().cloned(),
             why_not_source: view.memory.cascade.why_not.clone(),
             unfetched: view.memory.unfetched(view.now, fetch::AGAIN_MS).cloned(),

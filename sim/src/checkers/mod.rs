@@ -153,6 +153,9 @@ impl World {
             if known(&self.checkers.ledger) || known(&self.checkers.reads) {
                 continue;
             }
+            if origin_wal::comes_late(self, &seen) {
+                continue;
+            }
             if let Some(what) = read_forever::on_read(&self.checkers.promotions, &seen) {
                 return self.violate("I3", node, what);
             }

@@ -2,6 +2,7 @@
 
 use brain::{Durable, Term};
 
+use crate::wal::Wal;
 use crate::world::World;
 
 /// From nothing to the first acknowledged commit: initdb, two clones, an opening.
@@ -39,7 +40,7 @@ impl WritesReturn {
 
 /// I4 asks for a data quorum: |S| - k + 1 members of `/sync` whose data directories are whole. A rewind that dies half
 /// way before an opening can take one away; nothing is lost then, but nobody can prove it without a person. And it asks for
-/// one with a whole data directory that its operator lets be primary.
+/// one with a whole data directory that its operator lets be primary, and whose WAL is a beginning of that of a member that counts.
 pub fn data_quorum(world: &World) -> bool {
     let Some(sync) = &world.store.newest().sync else { return true };
     let set = &sync.value.set;
@@ -48,8 +49,15 @@ pub fn data_quorum(world: &World) -> bool {
         member.clone().filter(|_| !needs_clone && !rewound)
     };
     let counts = |node: &&crate::world::Node| whole(node).is_some_and(|member| set.members.contains(&member));
+    let wal = |node: &crate::world::Node| node.server.wal.clone();
+    let begins = |node: &crate::world::Node| {
+        let own = wal(node);
+        let holds =
+            |far: Option<Wal>| own.as_ref().zip(far).is_some_and(|(own, far)| own.beyond(&far).is_empty());
+        set.k == 0 || counts(&node) || world.nodes.iter().filter(counts).any(|far| holds(wal(far)))
+    };
     let may = |node: &crate::world::Node| {
-        whole(node).is_some() && !node.tags.nofailover && node.tags.failover_priority > 0
+        whole(node).is_some() && !node.tags.nofailover && node.tags.failover_priority > 0 && begins(node)
     };
     let serves = world.recorded_primary().is_some_and(|primary| {
         let server = &world.nodes[primary].server;

@@ -241,6 +241,7 @@ impl Sight<'_> {
             holding: None,
             origin: Default::default(),
             source: None,
+            paused: false,
             why_not_source: String::new(),
             unfetched: None,
         }

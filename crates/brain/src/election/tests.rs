@@ -58,6 +58,7 @@ fn promised(name: &str, busy: Option<Operation>) -> Status {
         tags: Tags::default(),
         holding: None,
         source: None,
+        paused: false,
         why_not_source: String::new(),
         unfetched: None,
         origin: Default::default(),
@@ -195,6 +196,28 @@ fn a_full_disk_wins_nothing_and_loses_nothing() {
     assert_eq!(winner(&view), None, "both are full");
     view.memory.peers.get_mut(&"n2".into()).unwrap().status.condition = Condition::default();
     assert_eq!(winner(&view).as_deref(), Some("n2"));
+}
+
+/// Only who has a beginning of that WAL can fetch the rest.
+#[test]
+fn whose_wal_has_left_fetches_nothing() {
+    let mut view = view(None, None);
+    let second = TimelineRecord { timeline: wire::Timeline(2), term: Term(1), member: member("n2") };
+    view.store.timelines.as_mut().unwrap().value.push(second);
+    let mut outcome_at = |fork: u64| {
+        let peer = &mut view.memory.peers.get_mut(&"n2".into()).unwrap().status;
+        peer.condition.disk_full = true;
+        let Postgres::Standby(standby) = &mut peer.postgres else { panic!("n2 is a standby") };
+        standby.position.timeline = wire::Timeline(2);
+        let first = wire::Branch { timeline: wire::Timeline(1), end: Lsn(fork) };
+        standby.history = Some(wire::History { ancestors: vec![first], current: wire::Timeline(2) });
+        outcome(&view)
+    };
+    assert!(matches!(outcome_at(100), Outcome::Fetch { by, .. } if by.node == "n1".into()));
+    let Outcome::Missing(why) = outcome_at(99) else {
+        panic!("n1 has WAL to 100 on the timeline that ended at 99")
+    };
+    assert!(why.contains("n1 has WAL that is no beginning of it"), "{why}");
 }
 
 /// With asynchronous replication one answer suffices, and the best may be the one that this node cannot give yet.

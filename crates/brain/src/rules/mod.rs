@@ -118,6 +118,7 @@ pub const RULES: &[Rule] = rules! {
     "promote.check" "A standby cluster is promoted when its origin gives no sign of life, or by force." turn::promote;
     "head.stay" "A node that was to leave has become the head: it stays, and the removal is undone." leaving::head_stays;
     "head.remove" "Nobody writes: a node that is to leave a standby cluster leaves at once." leaving::by_head;
+    "standby.admit" "In a standby cluster every server that streams admits readers." head::admit;
     "head.clone" "The head has no data directory that can be used: it copies the origin's." head::clone;
     "head.again" "A rewind to the origin that was interrupted is done again." head::rewind_again;
     "head.wait" "The head follows once its server runs and its term stands." head::wait_for_server;
@@ -133,7 +134,6 @@ pub const RULES: &[Rule] = rules! {
     "standby.wait" "The head is not ready to be followed." standby::wait_for_head;
     "standby.follow" "The others follow the head." standby::follow;
     "standby.stalled" "The head has no more of the WAL that is needed: copy it anew." standby::stalled;
-    "standby.admit" "In a standby cluster every server that streams admits readers." head::admit;
     "standby.outgrown" "The origin's settings are larger: one after the other is started anew with settings as large, the head after the others." outgrown::standby_cluster;
     "standby" "The head follows the origin, the others follow the head." head::steady;
 

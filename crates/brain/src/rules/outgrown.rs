@@ -5,7 +5,7 @@
 //! Invariant: one server at a time is away for it, and nobody while maintenance would keep it stopped.
 
 use super::{Want, act, rejoin, wait};
-use crate::{Action, Millis, NodeName, Postgres, Standby, Status, View};
+use crate::{Action, Heard, Millis, NodeName, Postgres, Standby, Status, View};
 
 /// A stop and a start that reads a long WAL: what is away for longer is away for another reason.
 const AWAY_MS_MAX: u64 = 300_000;
@@ -23,9 +23,10 @@ fn other_first<'a>(
     before.next().map(|status| &status.node)
 }
 
-/// So lately that it may still be coming back.
-fn lately(view: &View, since: Option<Millis>) -> bool {
-    since.is_some_and(|since| view.now.since(since) < AWAY_MS_MAX)
+/// It is away since so lately that it may still be coming back.
+fn lately(view: &View, status: &Status, since: impl Fn(&Heard) -> Option<Millis>) -> bool {
+    let away_since = view.memory.peers.get(&status.node).and_then(since);
+    away_since.is_some_and(|since| view.now.since(since) < AWAY_MS_MAX)
 }
 
 fn restart(view: &View, standby: &Standby, whose: &str) -> Option<Want> {
@@ -43,8 +44,7 @@ pub(super) fn replica(view: &View) -> Option<Want> {
         return None;
     }
     // Until it streams it acknowledges nothing.
-    let away =
-        |status: &Status| lately(view, view.memory.peers.get(&status.node).and_then(|heard| heard.dry_since));
+    let away = |status: &Status| lately(view, status, |heard| heard.dry_since);
     if let Some(other) = other_first(view, &record.node, away) {
         return wait(format!("replay stands at {}; first {other} has to stream", standby.replay));
     }
@@ -62,7 +62,7 @@ pub(super) fn standby_cluster(view: &View) -> Option<Want> {
     // waited for.
     let away = |status: &Status| {
         let comes = matches!(status.postgres, Postgres::Stopped | Postgres::Starting | Postgres::Unknown);
-        comes && lately(view, view.memory.peers.get(&status.node).and_then(|heard| heard.away_since))
+        comes && lately(view, status, |heard| heard.away_since)
     };
     if let Some(other) = other_first(view, &record.node, away) {
         return wait(format!("replay stands at {}; first {other} is started anew", standby.replay));

@@ -109,10 +109,7 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
 
 /// A replica is restarted when commits can do without it.
 pub(super) fn restart(view: &View) -> Option<Want> {
-    let request = view.asked_here(|ask| match ask {
-        Ask::Restart { node, .. } => Some(node),
-        _ => None,
-    })?;
+    let request = view.asked_here(|ask| matches!(ask, Ask::Restart { .. }))?;
     let record = view.record()?;
     if record.node == view.me && !record.head {
         return None;
@@ -158,10 +155,7 @@ fn indispensable(view: &View) -> Option<String> {
 }
 
 pub(super) fn reload(view: &View) -> Option<Want> {
-    let request = view.asked_here(|ask| match ask {
-        Ask::Reload { node } => Some(node),
-        _ => None,
-    })?;
+    let request = view.asked_here(|ask| matches!(ask, Ask::Reload { .. }))?;
     view.record()?;
     if view.errands.reloaded < request.id {
         return act(Action::Reload { request: request.id }, format!("request {} asks for it", request.id));
@@ -171,10 +165,7 @@ pub(super) fn reload(view: &View) -> Option<Want> {
 
 /// The copy is given up once the primary has taken it out of the sync set; `rejoin.clone` does the rest.
 pub(super) fn reinit(view: &View) -> Option<Want> {
-    let request = view.asked_here(|ask| match ask {
-        Ask::Reinit { node } => Some(node),
-        _ => None,
-    })?;
+    let request = view.asked_here(|ask| matches!(ask, Ask::Reinit { .. }))?;
     let (record, sync) = (view.record()?, view.sync()?);
     if record.node == view.me {
         return None;
@@ -186,7 +177,7 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         }
         // While nobody is there to copy, what is here may be all that is left.
         let source = match record.head {
-            true => standby::head_standby(view, record).is_ok(),
+            true => standby::head_streams(view, record),
             false => may_follow(view),
         };
         if !source {
@@ -223,6 +214,15 @@ pub(super) fn reinit(view: &View) -> Option<Want> {
         }
         _ if streams && !view.durable.needs_clone => {
             move_on(view, request, Stage::Done, format!("{} has a new copy and streams", view.me))
+        }
+        // The origin may be gone, and what it sends is no part of the request.
+        _ if record.head && !view.durable.needs_clone && view.postgres.standby().is_some() => {
+            let late = view.memory.stage_age_ms(view.now, request.id) > STOP_MS_MAX;
+            let dry = late && !standby::head_streams(view, record);
+            dry.then(|| {
+                let note = format!("{} has a new copy; {} does not stream yet", view.me, record.node);
+                move_on(view, request, Stage::Done, note)
+            })?
         }
         _ => None,
     }

@@ -37,6 +37,11 @@ pub(super) fn head_standby<'a>(
     }
 }
 
+/// What the head has is what the origin sends, so that a copy of it is one that lasts.
+pub(super) fn head_streams(view: &View, record: &PrimaryRecord) -> bool {
+    head_standby(view, record).is_ok_and(|(_, head)| head.streaming)
+}
+
 pub(super) fn clone(view: &View) -> Option<Want> {
     let record = other(view)?;
     let empty = view.postgres == Postgres::Empty;
@@ -123,12 +128,8 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
 /// that a promotion needs.
 pub(super) fn reinit(view: &View) -> Option<Want> {
     let record = other(view)?;
-    let request = view.asked_here(|ask| match ask {
-        Ask::Reinit { node } => Some(node),
-        _ => None,
-    })?;
-    let streams = head_standby(view, record).is_ok_and(|(_, head)| head.streaming);
-    if streams || view.durable.obeyed >= request.id {
+    let request = view.asked_here(|ask| matches!(ask, Ask::Reinit { .. }))?;
+    if head_streams(view, record) || view.durable.obeyed >= request.id {
         return request::reinit(view);
     }
     let late = view.memory.stage_age_ms(view.now, request.id) > ANSWER_MS_MAX;

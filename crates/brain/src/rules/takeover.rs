@@ -156,10 +156,8 @@ pub(super) fn paused(view: &View) -> Option<Want> {
 
 /// An operator takes the responsibility, once all members have had time to answer.
 pub(super) fn forced(view: &View) -> Option<Want> {
-    let request = view.asked_here(|ask| match ask {
-        Ask::Failover { to } => Some(to),
-        _ => None,
-    })?;
+    let request =
+        view.requests().find(|request| matches!(&request.ask, Ask::Failover { to } if *to == view.me))?;
     suspicion(view)?;
     let sync = view.sync()?;
     let term = election::campaign_term(view);

@@ -40,6 +40,7 @@ struct Part<'a> {
     fencer: &'a Fencer,
     tags: &'a brain::Tags,
     why_not_source: &'a str,
+    paused: bool,
 }
 
 fn paused_until(view: &View) -> Option<String> {
@@ -230,6 +231,7 @@ impl NodeView {
             upstream: if fresh { upstream(postgres) } else { None },
             receiver_note: if fresh { receiver_note(postgres) } else { String::new() },
             upstream_note: part.map_or_else(String::new, |part| part.why_not_source.to_owned()),
+            paused: part.is_some_and(|part| part.paused),
             rule: part.map_or_else(String::new, |part| part.rule.to_owned()),
             why: part.map_or_else(Vec::new, |part| part.why.clone()),
             condition: part.map_or_else(Condition::default, |part| part.condition.clone()),
@@ -253,6 +255,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         fencer: &view.fencer,
         tags: &view.tags,
         why_not_source: &view.memory.cascade.why_not,
+        paused: view.paused(),
     };
     let peers = view.memory.peers.values().map(|heard| Part {
         name: &heard.status.node.0,
@@ -267,6 +270,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         fencer: &heard.status.fencer,
         tags: &heard.status.tags,
         why_not_source: &heard.status.why_not_source,
+        paused: heard.status.paused,
     });
     std::iter::once(own).chain(peers).collect()
 }

@@ -178,6 +178,9 @@ pub struct NodeReport {
     /// What its WAL receiver said when it last ended, in PostgreSQL's words; empty while it streams.
     #[serde(default)]
     pub receiver_note: String,
+    /// Its agent knows that the cluster is paused.
+    #[serde(default)]
+    pub paused: bool,
     /// The rule that its agent followed last, with the reasons; empty when not known here.
     #[serde(default)]
     pub rule: String,

@@ -99,6 +99,7 @@ fn node(name: &str, role: Role) -> NodeReport {
         tags: brain::Tags::default(),
         upstream: None,
         upstream_note: String::new(),
+        paused: false,
         receiver_note: String::new(),
         rule: String::new(),
         why: Vec::new(),

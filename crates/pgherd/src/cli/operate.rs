@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 use std::io::{BufRead, IsTerminal};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use brain::{Ask, NodeName};
 use clap::Args;
@@ -14,6 +14,11 @@ use super::request::{WaitArgs, carry_out, duration, watch};
 use super::target::TargetArgs;
 use super::{OutputArgs, print, print_json};
 use crate::api::{Accepted, RequestReport, StatusReport};
+
+/// A heartbeat and a snapshot of the store reach whoever answers in a fraction of this.
+const KNOWN_WAIT: Duration = Duration::from_secs(10);
+
+const KNOWN_INTERVAL: Duration = Duration::from_millis(50);
 
 #[derive(Args, Debug)]
 pub struct SwitchoverArgs {
@@ -184,16 +189,48 @@ pub fn pause(args: &PauseArgs) -> Result<(), Failure> {
     let body = json!({ "seconds": args.length.as_secs() });
     let client = Client::new(&args.target)?;
     let taken: Accepted = client.change(Change::Post(&body), "/api/v1/pause")?;
+    let silent = all_know(&client, true)?;
     let text = format!(
-        "paused for {} s: nothing is started, taken over or rebuilt by itself; pgherd resume ends it\n",
+        "paused for {} s: nothing is started, taken over or rebuilt by itself; pgherd resume ends it\n{silent}",
         args.length.as_secs()
     );
     if args.output.is_json() { print_json(&taken) } else { print(&text) }
 }
 
 pub fn resume(args: &ResumeArgs) -> Result<(), Failure> {
-    let taken: Accepted = Client::new(&args.target)?.change(Change::Delete, "/api/v1/pause")?;
-    if args.output.is_json() { print_json(&taken) } else { print("resumed\n") }
+    let client = Client::new(&args.target)?;
+    let taken: Accepted = client.change(Change::Delete, "/api/v1/pause")?;
+    let silent = all_know(&client, false)?;
+    if args.output.is_json() { print_json(&taken) } else { print(&format!("resumed\n{silent}")) }
+}
+
+/// Waits until each node that answers knows that the maintenance has begun or ended: until then it may still act, or still
+/// not. Returns a line on those that do not answer.
+fn all_know(client: &Client, paused: bool) -> Result<String, Failure> {
+    let begun = Instant::now();
+    loop {
+        let report = client.status()?.report;
+        let (silent, heard): (Vec<_>, Vec<_>) =
+            report.nodes.iter().partition(|node| node.state == "unreachable");
+        let late: Vec<&str> =
+            heard.iter().filter(|node| node.paused != paused).map(|node| node.name.as_str()).collect();
+        if late.is_empty() {
+            let names: Vec<&str> = silent.iter().map(|node| node.name.as_str()).collect();
+            let one = format!("not heard: {}; it is told once it is back\n", names.join(", "));
+            return Ok(if names.is_empty() { String::new() } else { one });
+        }
+        if begun.elapsed() > KNOWN_WAIT {
+            let what = if paused { "pause" } else { "resume" };
+            let word = format!("it is written down, and {} has not read it yet", late.join(", "));
+            return Err(Failure::new(
+                Exit::Unfinished,
+                format!("the {what} is not known everywhere after {} s", KNOWN_WAIT.as_secs()),
+            )
+            .why(word)
+            .next("pgherd status --json shows \"paused\" of each node"));
+        }
+        std::thread::sleep(KNOWN_INTERVAL);
+    }
 }
 
 pub fn requests(args: &RequestsArgs) -> Result<(), Failure> {

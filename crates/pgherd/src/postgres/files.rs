@@ -64,10 +64,7 @@ pub(super) fn private_dir(path: &Path, account: &Account) -> Result<()> {
 pub(super) fn copy(from: &Path, to: &Path, account: &Account) -> Result<()> {
     let result = (|| {
         fs::copy(from, to)?;
-        let file = File::open(to)?;
-        own(&file, account)?;
-        file.sync_all()?;
-        sync_parent(to)
+        hand_over(&File::open(to)?, to, account)
     })();
     result.map_err(Error::io(format!("copy {} to {}", from.display(), to.display())))
 }
@@ -81,9 +78,7 @@ pub(super) fn create_for(
     let result = (|| {
         let file = OpenOptions::new().write(true).create_new(true).mode(PRIVATE_FILE).open(path)?;
         fill(&file)?;
-        own(&file, account)?;
-        file.sync_all()?;
-        sync_parent(path)
+        hand_over(&file, path, account)
     })();
     result.map_err(Error::at("write", path))
 }
@@ -94,6 +89,13 @@ pub(super) fn rename(from: &Path, to: &Path) -> Result<()> {
         .and_then(|()| sync_parent(from))
         .and_then(|()| sync_parent(to))
         .map_err(Error::io(format!("rename {} to {}", from.display(), to.display())))
+}
+
+/// The file at `path` belongs to the PostgreSQL user and is on disk.
+fn hand_over(file: &File, path: &Path, account: &Account) -> io::Result<()> {
+    own(file, account)?;
+    file.sync_all()?;
+    sync_parent(path)
 }
 
 fn own(file: &File, account: &Account) -> io::Result<()> {

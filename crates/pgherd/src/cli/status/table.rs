@@ -212,6 +212,7 @@ pub(super) mod tests {
             tags: brain::Tags::default(),
             upstream: (role == Role::Replica).then(|| "n1".to_owned()),
             upstream_note: String::new(),
+            paused: false,
             receiver_note: String::new(),
             rule: String::new(),
             why: Vec::new(),
