@@ -295,14 +295,22 @@ impl World {
                     self.after(start, Event::AgentStart { node });
                 }
             }
-            Kind::FreezeAgent => self.nodes[node].agent_frozen = false,
+            // On a machine that stands still nothing goes on.
+            Kind::FreezeAgent => {
+                let host = &mut self.nodes[node];
+                host.agent_frozen &= host.paused_us.is_some();
+            }
             Kind::FreezeAgentUnfenced => {
                 let host = &mut self.nodes[node];
-                (host.agent_frozen, host.unfenced) = (false, false);
+                host.agent_frozen &= host.paused_us.is_some();
+                host.unfenced = false;
                 host.excused_until_us = host.excused_until_us.max(self.now_us + 100_000);
                 self.arm(node);
             }
-            Kind::FreezePostgres => self.nodes[node].server.frozen = false,
+            Kind::FreezePostgres => {
+                let host = &mut self.nodes[node];
+                host.server.frozen &= host.paused_us.is_some();
+            }
             Kind::FreezeNode => self.resume(node, false),
             Kind::PauseMachine => {
                 let stood_still = self.dice.percent(60);

@@ -20,12 +20,12 @@ mod report;
 mod system;
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, bail};
 use tests::network::Network;
-use tests::{machine, sandbox};
+use tests::{bench, sandbox};
 
 use crate::event::Event;
 use crate::options::Options;
@@ -62,7 +62,7 @@ fn main() -> ExitCode {
 
 /// True when nothing was lost and nothing broke.
 fn run(options: &Options, arguments: &[String]) -> Result<bool> {
-    let results = results_dir()?;
+    let results = bench::results_dir()?;
     if sandbox::inside() {
         let disk = results.join("disk");
         // What a bench that was killed left there.
@@ -92,7 +92,7 @@ fn report(
 ) -> Result<bool> {
     let mut report = Report {
         command: format!("cargo xtask bench failover {}", arguments.join(" ")).trim_end().to_owned(),
-        machine: machine_line()?,
+        machine: bench::machine_line()?,
         systems: Vec::new(),
         measured: Vec::new(),
         left_out: Vec::new(),
@@ -142,27 +142,4 @@ fn series(
         report.measured.push(measured);
     }
     Ok(())
-}
-
-/// target/bench, beside the profile that this program was built in.
-fn results_dir() -> Result<PathBuf> {
-    let own = std::env::current_exe().context("the path of this program")?;
-    let results = own.ancestors().nth(2).context("a target directory")?.join("bench");
-    fs::create_dir_all(&results).with_context(|| format!("make {}", results.display()))?;
-    Ok(results)
-}
-
-/// When, where and on which PostgreSQL.
-fn machine_line() -> Result<String> {
-    let processor = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let model = processor.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let output = std::process::Command::new(machine::bin().join("postgres")).arg("--version").output()?;
-    Ok(format!(
-        "{}; {cores} cores ({}); {}; load average at the start {:.2}",
-        jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
-        model.map_or("unknown processor", |(_, model)| model),
-        String::from_utf8_lossy(&output.stdout).trim(),
-        measure::load_average()?
-    ))
 }

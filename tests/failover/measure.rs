@@ -110,7 +110,7 @@ fn one(
         _ => None,
     };
     client.wait_until_flowing()?;
-    let load_average = load_average()?;
+    let load_average = tests::bench::load_average()?;
     client.mark();
     let fault = SystemTime::now();
     strike(system, network, event, primary, nodes)?;
@@ -221,10 +221,4 @@ fn lost(system: &dyn System, acknowledged: &BTreeSet<i64>) -> Result<usize> {
         most = most.max(missing);
     }
     Ok(most)
-}
-
-/// Of the last minute, before the fault.
-pub fn load_average() -> Result<f64> {
-    let text = std::fs::read_to_string("/proc/loadavg")?;
-    text.split(' ').next().and_then(|first| first.parse().ok()).context("/proc/loadavg")
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use serde::Serialize;
+use tests::bench::quantile;
 
 use crate::measure::{Measured, Run};
 use crate::system::Phase;
@@ -90,12 +91,6 @@ fn row(measured: &Measured) -> String {
         );
     }
     line
-}
-
-/// The smallest value that is not below `share` of all; with fewer than 100 runs the p99 is the maximum.
-fn quantile(sorted: &[f64], share: f64) -> Option<f64> {
-    let rank = (share * sorted.len() as f64).ceil() as usize;
-    sorted.get(rank.saturating_sub(1)).copied()
 }
 
 fn shown(milliseconds: Option<f64>) -> String {

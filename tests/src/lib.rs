@@ -4,6 +4,7 @@
 //! the contract by hand, so a change of the contract breaks tests, not users.
 //! Invariants: a test waits for conditions, never for times; whatever way a test ends, no process of it is left.
 
+pub mod bench;
 pub mod cluster;
 pub mod consumer;
 pub mod ledger;

@@ -9,18 +9,30 @@ use anyhow::{Context, Result, bail};
 use crate::{setup, shell};
 
 /// Debian's own, with the libraries of HAProxy that a machine without it lacks.
-const DEBIAN: [&str; 5] =
+const BESIDE_PATRONI: [&str; 5] =
     ["etcd-server", "haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"];
+/// The same with the libraries of PgBouncer.
+const POOLERS: [&str; 7] = [
+    "haproxy",
+    "liblua5.3-0",
+    "libopentracing-c-wrapper0",
+    "libopentracing1",
+    "pgbouncer",
+    "libevent-2.1-7",
+    "libc-ares2",
+];
 /// The user postgres runs it, so Debian's Python and not one from somebody's home.
 const PYTHON: &str = "/usr/bin/python3";
 
 pub fn bench(arguments: &[String]) -> Result<()> {
     match arguments.split_first() {
         Some((name, rest)) if name == "failover" => failover(rest),
-        Some((name, _)) => bail!("there is no bench \"{name}\"; there is: failover"),
-        None => {
-            bail!("which bench? cargo xtask bench failover [--runs 20] [--only EVENT,…] [--versus patroni]")
-        }
+        Some((name, rest)) if name == "proxy" => proxy(rest),
+        Some((name, _)) => bail!("there is no bench \"{name}\"; there are: failover, proxy"),
+        None => bail!(
+            "which bench? cargo xtask bench failover [--runs 20] [--only EVENT,…] [--versus patroni]\n             \
+             cargo xtask bench proxy [--rounds 5] [--versus pgbouncer,haproxy]"
+        ),
     }
 }
 
@@ -28,26 +40,47 @@ fn failover(arguments: &[String]) -> Result<()> {
     setup::postgres()?;
     setup::namespaces()?;
     shell::cargo(&["build", "--release", "--package", "pgherd", "--package", "tests", "--bins"])?;
-    if arguments.iter().any(|word| word.starts_with("--versus")) {
+    if compares(arguments) {
         patroni(&shell::target_dir().join("bench"))?;
     }
     shell::run(Command::new(shell::target_dir().join("release/failover")).args(arguments))
 }
 
-/// Puts the newest Patroni, etcd and HAProxy under target/bench: nothing is installed, so nothing of them starts by itself.
-fn patroni(bench: &Path) -> Result<()> {
-    let (venv, debian) = (bench.join("venv"), bench.join("debian"));
-    let root = debian.join("root");
-    if !root.join("usr/sbin/haproxy").is_file() || !root.join("usr/bin/etcd").is_file() {
-        fs::create_dir_all(&debian)?;
-        shell::run(Command::new("apt-get").arg("download").args(DEBIAN).current_dir(&debian))?;
-        for entry in fs::read_dir(&debian)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|end| end == "deb") {
-                shell::run(Command::new("dpkg").arg("-x").args([&path, &root]))?;
-            }
+fn proxy(arguments: &[String]) -> Result<()> {
+    setup::postgres()?;
+    shell::cargo(&["build", "--release", "--package", "pgherd", "--package", "tests", "--bins"])?;
+    if compares(arguments) {
+        debian(&shell::target_dir().join("bench"), &POOLERS, &["usr/sbin/haproxy", "usr/sbin/pgbouncer"])?;
+    }
+    shell::run(Command::new(shell::target_dir().join("release/proxy")).args(arguments))
+}
+
+fn compares(arguments: &[String]) -> bool {
+    arguments.iter().any(|word| word.starts_with("--versus"))
+}
+
+/// Unpacks these packages under `bench` unless their `programs` are there: nothing is installed, so nothing of them starts by itself.
+fn debian(bench: &Path, packages: &[&str], programs: &[&str]) -> Result<()> {
+    let folder = bench.join("debian");
+    let root = folder.join("root");
+    if programs.iter().all(|program| root.join(program).is_file()) {
+        return Ok(());
+    }
+    fs::create_dir_all(&folder)?;
+    shell::run(Command::new("apt-get").arg("download").args(packages).current_dir(&folder))?;
+    for entry in fs::read_dir(&folder)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|end| end == "deb") {
+            shell::run(Command::new("dpkg").arg("-x").args([&path, &root]))?;
         }
     }
+    Ok(())
+}
+
+/// Puts the newest Patroni, etcd and HAProxy under target/bench.
+fn patroni(bench: &Path) -> Result<()> {
+    let venv = bench.join("venv");
+    debian(bench, &BESIDE_PATRONI, &["usr/sbin/haproxy", "usr/bin/etcd"])?;
     if !venv.join("bin/patroni").is_file() {
         shell::run(Command::new(PYTHON).args(["-m", "venv"]).arg(&venv))
             .context("a virtual environment needs Debian's python3-venv")?;

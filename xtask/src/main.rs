@@ -26,6 +26,7 @@ cargo xtask sim --crash-steps               every operation killed after each of
 cargo xtask sim --mutations                 every deliberate fault must be caught; prints the table
 cargo xtask worlds [--long | --deviations | --nodes 4 …]   small worlds, walked exhaustively
 cargo xtask bench failover [--runs 20] [--only EVENT,…] [--versus patroni]   how long writes stop, measured from a client
+cargo xtask bench proxy [--rounds 5] [--versus pgbouncer,haproxy]              what a proxy costs: CPU, latency, memory
 cargo xtask tidy                            the style check
 cargo xtask ci                              format, lints, tidy, test";
 

@@ -7,7 +7,7 @@ use brain::{Commit, Put, Status};
 
 use super::{Acknowledged, Promotion, durable};
 use crate::wal::Wal;
-use crate::world::World;
+use crate::world::{Node, World};
 
 /// What each turn of the cluster leaves behind.
 #[derive(Default)]
@@ -83,7 +83,11 @@ pub fn on_turn(world: &mut World) -> Option<(&'static str, String)> {
         return None;
     }
     let node = world.index_of(&record.node)?;
-    let log = world.nodes[node].server.wal.as_ref().map(Wal::identities).unwrap_or_default();
+    // When its disk was lost since it answered, those who answered with it have what it had.
+    let there = |host: &&Node| host.durable.member.as_ref() == Some(&record.member);
+    let logs = || world.nodes.iter().filter_map(|host| host.server.wal.as_ref());
+    let own = Some(&world.nodes[node]).filter(there).and_then(|host| host.server.wal.as_ref());
+    let log = own.or_else(|| logs().max_by_key(|wal| wal.len())).map(Wal::identities).unwrap_or_default();
     let head = Promotion { term: record.term, node, log, opened: true };
     let lost = durable::on_promoted(&world.checkers.ledger, &head);
     let ledger = std::mem::take(&mut world.checkers.ledger);

@@ -1,0 +1,149 @@
+//! Who stands between the clients and PostgreSQL.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+use tests::wait::wait_at_most;
+use tests::{Node, machine};
+
+use crate::load::{self, Mode, Workload};
+use crate::options::Options;
+
+const START_TIMEOUT: Duration = Duration::from_secs(10);
+/// Of PgBouncer's pool; PostgreSQL's processes beyond the cores bring nothing.
+const POOL_SIZE: usize = 20;
+/// Below PostgreSQL's `max_connections`, for whoever opens a server for each client.
+const SESSIONS_MAX: usize = 150;
+
+pub struct Contender {
+    pub name: &'static str,
+    pub description: String,
+    pub port: u16,
+    /// The process that is measured; `None` is a direct connection.
+    pub pid: Option<i32>,
+    /// So many clients it takes.
+    pub clients_max: usize,
+    process: Option<(Child, TempDir)>,
+}
+
+impl Contender {
+    /// Why it cannot do this workload.
+    pub fn refuses(&self, workload: &Workload) -> Option<&'static str> {
+        let pools = self.name == "PgBouncer" && workload.mode == Mode::Prepared;
+        pools.then_some("Debian's PgBouncer 1.18 has no prepared statements in transaction mode")
+    }
+}
+
+impl Drop for Contender {
+    fn drop(&mut self) {
+        if let Some((child, _)) = &mut self.process {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// All that were asked for, each ready.
+pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender>> {
+    let direct = Contender {
+        name: "direct",
+        description: "no proxy".to_owned(),
+        port: node.postgres,
+        pid: None,
+        clients_max: SESSIONS_MAX,
+        process: None,
+    };
+    let own = Contender {
+        name: "pgherd",
+        description: "a node's read-write port, all settings at their defaults: a server for each session, no pool yet; its agent's work is in the figures"
+            .to_owned(),
+        port: node.read_write,
+        pid: Some(node.agent_pid().context("the agent runs")?),
+        clients_max: SESSIONS_MAX,
+        process: None,
+    };
+    let mut contenders = vec![direct, own];
+    let root = bench.join("debian/root");
+    for name in &options.versus {
+        contenders.push(match name.as_str() {
+            "pgbouncer" => pgbouncer(node, &root)?,
+            _ => haproxy(node, &root)?,
+        });
+    }
+    Ok(contenders)
+}
+
+fn pgbouncer(node: &Node, root: &Path) -> Result<Contender> {
+    let folder = tests::cluster::folder();
+    let port = free_port()?;
+    let users = folder.path().join("users.txt");
+    fs::write(&users, "\"postgres\" \"\"\n")?;
+    // It refuses to run as root.
+    let user = if machine::is_root() { "user = postgres\n" } else { "" };
+    let ini = format!(
+        "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+         unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = {POOL_SIZE}\n\
+         max_client_conn = 10000\nlog_connections = 0\nlog_disconnections = 0\n{user}",
+        node.postgres,
+        users.display()
+    );
+    let file = folder.path().join("pgbouncer.ini");
+    fs::write(&file, ini)?;
+    let description = format!("Debian's PgBouncer, transaction pooling, {POOL_SIZE} servers, one thread");
+    let command = from_debian(root, "usr/sbin/pgbouncer", &[&file.to_string_lossy()])?;
+    start("PgBouncer", description, port, 10_000, command, folder)
+}
+
+fn haproxy(node: &Node, root: &Path) -> Result<Contender> {
+    let folder = tests::cluster::folder();
+    let port = free_port()?;
+    let cfg = format!(
+        "global\n  maxconn 1000\ndefaults\n  mode tcp\n  timeout connect 5s\n  timeout client 1h\n  timeout server 1h\n\
+         listen postgres\n  bind 127.0.0.1:{port}\n  server n1 127.0.0.1:{}\n",
+        node.postgres
+    );
+    let file = folder.path().join("haproxy.cfg");
+    fs::write(&file, cfg)?;
+    let description = "Debian's HAProxy, TCP mode: it looks at nothing; a server for each session".to_owned();
+    let command = from_debian(root, "usr/sbin/haproxy", &["-db", "-f", &file.to_string_lossy()])?;
+    start("HAProxy", description, port, SESSIONS_MAX, command, folder)
+}
+
+/// A program of a package that was unpacked, with the libraries that came with it.
+fn from_debian(root: &Path, program: &str, arguments: &[&str]) -> Result<Command> {
+    let path = root.join(program);
+    ensure!(path.is_file(), "{} is not there; cargo xtask bench proxy --versus … fetches it", path.display());
+    let libraries = root.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
+    let mut command = Command::new(path);
+    command.env("LD_LIBRARY_PATH", libraries).args(arguments);
+    Ok(command)
+}
+
+fn start(
+    name: &'static str,
+    description: String,
+    port: u16,
+    clients_max: usize,
+    mut command: Command,
+    folder: TempDir,
+) -> Result<Contender> {
+    let log = folder.path().join("log");
+    let (out, errors) = (fs::File::create(&log)?, fs::File::options().append(true).open(&log)?);
+    let child = command.stdin(Stdio::null()).stdout(out).stderr(errors).spawn();
+    let child = child.with_context(|| format!("start {name}"))?;
+    let pid = i32::try_from(child.id())?;
+    let contender =
+        Contender { name, description, port, pid: Some(pid), clients_max, process: Some((child, folder)) };
+    let up = wait_at_most(START_TIMEOUT, || load::idle_clients(port, 1).ok());
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    up.with_context(|| format!("{name} takes no connection; it says:\n{}", said()))?;
+    Ok(contender)
+}
+
+fn free_port() -> Result<u16> {
+    Ok(std::net::TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}

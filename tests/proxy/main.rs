@@ -1,0 +1,123 @@
+//! `cargo xtask bench proxy`: what a proxy costs, beside those that people use today.
+//!
+//! ```text
+//! rounds ─► load (pgbench) ─► contender (direct, pgherd, PgBouncer, HAProxy) ─► one PostgreSQL
+//!    └────► cost (CPU of the proxy and of PostgreSQL, system calls, bytes per idle client) ─► report
+//! ```
+//!
+//! All contenders stand before the same server, the only node of a cluster, and are loaded in turn within each round, so that
+//! a machine that drifts drifts for all. Figures are medians over the rounds.
+//! Invariant: who is not there, or cannot do a workload, is named in the report with the reason and never counted as nothing.
+
+mod contender;
+mod cost;
+mod load;
+mod options;
+mod report;
+
+use std::fs;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use tests::{Cluster, bench};
+
+use crate::contender::Contender;
+use crate::load::Workload;
+use crate::options::Options;
+use crate::report::{Idle, Report, Round};
+
+/// 1.5 MB each: the tables fit in memory, as they do in the other benchmarks of proxies.
+const SCALE: &str = "10";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let options = match Options::parse(&arguments) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("error: {error}\n{}", options::USAGE);
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options, &arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(options: &Options, arguments: &[String]) -> Result<()> {
+    let results = bench::results_dir()?;
+    let cluster = Cluster::start_configured(1, |_| {
+        "[postgres.parameters]\nmax_connections = \"200\"\nshared_buffers = \"256MB\"".to_owned()
+    });
+    cluster.wait_until_whole();
+    let node = &cluster.nodes()[0];
+    load::prepare(node.postgres, SCALE)?;
+    let contenders = contender::all(node, &results, options)?;
+    let mut report = Report::new(arguments, &contenders)?;
+    for number in 1..=options.rounds {
+        for workload in &options.workloads {
+            for contender in &contenders {
+                if let Some(round) = measure(contender, workload, node, options, number)? {
+                    report.rounds.push(round);
+                }
+            }
+        }
+    }
+    for contender in contenders.iter().filter(|contender| contender.pid.is_some()) {
+        report.idle.extend(idle(contender, options.idle_clients)?);
+    }
+    let (markdown, json) = (report.markdown(), serde_json::to_string_pretty(&report)?);
+    fs::write(results.join("proxy.md"), &markdown)?;
+    fs::write(results.join("proxy.json"), &json)?;
+    println!("\n{}", if options.json { &json } else { &markdown });
+    Ok(())
+}
+
+/// One run of one workload; `None` when this contender cannot do it.
+fn measure(
+    contender: &Contender,
+    workload: &Workload,
+    node: &tests::Node,
+    options: &Options,
+    number: usize,
+) -> Result<Option<Round>> {
+    if contender.refuses(workload).is_some() {
+        return Ok(None);
+    }
+    let postmaster = node.postmaster_pid().context("PostgreSQL runs")?;
+    let before = (cost::of(contender.pid)?, cost::of_server(postmaster)?);
+    let timed = load::run(contender.port, workload, options.seconds)
+        .with_context(|| format!("{}, {}", contender.name, workload.name()))?;
+    let after = (cost::of(contender.pid)?, cost::of_server(postmaster)?);
+    ensure!(timed.transactions > 0, "{}, {}: no transaction", contender.name, workload.name());
+    let thousands = timed.transactions as f64 / 1_000.0;
+    let calls = contender.pid.filter(|_| options.strace && number == 1);
+    let calls = calls.map(|pid| cost::system_calls(pid, contender.port, workload)).transpose()?;
+    let round = Round {
+        contender: contender.name.to_owned(),
+        workload: workload.name(),
+        transactions_per_second: timed.per_second,
+        p50_us: timed.p50_us,
+        p99_us: timed.p99_us,
+        proxy_cpu_s_per_thousand: contender.pid.map(|_| (after.0 - before.0) / thousands),
+        server_cpu_s_per_thousand: (after.1 - before.1) / thousands,
+        system_calls: calls.flatten(),
+    };
+    println!("round {number}  {}", round.line());
+    Ok(Some(round))
+}
+
+/// What an idle client adds to the memory of the process.
+fn idle(contender: &Contender, clients: usize) -> Result<Option<Idle>> {
+    let Some(pid) = contender.pid else { return Ok(None) };
+    let clients = clients.min(contender.clients_max);
+    let before = cost::resident_bytes(pid)?;
+    let kept = load::idle_clients(contender.port, clients)?;
+    let after = cost::resident_bytes(pid)?;
+    drop(kept);
+    let bytes = after.saturating_sub(before) as f64 / clients as f64;
+    Ok(Some(Idle { contender: contender.name.to_owned(), clients, bytes_per_client: bytes }))
+}

@@ -1,0 +1,69 @@
+//! The command line of the bench.
+
+use crate::load::{Mode, Workload};
+
+pub const USAGE: &str = "\
+  next: cargo xtask bench proxy [--versus pgbouncer,haproxy] [--rounds 5] [--seconds 5] [--clients 1,16,64]
+                                [--modes simple,extended,prepared] [--idle-clients 1000] [--strace] [--json]";
+
+#[derive(Debug)]
+pub struct Options {
+    pub rounds: usize,
+    /// Of each run of pgbench.
+    pub seconds: usize,
+    pub workloads: Vec<Workload>,
+    pub idle_clients: usize,
+    pub versus: Vec<String>,
+    /// Count system calls, after the first round's runs; strace slows what it watches, so those runs are not timed.
+    pub strace: bool,
+    pub json: bool,
+}
+
+impl Options {
+    pub fn parse(arguments: &[String]) -> Result<Options, String> {
+        let mut options = Options {
+            rounds: 5,
+            seconds: 5,
+            workloads: Vec::new(),
+            idle_clients: 1_000,
+            versus: Vec::new(),
+            strace: false,
+            json: false,
+        };
+        let (mut clients, mut modes) = (vec![1, 16, 64], Mode::ALL.to_vec());
+        let mut words = arguments.iter();
+        while let Some(word) = words.next() {
+            match word.as_str() {
+                "--json" => options.json = true,
+                "--strace" => options.strace = true,
+                name => {
+                    let value = words.next().cloned().unwrap_or_default();
+                    let list = || value.split(',').map(str::trim);
+                    match name {
+                        "--rounds" => options.rounds = number(&value)?,
+                        "--seconds" => options.seconds = number(&value)?,
+                        "--idle-clients" => options.idle_clients = number(&value)?,
+                        "--clients" => clients = list().map(number).collect::<Result<_, _>>()?,
+                        "--modes" => modes = list().map(Mode::named).collect::<Result<_, _>>()?,
+                        "--versus" => options.versus = list().map(known).collect::<Result<_, _>>()?,
+                        _ => return Err(format!("unknown argument \"{name}\"")),
+                    }
+                }
+            }
+        }
+        for mode in modes {
+            options.workloads.extend(clients.iter().map(|&clients| Workload { mode, clients }));
+        }
+        Ok(options)
+    }
+}
+
+fn number(value: &str) -> Result<usize, String> {
+    let parsed = value.parse().ok().filter(|&number: &usize| number > 0);
+    parsed.ok_or_else(|| format!("\"{value}\" is no number above 0"))
+}
+
+fn known(name: &str) -> Result<String, String> {
+    let there = ["pgbouncer", "haproxy"].contains(&name);
+    there.then(|| name.to_owned()).ok_or_else(|| format!("\"{name}\": there are pgbouncer and haproxy"))
+}

@@ -1,0 +1,132 @@
+//! The tables of a run, for people, and the same as JSON.
+
+use std::fmt::Write as _;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::contender::Contender;
+use crate::load::{Mode, Workload};
+
+/// Everything of one call of the bench.
+#[derive(Serialize)]
+pub struct Report {
+    pub command: String,
+    pub machine: String,
+    pub contenders: Vec<(String, String)>,
+    pub rounds: Vec<Round>,
+    pub idle: Vec<Idle>,
+    pub left_out: Vec<String>,
+}
+
+/// One run of pgbench.
+#[derive(Serialize)]
+pub struct Round {
+    pub contender: String,
+    pub workload: String,
+    pub transactions_per_second: f64,
+    pub p50_us: u64,
+    pub p99_us: u64,
+    /// Of the proxy alone; none for a direct connection.
+    pub proxy_cpu_s_per_thousand: Option<f64>,
+    pub server_cpu_s_per_thousand: f64,
+    /// Of the proxy, for each transaction, counted in a run of its own.
+    pub system_calls: Option<f64>,
+}
+
+#[derive(Serialize)]
+pub struct Idle {
+    pub contender: String,
+    pub clients: usize,
+    pub bytes_per_client: f64,
+}
+
+impl Round {
+    pub fn line(&self) -> String {
+        let cpu = self.proxy_cpu_s_per_thousand.map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.4}"));
+        format!(
+            "{:<22} {:<10} {:>8.0} tps  p50 {:>6} µs  p99 {:>6} µs  proxy {cpu} s, PostgreSQL {:.4} s per 1,000",
+            self.workload,
+            self.contender,
+            self.transactions_per_second,
+            self.p50_us,
+            self.p99_us,
+            self.server_cpu_s_per_thousand
+        )
+    }
+}
+
+impl Report {
+    pub fn new(arguments: &[String], contenders: &[Contender]) -> Result<Report> {
+        let mut left_out = Vec::new();
+        for contender in contenders {
+            for mode in Mode::ALL {
+                let refused = contender.refuses(&Workload { mode, clients: 1 });
+                left_out.extend(refused.map(|why| format!("{}: {}: {why}", contender.name, mode.name())));
+            }
+        }
+        Ok(Report {
+            command: format!("cargo xtask bench proxy {}", arguments.join(" ")).trim_end().to_owned(),
+            machine: tests::bench::machine_line()?,
+            contenders: contenders
+                .iter()
+                .map(|contender| (contender.name.to_owned(), contender.description.clone()))
+                .collect(),
+            rounds: Vec::new(),
+            idle: Vec::new(),
+            left_out,
+        })
+    }
+
+    pub fn markdown(&self) -> String {
+        let mut text = format!("# What a proxy costs\n\nMade by `{}`.\n\n{}\n\n", self.command, self.machine);
+        for (name, description) in &self.contenders {
+            let _ = writeln!(text, "- **{name}**: {description}");
+        }
+        for left_out in &self.left_out {
+            let _ = writeln!(text, "- LEFT OUT: {left_out}");
+        }
+        text.push_str(
+            "\npgbench -S. Medians over the rounds. CPU is user and system seconds per 1,000 transactions.\n\n\
+             | workload | proxy | tps | p50 µs | p99 µs | proxy CPU | PostgreSQL CPU | system calls |\n\
+             |---|---|---|---|---|---|---|---|\n",
+        );
+        let mut told: Vec<(&str, &str)> = Vec::new();
+        for round in &self.rounds {
+            let row = (round.workload.as_str(), round.contender.as_str());
+            if !told.contains(&row) {
+                told.push(row);
+                let _ = writeln!(text, "{}", self.row(row));
+            }
+        }
+        text.push_str("\n| idle clients | proxy | bytes per client |\n|---|---|---|\n");
+        for idle in &self.idle {
+            let _ =
+                writeln!(text, "| {} | {} | {:.0} |", idle.clients, idle.contender, idle.bytes_per_client);
+        }
+        text
+    }
+
+    fn row(&self, (workload, contender): (&str, &str)) -> String {
+        let rounds =
+            || self.rounds.iter().filter(|round| round.workload == workload && round.contender == contender);
+        let of = |figure: fn(&Round) -> Option<f64>| median(rounds().filter_map(figure).collect());
+        let shown = |figure: Option<f64>, digits: usize| {
+            figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.digits$}"))
+        };
+        format!(
+            "| {workload} | {contender} | {} | {} | {} | {} | {} | {} |",
+            shown(of(|round| Some(round.transactions_per_second)), 0),
+            shown(of(|round| Some(round.p50_us as f64)), 0),
+            shown(of(|round| Some(round.p99_us as f64)), 0),
+            shown(of(|round| round.proxy_cpu_s_per_thousand), 4),
+            shown(of(|round| Some(round.server_cpu_s_per_thousand)), 4),
+            shown(of(|round| round.system_calls), 2)
+        )
+    }
+}
+
+fn median(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied()
+}
