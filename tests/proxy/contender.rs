@@ -20,7 +20,7 @@ const POOL_SIZE: usize = 20;
 const SESSIONS_MAX: usize = 150;
 
 pub struct Contender {
-    pub name: &'static str,
+    pub name: String,
     pub description: String,
     pub port: u16,
     /// The process that is measured; `None` is a direct connection.
@@ -50,7 +50,7 @@ impl Drop for Contender {
 /// All that were asked for, each ready.
 pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender>> {
     let direct = Contender {
-        name: "direct",
+        name: "direct".to_owned(),
         description: "no proxy".to_owned(),
         port: node.postgres,
         pid: None,
@@ -58,7 +58,7 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
         process: None,
     };
     let own = Contender {
-        name: "pgherd",
+        name: "pgherd".to_owned(),
         description: "a node's read-write port, all settings at their defaults: a server for each session, no pool yet; its agent's work is in the figures"
             .to_owned(),
         port: node.read_write,
@@ -74,7 +74,24 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
             _ => haproxy(node, &root)?,
         });
     }
+    for (name, line) in &options.also {
+        contenders.push(other(node, name, line)?);
+    }
     Ok(contenders)
+}
+
+/// Any other proxy, by its command line.
+fn other(node: &Node, name: &str, line: &str) -> Result<Contender> {
+    let (folder, port) = (tests::cluster::folder(), free_port()?);
+    let socket = node.dir.join("run").join(format!(".s.PGSQL.{}", node.postgres));
+    let filled = line
+        .replace("{listen}", &port.to_string())
+        .replace("{server}", &node.postgres.to_string())
+        .replace("{socket}", &socket.to_string_lossy());
+    let mut words = filled.split_whitespace();
+    let mut command = Command::new(words.next().context("a program")?);
+    command.args(words);
+    start(name, format!("`{line}`"), port, SESSIONS_MAX, command, folder)
 }
 
 fn pgbouncer(node: &Node, root: &Path) -> Result<Contender> {
@@ -124,7 +141,7 @@ fn from_debian(root: &Path, program: &str, arguments: &[&str]) -> Result<Command
 }
 
 fn start(
-    name: &'static str,
+    name: &str,
     description: String,
     port: u16,
     clients_max: usize,
@@ -136,8 +153,14 @@ fn start(
     let child = command.stdin(Stdio::null()).stdout(out).stderr(errors).spawn();
     let child = child.with_context(|| format!("start {name}"))?;
     let pid = i32::try_from(child.id())?;
-    let contender =
-        Contender { name, description, port, pid: Some(pid), clients_max, process: Some((child, folder)) };
+    let contender = Contender {
+        name: name.to_owned(),
+        description,
+        port,
+        pid: Some(pid),
+        clients_max,
+        process: Some((child, folder)),
+    };
     let up = wait_at_most(START_TIMEOUT, || load::idle_clients(port, 1).ok());
     let said = || fs::read_to_string(&log).unwrap_or_default();
     up.with_context(|| format!("{name} takes no connection; it says:\n{}", said()))?;

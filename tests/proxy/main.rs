@@ -97,7 +97,7 @@ fn measure(
     let calls = contender.pid.filter(|_| options.strace && number == 1);
     let calls = calls.map(|pid| cost::system_calls(pid, contender.port, workload)).transpose()?;
     let round = Round {
-        contender: contender.name.to_owned(),
+        contender: contender.name.clone(),
         workload: workload.name(),
         transactions_per_second: timed.per_second,
         p50_us: timed.p50_us,
@@ -119,5 +119,5 @@ fn idle(contender: &Contender, clients: usize) -> Result<Option<Idle>> {
     let after = cost::resident_bytes(pid)?;
     drop(kept);
     let bytes = after.saturating_sub(before) as f64 / clients as f64;
-    Ok(Some(Idle { contender: contender.name.to_owned(), clients, bytes_per_client: bytes }))
+    Ok(Some(Idle { contender: contender.name.clone(), clients, bytes_per_client: bytes }))
 }

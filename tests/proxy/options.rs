@@ -4,7 +4,9 @@ use crate::load::{Mode, Workload};
 
 pub const USAGE: &str = "\
   next: cargo xtask bench proxy [--versus pgbouncer,haproxy] [--rounds 5] [--seconds 5] [--clients 1,16,64]
-                                [--modes simple,extended,prepared] [--idle-clients 1000] [--strace] [--json]";
+                                [--modes simple,extended,prepared] [--idle-clients 1000] [--strace] [--json]
+                                [--also \"NAME PROGRAM {listen} {server} …\"]   another proxy; the ports are put in,
+                                and for {socket} the path of the server's socket";
 
 #[derive(Debug)]
 pub struct Options {
@@ -14,6 +16,8 @@ pub struct Options {
     pub workloads: Vec<Workload>,
     pub idle_clients: usize,
     pub versus: Vec<String>,
+    /// Names and command lines.
+    pub also: Vec<(String, String)>,
     /// Count system calls, after the first round's runs; strace slows what it watches, so those runs are not timed.
     pub strace: bool,
     pub json: bool,
@@ -27,6 +31,7 @@ impl Options {
             workloads: Vec::new(),
             idle_clients: 1_000,
             versus: Vec::new(),
+            also: Vec::new(),
             strace: false,
             json: false,
         };
@@ -45,6 +50,11 @@ impl Options {
                         "--idle-clients" => options.idle_clients = number(&value)?,
                         "--clients" => clients = list().map(number).collect::<Result<_, _>>()?,
                         "--modes" => modes = list().map(Mode::named).collect::<Result<_, _>>()?,
+                        "--also" => {
+                            let parts =
+                                value.split_once(' ').ok_or("--also wants a name and a command line")?;
+                            options.also.push((parts.0.to_owned(), parts.1.to_owned()));
+                        }
                         "--versus" => options.versus = list().map(known).collect::<Result<_, _>>()?,
                         _ => return Err(format!("unknown argument \"{name}\"")),
                     }

@@ -70,7 +70,7 @@ impl Report {
             machine: tests::bench::machine_line()?,
             contenders: contenders
                 .iter()
-                .map(|contender| (contender.name.to_owned(), contender.description.clone()))
+                .map(|contender| (contender.name.clone(), contender.description.clone()))
                 .collect(),
             rounds: Vec::new(),
             idle: Vec::new(),
