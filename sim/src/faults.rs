@@ -209,7 +209,9 @@ impl World {
     }
 
     fn kill_node(&mut self, node: usize) {
-        self.nodes[node].fenced_until = None;
+        let host = &mut self.nodes[node];
+        // Also of a machine that stands still: what starts there next has a clock that goes.
+        (host.fenced_until, host.paused_us) = (None, None);
         self.kill_agent(node);
         self.nodes[node].server.crash();
         self.nodes[node].deferred.clear();

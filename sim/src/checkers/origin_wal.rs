@@ -83,8 +83,11 @@ pub fn on_turn(world: &mut World) -> Option<(&'static str, String)> {
         return None;
     }
     let node = world.index_of(&record.node)?;
-    // When its disk was lost since it answered, those who answered with it have what it had.
-    let there = |host: &&Node| host.durable.member.as_ref() == Some(&record.member);
+    // When its disk was lost or has gone back since it answered, those who answered with it have what it had.
+    let there = |host: &&Node| {
+        let end = host.server.wal.as_ref().map(|wal| crate::wal::lsn(wal.len()));
+        host.durable.member.as_ref() == Some(&record.member) && end >= Some(record.from.lsn)
+    };
     let logs = || world.nodes.iter().filter_map(|host| host.server.wal.as_ref());
     let own = Some(&world.nodes[node]).filter(there).and_then(|host| host.server.wal.as_ref());
     let log = own.or_else(|| logs().max_by_key(|wal| wal.len())).map(Wal::identities).unwrap_or_default();

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeSet;
 
+use super::rejoin::ONE_ID;
 use super::standby::head_standby;
 use super::{Want, act, wait};
 use crate::mutation::{Mutation, is_on};
@@ -133,8 +134,12 @@ pub(super) fn rewind_to_origin(view: &View, term: Term, why: String) -> Option<W
     if let Some(want) = held_up(view) {
         return Some(want);
     }
-    if view.origin.primary().is_none() {
+    let Some((_, primary)) = view.origin.primary() else {
         return wait(format!("{why}; there is no primary to rewind to: {}", view.origin.words()));
+    };
+    let own = view.postgres.standby().map(|standby| standby.position.timeline);
+    if own == Some(primary.history.current) {
+        return clone_origin(view, term, &format!("{why}; {ONE_ID}"));
     }
     act(Action::Rewind { term, node: NodeName::origin() }, why)
 }

@@ -264,6 +264,7 @@ fn branch(view: &View) -> Option<(&PrimaryRecord, &Primary, &Standby)> {
 pub(super) fn ahead(view: &View) -> Option<Want> {
     let (record, primary, standby) = branch(view)?;
     let ahead = standby.position.timeline == primary.timeline() && standby.position.lsn > primary.flush;
+    let ahead = ahead && !standby.is_namesake(&primary.history);
     ahead.then(|| {
         wait(format!("WAL here ends at {}, {}'s at {}", standby.position.lsn, record.node, primary.flush))
     })?
@@ -350,14 +351,26 @@ pub(super) fn guard(view: &View) -> Option<Want> {
     })?
 }
 
+/// Why a branch whose id is also that of the branch which is to be followed is copied.
+pub(super) const ONE_ID: &str = "pg_rewind takes two timelines with one id for one and would change nothing";
+
 pub(super) fn rewind(view: &View) -> Option<Want> {
     let (record, primary, standby) = branch(view)?;
     let why = format!(
         "WAL here ends at {} on timeline {}, which is no part of {}'s history",
         standby.position.lsn, standby.position.timeline, record.node
     );
-    let action = Action::Rewind { term: record.term, node: record.node.clone() };
-    diverged(primary, standby).then(|| act(action, why))?
+    if !diverged(primary, standby) {
+        return None;
+    }
+    if standby.position.timeline != primary.timeline() {
+        return act(Action::Rewind { term: record.term, node: record.node.clone() }, why);
+    }
+    if let Some(other) = copying(view) {
+        return wait(format!("{why}; {other} is copying; one node at a time loads the primary"));
+    }
+    let (node, from) = copy_source(view, record, primary);
+    act(Action::Clone { term: record.term, node }, format!("{why}; {ONE_ID}{from}"))
 }
 
 pub(super) fn follow(view: &View) -> Option<Want> {
