@@ -50,6 +50,24 @@ impl Waiting {
         connect(config.user(user).dbname("postgres").clone()).await.unwrap()
     }
 
+    /// The answer to a statement whose wait is ended, or that has ended before it waited.
+    async fn ended<T>(
+        &self,
+        by: By,
+        session: &Client,
+        statement: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, tokio_postgres::Error> {
+        let mut statement = std::pin::pin!(statement);
+        let answer = tokio::select! {
+            answer = soon(&mut statement) => Some(answer),
+            () = self.end(by, Some(session)) => None,
+        };
+        match answer {
+            Some(answer) => answer,
+            None => soon(statement).await,
+        }
+    }
+
     /// Waits until a process waits for a standby, and ends that.
     async fn end(&self, by: By, session: Option<&Client>) {
         // An autovacuum worker's commit waits as well, and nobody ends that.
@@ -104,19 +122,11 @@ async fn a_commit_whose_wait_was_cancelled_is_told_as_unknown() {
             // The proxy passes no cancel while an explicit COMMIT is under way.
             for text in texts.iter().filter(|text| by == By::Sql || !text.contains("COMMIT")) {
                 let session = waiting.session(user).await;
-                let (answer, ()) = soon(async {
-                    tokio::join!(session.batch_execute(text), waiting.end(by, Some(&session)))
-                })
-                .await;
-                let error = answer.expect_err(text);
+                let error = waiting.ended(by, &session, session.batch_execute(text)).await.expect_err(text);
                 assert_eq!(error.code().map(SqlState::code), Some("08007"), "{user} {by:?} {text}: {error}");
                 session.batch_execute("SELECT 1").await.expect("the session goes on");
-                let (answer, ()) = soon(async {
-                    let insert = session.execute("INSERT INTO t VALUES ($1)", &[&8]);
-                    tokio::join!(insert, waiting.end(by, Some(&session)))
-                })
-                .await;
-                let error = answer.expect_err("extended");
+                let insert = session.execute("INSERT INTO t VALUES ($1)", &[&8]);
+                let error = waiting.ended(by, &session, insert).await.expect_err("extended");
                 assert_eq!(error.code().map(SqlState::code), Some("08007"), "{user} {by:?} {text}: {error}");
                 assert_eq!(session.query_one("SELECT 1", &[]).await.unwrap().get::<_, i32>(0), 1);
                 told += 2;
