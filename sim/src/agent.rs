@@ -175,15 +175,14 @@ impl World {
         op.is_some_and(|op| op.operation.moves_wal())
     }
 
-    /// An operation has ended: what is seen from now on was seen after it.
+    /// An operation has ended: what is seen from now on was seen after it. What a server that gives no answer was before is
+    /// no more.
     pub fn refresh(&mut self, node: usize) {
         let now = self.now_us;
         let seen = self.look(node);
         let Some(agent) = self.agent(node) else { return };
         agent.observed_us = now;
-        if let Some(postgres) = seen {
-            agent.view.postgres = postgres;
-        }
+        agent.view.postgres = seen.unwrap_or(Postgres::Unknown);
     }
 
     /// What the agent sees of its server at this moment; `None` while it gets no answer and waits.
