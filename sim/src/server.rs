@@ -222,6 +222,11 @@ impl Server {
         }
     }
 
+    /// Its WAL is a beginning of the other's.
+    pub fn begins(&self, other: &Server) -> bool {
+        self.wal.as_ref().zip(other.wal.as_ref()).is_some_and(|(own, other)| own.beyond(other).is_empty())
+    }
+
     pub fn up(&self) -> bool {
         self.process == Process::Up
     }

@@ -1,17 +1,16 @@
 //! pgbench beside the measuring client, and what its clients were told.
 
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
+use tests::bench;
 
 use crate::client::Door;
 
-/// 1.5 MB per unit: the tables fit in memory, and eight clients rarely want the same row of pgbench_branches.
-const SCALE: &str = "10";
 const CLIENTS: &str = "8";
 /// The event comes after the first of these seconds.
 const SECONDS: &str = "10";
@@ -19,33 +18,10 @@ const FIRST_PROGRESS_TIMEOUT: Duration = Duration::from_secs(30);
 /// Lines that are kept of what it says: eight clients can each die once.
 const LINES_MAX: usize = 1_000;
 
+const ARGUMENTS: [&str; 10] = ["-n", "-c", CLIENTS, "-j", "2", "-T", SECONDS, "-P", "1", "postgres"];
+
 pub fn command_line((host, port): &Door) -> String {
-    format!("pgbench {}", load_arguments(host, *port).join(" "))
-}
-
-fn load_arguments(host: &str, port: u16) -> Vec<String> {
-    let port = port.to_string();
-    let words = [
-        "-n", "-h", host, "-p", &port, "-U", "postgres", "-c", CLIENTS, "-j", "2", "-T", SECONDS, "-P", "1",
-        "postgres",
-    ];
-    words.map(str::to_owned).to_vec()
-}
-
-fn pgbench() -> Command {
-    let mut command = Command::new(tests::machine::bin().join("pgbench"));
-    command.stdin(Stdio::null());
-    command
-}
-
-/// Makes pgbench's tables through this door.
-pub fn prepare((host, port): &Door) -> Result<()> {
-    let output = pgbench()
-        .args(["-i", "-q", "-s", SCALE, "-h", host, "-p", &port.to_string(), "-U", "postgres", "postgres"])
-        .output()
-        .context("start pgbench -i")?;
-    ensure!(output.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
+    format!("pgbench -h {host} -p {port} -U postgres {}", ARGUMENTS.join(" "))
 }
 
 pub struct Load {
@@ -56,8 +32,8 @@ pub struct Load {
 impl Load {
     /// Returns when its clients have worked for a second.
     pub fn start((host, port): &Door) -> Result<Load> {
-        let mut child = pgbench()
-            .args(load_arguments(host, *port))
+        let mut child = bench::pgbench(host, *port)
+            .args(ARGUMENTS)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -37,27 +37,14 @@ use crate::system::System;
 const NODES: usize = 3;
 
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let options = match Options::parse(&arguments) {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("error: {error}\n{}", options::USAGE);
-            return ExitCode::from(2);
+    bench::main(options::USAGE, Options::parse, |options, arguments| match run(options, arguments)? {
+        true => Ok(()),
+        false => {
+            bail!(
+                "acknowledged rows are missing, or a series broke off: see the column \"lost\" and FAILED above"
+            )
         }
-    };
-    match run(&options, &arguments) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => {
-            eprintln!(
-                "error: acknowledged rows are missing, or a series broke off: see the column \"lost\" and FAILED above"
-            );
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    })
 }
 
 /// True when nothing was lost and nothing broke.
@@ -116,10 +103,7 @@ fn report(
     // The same event side by side, in the table's order.
     let place = |name: &str| Event::ALL.iter().position(|event| event.name() == name);
     report.measured.sort_by_key(|measured| place(measured.event));
-    let (markdown, json) = (report.markdown(), serde_json::to_string_pretty(&report)?);
-    fs::write(results.join("failover.md"), &markdown)?;
-    fs::write(results.join("failover.json"), &json)?;
-    println!("\n{}", if options.json { &json } else { &markdown });
+    bench::publish(results, "failover", &report, &report.markdown(), options.json)?;
     Ok(report.is_good())
 }
 

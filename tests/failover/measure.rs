@@ -54,7 +54,7 @@ pub fn measure(
     let primary = system.wait_until_whole()?;
     let doors = system.doors(primary);
     if event == Event::Switchover {
-        load::prepare(&doors[0])?;
+        tests::bench::fill(&doors[0].0, doors[0].1)?;
     }
     let client = Client::start(doors)?;
     let mut what = event.what().to_owned();

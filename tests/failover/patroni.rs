@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use tempfile::TempDir;
+use tests::bench::Debian;
 use tests::machine;
 use tests::network::{self, EVERYBODY, HUB, Network};
 use tests::status::page_at;
@@ -59,13 +60,13 @@ impl Speed {
 #[derive(Clone)]
 pub struct Programs {
     venv: PathBuf,
-    debian: PathBuf,
+    debian: Debian,
 }
 
 impl Programs {
     /// Below target/bench, or why not.
     pub fn find(bench: &Path) -> Result<Programs> {
-        let found = Programs { venv: bench.join("venv"), debian: bench.join("debian/root") };
+        let found = Programs { venv: bench.join("venv"), debian: Debian::new(bench) };
         for program in [found.venv("patroni"), found.etcd(), found.haproxy()] {
             ensure!(
                 program.is_file(),
@@ -81,21 +82,20 @@ impl Programs {
     }
 
     fn etcd(&self) -> PathBuf {
-        self.debian.join("usr/bin/etcd")
+        self.debian.program("usr/bin/etcd")
     }
 
     fn haproxy(&self) -> PathBuf {
-        self.debian.join("usr/sbin/haproxy")
-    }
-
-    fn libraries(&self) -> PathBuf {
-        self.debian.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH))
+        self.debian.program("usr/sbin/haproxy")
     }
 
     fn versions(&self) -> String {
         let first_line = |program: PathBuf, argument: &str| {
-            let output =
-                Command::new(program).arg(argument).env("LD_LIBRARY_PATH", self.libraries()).output().ok();
+            let output = Command::new(program)
+                .arg(argument)
+                .env("LD_LIBRARY_PATH", self.debian.libraries())
+                .output()
+                .ok();
             let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
             text.unwrap_or_default().lines().next().unwrap_or("?").trim().to_owned()
         };
@@ -226,7 +226,7 @@ listen postgres
         fs::write(&file, text)?;
         let mut command = Command::new("setpriv");
         as_postgres(&mut command, &self.programs.haproxy());
-        command.env("LD_LIBRARY_PATH", self.programs.libraries()).arg("-f").arg(file);
+        command.env("LD_LIBRARY_PATH", self.programs.debian.libraries()).arg("-f").arg(file);
         self.spawn(command, "haproxy.log")
     }
 

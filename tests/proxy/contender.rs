@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
+use tests::bench::Debian;
 use tests::wait::wait_at_most;
 use tests::{Node, machine};
 
-use crate::load::{self, Mode, Workload};
+use crate::load::{self, Mode};
 use crate::options::Options;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,15 +28,9 @@ pub struct Contender {
     pub pid: Option<i32>,
     /// So many clients it takes.
     pub clients_max: usize,
+    /// What it cannot do, and why.
+    pub refuses: Option<(Mode, &'static str)>,
     process: Option<(Child, TempDir)>,
-}
-
-impl Contender {
-    /// Why it cannot do this workload.
-    pub fn refuses(&self, workload: &Workload) -> Option<&'static str> {
-        let pools = self.name == "PgBouncer" && workload.mode == Mode::Prepared;
-        pools.then_some("Debian's PgBouncer 1.18 has no prepared statements in transaction mode")
-    }
 }
 
 impl Drop for Contender {
@@ -55,6 +50,7 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
         port: node.postgres,
         pid: None,
         clients_max: SESSIONS_MAX,
+        refuses: None,
         process: None,
     };
     let own = Contender {
@@ -64,14 +60,15 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
         port: node.read_write,
         pid: Some(node.agent_pid().context("the agent runs")?),
         clients_max: SESSIONS_MAX,
+        refuses: None,
         process: None,
     };
     let mut contenders = vec![direct, own];
-    let root = bench.join("debian/root");
+    let debian = Debian::new(bench);
     for name in &options.versus {
         contenders.push(match name.as_str() {
-            "pgbouncer" => pgbouncer(node, &root)?,
-            _ => haproxy(node, &root)?,
+            "pgbouncer" => pgbouncer(node, &debian)?,
+            _ => haproxy(node, &debian)?,
         });
     }
     for (name, line) in &options.also {
@@ -94,7 +91,7 @@ fn other(node: &Node, name: &str, line: &str) -> Result<Contender> {
     start(name, format!("`{line}`"), port, SESSIONS_MAX, command, folder)
 }
 
-fn pgbouncer(node: &Node, root: &Path) -> Result<Contender> {
+fn pgbouncer(node: &Node, debian: &Debian) -> Result<Contender> {
     let folder = tests::cluster::folder();
     let port = free_port()?;
     let users = folder.path().join("users.txt");
@@ -111,11 +108,14 @@ fn pgbouncer(node: &Node, root: &Path) -> Result<Contender> {
     let file = folder.path().join("pgbouncer.ini");
     fs::write(&file, ini)?;
     let description = format!("Debian's PgBouncer, transaction pooling, {POOL_SIZE} servers, one thread");
-    let command = from_debian(root, "usr/sbin/pgbouncer", &[&file.to_string_lossy()])?;
-    start("PgBouncer", description, port, 10_000, command, folder)
+    let command = from_debian(debian, "usr/sbin/pgbouncer", &[&file.to_string_lossy()])?;
+    let mut contender = start("PgBouncer", description, port, 10_000, command, folder)?;
+    let why = "Debian's PgBouncer 1.18 has no prepared statements in transaction mode";
+    contender.refuses = Some((Mode::Prepared, why));
+    Ok(contender)
 }
 
-fn haproxy(node: &Node, root: &Path) -> Result<Contender> {
+fn haproxy(node: &Node, debian: &Debian) -> Result<Contender> {
     let folder = tests::cluster::folder();
     let port = free_port()?;
     let cfg = format!(
@@ -126,17 +126,16 @@ fn haproxy(node: &Node, root: &Path) -> Result<Contender> {
     let file = folder.path().join("haproxy.cfg");
     fs::write(&file, cfg)?;
     let description = "Debian's HAProxy, TCP mode: it looks at nothing; a server for each session".to_owned();
-    let command = from_debian(root, "usr/sbin/haproxy", &["-db", "-f", &file.to_string_lossy()])?;
+    let command = from_debian(debian, "usr/sbin/haproxy", &["-db", "-f", &file.to_string_lossy()])?;
     start("HAProxy", description, port, SESSIONS_MAX, command, folder)
 }
 
 /// A program of a package that was unpacked, with the libraries that came with it.
-fn from_debian(root: &Path, program: &str, arguments: &[&str]) -> Result<Command> {
-    let path = root.join(program);
+fn from_debian(debian: &Debian, program: &str, arguments: &[&str]) -> Result<Command> {
+    let path = debian.program(program);
     ensure!(path.is_file(), "{} is not there; cargo xtask bench proxy --versus … fetches it", path.display());
-    let libraries = root.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH));
     let mut command = Command::new(path);
-    command.env("LD_LIBRARY_PATH", libraries).args(arguments);
+    command.env("LD_LIBRARY_PATH", debian.libraries()).args(arguments);
     Ok(command)
 }
 
@@ -159,6 +158,7 @@ fn start(
         port,
         pid: Some(pid),
         clients_max,
+        refuses: None,
         process: Some((child, folder)),
     };
     let up = wait_at_most(START_TIMEOUT, || load::idle_clients(port, 1).ok());

@@ -3,13 +3,12 @@
 use std::fs;
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use tests::bench;
 
-const HOST: &str = "127.0.0.1";
+pub const HOST: &str = "127.0.0.1";
 const USER: &str = "postgres";
 const DATABASE: &str = "postgres";
 /// A log-in on a machine that is busy.
@@ -60,26 +59,12 @@ pub struct Timed {
     pub p99_us: u64,
 }
 
-fn pgbench(port: u16) -> Command {
-    let mut command = Command::new(tests::machine::bin().join("pgbench"));
-    command.args(["-h", HOST, "-p", &port.to_string(), "-U", USER]).stdin(Stdio::null());
-    command
-}
-
-/// Makes pgbench's tables.
-pub fn prepare(port: u16, scale: &str) -> Result<()> {
-    let output =
-        pgbench(port).args(["-i", "-q", "-s", scale, DATABASE]).output().context("start pgbench -i")?;
-    ensure!(output.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(())
-}
-
 /// Runs the workload to its end; the log of each transaction gives the quantiles.
 pub fn run(port: u16, workload: &Workload, seconds: usize) -> Result<Timed> {
     let folder = tests::cluster::folder();
     let prefix = folder.path().join("log");
     let threads = workload.clients.min(2).to_string();
-    let output = pgbench(port)
+    let output = bench::pgbench(HOST, port)
         .args(["-n", "-S", "-M", workload.mode.name(), "-c", &workload.clients.to_string(), "-j", &threads])
         .args(["-T", &seconds.to_string(), "-l", "--log-prefix", &prefix.to_string_lossy(), DATABASE])
         .output()

@@ -15,7 +15,6 @@ mod load;
 mod options;
 mod report;
 
-use std::fs;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -26,25 +25,8 @@ use crate::load::Workload;
 use crate::options::Options;
 use crate::report::{Idle, Report, Round};
 
-/// 1.5 MB each: the tables fit in memory, as they do in the other benchmarks of proxies.
-const SCALE: &str = "10";
-
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let options = match Options::parse(&arguments) {
-        Ok(options) => options,
-        Err(error) => {
-            eprintln!("error: {error}\n{}", options::USAGE);
-            return ExitCode::from(2);
-        }
-    };
-    match run(&options, &arguments) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+    bench::main(options::USAGE, Options::parse, run)
 }
 
 fn run(options: &Options, arguments: &[String]) -> Result<()> {
@@ -54,7 +36,7 @@ fn run(options: &Options, arguments: &[String]) -> Result<()> {
     });
     cluster.wait_until_whole();
     let node = &cluster.nodes()[0];
-    load::prepare(node.postgres, SCALE)?;
+    bench::fill(load::HOST, node.postgres)?;
     let contenders = contender::all(node, &results, options)?;
     let mut report = Report::new(arguments, &contenders)?;
     for number in 1..=options.rounds {
@@ -66,14 +48,10 @@ fn run(options: &Options, arguments: &[String]) -> Result<()> {
             }
         }
     }
-    for contender in contenders.iter().filter(|contender| contender.pid.is_some()) {
+    for contender in &contenders {
         report.idle.extend(idle(contender, options.idle_clients)?);
     }
-    let (markdown, json) = (report.markdown(), serde_json::to_string_pretty(&report)?);
-    fs::write(results.join("proxy.md"), &markdown)?;
-    fs::write(results.join("proxy.json"), &json)?;
-    println!("\n{}", if options.json { &json } else { &markdown });
-    Ok(())
+    bench::publish(&results, "proxy", &report, &report.markdown(), options.json)
 }
 
 /// One run of one workload; `None` when this contender cannot do it.
@@ -84,7 +62,7 @@ fn measure(
     options: &Options,
     number: usize,
 ) -> Result<Option<Round>> {
-    if contender.refuses(workload).is_some() {
+    if contender.refuses.is_some_and(|(mode, _)| mode == workload.mode) {
         return Ok(None);
     }
     let postmaster = node.postmaster_pid().context("PostgreSQL runs")?;

@@ -6,7 +6,6 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::contender::Contender;
-use crate::load::{Mode, Workload};
 
 /// Everything of one call of the bench.
 #[derive(Serialize)]
@@ -58,13 +57,8 @@ impl Round {
 
 impl Report {
     pub fn new(arguments: &[String], contenders: &[Contender]) -> Result<Report> {
-        let mut left_out = Vec::new();
-        for contender in contenders {
-            for mode in Mode::ALL {
-                let refused = contender.refuses(&Workload { mode, clients: 1 });
-                left_out.extend(refused.map(|why| format!("{}: {}: {why}", contender.name, mode.name())));
-            }
-        }
+        let refused = contenders.iter().filter_map(|contender| Some((&contender.name, contender.refuses?)));
+        let left_out = refused.map(|(name, (mode, why))| format!("{name}: {}: {why}", mode.name())).collect();
         Ok(Report {
             command: format!("cargo xtask bench proxy {}", arguments.join(" ")).trim_end().to_owned(),
             machine: tests::bench::machine_line()?,

@@ -1,12 +1,88 @@
-//! What benchmarks share: where their reports go, what machine they ran on, and quantiles.
+//! What benchmarks share: their end, where their reports go, what machine they ran on, pgbench, other people's programs.
 
 use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
+use serde::Serialize;
 
 use crate::machine;
+
+/// 1.5 MB per unit: the tables fit in memory, and eight clients rarely want the same row of pgbench_branches.
+const SCALE: &str = "10";
+
+/// Reads the command line, runs, and says what went wrong: 2 for a wrong argument, 1 for anything else.
+pub fn main<O>(
+    usage: &str,
+    parse: impl FnOnce(&[String]) -> Result<O, String>,
+    run: impl FnOnce(&O, &[String]) -> Result<()>,
+) -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let options = match parse(&arguments) {
+        Ok(options) => options,
+        Err(error) => {
+            eprintln!("error: {error}\n{usage}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(&options, &arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Leaves `report` as NAME.md and NAME.json in `results`, and prints one of them.
+pub fn publish(
+    results: &Path,
+    name: &str,
+    report: &impl Serialize,
+    markdown: &str,
+    as_json: bool,
+) -> Result<()> {
+    let json = serde_json::to_string_pretty(report)?;
+    fs::write(results.join(name).with_extension("md"), markdown)?;
+    fs::write(results.join(name).with_extension("json"), &json)?;
+    println!("\n{}", if as_json { &json } else { markdown });
+    Ok(())
+}
+
+/// pgbench as the user postgres of a server that trusts.
+pub fn pgbench(host: &str, port: u16) -> Command {
+    let mut command = Command::new(machine::bin().join("pgbench"));
+    command.args(["-h", host, "-p", &port.to_string(), "-U", "postgres"]).stdin(Stdio::null());
+    command
+}
+
+/// Makes pgbench's tables.
+pub fn fill(host: &str, port: u16) -> Result<()> {
+    let output = pgbench(host, port).args(["-i", "-q", "-s", SCALE, "postgres"]).output();
+    let output = output.context("start pgbench -i")?;
+    ensure!(output.status.success(), "pgbench -i: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
+
+/// Debian's packages, unpacked under target/bench.
+#[derive(Clone)]
+pub struct Debian(PathBuf);
+
+impl Debian {
+    pub fn new(results: &Path) -> Debian {
+        Debian(results.join("debian/root"))
+    }
+
+    pub fn program(&self, path: &str) -> PathBuf {
+        self.0.join(path)
+    }
+
+    /// For `LD_LIBRARY_PATH`.
+    pub fn libraries(&self) -> PathBuf {
+        self.0.join("usr/lib").join(format!("{}-linux-gnu", std::env::consts::ARCH))
+    }
+}
 
 /// target/bench, beside the profile that this program was built in.
 pub fn results_dir() -> Result<PathBuf> {

@@ -8,19 +8,10 @@ use anyhow::{Context, Result, bail};
 
 use crate::{setup, shell};
 
-/// Debian's own, with the libraries of HAProxy that a machine without it lacks.
-const BESIDE_PATRONI: [&str; 5] =
-    ["etcd-server", "haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"];
-/// The same with the libraries of PgBouncer.
-const POOLERS: [&str; 7] = [
-    "haproxy",
-    "liblua5.3-0",
-    "libopentracing-c-wrapper0",
-    "libopentracing1",
-    "pgbouncer",
-    "libevent-2.1-7",
-    "libc-ares2",
-];
+/// Debian's own, with the libraries that a machine without it lacks.
+const HAPROXY: [&str; 4] = ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"];
+const PGBOUNCER: [&str; 3] = ["pgbouncer", "libevent-2.1-7", "libc-ares2"];
+const ETCD: [&str; 1] = ["etcd-server"];
 /// The user postgres runs it, so Debian's Python and not one from somebody's home.
 const PYTHON: &str = "/usr/bin/python3";
 
@@ -50,7 +41,8 @@ fn proxy(arguments: &[String]) -> Result<()> {
     setup::postgres()?;
     shell::cargo(&["build", "--release", "--package", "pgherd", "--package", "tests", "--bins"])?;
     if compares(arguments) {
-        debian(&shell::target_dir().join("bench"), &POOLERS, &["usr/sbin/haproxy", "usr/sbin/pgbouncer"])?;
+        let packages = [HAPROXY.as_slice(), &PGBOUNCER].concat();
+        debian(&shell::target_dir().join("bench"), &packages, &["usr/sbin/haproxy", "usr/sbin/pgbouncer"])?;
     }
     shell::run(Command::new(shell::target_dir().join("release/proxy")).args(arguments))
 }
@@ -80,7 +72,7 @@ fn debian(bench: &Path, packages: &[&str], programs: &[&str]) -> Result<()> {
 /// Puts the newest Patroni, etcd and HAProxy under target/bench.
 fn patroni(bench: &Path) -> Result<()> {
     let venv = bench.join("venv");
-    debian(bench, &BESIDE_PATRONI, &["usr/sbin/haproxy", "usr/bin/etcd"])?;
+    debian(bench, &[HAPROXY.as_slice(), &ETCD].concat(), &["usr/sbin/haproxy", "usr/bin/etcd"])?;
     if !venv.join("bin/patroni").is_file() {
         shell::run(Command::new(PYTHON).args(["-m", "venv"]).arg(&venv))
             .context("a virtual environment needs Debian's python3-venv")?;

@@ -25,7 +25,7 @@ fn may_last(world: &World, request: &brain::Request, lives: bool) -> bool {
 }
 
 /// Its operator lets it be primary, or head.
-fn may(node: &Node) -> bool {
+pub(super) fn may(node: &Node) -> bool {
     !node.tags.nofailover && node.tags.failover_priority > 0
 }
 
@@ -33,14 +33,7 @@ fn may(node: &Node) -> bool {
 /// of a headship need a node that may be primary".
 pub fn barred(world: &World) -> bool {
     let full = || world.nodes.iter().filter(|node| node.full && whole(node));
-    let covers = |own: &Node, other: &Node| {
-        own.server
-            .wal
-            .as_ref()
-            .zip(other.server.wal.as_ref())
-            .is_some_and(|(own, far)| own.beyond(far).is_empty())
-    };
-    full().any(|own| !may(own) && !full().any(|other| may(other) && covers(own, other)))
+    full().any(|own| !may(own) && !full().any(|other| may(other) && own.server.begins(&other.server)))
 }
 
 /// What is not as it should be in the long run.
@@ -129,7 +122,6 @@ fn follower_unrest(
     }
     // WAL that the head lacks is what the origin has, or what is rewound when it is back.
     let comparable = whole(&world.nodes[node]) && whole(&world.nodes[head]) && !compares_first(world, head);
-    let beginning =
-        own.wal.as_ref().zip(far.wal.as_ref()).is_some_and(|(own, far)| own.beyond(far).is_empty());
-    (comparable && (beginning || !own.up())).then(|| "does not stream from the head, and could".to_owned())
+    (comparable && (own.begins(far) || !own.up()))
+        .then(|| "does not stream from the head, and could".to_owned())
 }

@@ -2,8 +2,8 @@
 
 use brain::{Durable, Term};
 
-use crate::wal::Wal;
-use crate::world::World;
+use super::standby_rest::may;
+use crate::world::{Node, World};
 
 /// From nothing to the first acknowledged commit: initdb, two clones, an opening.
 const BOOTSTRAP_US_MAX: u64 = 30_000_000;
@@ -44,28 +44,23 @@ impl WritesReturn {
 pub fn data_quorum(world: &World) -> bool {
     let Some(sync) = &world.store.newest().sync else { return true };
     let set = &sync.value.set;
-    let whole = |node: &crate::world::Node| {
+    let whole = |node: &Node| {
         let Durable { member, needs_clone, rewound, .. } = &node.durable;
         member.clone().filter(|_| !needs_clone && !rewound)
     };
-    let counts = |node: &&crate::world::Node| whole(node).is_some_and(|member| set.members.contains(&member));
-    let wal = |node: &crate::world::Node| node.server.wal.clone();
-    let begins = |node: &crate::world::Node| {
-        let own = wal(node);
-        let holds =
-            |far: Option<Wal>| own.as_ref().zip(far).is_some_and(|(own, far)| own.beyond(&far).is_empty());
-        set.k == 0 || counts(&node) || world.nodes.iter().filter(counts).any(|far| holds(wal(far)))
+    let counts = |node: &&Node| whole(node).is_some_and(|member| set.members.contains(&member));
+    let begins = |node: &Node| {
+        let some = || world.nodes.iter().filter(counts).any(|far| node.server.begins(&far.server));
+        set.k == 0 || counts(&node) || some()
     };
-    let may = |node: &crate::world::Node| {
-        whole(node).is_some() && !node.tags.nofailover && node.tags.failover_priority > 0 && begins(node)
-    };
+    let able = |node: &Node| whole(node).is_some() && may(node) && begins(node);
     let serves = world.recorded_primary().is_some_and(|primary| {
         let server = &world.nodes[primary].server;
         server.writes() && !server.files.quarantined
     });
     let answered = set.k == 0 || world.nodes.iter().filter(counts).count() >= set.answers_needed();
     serves
-        || answered && world.nodes.iter().enumerate().any(|(index, node)| world.belongs(index) && may(node))
+        || answered && world.nodes.iter().enumerate().any(|(index, node)| world.belongs(index) && able(node))
 }
 
 fn degraded(world: &World) -> bool {

@@ -163,14 +163,19 @@ pub(super) fn clone(view: &View) -> Option<Want> {
         return None;
     }
     let (record, _, primary) = upstream(view).ok()?;
-    let (node, from) = copy_source(view, record, primary);
     if !empty && !expendable(view, record, primary) {
         return None;
     }
+    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    copy(view, record, primary, why)
+}
+
+/// A new data directory, in turn with the others.
+fn copy(view: &View, record: &PrimaryRecord, primary: &Primary, why: &str) -> Option<Want> {
     if let Some(other) = copying(view) {
         return wait(format!("{other} is copying; one node at a time loads the primary"));
     }
-    let why = if empty { "there is no data directory" } else { "the data directory cannot be repaired" };
+    let (node, from) = copy_source(view, record, primary);
     act(Action::Clone { term: record.term, node }, format!("{why}{from}"))
 }
 
@@ -366,11 +371,7 @@ pub(super) fn rewind(view: &View) -> Option<Want> {
     if standby.position.timeline != primary.timeline() {
         return act(Action::Rewind { term: record.term, node: record.node.clone() }, why);
     }
-    if let Some(other) = copying(view) {
-        return wait(format!("{why}; {other} is copying; one node at a time loads the primary"));
-    }
-    let (node, from) = copy_source(view, record, primary);
-    act(Action::Clone { term: record.term, node }, format!("{why}; {ONE_ID}{from}"))
+    copy(view, record, primary, &format!("{why}; {ONE_ID}"))
 }
 
 pub(super) fn follow(view: &View) -> Option<Want> {
@@ -401,13 +402,13 @@ pub(super) fn stalled(view: &View) -> Option<Want> {
     if let Some(why) = standby.refused() {
         return wait(format!("not streaming from {}, and {why}", record.node));
     }
-    if let Some(other) = copying(view) {
-        return wait(format!("{other} is copying; one node at a time loads the primary"));
-    }
-    let (node, from) = copy_source(view, record, primary);
     let (stalled_ms, says) = (standby.stalled_ms, standby.complains());
-    let why = format!("not streaming for {stalled_ms} ms although {} is open{from}{says}", record.node);
-    act(Action::Clone { term: record.term, node }, why)
+    copy(
+        view,
+        record,
+        primary,
+        &format!("not streaming for {stalled_ms} ms although {} is open{says}", record.node),
+    )
 }
 
 pub(super) fn steady(view: &View) -> Option<Want> {
