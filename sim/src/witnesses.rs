@@ -47,6 +47,7 @@ pub const WITNESSES: &[Row] = rows! {
     "promote-unlooked" Behind(1), "I1";
     "left-followed" Behind(261), "I2";
     "namesake-followed" Behind(261), "I2";
+    "origin-kept" Behind(197715), "I2";
     "follow-unpromised" Seed(2), "I2";
     "copied-counted" CrashSteps("reinit", 0), "I5";
     "stay-dropped" CrashSteps("remove node, from two to one", 0), "I5";

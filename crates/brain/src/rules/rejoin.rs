@@ -122,8 +122,10 @@ pub(super) fn detach(view: &View) -> Option<Want> {
             _ => format!("promised {promise}, the upstream {} has term {}", upstream.node, upstream.term),
         };
         let of_term = |r: &&PrimaryRecord| r.term == upstream.term;
+        // Who was rewound to the origin, or copied it, is compared with the head once nothing more comes from there.
+        let as_head = view.is_head() || view.head().is_some() && is_on(Mutation::OriginKept);
         let other = view.record().filter(of_term).is_some_and(|r| !standby.in_place(r, view.source()))
-            && !(upstream.node.is_origin() && view.head().is_some())
+            && !(upstream.node.is_origin() && as_head)
             && fetching(view).is_none();
         return (upstream.term < promise || other).then(|| act(Action::Detach { term: promise }, why))?;
     }
