@@ -102,11 +102,12 @@ pub fn sees_fine(view: &View) -> bool {
 }
 
 /// True when a majority sees the primary fine: then this node alone has lost it. A peer that hears the primary
-/// vouches for the primary too.
+/// vouches for the primary too; one that has read of a higher term vouches against a campaign that begins with this one.
 pub fn vouched_for(view: &View) -> Option<String> {
     let record = view.record()?;
     let vouches = |status: &&Status| {
-        status.node != record.node && status.record_term == record.term && status.sees_fine
+        let fine = status.record_term == record.term && status.sees_fine;
+        status.node != record.node && (fine || status.record_term > record.term)
     };
     let vouchers: Vec<&str> =
         view.fresh_peers().filter(vouches).map(|status| status.node.0.as_str()).collect();
@@ -119,8 +120,9 @@ pub fn vouched_for(view: &View) -> Option<String> {
     };
     let has_opinion = |voter: &&NodeName| **voter == view.me || **voter == record.node || heard_long(voter);
     let majority = view.settings.voters.iter().filter(has_opinion).count() / 2 + 1;
-    (!vouchers.is_empty() && vouchers.len() + 1 >= majority)
-        .then(|| format!("{} still see(s) {} fine", vouchers.join(", "), record.node))
+    (!vouchers.is_empty() && vouchers.len() + 1 >= majority).then(|| {
+        format!("{} still see(s) {} fine, or know(s) of a higher term", vouchers.join(", "), record.node)
+    })
 }
 
 /// This node serves, or is about to serve, by its peers' answers. What it was answered is given back only once it
