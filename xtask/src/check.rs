@@ -17,8 +17,8 @@ const CHAOS: [&str; 6] = ["--seed", "364978", "--seconds", "60", "--baseline", "
 /// Names the directory of PostgreSQL's programs to the tests of real servers.
 const TEST_BIN: &str = "PGHERD_TEST_BIN";
 
-/// The unit tests that start real servers are among these.
-const REAL_SERVERS: [&str; 2] = ["postgres::", "proxy::tests::"];
+/// The unit tests that start real servers are among these: a package, and a filter of its tests.
+const REAL_SERVERS: [(&str, &str); 2] = [("pgherd", "postgres::"), ("proxy", "tests::")];
 
 /// What `test` was asked for.
 #[derive(Default, PartialEq, Eq, Debug)]
@@ -107,13 +107,12 @@ fn test_on(major: u32, filter: &[&str]) -> Result<()> {
     let bin = majors::bin_dir(major)?;
     println!("PostgreSQL {major} is in {}", bin.display());
     shell::cargo(&["build", "--package", "pgherd"])?;
-    let mut units = shell::cargo_command();
-    units.args(["test", "--package", "pgherd", "--"]).args(if filter.is_empty() {
-        &REAL_SERVERS
-    } else {
-        filter
-    });
-    shell::run(units.env(TEST_BIN, &bin))?;
+    for (package, tests) in REAL_SERVERS {
+        let tests = if filter.is_empty() { &[tests] } else { filter };
+        let mut units = shell::cargo_command();
+        units.args(["test", "--package", package, "--"]).args(tests);
+        shell::run(units.env(TEST_BIN, &bin))?;
+    }
     shell::run(clusters(filter).env(TEST_BIN, &bin))
 }
 

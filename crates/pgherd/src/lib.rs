@@ -1,7 +1,7 @@
 //! The binary's parts, as a library so that tests and benchmarks can reach them.
 //!
-//! `node` composes everything; nothing imports `node`, `cli` or `api`. `proxy` learns the topology only from the
-//! watch that `agent` publishes. Decisions are made in the crate `brain`, never here.
+//! `node` composes everything; nothing imports `node`, `cli` or `api`. The crate `proxy` learns the topology only from
+//! the watch that `agent` publishes. Decisions are made in the crate `brain`, never here.
 
 pub mod agent;
 pub mod api;
@@ -12,6 +12,5 @@ pub mod fencer;
 pub mod node;
 pub mod peer;
 pub mod postgres;
-pub mod proxy;
 pub mod store;
 pub mod telemetry;

@@ -26,8 +26,8 @@ use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Incoming, Link};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
-use crate::proxy::{Proxy, SyncWaits, topology::Topology};
 use crate::store::{RaftConfig, RaftStore, SeatReport, Standing, Store};
+use proxy::{Proxy, SyncWaits, topology::Topology};
 
 /// Messages of all peers that wait for the agent: at 4 a second and peer, seconds of them.
 const MESSAGES_MAX: usize = 256;

@@ -31,8 +31,8 @@ use super::retry::Retry;
 use super::slots::{self, KeeperTask, SlotPolicy};
 use crate::peer::{Channel, Link};
 use crate::postgres::Method;
-use crate::proxy::topology::Topology;
 use crate::store::{SeatReport, Snapshot, Store};
+use proxy::topology::Topology;
 
 /// Time-driven rules (suspicion, turns, missing members) are in steps of hundreds of milliseconds.
 const TICK: Duration = Duration::from_millis(25);

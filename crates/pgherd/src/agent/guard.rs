@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::proxy::topology::Topology;
+use proxy::topology::Topology;
 
 /// Small beside the shortest `failure_timeout` of 500 ms.
 const INTERVAL: Duration = Duration::from_millis(50);
@@ -50,7 +50,7 @@ pub async fn guard(pulse: Arc<Pulse>, topology: Arc<watch::Sender<Topology>>, us
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proxy::topology::Backend;
+    use proxy::topology::Backend;
 
     #[tokio::test]
     async fn a_loop_that_hangs_closes_the_proxy() {

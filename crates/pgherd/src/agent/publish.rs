@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::proxy::topology::{Backend, Hold, Topology};
+use proxy::topology::{Backend, Hold, Topology};
 
 /// The hold that the proxy is to keep: its end stays where it was when it was first published, so that it ends there.
 pub fn hold(view: &View, published: Option<Hold>) -> Option<Hold> {

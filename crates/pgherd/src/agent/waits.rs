@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::work::Worker;
 use crate::postgres::SyncRepQuestion;
-use crate::proxy::SyncWaits;
+use proxy::SyncWaits;
 
 pub struct ServerWaits {
     worker: Arc<Worker>,

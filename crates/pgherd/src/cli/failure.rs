@@ -7,7 +7,7 @@ use std::io;
 
 use crate::node::Precondition;
 use crate::postgres::{self, binaries};
-use crate::proxy::ProxyError;
+use proxy::ProxyError;
 
 /// What a shell sees; 0 only on success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -10,7 +10,7 @@ use super::draft::Draft;
 use super::slots::Slots;
 use super::value::{Value, split_address};
 use crate::postgres::Method;
-use crate::proxy::LoweredCommit;
+use proxy::LoweredCommit;
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {

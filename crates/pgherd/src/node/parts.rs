@@ -13,7 +13,7 @@ use crate::agent::{self, CredentialsFile, EventLog, Fencing, FencingConfig, Foll
 use crate::config::{Config, NodeKind, Peer, Watchdog};
 use crate::peer::{Identity, PeerConfig};
 use crate::postgres::{SlotSettings, Tunable};
-use crate::proxy::ProxyConfig;
+use proxy::ProxyConfig;
 
 /// For the proxy's connections to servers: a local network answers in milliseconds, a dead host never.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);

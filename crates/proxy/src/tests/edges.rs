@@ -9,7 +9,7 @@ use wire::startup::{CancelKey, gssenc_request, ssl_request, startup_packet};
 
 use super::fake::{BIG, Client, Manner, Server};
 use super::*;
-use crate::proxy::ProxyError;
+use crate::ProxyError;
 
 #[tokio::test]
 async fn a_cancel_reaches_the_server_through_any_port() {

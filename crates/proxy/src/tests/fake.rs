@@ -12,7 +12,7 @@ use wire::startup::{CancelKey, startup_packet};
 use wire::{ErrorFields, ErrorResponse, Severity};
 
 use super::soon;
-use crate::proxy::hello::{Hello, read_hello};
+use crate::hello::{Hello, read_hello};
 
 /// How the server answers a start-up packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::server::{Postgres, command};
 use super::*;
-use crate::proxy::topology::Hold;
+use crate::topology::Hold;
 
 const CLIENTS: usize = 4;
 /// Of each client: some seconds of work.

@@ -1,9 +1,12 @@
 //! A real PostgreSQL for the tests of the proxy.
 
 use std::io::Write;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Mutex;
 
 use rustix::process::{Pid, Signal, getuid, kill_process};
 use tokio_postgres::{Client, Config, NoTls};
@@ -37,6 +40,21 @@ fn binaries() -> PathBuf {
         .into_iter()
         .find(|folder| folder.join("initdb").exists())
         .expect("PostgreSQL 15 to 18 is installed")
+}
+
+/// A port of 127.0.0.1 that is free and, among tests that run at the same time, nobody else's: who has the abstract socket
+/// of that name has the port.
+fn free_port() -> u16 {
+    static CLAIMS: Mutex<Vec<UnixListener>> = Mutex::new(Vec::new());
+    let start = std::process::id() as u16;
+    let claim = |port: &u16| {
+        let name = SocketAddr::from_abstract_name(format!("pgherd-test-port-{port}")).unwrap();
+        let claim = UnixListener::bind_addr(&name).ok()?;
+        let free = std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+        free.then(|| CLAIMS.lock().unwrap().push(claim))
+    };
+    let ports = (0..6000).map(|step| 10_000 + start.wrapping_mul(37).wrapping_add(step) % 6000);
+    ports.into_iter().find(|port| claim(port).is_some()).expect("a port from 10000 to 15999 is free")
 }
 
 /// As the user who runs the tests or, since PostgreSQL refuses root, as `postgres`.
@@ -109,7 +127,7 @@ impl Postgres {
     }
 
     fn run(folder: tempfile::TempDir, options: &[&str]) -> Postgres {
-        let port = crate::postgres::tests::free_port();
+        let port = free_port();
         let text: String = options.iter().map(|option| format!("{option}\n")).collect();
         std::fs::OpenOptions::new()
             .append(true)

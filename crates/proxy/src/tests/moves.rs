@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::fake::{Client, Manner, Server};
 use super::*;
-use crate::proxy::topology::Hold;
+use crate::topology::Hold;
 
 fn held(topology: Topology, until: Instant) -> Topology {
     Topology { hold: Some(Hold { id: 1, until }), ..topology }
