@@ -94,7 +94,12 @@ impl Relay {
     }
 
     /// Goes on with the server at `address`, whose process has this key, as if it were the old one.
-    pub fn take_up(&mut self, address: Arc<str>, key: Option<CancelKey<'_>>, parameters: Vec<(Vec<u8>, Vec<u8>)>) {
+    pub fn take_up(
+        &mut self,
+        address: Arc<str>,
+        key: Option<CancelKey<'_>>,
+        parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    ) {
         self.address = address;
         if let (Some(registered), Some(key)) = (&self.key, key) {
             registered.point_to(key, &self.address);

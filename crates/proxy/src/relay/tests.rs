@@ -75,12 +75,14 @@ fn bytes_pass_unchanged_however_they_are_cut() {
         while client.got.len() < down.len() || server.got.len() < up.len() {
             if relay.down.write_out(&mut client).unwrap() {
                 let part;
-                (part, from_server) = from_server.split_at(chance.random_range(0..=from_server.len().min(5_000)));
+                (part, from_server) =
+                    from_server.split_at(chance.random_range(0..=from_server.len().min(5_000)));
                 relay.hear_server(part, &mut client).unwrap();
             }
             if relay.write_up(&mut server, Waker::noop()).unwrap() {
                 let part;
-                (part, from_client) = from_client.split_at(chance.random_range(0..=from_client.len().min(5_000)));
+                (part, from_client) =
+                    from_client.split_at(chance.random_range(0..=from_client.len().min(5_000)));
                 relay.hear_client(part, &mut server).unwrap();
             }
         }

@@ -144,7 +144,9 @@ impl Engine {
     /// Lets a session act; `false` of it is its end.
     fn visit(&mut self, id: SessionId, act: impl FnOnce(&mut Session, &mut Around<'_>) -> bool) {
         let Some(place) = self.places.get_mut(id.place as usize) else { return };
-        let Some(session) = place.session.as_mut().filter(|_| place.generation == id.generation) else { return };
+        let Some(session) = place.session.as_mut().filter(|_| place.generation == id.generation) else {
+            return;
+        };
         let mut around = Around {
             id,
             shared: &self.shared,
@@ -208,7 +210,8 @@ impl Engine {
                     let epoll = self.epoll.as_fd();
                     match Session::new(*adopted, id, &self.shared, &self.mailbox, epoll) {
                         Ok((session, unseen)) => {
-                            self.places[place as usize] = Place { generation, session: Some(Box::new(session)) };
+                            self.places[place as usize] =
+                                Place { generation, session: Some(Box::new(session)) };
                             self.visit(id, |session, around| session.begin(unseen, around));
                         }
                         Err(error) => {

@@ -86,15 +86,26 @@ pub struct Session {
 }
 
 enum Phase {
-    Relaying { server: Socket, held_until: Option<Instant> },
+    Relaying {
+        server: Socket,
+        held_until: Option<Instant>,
+    },
     /// A task looks for another server.
-    Between { task: AbortHandle },
+    Between {
+        task: AbortHandle,
+    },
     /// The client hears its last message, and is waited for: closing with unread bytes would reset the connection, and a
     /// reset takes back what the client has not read yet.
-    Leaving { last: Lane, until: Instant },
+    Leaving {
+        last: Lane,
+        until: Instant,
+    },
     /// The client has left, perhaps with a request under way. Closing with unread bytes would reset the connection and could
     /// take that request back, which a direct connection would not do: the server is read to the end instead.
-    Lingering { server: Socket, until: Instant },
+    Lingering {
+        server: Socket,
+        until: Instant,
+    },
 }
 
 impl Drop for Session {
@@ -134,7 +145,9 @@ impl Session {
     pub fn note(&mut self, side: Side, flags: EventFlags) {
         match (side, &mut self.phase) {
             (Side::Client, _) => self.client.note(flags),
-            (Side::Server, Phase::Relaying { server, .. } | Phase::Lingering { server, .. }) => server.note(flags),
+            (Side::Server, Phase::Relaying { server, .. } | Phase::Lingering { server, .. }) => {
+                server.note(flags)
+            }
             // Of a server that has been closed.
             (Side::Server, _) => {}
         }
@@ -293,7 +306,11 @@ impl Session {
             End::ClientLeft => return self.linger(around),
             End::ClientGarbled(error) => {
                 self.lose_server();
-                return self.leave(Vec::new(), &Refusal::Protocol(error.to_string()).response().encode(), around);
+                return self.leave(
+                    Vec::new(),
+                    &Refusal::Protocol(error.to_string()).response().encode(),
+                    around,
+                );
             }
             End::ServerGarbled(error) => CutCause::ServerGarbled { node: node(), error: error.to_string() },
             End::ServerLeft => CutCause::ServerClosed { node: node() },
@@ -413,7 +430,9 @@ impl Session {
 
     fn linger(&mut self, around: &mut Around<'_>) -> bool {
         let ended = Phase::Leaving { last: Lane::new(backend_wanted), until: Instant::now() };
-        let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, ended) else { return false };
+        let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, ended) else {
+            return false;
+        };
         server.close_writing();
         self.phase = Phase::Lingering { server, until: Instant::now() + LINGER };
         self.step(around)
