@@ -198,6 +198,7 @@ impl World {
         let host = &mut self.nodes[node];
         host.agent_frozen = false;
         host.server.frozen = false;
+        host.server.read_files();
         let Some(paused_us) = host.paused_us.take() else { return };
         if stood_still {
             host.clock.lost_us += now_us - paused_us;
@@ -312,6 +313,7 @@ impl World {
             Kind::FreezePostgres => {
                 let host = &mut self.nodes[node];
                 host.server.frozen &= host.paused_us.is_some();
+                host.server.read_files();
             }
             Kind::FreezeNode => self.resume(node, false),
             Kind::PauseMachine => {

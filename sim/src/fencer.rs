@@ -49,8 +49,8 @@ impl World {
             return self.arm(node);
         }
         let stops = now.since(until) >= grace_ms;
-        if !host.server.files.quarantined {
-            host.server.files.quarantined = true;
+        if !host.server.files.quarantined || host.server.files.unread.is_some() {
+            host.server.files.close();
             host.server.end_sessions();
             self.note(Detail::Decisions, node, format_args!("the fencer cuts the clients"));
             self.check_fencer(node, false);

@@ -60,7 +60,7 @@ impl World {
         server.append_on(id, Kind::Filler, timeline);
         server.wal.iter_mut().for_each(|wal| wal.flushed = wal.len());
         server.visible = server.wal.as_ref().and_then(crate::wal::Wal::last_commit);
-        server.files.quarantined = true;
+        server.files.close();
         self.note(Detail::Decisions, node, format_args!("promoted for term {term} on timeline {timeline}"));
         self.check_promotion(node, term);
     }

@@ -21,6 +21,9 @@ const LAGGARD_US: u64 = 200_000;
 /// A fast stop that takes longer is made an immediate one.
 const STOP_US_MAX: u64 = 5_000_000;
 
+/// Looks, one every 50 ms, for a reload to be confirmed: 3 s, as the agent waits.
+const GATE_LOOKS_MAX: u8 = 60;
+
 impl World {
     pub(crate) fn do_initdb(&mut self, node: usize, op: &Op) -> Next {
         if op.step == 0 {
@@ -72,7 +75,7 @@ impl World {
                 server.files.slotted = true;
                 if !writable {
                     server.files.names = Names::nobody();
-                    server.files.quarantined = true;
+                    server.files.close();
                 }
                 server.process = Process::Starting;
                 server.epoch += 1;
@@ -224,7 +227,7 @@ impl World {
             2 if !standby => Next::Failed("the standby has gone"),
             2 => {
                 server.end_sessions();
-                server.files.quarantined = true;
+                server.files.close();
                 server.files.names = names.clone();
                 server.promoting = true;
                 let epoch = server.epoch;
@@ -346,13 +349,16 @@ impl World {
             return Next::Step(1, self.dice.within(500..15_000));
         }
         let server = &mut self.nodes[node].server;
+        if op.step == 1 {
+            server.files.unread = Some(close);
+        }
         if server.frozen {
-            return Next::Step(1, 50_000);
+            return match op.step {
+                GATE_LOOKS_MAX => Next::Failed("the reload was not confirmed in time"),
+                looks => Next::Step(looks + 1, 50_000),
+            };
         }
-        server.files.quarantined = close;
-        if server.files.quarantined {
-            server.end_sessions();
-        }
+        server.read_files();
         Next::Done
     }
 }

@@ -40,7 +40,17 @@ pub struct Files {
     /// `primary_slot_name` is set.
     pub slotted: bool,
     pub names: Rc<Names>,
+    /// In force.
     pub quarantined: bool,
+    /// Written, and not read yet by a server that stands still.
+    pub unread: Option<bool>,
+}
+
+impl Files {
+    /// Whoever comes from now on finds the door closed.
+    pub fn close(&mut self) {
+        (self.quarantined, self.unread) = (true, None);
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -188,6 +198,7 @@ impl Server {
                 slotted: true,
                 names: Names::nobody(),
                 quarantined: true,
+                unread: None,
             },
             complaint: None,
             slots: BTreeSet::new(),
@@ -363,6 +374,15 @@ impl Server {
             busy_sessions: (commits.count() + usize::from(open.is_some())) as u32,
             oldest_transaction_ms: oldest_us.map_or(0, |since_us| now_us.saturating_sub(since_us) / 1000),
             ..brain::Activity::default()
+        }
+    }
+
+    /// A server that runs takes what was written.
+    pub fn read_files(&mut self) {
+        let Some(close) = self.files.unread.take_if(|_| !self.frozen) else { return };
+        self.files.quarantined = close;
+        if close {
+            self.end_sessions();
         }
     }
 

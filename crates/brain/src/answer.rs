@@ -32,10 +32,14 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// Its WAL is a beginning of `other`'s, or may be: what it lacks can be fetched from there.
+    /// Its WAL is a beginning of `other`'s, or may be: what it lacks can be fetched from there. PostgreSQL would take a branch
+    /// by its id alone.
     pub fn begins(&self, other: &Answer) -> bool {
         let Position { timeline, lsn } = self.position;
-        other.history.as_ref().is_none_or(|history| history.contains(timeline, lsn, other.position.lsn))
+        let Some(history) = &other.history else { return true };
+        let own = self.history.as_ref().filter(|own| own.current == timeline);
+        let namesake = own.is_some_and(|own| !own.begins_as(history)) && !is_on(Mutation::NamesakeFollowed);
+        !namesake && history.contains(timeline, lsn, other.position.lsn)
     }
 }
 
@@ -86,8 +90,7 @@ pub fn tally(view: &View, sync: &SyncRecord, term: Term) -> Tally {
             Ok(answer) if counts(sync, &answer) => tally.answers.push(answer),
             Ok(answer) => {
                 tally.rejected.push(format!("{}: not in the sync set", candidate.node));
-                let may = |answer: &Answer| answer.fitness.eligible && answer.fitness.stays;
-                tally.strangers.extend(Some(answer).filter(may));
+                tally.strangers.extend(Some(answer).filter(|answer| answer.fitness.eligible));
             }
             Err(reason) => tally.rejected.push(format!("{}: {reason}", candidate.node)),
         }

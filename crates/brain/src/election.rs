@@ -90,7 +90,8 @@ fn order(a: &&Answer, b: &&Answer) -> Ordering {
 
 /// `answers` suffice: the best of them has all that was acknowledged. If it may not be primary, whoever may takes that
 /// WAL first, by preference one of them. A node outside the set whose WAL is as long or longer has all of it too: it has
-/// promised as they have, and by its last record its log holds theirs.
+/// promised as they have, and by its last record its log holds theirs. Of these one that is about to leave comes last: as
+/// primary it stays.
 fn best(answers: &[&Answer], strangers: &[Answer]) -> Outcome {
     let Some(best) = answers.iter().copied().max_by(order) else {
         return Outcome::Missing("nobody has answered".to_owned());
@@ -103,7 +104,8 @@ fn best(answers: &[&Answer], strangers: &[Answer]) -> Outcome {
     let has = |answer: &&Answer| further(answer, best).is_ge() || is_on(Mutation::StrangerBehind);
     let able = |answer: &&Answer| may(answer) && (has(answer) || !tried(answer) && answer.begins(best));
     let own = answers.iter().copied().filter(able).max_by(order);
-    let by = own.or_else(|| strangers.iter().filter(able).max_by(order));
+    let staying = |a: &&Answer, b: &&Answer| a.fitness.stays.cmp(&b.fitness.stays).then_with(|| order(a, b));
+    let by = own.or_else(|| strangers.iter().filter(able).max_by(staying));
     let others = || answers.iter().copied().chain(strangers).filter(may);
     let left: Vec<&str> =
         others().filter(|answer| !answer.begins(best)).map(|answer| answer.node.0.as_str()).collect();
