@@ -152,7 +152,7 @@ mod tests {
             (None, "None"),
             (Some(scram), "Scram(..)"),
             (Some(md5), "Md5(..)"),
-            (Some("secret"), "Unknown(..)"),
+            (Some("hunter2"), "Unknown(..)"),
             (Some(""), "Unknown(..)"),
         ];
         for (text, shown) in cases {

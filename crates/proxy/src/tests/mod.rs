@@ -6,6 +6,7 @@ mod fake;
 mod moves;
 mod queue;
 mod real;
+mod real_auth;
 mod server;
 mod switchover;
 mod truth;

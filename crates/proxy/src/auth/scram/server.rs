@@ -74,11 +74,20 @@ impl Offer {
         client_first: &[u8],
         nonce: [u8; NONCE_BYTES],
     ) -> Result<Challenge, Violation> {
+        self.begin_with(mechanism, client_first, &STANDARD.encode(nonce))
+    }
+
+    pub(super) fn begin_with(
+        self,
+        mechanism: Mechanism,
+        client_first: &[u8],
+        nonce: &str,
+    ) -> Result<Challenge, Violation> {
         let text = text_of(client_first)?;
         let bare = self.after_gs2_header(mechanism, text)?;
         let gs2_header = &text[..text.len() - bare.len()];
         let client_nonce = client_nonce(bare)?;
-        let nonce = format!("{client_nonce}{}", STANDARD.encode(nonce));
+        let nonce = format!("{client_nonce}{nonce}");
         let bound = match (&self.end_point, mechanism) {
             (Some(end_point), Mechanism::Plus) => &end_point[..],
             _ => &[],
