@@ -7,6 +7,7 @@ mod moves;
 mod queue;
 mod real;
 mod real_auth;
+mod real_hba;
 mod server;
 mod switchover;
 mod truth;

@@ -126,6 +126,30 @@ fn both_sides_agree_and_the_recovered_key_logs_in() {
 }
 
 #[test]
+fn a_proof_is_good_for_its_own_nonce_alone() {
+    let mut world = World::new(4);
+    let secret = password(&world.password);
+    let (first, challenge, answered) = world.proven(secret, None);
+    let recorded = answered.message().to_vec();
+    assert!(is_good(&challenge.check(&recorded)));
+    let again = Offer::new(world.verifier.clone(), false, None);
+    let again = again.begin(Mechanism::Plain, first.as_bytes(), [8; NONCE_BYTES]).unwrap();
+    let violation = again.check(&recorded).unwrap_err();
+    assert_eq!((violation.sqlstate, violation.message), ("08P01", "invalid SCRAM response"));
+
+    // Who has the password and signs another nonce breaks the protocol all the same.
+    let keys = pencil().accepts_password(b"pencil").unwrap().unwrap();
+    let challenge =
+        Offer::new(pencil(), false, None).begin(Mechanism::Plain, b"n,,n=,r=x", [8; NONCE_BYTES]).unwrap();
+    let without_proof = "c=biws,r=xy";
+    let parts = [b"n=,r=x", &b","[..], challenge.message(), b",", without_proof.as_bytes()];
+    let mut proof = keys::hmac(&keys::digest(&keys.client_key[..])[..], &parts);
+    proof.iter_mut().zip(keys.client_key.iter()).for_each(|(proof, key)| *proof ^= key);
+    let last = format!("{without_proof},p={}", STANDARD.encode(&proof[..]));
+    assert_eq!(challenge.check(last.as_bytes()).unwrap_err().detail, "Nonce does not match.");
+}
+
+#[test]
 fn no_changed_message_is_granted() {
     let mut changed = 0;
     for seed in 0..3000 {
