@@ -1,15 +1,18 @@
 //! One direction of a session: from bytes as they are read to bytes as they are passed on.
 //!
-//! What it is: the writing of what waits, and `Cut`, which takes a piece of the stream apart where something is to be
-//! changed. What it is not: a reason to change anything. Invariants: no byte is passed on before the header and the
+//! What it is: the bytes that wait for their receiver, and `Cut`, which takes a piece of the stream apart where something
+//! is to be changed. What it is not: a reason to change anything. Invariants: no byte is passed on before the header and the
 //! wanted head of its frame were looked at; what nobody changes is not copied unless the receiver is slow.
 
-use std::io;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::io::{self, IoSlice};
 
-use tokio::io::AsyncWrite;
 use wire::message::Framer;
+
+/// Where a lane leads. It never waits.
+pub trait Receiver {
+    /// Takes what it can of `parts`, one after the other: how many bytes, 0 when there is no room at present.
+    fn take(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize>;
+}
 
 /// Bytes on their way in one direction.
 #[derive(Debug)]
@@ -18,9 +21,8 @@ pub struct Lane {
     /// Read, but not looked at: the beginning of a frame, or what came while the session is parked.
     pub unread: Vec<u8>,
     /// Looked at, but not yet taken by the receiver.
-    pub waiting: Vec<u8>,
+    waiting: Vec<u8>,
     written: usize,
-    unflushed: bool,
     /// The rest of the frame under way goes nowhere.
     pub drops_rest: bool,
     /// The receiver takes no more. The other lane finds out why.
@@ -34,49 +36,60 @@ impl Lane {
             unread: Vec::new(),
             waiting: Vec::new(),
             written: 0,
-            unflushed: false,
             drops_rest: false,
             broken: false,
         }
     }
 
-    /// Writes what waits, then flushes.
-    pub fn poll_write_out<W>(&mut self, receiver: &mut W, cx: &mut Context<'_>) -> Poll<io::Result<()>>
-    where
-        W: AsyncWrite + Unpin,
-    {
+    /// Nothing waits for the receiver.
+    pub fn is_clear(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// What waits for the receiver, given away.
+    pub fn take_waiting(&mut self) -> Vec<u8> {
+        let mut waiting = std::mem::take(&mut self.waiting);
+        waiting.drain(..std::mem::take(&mut self.written));
+        waiting
+    }
+
+    /// Keeps `bytes` for the receiver.
+    pub fn put(&mut self, bytes: &[u8]) {
+        self.waiting.extend_from_slice(bytes);
+    }
+
+    /// Offers what waits; true when nothing waits any more.
+    pub fn write_out(&mut self, receiver: &mut impl Receiver) -> io::Result<bool> {
         while self.written < self.waiting.len() {
-            let wrote = ready!(Pin::new(&mut *receiver).poll_write(cx, &self.waiting[self.written..]))?;
-            if wrote == 0 {
-                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            match receiver.take(&[IoSlice::new(&self.waiting[self.written..])])? {
+                0 => return Ok(false),
+                taken => self.written += taken,
             }
-            self.written += wrote;
-            self.unflushed = true;
         }
         if self.written > 0 {
             (self.waiting, self.written) = (Vec::new(), 0);
         }
-        if self.unflushed {
-            ready!(Pin::new(receiver).poll_flush(cx))?;
-            self.unflushed = false;
-        }
-        Poll::Ready(Ok(()))
+        Ok(true)
     }
 
-    /// Offers `bytes` to the receiver and keeps what it does not take at once.
-    pub fn pass<W>(&mut self, mut bytes: &[u8], receiver: &mut W, cx: &mut Context<'_>)
-    where
-        W: AsyncWrite + Unpin,
-    {
-        self.unflushed = true;
-        while !bytes.is_empty() && self.waiting.is_empty() {
-            match Pin::new(&mut *receiver).poll_write(cx, bytes) {
-                Poll::Ready(Ok(wrote @ 1..)) => bytes = &bytes[wrote..],
-                // An error comes again when the rest is written.
-                Poll::Ready(_) | Poll::Pending => break,
-            }
+    /// Offers `parts`, in one piece, and keeps what is not taken at once. An error comes again when that is written.
+    pub fn pass(&mut self, parts: [&[u8]; 2], receiver: &mut impl Receiver) {
+        let mut taken = 0;
+        if self.waiting.is_empty() {
+            let [first, second] = parts;
+            let offered = match (first.is_empty(), second.is_empty()) {
+                (true, true) => return,
+                (true, false) => receiver.take(&[IoSlice::new(second)]),
+                (false, true) => receiver.take(&[IoSlice::new(first)]),
+                (false, false) => receiver.take(&[IoSlice::new(first), IoSlice::new(second)]),
+            };
+            taken = offered.unwrap_or(0);
         }
-        self.waiting.extend_from_slice(bytes);
+        for part in parts {
+            let done = taken.min(part.len());
+            taken -= done;
+            self.waiting.extend_from_slice(&part[done..]);
+        }
     }
 }
 
@@ -126,6 +139,36 @@ impl<'b> Cut<'b> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Takes so many bytes and no more.
+    struct Narrow {
+        room: usize,
+        got: Vec<u8>,
+    }
+
+    impl Receiver for Narrow {
+        fn take(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+            let all: Vec<u8> = parts.iter().flat_map(|part| part.to_vec()).collect();
+            let taken = self.room.min(all.len());
+            self.room -= taken;
+            self.got.extend_from_slice(&all[..taken]);
+            Ok(taken)
+        }
+    }
+
+    #[test]
+    fn what_is_not_taken_at_once_comes_later_and_in_order() {
+        for room in 0..8 {
+            let mut lane = Lane::new(|_| 0);
+            let mut receiver = Narrow { room, got: Vec::new() };
+            lane.pass([b"abc", b"de"], &mut receiver);
+            lane.pass([b"", b"fg"], &mut receiver);
+            assert_eq!(lane.is_clear(), room >= 7, "{room}");
+            receiver.room = 7;
+            assert!(lane.write_out(&mut receiver).unwrap() && lane.is_clear());
+            assert_eq!(receiver.got, b"abcdefg");
+        }
+    }
 
     #[test]
     fn a_cut_changes_what_it_is_told_and_nothing_else() {

@@ -41,6 +41,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 mod ties;
+mod worker;
 
 pub use cancel::SyncWaits;
 pub use policy::LoweredCommit;
@@ -57,6 +58,7 @@ use tokio::task::JoinSet;
 use cancel::CancelMap;
 use servers::Servers;
 use topology::Topology;
+use worker::Workers;
 
 /// What the proxy is told by the node's configuration.
 #[derive(Clone, Debug)]
@@ -78,6 +80,8 @@ pub struct ProxyConfig {
     pub login_timeout: Duration,
     /// For users who lower `synchronous_commit`.
     pub lowered_commit: LoweredCommit,
+    /// Threads that move the sessions' bytes.
+    pub threads: usize,
 }
 
 /// A port of the proxy.
@@ -114,6 +118,8 @@ pub enum ProxyError {
          or find that program with \"ss -ltnp 'sport = :{port}'\""
     )]
     PortInUse { host: String, port: u16, setting: &'static str },
+    #[error("cannot start the proxy's threads: {0}")]
+    Workers(#[source] io::Error),
     #[error(
         "cannot listen on port {port} of {host}: {source} (settings \"listen\" and \"{setting}\"); name an \
          address of this machine, or 0.0.0.0 for all, and a port that this user may open"
@@ -130,6 +136,9 @@ impl ProxyError {
         }
     }
 }
+
+/// For sessions that were cut to say good-bye; their own farewell takes a second at most.
+const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where the proxy is in its life.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
@@ -159,6 +168,7 @@ struct Shared {
     cancels: Arc<CancelMap>,
     counters: Arc<Counters>,
     sync_waits: Option<Arc<dyn SyncWaits>>,
+    workers: Workers,
 }
 
 /// Events since the start, and the sessions that are parked now.
@@ -221,6 +231,14 @@ pub struct Proxy {
     shared: Arc<Shared>,
     addresses: Addresses,
     listeners: JoinSet<()>,
+    /// Tells the workers of changes; ends with the proxy.
+    _lookout: JoinSet<()>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.shared.workers.quit();
+    }
 }
 
 impl Proxy {
@@ -256,8 +274,12 @@ impl Proxy {
             cancels: Arc::default(),
             counters: Arc::default(),
             sync_waits,
+            workers: Workers::new(config.threads).map_err(ProxyError::Workers)?,
             config,
         });
+        shared.workers.start(&shared).map_err(ProxyError::Workers)?;
+        let mut lookout = JoinSet::new();
+        lookout.spawn(watch_for_workers(Arc::clone(&shared)));
         let mut listeners = JoinSet::new();
         let ports =
             [(Port::ReadWrite, Some(read_write)), (Port::ReadOnly, Some(read_only)), (Port::Auto, auto)];
@@ -266,7 +288,7 @@ impl Proxy {
                 listeners.spawn(listener::accept_loop(Arc::clone(&shared), port, listener));
             }
         }
-        Ok(Proxy { shared, addresses, listeners })
+        Ok(Proxy { shared, addresses, listeners, _lookout: lookout })
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -294,11 +316,35 @@ impl Proxy {
     /// Takes no new session, gives open transactions up to `drain` to end, then cuts what is left.
     pub async fn shutdown(mut self, drain: Duration) {
         self.shared.stage.send_replace(Stage::Draining);
-        let all_ended = async { while self.listeners.join_next().await.is_some() {} };
+        let shared = Arc::clone(&self.shared);
+        let all_ended = async {
+            while self.listeners.join_next().await.is_some() {}
+            shared.workers.idle().await;
+        };
         if tokio::time::timeout(drain, all_ended).await.is_err() {
             self.shared.stage.send_replace(Stage::Stopped);
-            // Each listener gives its sessions a bounded time to say good-bye.
+            // Each listener gives those who have no server yet a bounded time to say good-bye.
             while self.listeners.join_next().await.is_some() {}
+            let _ = tokio::time::timeout(STOP_TIMEOUT, self.shared.workers.idle()).await;
         }
+    }
+}
+
+/// Has the workers look whenever there is something new to see.
+async fn watch_for_workers(shared: Arc<Shared>) {
+    let (mut topology, mut stage) = (shared.topology.clone(), shared.stage.subscribe());
+    loop {
+        let published = tokio::select! {
+            changed = topology.changed() => changed.is_ok(),
+            changed = stage.changed() => changed.is_ok(),
+        };
+        shared.workers.look();
+        if !published {
+            break;
+        }
+    }
+    // The agent is gone; the proxy may yet stop.
+    while stage.changed().await.is_ok() {
+        shared.workers.look();
     }
 }

@@ -14,7 +14,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Counters, Port, ProxyError, Shared, Stage, session};
+use super::{Counters, Port, ProxyError, STOP_TIMEOUT, Shared, Stage, session};
 
 /// Connections the kernel holds for us between two accepts; the kernel caps it at net.core.somaxconn (4096).
 const BACKLOG: u32 = 1024;
@@ -22,8 +22,6 @@ const BACKLOG: u32 = 1024;
 const DEAD_ENDS_MAX: usize = 64;
 /// Accept fails when descriptors run out; sessions that end give some back.
 const ACCEPT_RETRY_AFTER: Duration = Duration::from_millis(50);
-/// For sessions that were cut to say good-bye; their own farewell takes a second at most.
-const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 /// A silent host is noticed after 10 + 3 × 5 = 25 s.
 const KEEPALIVE_TIME: Duration = Duration::from_secs(10);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);

@@ -1,22 +1,17 @@
-//! Moves the bytes of one session between its client and its server.
+//! The bytes of one session between its client and its server.
 //!
-//! What it is: two lanes in one task, each read into a buffer on the stack, looked at frame by frame, and passed on;
-//! a lane owns memory only while its receiver is slower than its sender, or the session is parked. What it is not: a
-//! judge; it ends and says why, the session decides what the client hears. Invariants: a frame is in the books
-//! (`ledger`, `ties`, `answers`) before it is passed on, so they never know less than the other side; no more is read
-//! while something waits to be written. Nothing is changed but what `policy` and `answers` say.
-//!
-//! Written over `AsyncRead + AsyncWrite`, so that a TLS stream fits in either place.
+//! What it is: two lanes, each shown what was read, looked at frame by frame, and passed on; a lane owns memory only while
+//! its receiver is slower than its sender, or the session is parked. What it is not: a reader of sockets (the worker is),
+//! nor a judge; it ends and says why, the session decides what the client hears. Invariants: a frame is in the books
+//! (`ledger`, `ties`, `answers`) before it is passed on, so they never know less than the other side; nothing more is to be
+//! shown while something waits to be written. Nothing is changed but what `policy` and `answers` say.
 
 mod frames;
 
 use std::io;
-use std::mem::MaybeUninit;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use wire::ErrorFields;
 use wire::message::{FrameError, Piece};
 use wire::startup::CancelKey;
@@ -24,15 +19,11 @@ use wire::startup::CancelKey;
 use super::Counters;
 use super::books::{Books, Parking};
 use super::cancel::{CancelMap, Commit, Gate, Registered};
-use super::lane::{Cut, Lane};
+use super::lane::{Cut, Lane, Receiver};
 use super::ledger::{backend_wanted, frontend_wanted};
 
-/// One read. Linux hands out loopback data in pieces of up to 64 KiB, but four reads cost little beside the copying,
-/// and the stack of a worker thread stays small.
-const READ_MAX: usize = 16 * 1024;
-
 /// Bytes of the client that are kept while it is parked: one read, and the beginning of a message before it.
-pub const UNREAD_MAX: usize = 2 * READ_MAX;
+pub const UNREAD_MAX: usize = 32 * 1024;
 
 /// Why the relay has ended.
 #[derive(Debug)]
@@ -48,11 +39,9 @@ pub enum End {
     Drained,
 }
 
-/// One session between its client and its server.
+/// What lies between a client and its server.
 #[derive(Debug)]
-pub struct Relay<C, S> {
-    pub client: C,
-    pub server: S,
+pub struct Relay {
     pub books: Books,
     pub up: Lane,
     pub down: Lane,
@@ -79,15 +68,9 @@ pub struct Surroundings {
     pub counters: Arc<Counters>,
 }
 
-impl<C, S> Relay<C, S>
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    pub fn new(client: C, server: S, books: Books, around: Surroundings, address: Arc<str>) -> Self {
+impl Relay {
+    pub fn new(books: Books, around: Surroundings, address: Arc<str>) -> Self {
         Relay {
-            client,
-            server,
             books,
             up: Lane::new(frontend_wanted),
             down: Lane::new(backend_wanted),
@@ -104,52 +87,26 @@ where
         }
     }
 
-    /// Takes over bytes that were read before the relay began.
-    pub fn preload(&mut self, from_client: &[u8], from_server: &[u8]) -> Result<(), End> {
-        self.take_from_server(from_server, None)?;
-        self.take_from_client(from_client, None)
+    /// The session's server is gone. What it had not said to its end is, too.
+    pub fn lose_server(&mut self) {
+        self.up.broken = false;
+        self.down.unread = Vec::new();
     }
 
-    /// Moves bytes until a side ends. May be dropped and called again at any time.
-    pub async fn run(&mut self) -> End {
-        std::future::poll_fn(|cx| self.poll(cx)).await
-    }
-
-    /// Writes what the client has not taken yet. To be called only when `client_at_boundary`.
-    pub async fn flush_client(&mut self) -> io::Result<()> {
-        std::future::poll_fn(|cx| self.down.poll_write_out(&mut self.client, cx)).await
-    }
-
-    /// Puts `server` in the place of the server, which is given back. What the old one had not said to its end is gone.
-    pub fn replace_server<T>(self, server: T, address: Arc<str>) -> (Relay<C, T>, S) {
-        let (mut up, mut down) = (self.up, self.down);
-        up.broken = false;
-        down.unread = Vec::new();
-        let relay = Relay {
-            client: self.client,
-            server,
-            books: self.books,
-            up,
-            down,
-            gate: self.gate,
-            commit: self.commit,
-            cancels: self.cancels,
-            counters: self.counters,
-            address,
-            key: self.key,
-            parking: self.parking,
-            backlog: self.backlog,
-            draining: self.draining,
-            hold: self.hold,
-        };
-        (relay, self.server)
-    }
-
-    /// The session's key means the process of this key from now on.
-    pub fn point_key_to(&self, key: CancelKey<'_>) {
-        if let Some(registered) = &self.key {
+    /// Goes on with the server at `address`, whose process has this key, as if it were the old one.
+    pub fn take_up(
+        &mut self,
+        address: Arc<str>,
+        key: Option<CancelKey<'_>>,
+        parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    ) {
+        self.address = address;
+        if let (Some(registered), Some(key)) = (&self.key, key) {
             registered.point_to(key, &self.address);
         }
+        let news = self.books.ties.adopt_parameters(parameters);
+        self.down.put(&news);
+        self.books.last_words.clear();
     }
 
     /// True when a message may follow what the client was sent, and what still waits for it.
@@ -159,7 +116,7 @@ where
 
     /// Nothing of the client is under way, and no transaction is open: the session is between two.
     pub fn at_boundary(&self) -> bool {
-        self.books.ledger.idle() && self.up.waiting.is_empty() && self.up.frames.at_boundary()
+        self.books.ledger.idle() && self.up.is_clear() && self.up.frames.at_boundary()
     }
 
     /// The session can go on with another server, without the client's help and without losing anything.
@@ -179,85 +136,39 @@ where
         self.hold && self.at_boundary()
     }
 
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        // The server's side first: what it has said may end what the client has asked.
-        if let Poll::Ready(end) = self.poll_down(cx) {
-            return Poll::Ready(end);
-        }
-        if let Poll::Ready(end) = self.poll_up(cx) {
-            return Poll::Ready(end);
-        }
-        if self.draining && self.down.waiting.is_empty() && self.at_boundary() && self.up.unread.is_empty() {
-            return Poll::Ready(End::Drained);
-        }
-        self.parking.set(self.is_parked());
-        Poll::Pending
+    /// Counts the session among the parked, or not, as it is now.
+    pub fn count_parking(&mut self) {
+        let parked = self.is_parked();
+        self.parking.set(parked);
     }
 
-    // Both loops end by tokio's budget: after some reads it answers "pending" and wakes the task again, so one busy
-    // session does not starve the others.
-
-    fn poll_down(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let mut stack = [const { MaybeUninit::uninit() }; READ_MAX];
-        loop {
-            if ready!(self.down.poll_write_out(&mut self.client, cx)).is_err() {
-                return Poll::Ready(End::ClientLeft);
-            }
-            let mut buffer = ReadBuf::uninit(&mut stack);
-            let read = ready!(Pin::new(&mut self.server).poll_read(cx, &mut buffer));
-            let bytes = buffer.filled();
-            if read.is_err() || bytes.is_empty() {
-                return Poll::Ready(End::ServerLeft);
-            }
-            if let Err(end) = self.take_from_server(bytes, Some(cx)) {
-                return Poll::Ready(end);
-            }
-        }
+    /// To end, and with nothing left to say or to hear.
+    pub fn is_drained(&self) -> bool {
+        self.draining && self.down.is_clear() && self.at_boundary() && self.up.unread.is_empty()
     }
 
-    fn poll_up(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        let mut stack = [const { MaybeUninit::uninit() }; READ_MAX];
-        loop {
-            if self.up.broken {
-                return Poll::Pending;
-            }
-            if self.commit == Commit::Asked && !self.up.waiting.is_empty() {
-                ready!(self.gate.poll_quiet(cx));
-            }
-            if ready!(self.up.poll_write_out(&mut self.server, cx)).is_err() {
-                // Its last words may still be on their way down.
-                self.up.broken = true;
-                return Poll::Pending;
-            }
-            if self.backlog && !self.pauses() {
-                self.backlog = false;
-                if let Err(end) = self.take_from_client(&[], Some(cx)) {
-                    return Poll::Ready(end);
-                }
-                continue;
-            }
-            if self.up.unread.len() >= UNREAD_MAX {
-                return Poll::Pending;
-            }
-            let mut buffer = ReadBuf::uninit(&mut stack);
-            let read = ready!(Pin::new(&mut self.client).poll_read(cx, &mut buffer));
-            let bytes = buffer.filled();
-            if read.is_err() || bytes.is_empty() {
-                return Poll::Ready(End::ClientLeft);
-            }
-            if self.pauses() {
-                self.keep_for_later(bytes);
-            } else if let Err(end) = self.take_from_client(bytes, Some(cx)) {
-                return Poll::Ready(end);
-            }
+    /// Writes to the server what waits for it; true when nothing does. A commit waits for a cancel that is under way, whose
+    /// end wakes `waker`.
+    pub fn write_up(&mut self, server: &mut impl Receiver, waker: &Waker) -> io::Result<bool> {
+        if self.commit == Commit::Asked
+            && !self.up.is_clear()
+            && let Poll::Pending = self.gate.poll_quiet(&mut Context::from_waker(waker))
+        {
+            return Ok(false);
         }
+        self.up.write_out(server)
     }
 
     /// True while what the client sends has to wait.
-    fn pauses(&self) -> bool {
+    pub fn pauses(&self) -> bool {
         // A server that has said its last word would never answer.
         let is_held = self.hold && self.books.ledger.may_pause();
         (is_held || !self.books.last_words.is_empty()) && self.up.frames.at_boundary()
+    }
+
+    /// No more of the client can be kept.
+    pub fn is_full(&self) -> bool {
+        self.up.unread.len() >= UNREAD_MAX
     }
 
     /// Bytes of the client that came while there was no server to send them to.
@@ -266,8 +177,13 @@ where
         self.backlog = true;
     }
 
-    /// Looks at `bytes` and what was left over, and passes on what may be: at once with a context, else later.
-    fn take_from_client(&mut self, bytes: &[u8], cx: Option<&mut Context<'_>>) -> Result<(), End> {
+    /// What the client sent before it may be passed on now.
+    pub fn has_backlog(&self) -> bool {
+        self.backlog && !self.pauses()
+    }
+
+    /// Looks at `bytes` and what was left over, and passes on what may be.
+    pub fn hear_client(&mut self, bytes: &[u8], server: &mut impl Receiver) -> Result<(), End> {
         let mut held = std::mem::take(&mut self.up.unread);
         let mut cut = Cut::new(join(&mut held, bytes));
         while !self.pauses() {
@@ -282,15 +198,18 @@ where
         self.up.unread = unread.to_vec();
         self.backlog = !unread.is_empty() && self.pauses();
         self.tell_gate();
-        self.up.waiting.extend_from_slice(&edited);
-        match cx {
-            Some(cx) if self.commit != Commit::Asked => self.up.pass(kept, &mut self.server, cx),
-            _ => self.up.waiting.extend_from_slice(kept),
+        if self.commit == Commit::Asked {
+            // `write_up` asks the gate first.
+            self.up.put(&edited);
+            self.up.put(kept);
+        } else {
+            self.up.pass([&edited, kept], server);
         }
         Ok(())
     }
 
-    fn take_from_server(&mut self, bytes: &[u8], cx: Option<&mut Context<'_>>) -> Result<(), End> {
+    /// Looks at `bytes` and what was left over, and passes on what may be.
+    pub fn hear_server(&mut self, bytes: &[u8], client: &mut impl Receiver) -> Result<(), End> {
         let mut held = std::mem::take(&mut self.down.unread);
         let mut cut = Cut::new(join(&mut held, bytes));
         loop {
@@ -304,11 +223,7 @@ where
         let (edited, kept, unread) = cut.finish();
         self.down.unread = unread.to_vec();
         self.tell_gate();
-        self.down.waiting.extend_from_slice(&edited);
-        match cx {
-            Some(cx) => self.down.pass(kept, &mut self.client, cx),
-            None => self.down.waiting.extend_from_slice(kept),
-        }
+        self.down.pass([&edited, kept], client);
         Ok(())
     }
 

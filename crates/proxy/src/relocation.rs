@@ -18,7 +18,7 @@ use super::backend::Choice;
 use super::ledger::backend_wanted;
 use super::refusal::{CutCause, Refusal};
 use super::servers::{Opened, Seat};
-use super::ties::{Replay, Ties};
+use super::ties::Replay;
 use super::{Port, Shared};
 
 /// For the login without questions and for the replay: each takes milliseconds on a server that is well.
@@ -30,6 +30,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 const ANSWER_MAX: usize = 64 * 1024;
 
 /// The new server, as far as the old one was.
+#[derive(Debug)]
 pub struct Relocated {
     pub choice: Choice,
     pub seat: Seat,
@@ -55,7 +56,7 @@ enum Hitch {
 }
 
 /// Waits for a primary until `queue_timeout` and makes it like the old server.
-pub async fn relocate(shared: &Shared, startup: &[u8], ties: &Ties) -> Result<Relocated, Refusal> {
+pub async fn relocate(shared: &Shared, startup: &[u8], replay: &Replay) -> Result<Relocated, Refusal> {
     let started = Instant::now();
     let deadline = started + shared.config.queue_timeout.max(shared.config.connect_timeout);
     let search = Search { port: Port::ReadWrite, startup, deadline, queues: false };
@@ -70,7 +71,6 @@ pub async fn relocate(shared: &Shared, startup: &[u8], ties: &Ties) -> Result<Re
         at_once &= found.at_once;
         let (choice, seat) = (found.choice, found.seat);
         let mut watched = shared.topology.clone();
-        let replay = ties.replay();
         let settled = tokio::select! {
             biased;
             // What happened is in the topology, which is read again at once.
@@ -81,7 +81,7 @@ pub async fn relocate(shared: &Shared, startup: &[u8], ties: &Ties) -> Result<Re
                     continue;
                 }
             },
-            settled = timeout_at(deadline, settle(found.opened, &replay)) => settled,
+            settled = timeout_at(deadline, settle(found.opened, replay)) => settled,
         };
         let reason = match settled {
             Ok(Ok((stream, welcome))) => return Ok(Relocated { choice, seat, stream, welcome, at_once }),

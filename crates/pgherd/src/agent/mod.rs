@@ -38,6 +38,7 @@ mod requests;
 mod retry;
 mod slots;
 mod tidings;
+mod secrets;
 mod waits;
 mod work;
 

@@ -82,6 +82,8 @@ pub struct Proxy {
     pub read_only_port: u16,
     pub auto_port: u16,
     pub sessions_max: u32,
+    /// 0: as many as the machine asks for.
+    pub threads: u32,
     pub queue_max: u32,
     pub queue_timeout: Duration,
 }
@@ -282,6 +284,7 @@ impl Config {
                 read_only_port: take.number("proxy.read_only_port")?,
                 auto_port: take.number("proxy.auto_port")?,
                 sessions_max: take.number("proxy.sessions_max")?,
+                threads: take.number("proxy.threads")?,
                 queue_max: take.number("proxy.queue_max")?,
                 queue_timeout: take.duration("proxy.queue_timeout")?,
             },
@@ -359,6 +362,7 @@ impl Config {
             "proxy.read_only_port" => Some(self.proxy.read_only_port.to_string()),
             "proxy.auto_port" => Some(self.proxy.auto_port.to_string()),
             "proxy.sessions_max" => Some(self.proxy.sessions_max.to_string()),
+            "proxy.threads" => Some(self.proxy.threads.to_string()),
             "proxy.queue_max" => Some(self.proxy.queue_max.to_string()),
             "proxy.queue_timeout" => duration(self.proxy.queue_timeout),
             "http.listen" => text(&self.http.listen),

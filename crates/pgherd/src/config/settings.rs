@@ -205,6 +205,13 @@ pub const SETTINGS: &[Setting] = &[
         "\"15s\"",
         "How long a session waits for a server before it gets an error. A takeover takes a few seconds.",
     ),
+    setting(
+        "proxy.threads",
+        Kind::Integer { min: 0, max: 64, unit: "threads" },
+        Default::Value("0"),
+        "2",
+        "Threads that move the sessions' bytes; 0: one for every four cores of the machine, and one at least.",
+    ),
     setting("http.listen", Kind::Host, LOCALHOST, "\"0.0.0.0\"", "Address the HTTP server listens on."),
     setting("http.port", PORT, Default::Value("8432"), "8432", "Port of the HTTP server."),
     setting("peer.listen", Kind::Host, LOCALHOST, "\"0.0.0.0\"", "Address to listen on."),

@@ -114,7 +114,15 @@ pub(super) fn settings(config: &Config, members: &MembersRecord) -> Settings {
     settings
 }
 
+/// A thread moves some 60,000 transactions a second, for which PostgreSQL needs about four cores.
+const CORES_PER_PROXY_THREAD: usize = 4;
+
 pub(super) fn proxy_config(config: &Config) -> ProxyConfig {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = match config.proxy.threads {
+        0 => (cores / CORES_PER_PROXY_THREAD).max(1),
+        threads => threads as usize,
+    };
     ProxyConfig {
         listen: config.proxy.listen.clone(),
         read_write_port: config.proxy.read_write_port,
@@ -126,6 +134,7 @@ pub(super) fn proxy_config(config: &Config) -> ProxyConfig {
         connect_timeout: CONNECT_TIMEOUT,
         login_timeout: LOGIN_TIMEOUT,
         lowered_commit: config.sync.lowered_commit,
+        threads,
     }
 }
 

@@ -41,6 +41,7 @@ mod receiver;
 mod recovery;
 mod rewind;
 mod roles;
+mod secrets;
 mod server;
 mod session;
 mod settings;

@@ -94,6 +94,8 @@ pub struct Server {
     /// For changes; kept open so that a change gets through when every other connection is taken.
     pub(super) admin: Mutex<Kept>,
     pub(super) prober: Mutex<Kept>,
+    /// For questions of the proxy, which may come by the thousand.
+    pub(super) secrets: Mutex<Kept>,
     pub(super) slot_sessions: Mutex<SlotSessions>,
 }
 
@@ -124,6 +126,7 @@ impl Server {
             observer: Mutex::default(),
             admin: Mutex::default(),
             prober: Mutex::default(),
+            secrets: Mutex::default(),
             slot_sessions: Mutex::default(),
         })
     }
@@ -300,6 +303,9 @@ impl Server {
     pub(super) async fn close_sessions(&self) {
         *self.observer.lock().await = Observer::default();
         self.admin.lock().await.close();
+        if let Ok(mut secrets) = self.secrets.try_lock() {
+            secrets.close();
+        }
         // A probe that hangs with its server finds its connection gone by itself, and so does a slot's.
         if let Ok(mut prober) = self.prober.try_lock() {
             prober.close();

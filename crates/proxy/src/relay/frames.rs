@@ -1,6 +1,5 @@
 //! One frame on its way: into the books, then kept, changed or left out.
 
-use tokio::io::{AsyncRead, AsyncWrite};
 use wire::message::{Frame, backend};
 use wire::startup::CancelKey;
 use wire::{Effects, ErrorFields};
@@ -11,11 +10,7 @@ use super::super::lane::Cut;
 use super::super::policy::{self, Change};
 use super::{End, Relay};
 
-impl<C, S> Relay<C, S>
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-    S: AsyncRead + AsyncWrite + Unpin,
-{
+impl Relay {
     pub(super) fn client_frame(&mut self, frame: &Frame<'_>, cut: &mut Cut<'_>) {
         let books = &mut self.books;
         let text = policy::sql(frame).filter(|_| books.ledger.logged_in());

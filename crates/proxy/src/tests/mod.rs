@@ -40,6 +40,7 @@ pub fn config() -> ProxyConfig {
         connect_timeout: Duration::from_secs(2),
         login_timeout: PATIENCE,
         lowered_commit: LoweredCommit::Allow,
+        threads: 2,
     }
 }
 

@@ -1,0 +1,233 @@
+//! The loop of one worker.
+//!
+//! What it is: events, mails and deadlines, each brought to the session that it is for. What it is not: what a session does
+//! with them. Invariants: a place is given to another session only after the batch of events that was read before; a session
+//! that panics ends alone.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, EventData, EventFlags};
+use rustix::fd::{AsFd, OwnedFd};
+use rustix::io::Errno;
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+
+use super::session::{Around, Session, Side};
+use super::{Mail, Mailbox, SessionId};
+use crate::topology::Topology;
+use crate::{Shared, Stage};
+
+/// Events of one batch. More wait in the kernel.
+const EVENTS_MAX: usize = 256;
+/// One read. Linux hands out loopback data in pieces of up to 64 KiB, but four reads cost little beside the copying.
+const READ_MAX: usize = 16 * 1024;
+/// The bell's events; no session has this place.
+const BELL: u64 = u64::MAX;
+
+pub struct Engine {
+    epoll: OwnedFd,
+    mailbox: Arc<Mailbox>,
+    shared: Arc<Shared>,
+    runtime: Handle,
+    places: Vec<Place>,
+    free: Vec<u32>,
+    /// Places that are free from the next batch on.
+    freed: Vec<u32>,
+    /// What was seen of them last.
+    topology: watch::Receiver<Topology>,
+    stage: watch::Receiver<Stage>,
+    published: bool,
+    /// Sessions that have more to do than they could do in their turn.
+    again: Vec<SessionId>,
+    /// No session has a deadline before.
+    next: Option<Instant>,
+    buffer: Vec<u8>,
+    quits: bool,
+}
+
+#[derive(Default)]
+struct Place {
+    generation: u32,
+    session: Option<Box<Session>>,
+}
+
+impl Engine {
+    pub fn new(shared: Arc<Shared>, mailbox: Arc<Mailbox>, runtime: Handle) -> io::Result<Engine> {
+        let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        epoll::add(&epoll, &mailbox.bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        Ok(Engine {
+            epoll,
+            mailbox,
+            runtime,
+            places: Vec::new(),
+            free: Vec::new(),
+            freed: Vec::new(),
+            topology: shared.topology.clone(),
+            stage: shared.stage.subscribe(),
+            published: true,
+            again: Vec::new(),
+            next: None,
+            buffer: vec![0; READ_MAX],
+            quits: false,
+            shared,
+        })
+    }
+
+    pub fn run(mut self) {
+        let mut events = [const { MaybeUninit::uninit() }; EVENTS_MAX];
+        while !self.quits {
+            let timeout = self.timeout();
+            let ready = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+                Ok((ready, _)) => ready,
+                Err(Errno::INTR) => continue,
+                Err(error) => {
+                    tracing::error!(%error, "a worker of the proxy cannot wait for its sessions, which end");
+                    break;
+                }
+            };
+            // What was published before these bytes came is known before they are looked at.
+            self.look_if_changed();
+            for event in ready {
+                match event.data.u64() {
+                    BELL => self.read_mail(),
+                    data => self.ready(data, event.flags),
+                }
+            }
+            for session in std::mem::take(&mut self.again) {
+                self.visit(session, Session::step);
+            }
+            self.mind_deadlines();
+            self.free.append(&mut self.freed);
+        }
+        for place in 0..self.places.len() as u32 {
+            self.end(place);
+        }
+    }
+
+    fn look_if_changed(&mut self) {
+        let topology = self.topology.has_changed();
+        // That nobody publishes any more is news once.
+        let was_published = std::mem::replace(&mut self.published, topology.is_ok());
+        if !topology.unwrap_or(was_published) && !self.stage.has_changed().unwrap_or(false) {
+            return;
+        }
+        self.topology.mark_unchanged();
+        self.stage.mark_unchanged();
+        for id in self.present() {
+            self.visit(id, Session::look);
+        }
+    }
+
+    fn timeout(&self) -> Option<Timespec> {
+        let left = match self.again.is_empty() {
+            false => Duration::ZERO,
+            // A little later rather than a little before, which would be a turn for nothing.
+            true => self.next?.saturating_duration_since(Instant::now()) + Duration::from_millis(1),
+        };
+        Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
+    }
+
+    fn ready(&mut self, data: u64, flags: EventFlags) {
+        let (place, side) = ((data >> 1) as u32, Side::of(data));
+        let Some(generation) = self.places.get(place as usize).map(|place| place.generation) else { return };
+        self.visit(SessionId { place, generation }, |session, around| {
+            session.note(side, flags);
+            session.step(around)
+        });
+    }
+
+    /// Lets a session act; `false` of it is its end.
+    fn visit(&mut self, id: SessionId, act: impl FnOnce(&mut Session, &mut Around<'_>) -> bool) {
+        let Some(place) = self.places.get_mut(id.place as usize) else { return };
+        let Some(session) = place.session.as_mut().filter(|_| place.generation == id.generation) else {
+            return;
+        };
+        let mut around = Around {
+            id,
+            shared: &self.shared,
+            mailbox: &self.mailbox,
+            runtime: &self.runtime,
+            epoll: self.epoll.as_fd(),
+            buffer: &mut self.buffer,
+            again: &mut self.again,
+        };
+        let goes_on = catch_unwind(AssertUnwindSafe(|| act(session, &mut around))).unwrap_or_else(|_| {
+            tracing::error!("a session of the proxy panicked; only that session ended");
+            false
+        });
+        if goes_on {
+            self.next = [self.next, session.deadline()].into_iter().flatten().min();
+        } else {
+            self.end(id.place);
+        }
+    }
+
+    fn end(&mut self, place: u32) {
+        if let Some(session) = self.places[place as usize].session.take() {
+            self.freed.push(place);
+            drop(session);
+            self.shared.workers.ended(&self.mailbox);
+        }
+    }
+
+    /// All sessions that are there now.
+    fn present(&self) -> Vec<SessionId> {
+        let id = |(number, place): (usize, &Place)| {
+            place.session.as_ref().map(|_| SessionId { place: number as u32, generation: place.generation })
+        };
+        self.places.iter().enumerate().filter_map(id).collect()
+    }
+
+    fn mind_deadlines(&mut self) {
+        let now = Instant::now;
+        if self.next.is_none_or(|next| now() < next) {
+            return;
+        }
+        self.next = None;
+        for id in self.present() {
+            self.visit(id, |session, around| match session.deadline() {
+                Some(deadline) if deadline <= now() => session.time_out(around),
+                _ => true,
+            });
+        }
+    }
+
+    fn read_mail(&mut self) {
+        for mail in self.mailbox.empty() {
+            match mail {
+                Mail::Adopt(adopted) => {
+                    let place = self.free.pop().unwrap_or_else(|| {
+                        self.places.push(Place::default());
+                        self.places.len() as u32 - 1
+                    });
+                    let generation = self.places[place as usize].generation.wrapping_add(1);
+                    let id = SessionId { place, generation };
+                    let epoll = self.epoll.as_fd();
+                    match Session::new(*adopted, id, &self.shared, &self.mailbox, epoll) {
+                        Ok((session, unseen)) => {
+                            self.places[place as usize] =
+                                Place { generation, session: Some(Box::new(session)) };
+                            self.visit(id, |session, around| session.begin(unseen, around));
+                        }
+                        Err(error) => {
+                            tracing::warn!(%error, "a session ends: its sockets cannot be watched");
+                            self.freed.push(place);
+                            self.shared.workers.ended(&self.mailbox);
+                        }
+                    }
+                }
+                Mail::Look => self.look_if_changed(),
+                Mail::Wake(id) => self.visit(id, Session::step),
+                Mail::Relocated(id, found) => {
+                    self.visit(id, |session, around| session.relocated(*found, around));
+                }
+                Mail::Quit => self.quits = true,
+            }
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! Threads that own sessions: from the moment a session has a server until its end all of it happens on one of them.
+//!
+//! ```text
+//! session::serve (tokio) ── adopt ─► mailbox ─► engine ─► session ─► relay (books, lanes)
+//! topology, stage ───────── look ──►          └► socket (epoll)
+//! relocation (tokio) ────── found ─►
+//! ```
+//!
+//! What it is: a loop over epoll's events for each thread. A session costs no task, timer, channel or lock while its bytes
+//! pass. What it is not: a place to wait; whatever waits (a login, a new server) is a task of tokio, which answers by mail.
+//! Invariant: a session never changes its thread, so nothing of it is shared.
+
+mod engine;
+mod session;
+mod socket;
+
+pub use session::FAREWELL_TIMEOUT;
+
+use std::io;
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Wake, Waker};
+use std::thread::JoinHandle;
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::Shared;
+use super::backend::Choice;
+use super::books::Books;
+use super::refusal::Refusal;
+use super::relocation::Relocated;
+use super::servers::Seat;
+
+/// Which session of a worker: its place, and how many have had that place before.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionId {
+    place: u32,
+    generation: u32,
+}
+
+/// A session that has a server, on its way to a worker.
+#[derive(Debug)]
+pub struct Adopted {
+    pub client: TcpStream,
+    pub server: TcpStream,
+    /// What each has said that the other has not seen.
+    pub early: Vec<u8>,
+    pub answer: Vec<u8>,
+    pub startup: Arc<[u8]>,
+    pub books: Books,
+    pub choice: Choice,
+    pub seat: Seat,
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What a worker is told.
+enum Mail {
+    Adopt(Box<Adopted>),
+    /// The topology or the proxy's stage is another.
+    Look,
+    /// What a session waited for has come.
+    Wake(SessionId),
+    Relocated(SessionId, Box<Result<Relocated, Refusal>>),
+    Quit,
+}
+
+/// Mails of one worker. They are as many as its sessions at most: each waits for one thing at a time.
+struct Mailbox {
+    mails: Mutex<Vec<Mail>>,
+    bell: OwnedFd,
+    /// Sessions on this worker, those on their way included.
+    sessions: AtomicUsize,
+}
+
+impl Mailbox {
+    fn post(&self, mail: Mail) {
+        let mut mails = self.mails.lock().unwrap_or_else(PoisonError::into_inner);
+        mails.push(mail);
+        // One ring is heard for all that lies there.
+        if mails.len() == 1 {
+            let _ = rustix::io::write(&self.bell, &1u64.to_ne_bytes());
+        }
+    }
+
+    fn empty(&self) -> Vec<Mail> {
+        let mut mails = self.mails.lock().unwrap_or_else(PoisonError::into_inner);
+        // Emptied together with the bell, so that the next mail rings again.
+        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+        std::mem::take(&mut *mails)
+    }
+}
+
+/// Wakes one session; given to whom it waits for.
+struct Call {
+    mailbox: Arc<Mailbox>,
+    session: SessionId,
+}
+
+impl Wake for Call {
+    fn wake(self: Arc<Self>) {
+        self.mailbox.post(Mail::Wake(self.session));
+    }
+}
+
+impl Call {
+    fn waker(mailbox: &Arc<Mailbox>, session: SessionId) -> Waker {
+        Arc::new(Call { mailbox: Arc::clone(mailbox), session }).into()
+    }
+}
+
+/// The way to the workers.
+pub struct Workers {
+    mailboxes: Vec<Arc<Mailbox>>,
+    /// Sessions on all of them.
+    sessions: watch::Sender<usize>,
+}
+
+impl Workers {
+    pub fn new(count: usize) -> io::Result<Workers> {
+        let mailbox = |_| {
+            let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            Ok(Arc::new(Mailbox { mails: Mutex::default(), bell, sessions: AtomicUsize::new(0) }))
+        };
+        let mailboxes = (0..count.max(1)).map(mailbox).collect::<io::Result<_>>()?;
+        Ok(Workers { mailboxes, sessions: watch::Sender::new(0) })
+    }
+
+    /// Starts the threads, which end by `quit`. To be called within a runtime of tokio.
+    pub fn start(&self, shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
+        let start = |(number, mailbox): (usize, &Arc<Mailbox>)| {
+            let engine = engine::Engine::new(Arc::clone(shared), Arc::clone(mailbox), Handle::current())?;
+            std::thread::Builder::new().name(format!("proxy-{number}")).spawn(move || engine.run())
+        };
+        self.mailboxes.iter().enumerate().map(start).collect()
+    }
+
+    /// Gives a session to the worker that has the fewest.
+    pub fn adopt(&self, session: Adopted) {
+        let load = |mailbox: &&Arc<Mailbox>| mailbox.sessions.load(Ordering::Relaxed);
+        if let Some(mailbox) = self.mailboxes.iter().min_by_key(load) {
+            mailbox.sessions.fetch_add(1, Ordering::Relaxed);
+            self.sessions.send_modify(|sessions| *sessions += 1);
+            mailbox.post(Mail::Adopt(Box::new(session)));
+        }
+    }
+
+    /// Has all of them look at the topology and the stage.
+    pub fn look(&self) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.post(Mail::Look));
+    }
+
+    pub fn quit(&self) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.post(Mail::Quit));
+    }
+
+    /// Waits until no worker has a session.
+    pub async fn idle(&self) {
+        // The sender lives as long as `self`.
+        drop(self.sessions.subscribe().wait_for(|sessions| *sessions == 0).await);
+    }
+
+    fn ended(&self, mailbox: &Mailbox) {
+        mailbox.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.sessions.send_modify(|sessions| *sessions -= 1);
+    }
+}

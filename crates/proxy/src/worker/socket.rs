@@ -1,0 +1,95 @@
+//! A connection as its worker has it: never waited for, and known to be ready or not.
+//!
+//! What it is: the edges that epoll reports, remembered until a call says that they are used up. What it is not: a buffer.
+//! Invariant: a socket that is not marked readable has nothing to read, or an event for it is on its way.
+
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{Shutdown, TcpStream};
+
+use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::fd::BorrowedFd;
+
+use crate::lane::Receiver;
+
+/// What is asked of epoll for each socket, once and for all.
+const INTEREST: EventFlags =
+    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+/// The other side sends no more, or there was an error: the next read says which.
+const ENDED: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
+
+#[derive(Debug)]
+pub struct Socket {
+    stream: TcpStream,
+    readable: bool,
+    writable: bool,
+    /// What is there is the last.
+    ended: bool,
+}
+
+impl Socket {
+    /// Takes over a connection, which must not block, and asks `epoll` for its events under `data`.
+    pub fn register(stream: TcpStream, epoll: BorrowedFd<'_>, data: u64) -> io::Result<Socket> {
+        epoll::add(epoll, &stream, EventData::new_u64(data), INTEREST)?;
+        // The first event says whether there is something to read; to write there nearly always is.
+        Ok(Socket { stream, readable: false, writable: true, ended: false })
+    }
+
+    pub fn note(&mut self, flags: EventFlags) {
+        self.ended |= flags.intersects(ENDED);
+        self.readable |= self.ended || flags.contains(EventFlags::IN);
+        self.writable |= self.ended || flags.contains(EventFlags::OUT);
+    }
+
+    /// Bytes read into `buffer`; 0 at the end, `None` when there is nothing at present.
+    pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        while self.readable {
+            match self.stream.read(buffer) {
+                Ok(read) => {
+                    // Less than there was room for is all there was; what comes later comes with an event.
+                    self.readable = read == buffer.len() || self.ended;
+                    return Ok(Some(read));
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.readable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads what is there and forgets it; true once nothing more will come.
+    pub fn discard(&mut self, buffer: &mut [u8]) -> bool {
+        loop {
+            match self.read(buffer) {
+                Ok(Some(0)) | Err(_) => return true,
+                Ok(Some(_)) => {}
+                Ok(None) => return false,
+            }
+        }
+    }
+
+    /// Says that nothing more will be written.
+    pub fn close_writing(&mut self) {
+        // Who has gone already is noticed by reading.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+}
+
+impl Receiver for Socket {
+    fn take(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        while self.writable {
+            let written = match parts {
+                [part] => self.stream.write(part),
+                parts => self.stream.write_vectored(parts),
+            };
+            match written {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => return Ok(written),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.writable = false,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(0)
+    }
+}
