@@ -4,6 +4,7 @@
 //! a choice of the method (`hba`), nor a deadline: who waits for the answer has one.
 //! Invariant: an attempt is used up by each answer, so no answer is judged twice, and nothing follows a grant or a denial.
 
+mod identity;
 #[cfg(test)]
 mod tests;
 
@@ -134,9 +135,9 @@ impl fmt::Debug for Attempt {
 impl Attempt {
     pub fn begin(method: &Method, applicant: &Applicant<'_>, pretence: &Pretence, random: Random) -> Step {
         match method {
-            Method::Trust => granted(applicant),
-            Method::Cert { common_name } => certificate(applicant, common_name.as_deref()),
-            Method::Peer { os_user } => peer(applicant, os_user.as_deref()),
+            Method::Trust => identity::granted(applicant),
+            Method::Cert { common_name } => identity::certificate(applicant, common_name.as_deref()),
+            Method::Peer { os_user } => identity::peer(applicant, os_user.as_deref()),
             Method::Password(password) => ask(*password, applicant, pretence, random),
         }
     }
@@ -279,48 +280,6 @@ fn password_of(body: &[u8]) -> Result<&[u8], Denial> {
         }),
         Some(password) => Ok(password),
         None => Err(Denial::protocol("invalid password packet size".to_owned())),
-    }
-}
-
-fn granted(applicant: &Applicant<'_>) -> Step {
-    match applicant.role {
-        None => Step::Denied(Denial::no_role(applicant.user)),
-        Some(role) if !role.can_login => Step::Denied(Denial::no_login(applicant.user)),
-        Some(_) => {
-            let mut send = Vec::new();
-            Authentication::Ok.encode(&mut send);
-            Step::Granted { send, means: Means::None }
-        }
-    }
-}
-
-fn certificate(applicant: &Applicant<'_>, common_name: Option<&str>) -> Step {
-    let user = applicant.user;
-    match common_name {
-        None => Step::Denied(Denial::no_certificate()),
-        Some("") => Step::Denied(Denial::certificate(
-            user,
-            "The client certificate contains no user name.".to_owned(),
-        )),
-        Some(name) if name == user => granted(applicant),
-        Some(name) => {
-            let reason =
-                format!("Provided user name ({user}) and authenticated user name ({name}) do not match.");
-            Step::Denied(Denial::certificate(user, reason))
-        }
-    }
-}
-
-fn peer(applicant: &Applicant<'_>, os_user: Option<&str>) -> Step {
-    let user = applicant.user;
-    match os_user {
-        Some(name) if !name.is_empty() && name == user => granted(applicant),
-        Some(name) => {
-            let reason =
-                format!("Provided user name ({user}) and authenticated user name ({name}) do not match.");
-            Step::Denied(Denial::peer(user, reason))
-        }
-        None => Step::Denied(Denial::peer(user, "The client's process has no user name.".to_owned())),
     }
 }
 

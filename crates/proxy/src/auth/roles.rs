@@ -124,17 +124,28 @@ pub fn role(secret: Secret, member_of: &[&str]) -> Role {
     Role { can_login: true, superuser: false, secret, valid_until: None, member_of }
 }
 
+/// Roles without secrets, each with what it was granted; `root` is a superuser.
+#[cfg(test)]
+pub fn granted(grants: &[(&str, &[&str])]) -> Roles {
+    Roles::new(grants.iter().map(|(name, of)| {
+        ((*name).to_owned(), Role { superuser: *name == "root", ..role(Secret::None, of) })
+    }))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn membership_is_transitive_and_never_by_being_superuser() {
-        let grants: [(&str, &[&str]); 6] =
-            [("a", &["b"]), ("b", &["c", "gone"]), ("c", &[]), ("root", &[]), ("x", &["y"]), ("y", &["x"])];
-        let roles = Roles::new(grants.map(|(name, of)| {
-            (name.to_owned(), Role { superuser: name == "root", ..role(Secret::None, of) })
-        }));
+        let roles = granted(&[
+            ("a", &["b"]),
+            ("b", &["c", "gone"]),
+            ("c", &[]),
+            ("root", &[]),
+            ("x", &["y"]),
+            ("y", &["x"]),
+        ]);
         for (user, of) in [("a", "a"), ("a", "b"), ("a", "c"), ("b", "c"), ("x", "y"), ("y", "x")] {
             assert!(roles.is_member(user, of), "{user} {of}");
         }

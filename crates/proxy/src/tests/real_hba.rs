@@ -10,32 +10,21 @@ use super::server::Postgres;
 use super::*;
 use crate::auth::denial::Denial;
 use crate::auth::hba::{Origin, Outcome, Replication, Request, Rules};
-use crate::auth::roles::{Role, Roles, Secret};
+use crate::auth::roles::{Roles, granted};
 
 const ROLES: &str = "
     CREATE ROLE staff; CREATE ROLE alice LOGIN IN ROLE staff; CREATE ROLE bob LOGIN IN ROLE alice;
     CREATE ROLE root LOGIN SUPERUSER; CREATE ROLE \"all\" LOGIN; CREATE ROLE \"+staff\" LOGIN;";
 
 fn roles() -> Roles {
-    let grants: [(&str, &[&str]); 6] = [
+    granted(&[
         ("staff", &[]),
         ("alice", &["staff"]),
         ("bob", &["alice"]),
         ("root", &[]),
         ("all", &[]),
         ("+staff", &[]),
-    ];
-    Roles::new(grants.map(|(name, of)| {
-        let member_of = of.iter().map(|name| (*name).to_owned()).collect();
-        let role = Role {
-            can_login: true,
-            superuser: name == "root",
-            secret: Secret::None,
-            valid_until: None,
-            member_of,
-        };
-        (name.to_owned(), role)
-    }))
+    ])
 }
 
 const TYPES: [&str; 6] = ["local", "host", "host", "host", "hostnossl", "hostnogssenc"];

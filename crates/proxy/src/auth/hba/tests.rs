@@ -4,22 +4,17 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::auth::roles::{Role, Secret, role};
+use crate::auth::roles::granted;
 
 fn roles() -> Roles {
-    let grants: [(&str, &[&str]); 6] = [
+    granted(&[
         ("alice", &["staff"]),
         ("bob", &["alice"]),
         ("staff", &[]),
         ("root", &[]),
         ("all", &[]),
         ("carol", &[]),
-    ];
-    Roles::new(
-        grants.map(|(name, of)| {
-            (name.to_owned(), Role { superuser: name == "root", ..role(Secret::None, of) })
-        }),
-    )
+    ])
 }
 
 fn rules(text: &str) -> Rules {
