@@ -32,7 +32,7 @@ pub const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
 /// Random bytes of a nonce, as many as PostgreSQL takes; as text they are 24.
 pub const NONCE_BYTES: usize = 18;
 
-/// Iterations of PBKDF2 that are done for another's demand: 100,000 are 20 to 60 ms of a core. A server chooses the
+/// Iterations of PBKDF2 that are done for another's demand: 100,000 are 11 ms of a core with SHA instructions and 28 without. A server chooses the
 /// count for a client that has a password (RUSTSEC-2026-0179), and `password` of pg_hba.conf does them for anybody who asks.
 /// Who has `Keys`, or checks a proof, does none, and takes any count.
 pub const ITERATIONS_MAX: u32 = 100_000;
