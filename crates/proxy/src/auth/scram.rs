@@ -11,7 +11,7 @@
 //!
 //! The crates are those that tokio-postgres brings already (`hmac`, `sha2`, `stringprep`, `base64`), so nothing more is built;
 //! they are pure Rust, use the processor's SHA instructions, and take no lock. Verifiers are checked where
-//! thousands of clients log in at once, and `aws-lc-rs` has nothing to add to four short HMACs.
+//! thousands of clients log in at once, and `aws-lc-rs` has nothing to add to two short HMACs and a hash.
 
 mod client;
 mod keys;
