@@ -20,6 +20,7 @@
 //! is never told as success (`answers`). No client can make the proxy hold unbounded memory, or a slot for ever before
 //! it is authenticated.
 
+pub mod auth;
 pub mod topology;
 
 mod admission;

@@ -6,6 +6,8 @@ mod fake;
 mod moves;
 mod queue;
 mod real;
+mod real_auth;
+mod real_hba;
 mod server;
 mod switchover;
 mod truth;
