@@ -32,6 +32,7 @@ mod hello;
 mod lane;
 mod ledger;
 mod listener;
+mod login;
 mod policy;
 mod refusal;
 mod relay;
@@ -48,6 +49,7 @@ pub use policy::LoweredCommit;
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -82,6 +84,21 @@ pub struct ProxyConfig {
     pub lowered_commit: LoweredCommit,
     /// Threads that move the sessions' bytes.
     pub threads: usize,
+}
+
+/// Tells the stored secrets of roles. The agent implements it.
+pub trait Secrets: Send + Sync {
+    /// `rolpassword` of the role; `None` when there is none, or when it cannot be told. Not to be logged.
+    fn secret<'a>(&'a self, role: &'a str) -> Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>>;
+}
+
+/// What the proxy may ask of its node, besides the topology that it is told.
+#[derive(Clone, Default)]
+pub struct Questions {
+    /// Without it a statement that commits by standing alone is cancelled without a question.
+    pub sync_waits: Option<Arc<dyn SyncWaits>>,
+    /// Without it each password is for the server alone, and a session that has one cannot be moved to another.
+    pub secrets: Option<Arc<dyn Secrets>>,
 }
 
 /// A port of the proxy.
@@ -167,7 +184,7 @@ struct Shared {
     queued: Arc<AtomicUsize>,
     cancels: Arc<CancelMap>,
     counters: Arc<Counters>,
-    sync_waits: Option<Arc<dyn SyncWaits>>,
+    questions: Questions,
     workers: Workers,
 }
 
@@ -242,12 +259,11 @@ impl Drop for Proxy {
 }
 
 impl Proxy {
-    /// Listens on all ports or, when one cannot be had, on none. Without `sync_waits` a statement that commits by
-    /// standing alone is cancelled without a question.
+    /// Listens on all ports or, when one cannot be had, on none.
     pub async fn start(
         config: ProxyConfig,
         topology: watch::Receiver<Topology>,
-        sync_waits: Option<Arc<dyn SyncWaits>>,
+        questions: Questions,
     ) -> Result<Proxy, ProxyError> {
         let host = config.listen.as_str();
         let read_write = listener::bind(host, config.read_write_port, "read_write_port").await?;
@@ -273,7 +289,7 @@ impl Proxy {
             queued: Arc::default(),
             cancels: Arc::default(),
             counters: Arc::default(),
-            sync_waits,
+            questions,
             workers: Workers::new(config.threads).map_err(ProxyError::Workers)?,
             config,
         });

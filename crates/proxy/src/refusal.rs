@@ -8,6 +8,7 @@ use std::time::Duration;
 use wire::{ErrorResponse, Severity};
 
 use super::Port;
+use super::auth::denial::Denial;
 use super::ledger::Loss;
 use super::policy;
 
@@ -36,6 +37,8 @@ pub enum Refusal {
         reason: String,
     },
     Protocol(String),
+    /// The client has not proven to be who it says.
+    Denied(Denial),
     /// The start-up packet lowers `synchronous_commit`, and the cluster forbids it.
     LoweredCommit,
     Cut {
@@ -125,6 +128,7 @@ impl Refusal {
                 ("57P03", port.lack().to_owned(), reason.clone(), STATUS_HINT.to_owned())
             }
             Refusal::LoweredCommit => return policy::forbidden(),
+            Refusal::Denied(denial) => return denial.response(),
             Refusal::Protocol(error) => ("08P01", error.clone(), String::new(), String::new()),
             Refusal::Cut { cause, loss } => cut(cause, *loss),
         };

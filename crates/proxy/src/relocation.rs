@@ -7,15 +7,17 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use wire::ErrorFields;
 use wire::message::{Framer, Piece, backend, split_text};
 
 use super::admission::{Search, find};
+use super::auth::scram::Keys;
 use super::backend::Choice;
 use super::ledger::backend_wanted;
+use super::login::{Entry, Login};
 use super::refusal::{CutCause, Refusal};
 use super::servers::{Opened, Seat};
 use super::ties::Replay;
@@ -56,10 +58,10 @@ enum Hitch {
 }
 
 /// Waits for a primary until `queue_timeout` and makes it like the old server.
-pub async fn relocate(shared: &Shared, startup: &[u8], replay: &Replay) -> Result<Relocated, Refusal> {
+pub async fn relocate(shared: &Shared, login: &Login, replay: &Replay) -> Result<Relocated, Refusal> {
     let started = Instant::now();
     let deadline = started + shared.config.queue_timeout.max(shared.config.connect_timeout);
-    let search = Search { port: Port::ReadWrite, startup, deadline, queues: false };
+    let search = Search { port: Port::ReadWrite, startup: &login.startup, deadline, queues: false };
     let mut at_once = shared.topology.borrow().held_until().is_none();
     loop {
         let found = find(shared, &search).await.map_err(|refusal| match refusal {
@@ -81,7 +83,7 @@ pub async fn relocate(shared: &Shared, startup: &[u8], replay: &Replay) -> Resul
                     continue;
                 }
             },
-            settled = timeout_at(deadline, settle(found.opened, replay)) => settled,
+            settled = timeout_at(deadline, settle(found.opened, login.keys.clone(), replay)) => settled,
         };
         let reason = match settled {
             Ok(Ok((stream, welcome))) => return Ok(Relocated { choice, seat, stream, welcome, at_once }),
@@ -101,11 +103,15 @@ pub async fn relocate(shared: &Shared, startup: &[u8], replay: &Replay) -> Resul
     }
 }
 
-async fn settle(opened: Opened, replay: &Replay) -> Result<(TcpStream, Welcome), Hitch> {
+async fn settle(opened: Opened, keys: Option<Keys>, replay: &Replay) -> Result<(TcpStream, Welcome), Hitch> {
     let Opened { mut stream, answer } = opened;
     let silent = |_| Hitch::NotNow("it fell silent".to_owned());
-    let mut reader =
-        Reader { bytes: answer, framer: Framer::new(backend_wanted), welcome: Welcome::default() };
+    let mut reader = Reader {
+        bytes: answer,
+        framer: Framer::new(wanted),
+        entry: Entry::new(keys),
+        welcome: Welcome::default(),
+    };
     timeout(STEP_TIMEOUT, reader.until_ready(&mut stream)).await.map_err(silent)??;
     if replay.answers > 0 {
         let lost = |error: std::io::Error| Hitch::NotNow(error.to_string());
@@ -128,21 +134,35 @@ async fn settle(opened: Opened, replay: &Replay) -> Result<(TcpStream, Welcome),
 struct Reader {
     bytes: Vec<u8>,
     framer: Framer,
+    entry: Entry,
     welcome: Welcome,
+}
+
+/// As the relay's, and each message of a log-in as a whole.
+fn wanted(tag: u8) -> usize {
+    match tag {
+        backend::AUTHENTICATION => ANSWER_MAX,
+        other => backend_wanted(other),
+    }
 }
 
 impl Reader {
     /// Up to the next ReadyForQuery, or the first error.
-    async fn until_ready<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Result<(), Hitch> {
+    async fn until_ready<S: AsyncRead + AsyncWrite + Unpin>(&mut self, stream: &mut S) -> Result<(), Hitch> {
         loop {
             let mut at = 0;
             let mut met = None;
+            let mut reply = Vec::new();
             while met.is_none() {
                 let piece =
                     self.framer.next(&self.bytes[at..]).map_err(|error| Hitch::Never(error.to_string()))?;
                 let Some(piece) = piece else { break };
                 at += match piece {
                     Piece::Rest(rest) => rest.len(),
+                    Piece::Frame(frame) if frame.tag == backend::AUTHENTICATION => {
+                        reply.extend(self.entry.hear(frame.head).map_err(Hitch::Never)?);
+                        frame.bytes.len()
+                    }
                     Piece::Frame(frame) => {
                         met = self.welcome.hear(frame.tag, frame.head).transpose();
                         frame.bytes.len()
@@ -153,6 +173,7 @@ impl Reader {
             if let Some(met) = met {
                 return met;
             }
+            stream.write_all(&reply).await.map_err(|error| Hitch::NotNow(error.to_string()))?;
             if self.bytes.len() > ANSWER_MAX {
                 return Err(Hitch::Never("its answer has no end".to_owned()));
             }
@@ -170,9 +191,6 @@ impl Welcome {
     fn hear(&mut self, tag: u8, head: &[u8]) -> Result<Option<()>, Hitch> {
         match tag {
             backend::READY_FOR_QUERY => return Ok(Some(())),
-            backend::AUTHENTICATION if head != [0; 4] => {
-                return Err(Hitch::Never("it asks for a secret that only the client has".to_owned()));
-            }
             backend::ERROR_RESPONSE => return Err(hitch(head)),
             backend::KEY_DATA => self.key = head.to_vec(),
             backend::PARAMETER_STATUS => {

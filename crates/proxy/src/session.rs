@@ -1,6 +1,6 @@
 //! One client from its first byte to a server of its own.
 //!
-//! What it is: the order of things (hello, admission, adoption by a worker) and the clocks on them. What it is not: any of
+//! What it is: the order of things (hello, admission, log-in, adoption by a worker) and the clocks on them. What it is not: any of
 //! these. Invariant: whoever does not become a session is told why, or was never one.
 
 use std::io;
@@ -10,14 +10,18 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
-use wire::startup::CancelKey;
+use wire::startup::{CancelKey, Opening, parse_opening};
 
 use super::admission::{Admitted, NotAdmitted, admit};
+use super::auth::scram::Keys;
+use super::backend::Choice;
 use super::books::Books;
 use super::cancel::Cancelled;
 use super::hello::{Hello, HelloError, read_hello};
+use super::login::{Entered, Login, enter};
 use super::policy::{self, LoweredCommit};
-use super::refusal::Refusal;
+use super::refusal::{CutCause, Refusal};
+use super::servers::{Opened, Seat};
 use super::worker::{Adopted, FAREWELL_TIMEOUT};
 use super::{Counters, Port, Shared, Stage};
 
@@ -69,52 +73,117 @@ pub async fn serve(
             }
         }
     }
-    let mut early = Vec::new();
-    match admit(&shared, port, &startup.packet, &mut client, &mut early).await {
-        Ok(admitted) => {
-            if let Err(error) = adopt(&shared, client, startup.packet, admitted, books, early, permit) {
-                tracing::warn!(%error, "a session ends: its sockets cannot be handed on");
-            }
-        }
-        Err(NotAdmitted::ClientLeft) => {}
-        Err(NotAdmitted::Refused(refusal)) => {
-            Counters::add(&shared.counters.refused);
-            farewell(&mut client, &refusal).await;
-        }
-    }
+    let newcomer =
+        Newcomer { client, startup: startup.packet, replication, books, early: Vec::new(), permit };
+    newcomer.enter(&shared, port).await;
 }
 
 async fn cancel(shared: &Shared, key: CancelKey<'_>) {
-    match shared.cancels.forward(key, shared.sync_waits.as_deref()).await {
+    match shared.cancels.forward(key, shared.questions.sync_waits.as_deref()).await {
         Cancelled::Sent => Counters::add(&shared.counters.cancels),
         Cancelled::Withheld => Counters::add(&shared.counters.withheld_cancels),
         Cancelled::Lost => {}
     }
 }
 
-/// Hands the session to a worker.
-fn adopt(
-    shared: &Shared,
+/// A client that wants a session.
+struct Newcomer {
     client: TcpStream,
     startup: Vec<u8>,
-    admitted: Admitted,
+    replication: bool,
     books: Books,
+    /// What it has said that its server has not seen.
     early: Vec<u8>,
     permit: OwnedSemaphorePermit,
-) -> io::Result<()> {
-    let Admitted { choice, seat, opened, .. } = admitted;
-    shared.workers.adopt(Adopted {
-        client: client.into_std()?,
-        server: opened.stream.into_std()?,
-        early,
-        answer: opened.answer,
-        startup: startup.into(),
-        books,
-        choice,
-        seat,
-        permit,
-    });
-    Ok(())
+}
+
+impl Newcomer {
+    /// Waits for a server, logs in there, and goes on as a session of a worker.
+    async fn enter(mut self, shared: &Shared, port: Port) {
+        let mut user = self.user();
+        let refusal = loop {
+            let admitted = match admit(shared, port, &self.startup, &mut self.client, &mut self.early).await {
+                Ok(admitted) => admitted,
+                Err(NotAdmitted::ClientLeft) => return,
+                Err(NotAdmitted::Refused(refusal)) => break refusal,
+            };
+            let Admitted { choice, seat, opened, .. } = admitted;
+            let entered = match &user {
+                Some(user) => self.log_in(shared, user, &choice, opened).await,
+                None => Ok(Entered::Through(opened)),
+            };
+            let (opened, keys) = match entered {
+                Ok(Entered::Through(opened)) => (opened, None),
+                Ok(Entered::Proven { opened, keys }) => (opened, Some(keys)),
+                // Once more, and the server's question goes to the client as it is.
+                Ok(Entered::Stale) => {
+                    user = None;
+                    continue;
+                }
+                Ok(Entered::Denied(denial)) => {
+                    tracing::info!(reason = denial.reason, "a log-in failed");
+                    break Refusal::Denied(denial);
+                }
+                Ok(Entered::Left) => return,
+                Err(refusal) => break refusal,
+            };
+            if let Err(error) = self.adopt(shared, choice, seat, opened, keys) {
+                tracing::warn!(%error, "a session ends: its sockets cannot be handed on");
+            }
+            return;
+        };
+        Counters::add(&shared.counters.refused);
+        farewell(&mut self.client, &refusal).await;
+    }
+
+    /// In whose name the proxy may log in. A replication session goes with its server, so it logs in by itself.
+    fn user(&self) -> Option<String> {
+        match parse_opening(&self.startup[4..]) {
+            Ok(Opening::Startup(packet)) if !self.replication => {
+                packet.get("user").and_then(|user| std::str::from_utf8(user).ok()).map(str::to_owned)
+            }
+            _ => None,
+        }
+    }
+
+    async fn log_in(
+        &mut self,
+        shared: &Shared,
+        user: &str,
+        choice: &Choice,
+        opened: Opened,
+    ) -> Result<Entered, Refusal> {
+        let (mut stage, mut topology) = (shared.stage.subscribe(), shared.topology.clone());
+        let entering = enter(&shared.questions, user, &mut self.client, &mut self.early, opened);
+        tokio::select! {
+            biased;
+            cause = choice.until_cut(&mut topology) => Err(Refusal::cut(cause)),
+            () = Stage::Draining.reached(&mut stage) => Err(Refusal::cut(CutCause::Shutdown)),
+            entered = timeout(shared.config.login_timeout, entering) => Ok(entered.unwrap_or(Entered::Left)),
+        }
+    }
+
+    fn adopt(
+        self,
+        shared: &Shared,
+        choice: Choice,
+        seat: Seat,
+        opened: Opened,
+        keys: Option<Keys>,
+    ) -> io::Result<()> {
+        shared.workers.adopt(Adopted {
+            client: self.client.into_std()?,
+            server: opened.stream.into_std()?,
+            early: self.early,
+            answer: opened.answer,
+            login: Arc::new(Login { startup: self.startup, keys }),
+            books: self.books,
+            choice,
+            seat,
+            permit: self.permit,
+        });
+        Ok(())
+    }
 }
 
 async fn farewell<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, refusal: &Refusal) {

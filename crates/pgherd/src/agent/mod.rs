@@ -36,9 +36,9 @@ mod publish;
 mod records;
 mod requests;
 mod retry;
+mod secrets;
 mod slots;
 mod tidings;
-mod secrets;
 mod waits;
 mod work;
 
@@ -54,6 +54,7 @@ pub use panel::Panel;
 pub use publish::topology;
 pub use records::Credentials;
 pub use requests::{Command, PAUSE_SECONDS_MAX, Refusal, submit};
+pub use secrets::ServerSecrets;
 pub use slots::SlotPolicy;
 pub use waits::ServerWaits;
 pub use work::{Followed, Worker};

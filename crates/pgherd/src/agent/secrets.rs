@@ -11,6 +11,6 @@ pub struct ServerSecrets(pub Arc<Worker>);
 
 impl Secrets for ServerSecrets {
     fn secret<'a>(&'a self, role: &'a str) -> Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>> {
-        Box::pin(async move { self.0.server().role_secret(role).await.ok().flatten() })
+        Box::pin(async move { self.0.server.role_secret(role).await.ok().flatten() })
     }
 }

@@ -112,7 +112,10 @@ async fn a_port_in_use_is_named_with_its_setting() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let read_only_port = taken.local_addr().unwrap().port();
     let (_sender, receiver) = watch::channel(topology(1, None, &[]));
-    let error = Proxy::start(ProxyConfig { read_only_port, ..config() }, receiver, None).await.err().unwrap();
+    let error = Proxy::start(ProxyConfig { read_only_port, ..config() }, receiver, Questions::default())
+        .await
+        .err()
+        .unwrap();
     assert!(matches!(error, ProxyError::PortInUse { setting: "read_only_port", .. }), "{error}");
     assert!(error.to_string().contains(&read_only_port.to_string()), "{error}");
 }

@@ -3,6 +3,7 @@
 mod cuts;
 mod edges;
 mod fake;
+mod login;
 mod moves;
 mod queue;
 mod real;
@@ -19,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::topology::{Backend, Topology};
-use super::{Counts, LoweredCommit, Proxy, ProxyConfig, SyncWaits};
+use super::{Counts, LoweredCommit, Proxy, ProxyConfig, Questions, Secrets, SyncWaits};
 
 /// Every wait of a test; never reached when things work.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -74,8 +75,24 @@ impl Stand {
 
     pub async fn with(config: ProxyConfig, topology: Topology, waits: Option<Arc<dyn SyncWaits>>) -> Stand {
         let (sender, receiver) = watch::channel(topology);
-        let proxy = Proxy::start(config, receiver, waits).await.expect("the proxy starts");
-        Stand { proxy, topology: sender }
+        let questions = Questions { sync_waits: waits, secrets: None };
+        Stand::asking(config, sender, receiver, questions).await
+    }
+
+    pub async fn knowing(config: ProxyConfig, topology: Topology, secrets: Arc<dyn Secrets>) -> Stand {
+        let (sender, receiver) = watch::channel(topology);
+        let questions = Questions { sync_waits: None, secrets: Some(secrets) };
+        Stand::asking(config, sender, receiver, questions).await
+    }
+
+    async fn asking(
+        config: ProxyConfig,
+        topology: watch::Sender<Topology>,
+        seen: watch::Receiver<Topology>,
+        questions: Questions,
+    ) -> Stand {
+        let proxy = Proxy::start(config, seen, questions).await.expect("the proxy starts");
+        Stand { proxy, topology }
     }
 
     pub fn read_write(&self) -> std::net::SocketAddr {

@@ -31,6 +31,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::Shared;
 use super::backend::Choice;
 use super::books::Books;
+use super::login::Login;
 use super::refusal::Refusal;
 use super::relocation::Relocated;
 use super::servers::Seat;
@@ -50,7 +51,7 @@ pub struct Adopted {
     /// What each has said that the other has not seen.
     pub early: Vec<u8>,
     pub answer: Vec<u8>,
-    pub startup: Arc<[u8]>,
+    pub login: Arc<Login>,
     pub books: Books,
     pub choice: Choice,
     pub seat: Seat,

@@ -22,6 +22,7 @@ use super::{Adopted, Call, Mail, Mailbox, SessionId};
 use crate::backend::{Choice, Role};
 use crate::lane::Lane;
 use crate::ledger::backend_wanted;
+use crate::login::Login;
 use crate::refusal::{CutCause, Refusal};
 use crate::relay::{End, Relay, Surroundings};
 use crate::relocation::{Relocated, relocate};
@@ -79,7 +80,7 @@ pub struct Session {
     choice: Choice,
     /// What the server's load is counted by.
     seat: Option<Seat>,
-    startup: Arc<[u8]>,
+    login: Arc<Login>,
     login_until: Option<Instant>,
     waker: Waker,
     _permit: OwnedSemaphorePermit,
@@ -124,7 +125,7 @@ impl Session {
         mailbox: &Arc<Mailbox>,
         epoll: BorrowedFd<'_>,
     ) -> io::Result<(Session, Unseen)> {
-        let Adopted { client, server, early, answer, startup, books, choice, seat, permit } = adopted;
+        let Adopted { client, server, early, answer, login, books, choice, seat, permit } = adopted;
         let around =
             Surroundings { cancels: Arc::clone(&shared.cancels), counters: Arc::clone(&shared.counters) };
         let server = Socket::register(server, epoll, Side::Server.data(id))?;
@@ -134,7 +135,7 @@ impl Session {
             relay: Relay::new(books, around, Arc::clone(seat.address())),
             choice,
             seat: Some(seat),
-            startup,
+            login,
             login_until: Some(Instant::now() + AUTHENTICATION_TIMEOUT),
             waker: Call::waker(mailbox, id),
             _permit: permit,
@@ -328,9 +329,9 @@ impl Session {
         if movable {
             self.seat = None;
             let (shared, mailbox, id) = (Arc::clone(around.shared), Arc::clone(around.mailbox), around.id);
-            let (startup, replay) = (Arc::clone(&self.startup), self.relay.books.ties.replay());
+            let (login, replay) = (Arc::clone(&self.login), self.relay.books.ties.replay());
             let task = around.runtime.spawn(async move {
-                let found = relocate(&shared, &startup, &replay).await;
+                let found = relocate(&shared, &login, &replay).await;
                 mailbox.post(Mail::Relocated(id, Box::new(found)));
             });
             self.phase = Phase::Between { task: task.abort_handle() };

@@ -1,0 +1,264 @@
+//! A client whose server asks for a password: the proxy asks in its place, and logs in there by what the client proved.
+//!
+//! What it is: SCRAM with the client on one side, by the verifier that the cluster stores, and SCRAM with the server on the
+//! other, by the key that the client's proof reveals (docs/decisions/0009-authentication.md). So the session can be logged
+//! in again after a takeover. What it is not: a decision who may come in; the server has asked, by its own pg_hba.conf, and
+//! judges the log-in as any other. Where the verifier is not known here, or is not the server's, the exchange passes through
+//! as it is. Invariant: the client hears that it is in from the server alone.
+
+use std::time::Duration;
+
+use rand::random;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use wire::message::{backend, put_frame};
+use zeroize::Zeroizing;
+
+use super::Questions;
+use super::auth::attempt::{Applicant, Attempt, Means, Method, Pretence, Random, Step};
+use super::auth::denial::Denial;
+use super::auth::hba::Password;
+use super::auth::messages::{self, ANSWER_BYTES_MAX, Authentication, SaslInitial};
+use super::auth::roles::{Role, Secret};
+use super::auth::scram::{Answered, Binding, ClientSecret, Keys, Mock, Opening};
+use super::servers::Opened;
+
+/// For a look into the local server's catalog; without an answer the exchange passes through.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// For a server's next message in an exchange; each takes milliseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+const SCRAM: &str = "SCRAM-SHA-256";
+const NONCE_BYTES: usize = 18;
+
+/// With what a session was let in, and can be let in again.
+#[derive(Debug)]
+pub struct Login {
+    pub startup: Vec<u8>,
+    /// Of a client that proved its password to the proxy.
+    pub keys: Option<Keys>,
+}
+
+/// How the log-in went.
+pub enum Entered {
+    /// The server's question is for the client to answer.
+    Through(Opened),
+    /// The client has proven its password; the server's last word on it is still to come.
+    Proven {
+        opened: Opened,
+        keys: Keys,
+    },
+    /// The verifier is not the server's any more; the server is to be opened anew, and its question to pass through.
+    Stale,
+    Denied(Denial),
+    Left,
+}
+
+/// Asks the client in the server's place where that is possible. What the client sends beyond its answers goes to `early`.
+pub async fn enter(
+    questions: &Questions,
+    user: &str,
+    client: &mut TcpStream,
+    early: &mut Vec<u8>,
+    opened: Opened,
+) -> Entered {
+    let Some(secrets) = questions.secrets.as_deref().filter(|_| asks_for_scram(&opened.answer)) else {
+        return Entered::Through(opened);
+    };
+    let stored = timeout(QUESTION_TIMEOUT, secrets.secret(user)).await.ok().flatten();
+    let secret @ Secret::Scram(_) = Secret::parse(stored.as_deref()) else { return Entered::Through(opened) };
+    let Opened { stream: mut server, .. } = opened;
+    let nonce: [u8; NONCE_BYTES] = std::array::from_fn(|_| random());
+    let Some((first, from_server)) = servers_first(&mut server, nonce).await else { return Entered::Stale };
+    if !is_of(&first, &secret) {
+        return Entered::Stale;
+    }
+    let (keys, last) = match ask(user, secret, client, early).await {
+        Ok(proven) => proven,
+        Err(entered) => return entered,
+    };
+    let Some(leftover) = prove(&mut server, from_server, &first, keys.clone(), nonce).await else {
+        return Entered::Stale;
+    };
+    if client.write_all(&last).await.is_err() {
+        return Entered::Left;
+    }
+    Entered::Proven { opened: Opened { stream: server, answer: leftover }, keys }
+}
+
+/// One whole message, and no other.
+fn asks_for_scram(answer: &[u8]) -> bool {
+    let Some((prefix, body)) = answer.split_first_chunk::<5>() else { return false };
+    let [backend::AUTHENTICATION, word @ ..] = *prefix else { return false };
+    u32::from_be_bytes(word) as usize == body.len() + 4
+        && Authentication::parse(body).is_some_and(|question| question.offers(SCRAM))
+}
+
+/// Begins the exchange with the server, which names the salt of its verifier.
+async fn servers_first(server: &mut TcpStream, nonce: [u8; NONCE_BYTES]) -> Option<(Vec<u8>, Incoming)> {
+    // What a client says first is the same whatever its secret.
+    let nobody = ClientSecret::Password(Zeroizing::default());
+    let opening = Opening::new(nobody, Binding::None, nonce).message();
+    let mut out = Vec::new();
+    SaslInitial { mechanism: SCRAM.as_bytes(), data: Some(opening.as_bytes()) }.encode(&mut out);
+    let mut incoming = Incoming::default();
+    let (tag, body) = timeout(ANSWER_TIMEOUT, async {
+        server.write_all(&out).await.ok()?;
+        incoming.next(server).await
+    })
+    .await
+    .ok()??;
+    match Authentication::parse(&body).filter(|_| tag == backend::AUTHENTICATION) {
+        Some(Authentication::SaslContinue(data)) => Some((data.to_vec(), incoming)),
+        _ => None,
+    }
+}
+
+/// A new password has a new salt: the server's message is that of this very secret.
+fn is_of(server_first: &[u8], secret: &Secret) -> bool {
+    let Secret::Scram(verifier) = secret else { return false };
+    let text = String::from_utf8_lossy(server_first);
+    let attribute = |name: &str| text.split(',').find_map(|part| part.strip_prefix(name));
+    attribute("s=") == Some(verifier.salt())
+        && attribute("i=") == Some(verifier.iterations().to_string().as_str())
+}
+
+/// The exchange with the client: the keys that it proved to have, and what it is to hear once the server has agreed.
+async fn ask(
+    user: &str,
+    secret: Secret,
+    client: &mut TcpStream,
+    early: &mut Vec<u8>,
+) -> Result<(Keys, Vec<u8>), Entered> {
+    // Whether the role may log in, and until when, is the server's to say.
+    let role = Role { can_login: true, superuser: false, secret, valid_until: None, member_of: Vec::new() };
+    let applicant = Applicant { user, role: Some(&role), end_point: None, now: 0 };
+    let pretence = Pretence { mock: Mock::new(random(), 4096), prefers_md5: false };
+    let random = Random { nonce: std::array::from_fn(|_| random()), salt: random() };
+    let mut step = Attempt::begin(&Method::Password(Password::ScramSha256), &applicant, &pretence, random);
+    let mut incoming = Incoming { bytes: std::mem::take(early) };
+    loop {
+        match step {
+            Step::Ask { send, attempt } => {
+                client.write_all(&send).await.map_err(|_| Entered::Left)?;
+                let (tag, body) = incoming.next(client).await.ok_or(Entered::Left)?;
+                step = attempt.answer(tag, &body);
+            }
+            Step::Granted { mut send, means: Means::Scram(keys) } => {
+                // AuthenticationOk is the server's to say.
+                let mut ok = Vec::new();
+                Authentication::Ok.encode(&mut ok);
+                send.truncate(send.len() - ok.len());
+                *early = incoming.bytes;
+                return Ok((keys, send));
+            }
+            Step::Granted { .. } => return Err(Entered::Left),
+            Step::Denied(denial) => return Err(Entered::Denied(denial)),
+        }
+    }
+}
+
+/// Shows the server the client's key; what it says after it has shown that it knows the verifier. `None`: it has changed.
+async fn prove(
+    server: &mut TcpStream,
+    mut incoming: Incoming,
+    first: &[u8],
+    keys: Keys,
+    nonce: [u8; NONCE_BYTES],
+) -> Option<Vec<u8>> {
+    let answered = Opening::new(ClientSecret::Keys(keys), Binding::None, nonce).answer(first).ok()?;
+    let mut out = Vec::new();
+    messages::put_sasl_response(&mut out, answered.message());
+    let (tag, body) = timeout(ANSWER_TIMEOUT, async {
+        server.write_all(&out).await.ok()?;
+        incoming.next(server).await
+    })
+    .await
+    .ok()??;
+    match Authentication::parse(&body).filter(|_| tag == backend::AUTHENTICATION) {
+        Some(Authentication::SaslFinal(data)) => answered.finish(data).ok()?,
+        // It refuses the role, for a reason that the client is to see.
+        _ => {
+            let mut refusal = Vec::new();
+            put_frame(&mut refusal, tag, &body);
+            return Some([refusal, incoming.bytes].concat());
+        }
+    };
+    Some(incoming.bytes)
+}
+
+/// Whole messages of one side, and what came behind them.
+#[derive(Default)]
+struct Incoming {
+    bytes: Vec<u8>,
+}
+
+impl Incoming {
+    /// `None` when the side has left, or what it sends is no message of a log-in.
+    async fn next<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Option<(u8, Zeroizing<Vec<u8>>)> {
+        loop {
+            if let Some(prefix) = self.bytes.first_chunk::<5>() {
+                let [tag, word @ ..] = *prefix;
+                let length = (u32::from_be_bytes(word) as usize).checked_sub(4)?;
+                if length > ANSWER_BYTES_MAX {
+                    return None;
+                }
+                if self.bytes.len() >= 5 + length {
+                    let rest = self.bytes.split_off(5 + length);
+                    let whole = Zeroizing::new(std::mem::replace(&mut self.bytes, rest));
+                    return Some((tag, Zeroizing::new(whole[5..].to_vec())));
+                }
+            }
+            let read = stream.read_buf(&mut self.bytes).await.ok()?;
+            if read == 0 {
+                return None;
+            }
+        }
+    }
+}
+
+/// The log-in at another server with the keys of before.
+pub struct Entry {
+    keys: Option<Keys>,
+    stage: Stage,
+}
+
+enum Stage {
+    Begun,
+    Opened(Opening),
+    Answered(Answered),
+    Done,
+}
+
+impl Entry {
+    pub fn new(keys: Option<Keys>) -> Entry {
+        Entry { keys, stage: Stage::Begun }
+    }
+
+    /// A server's Authentication message: what to answer, empty for nothing. The error says why there is no way in.
+    pub fn hear(&mut self, body: &[u8]) -> Result<Vec<u8>, String> {
+        let question = Authentication::parse(body);
+        let stage = std::mem::replace(&mut self.stage, Stage::Done);
+        let mut out = Vec::new();
+        match (question, stage, self.keys.take()) {
+            (Some(Authentication::Ok), ..) => {}
+            (Some(sasl @ Authentication::Sasl { .. }), Stage::Begun, Some(keys)) if sasl.offers(SCRAM) => {
+                let nonce = std::array::from_fn(|_| random());
+                let opening = Opening::new(ClientSecret::Keys(keys), Binding::None, nonce);
+                let message = opening.message();
+                SaslInitial { mechanism: SCRAM.as_bytes(), data: Some(message.as_bytes()) }.encode(&mut out);
+                self.stage = Stage::Opened(opening);
+            }
+            (Some(Authentication::SaslContinue(data)), Stage::Opened(opening), _) => {
+                let answered = opening.answer(data).map_err(|error| error.to_string())?;
+                messages::put_sasl_response(&mut out, answered.message());
+                self.stage = Stage::Answered(answered);
+            }
+            (Some(Authentication::SaslFinal(data)), Stage::Answered(answered), _) => {
+                answered.finish(data).map_err(|error| error.to_string())?;
+            }
+            _ => return Err("it asks for a secret that only the client has".to_owned()),
+        }
+        Ok(out)
+    }
+}

@@ -1,0 +1,92 @@
+//! Passwords that the proxy asks for in the server's place, with a real PostgreSQL behind it.
+
+use std::pin::Pin;
+use std::sync::Mutex;
+
+use tokio_postgres::error::SqlState;
+
+use super::server::{Postgres, client, connect};
+use super::*;
+
+/// One secret for whoever is asked for.
+#[derive(Default)]
+struct Known(Mutex<Option<String>>);
+
+impl Secrets for Known {
+    fn secret<'a>(&'a self, role: &'a str) -> Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>> {
+        assert_eq!(role, "postgres");
+        Box::pin(std::future::ready(self.0.lock().unwrap().clone()))
+    }
+}
+
+async fn stored(postgres: &Postgres) -> Option<String> {
+    let sql = "SELECT rolpassword FROM pg_authid WHERE rolname = 'postgres'";
+    postgres.admin().await.query_one(sql, &[]).await.unwrap().get(0)
+}
+
+/// A server that wants a password, and a proxy that knows what the server stores of it.
+async fn start() -> (Postgres, Arc<Known>, Stand) {
+    let postgres = tokio::task::spawn_blocking(|| Postgres::start("scram-sha-256", &[])).await.unwrap();
+    let known = Arc::new(Known::default());
+    *known.0.lock().unwrap() = stored(&postgres).await;
+    let stand = Stand::knowing(config(), topology(1, Some(&postgres.address), &[]), known.clone()).await;
+    (postgres, known, stand)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_with_a_password_survives_a_takeover() {
+    let (postgres, _known, stand) = start().await;
+    let session = connect(client(stand.read_write(), "secret")).await.unwrap();
+    session.batch_execute("SET work_mem = '3MB'").await.unwrap();
+    let statement = session.prepare("SELECT $1::int + 1").await.unwrap();
+    let pid = "SELECT pg_backend_pid()";
+    let before: i32 = session.query_one(pid, &[]).await.unwrap().get(0);
+    // The client closes its statements on its own time; the answer to this comes after theirs.
+    session.batch_execute("SELECT 1").await.unwrap();
+    stand.topology.send_replace(topology(2, Some(&postgres.address), &[]));
+    stand.until(|counts| counts.moved == 1).await;
+    let after: i32 = session.query_one(pid, &[]).await.unwrap().get(0);
+    assert_ne!(before, after, "another server process");
+    assert_eq!(session.query_one(&statement, &[&41]).await.unwrap().get::<_, i32>(0), 42);
+    assert_eq!(session.query_one("SHOW work_mem", &[]).await.unwrap().get::<_, &str>(0), "3MB");
+    assert_eq!(stand.proxy.counts().cuts, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_is_refused_in_the_servers_words() {
+    let (_postgres, _known, stand) = start().await;
+    let wrong = connect(client(stand.read_write(), "wrong")).await.unwrap_err();
+    assert_eq!(wrong.code(), Some(&SqlState::INVALID_PASSWORD));
+    let told = wrong.as_db_error().unwrap();
+    assert_eq!(told.message(), "password authentication failed for user \"postgres\"");
+    stand.until(|counts| counts.sessions == 0 && counts.refused == 1).await;
+    // What only the server judges is the server's to say.
+    let mut nowhere = client(stand.read_write(), "secret");
+    let refused = connect(nowhere.dbname("nowhere").clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Some(&SqlState::UNDEFINED_DATABASE));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_secret_that_is_not_the_servers_is_not_believed() {
+    let (postgres, known, stand) = start().await;
+    // The catalog that is asked lags behind the server that judges.
+    postgres.admin().await.batch_execute("ALTER ROLE postgres PASSWORD 'new'").await.unwrap();
+    let old = connect(client(stand.read_write(), "secret")).await.unwrap_err();
+    assert_eq!(old.code(), Some(&SqlState::INVALID_PASSWORD));
+    connect(client(stand.read_write(), "new")).await.unwrap().batch_execute("SELECT 1").await.unwrap();
+    for unknown in [None, Some("md5aabbccddaabbccddaabbccddaabbccdd"), Some("SCRAM-SHA-256$4096:AA==$x:y")] {
+        *known.0.lock().unwrap() = unknown.map(str::to_owned);
+        connect(client(stand.read_write(), "new")).await.unwrap().batch_execute("SELECT 1").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_password_that_changes_meanwhile_ends_the_move_with_the_reason() {
+    let (postgres, _known, stand) = start().await;
+    let session = connect(client(stand.read_write(), "secret")).await.unwrap();
+    postgres.admin().await.batch_execute("ALTER ROLE postgres PASSWORD 'new'").await.unwrap();
+    stand.topology.send_replace(topology(2, Some(&postgres.address), &[]));
+    stand.until(|counts| counts.cuts == 1).await;
+    assert!(soon(session.batch_execute("SELECT 1")).await.is_err());
+    assert_eq!(stand.proxy.counts().moved, 0);
+}
