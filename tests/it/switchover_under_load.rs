@@ -1,4 +1,4 @@
-//! pgbench through a proxy notices nothing of planned switchovers: no error, in any query mode.
+//! pgbench through a proxy notices nothing of planned switchovers: no error, in any query mode, with a password or without.
 
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -9,22 +9,43 @@ use tests::{Cluster, machine, wait_for};
 const SECONDS: &str = "10";
 const CLIENTS: &str = "4";
 const MOMENT: Duration = Duration::from_secs(60);
+const PASSWORD: &str = "a secret";
+/// The harness itself comes without a password.
+const HBA: &str = r#"
+[postgres]
+hba = ["host all postgres 127.0.0.1/32 trust", "host all ann 127.0.0.1/32 scram-sha-256"]
+"#;
 
 #[test]
 fn clients_without_a_password_notice_nothing() {
-    let cluster = Cluster::start(3);
+    notice_nothing(&Cluster::start(3), "postgres", &["simple", "extended", "prepared"]);
+}
+
+#[test]
+fn clients_with_a_password_notice_nothing() {
+    let cluster = Cluster::start_configured(3, |_| HBA.to_owned());
+    let primary = cluster.wait_until_whole().primary.unwrap();
+    let role = format!(
+        "CREATE ROLE ann LOGIN PASSWORD '{PASSWORD}'; GRANT CREATE ON SCHEMA public TO ann; SELECT 1"
+    );
+    tests::value_at(cluster.node(&primary).postgres, &role).unwrap();
+    notice_nothing(&cluster, "ann", &["prepared"]);
+}
+
+fn notice_nothing(cluster: &Cluster, user: &str, modes: &[&str]) {
     let primary = cluster.wait_until_whole().primary.unwrap();
     let pgbench = |arguments: &[&str]| {
         let mut command = Command::new(machine::bin().join("pgbench"));
         // Not through the primary's own proxy: every byte takes the way that most take.
         let other = cluster.nodes().iter().find(|node| node.name != primary).unwrap();
         let port = other.read_write.to_string();
-        command.args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port]).args(arguments).arg("postgres");
+        command.args(["-h", "127.0.0.1", "-U", user, "-p", &port]).args(arguments).arg("postgres");
+        command.env("PGPASSWORD", PASSWORD);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.spawn().expect("pgbench starts")
     };
     assert!(pgbench(&["-i", "-s", "1"]).wait_with_output().unwrap().status.success());
-    for mode in ["simple", "extended", "prepared"] {
+    for mode in modes {
         let load = pgbench(&["-c", CLIENTS, "-T", SECONDS, "-n", "-M", mode]);
         let rows = || -> Option<u64> {
             let port = cluster.node(&cluster.primary()?).postgres;
