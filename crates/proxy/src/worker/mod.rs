@@ -21,7 +21,6 @@ use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
-use std::thread::JoinHandle;
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
@@ -130,13 +129,19 @@ impl Workers {
         Ok(Workers { mailboxes, sessions: watch::Sender::new(0) })
     }
 
-    /// Starts the threads, which end by `quit`. To be called within a runtime of tokio.
-    pub fn start(&self, shared: &Arc<Shared>) -> io::Result<Vec<JoinHandle<()>>> {
-        let start = |(number, mailbox): (usize, &Arc<Mailbox>)| {
-            let engine = engine::Engine::new(Arc::clone(shared), Arc::clone(mailbox), Handle::current())?;
-            std::thread::Builder::new().name(format!("proxy-{number}")).spawn(move || engine.run())
-        };
-        self.mailboxes.iter().enumerate().map(start).collect()
+    /// Starts the threads, all or none; they end by `quit`. To be called within a runtime of tokio.
+    pub fn start(&self, shared: &Arc<Shared>) -> io::Result<()> {
+        for (number, mailbox) in self.mailboxes.iter().enumerate() {
+            let started = engine::Engine::new(Arc::clone(shared), Arc::clone(mailbox), Handle::current())
+                .and_then(|engine| {
+                    std::thread::Builder::new().name(format!("proxy-{number}")).spawn(move || engine.run())
+                });
+            if let Err(error) = started {
+                self.quit();
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Gives a session to the worker that has the fewest.
