@@ -3,11 +3,14 @@
 //! What it is: SCRAM with the client on one side, by the verifier that the cluster stores, and SCRAM with the server on the
 //! other, by the key that the client's proof reveals (docs/decisions/0009-authentication.md). So the session can be logged
 //! in again after a takeover. What it is not: a decision who may come in; the server has asked, by its own pg_hba.conf, and
-//! judges the log-in as any other. Where the verifier is not known here, or is not the server's, the exchange passes through
+//! judges the log-in as any other, a wrong password included. Where the verifier is not known here, or is not the server's, the exchange passes through
 //! as it is. Invariant: the client hears that it is in from the server alone.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use rand::random;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -19,7 +22,7 @@ use super::Questions;
 use super::auth::attempt::{Applicant, Attempt, Means, Method, Pretence, Random, Step};
 use super::auth::denial::Denial;
 use super::auth::hba::Password;
-use super::auth::messages::{self, ANSWER_BYTES_MAX, Authentication, SaslInitial};
+use super::auth::messages::{self, ANSWER_BYTES_MAX, Authentication, SASL_BYTES_MAX, SaslInitial};
 use super::auth::roles::{Role, Secret};
 use super::auth::scram::{Answered, Binding, ClientSecret, Keys, Mock, Opening};
 use super::servers::Opened;
@@ -29,6 +32,8 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// For a server's next message in an exchange; each takes milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const SCRAM: &str = "SCRAM-SHA-256";
+const WRONG_PASSWORD: &str = "28P01";
+const CLOSED: &str = "it closed the connection";
 const NONCE_BYTES: usize = 18;
 
 /// With what a session was let in, and can be let in again.
@@ -48,18 +53,23 @@ pub enum Entered {
         opened: Opened,
         keys: Keys,
     },
-    /// The verifier is not the server's any more; the server is to be opened anew, and its question to pass through.
+    /// The verifier is not the server's any more; the server is to be opened anew, and its question to pass through. The
+    /// client has been asked nothing yet.
     Stale,
     Denied(Denial),
+    /// The server ended the exchange half way, or is not one that has the role's verifier.
+    Broken(&'static str),
     Left,
 }
 
-/// Asks the client in the server's place where that is possible. What the client sends beyond its answers goes to `early`.
+/// Asks the client in the server's place where that is possible; `asked` says from when on. What the client sends beyond
+/// its answers goes to `early`.
 pub async fn enter(
     questions: &Questions,
     user: &str,
     client: &mut TcpStream,
     early: &mut Vec<u8>,
+    asked: &AtomicBool,
     opened: Opened,
 ) -> Entered {
     let Some(secrets) = questions.secrets.as_deref().filter(|_| asks_for_scram(&opened.answer)) else {
@@ -73,17 +83,26 @@ pub async fn enter(
     if !is_of(&first, &secret) {
         return Entered::Stale;
     }
+    asked.store(true, Ordering::Relaxed);
     let (keys, last) = match ask(user, secret, client, early).await {
         Ok(proven) => proven,
+        // The server says so itself, in its log too, and as slowly as it was told to (auth_delay).
+        Err(Entered::Denied(denial)) if denial.sqlstate == WRONG_PASSWORD => {
+            return match send_wrong_proof(&mut server, &first).await {
+                Some(()) => Entered::Through(Opened { stream: server, answer: from_server.bytes }),
+                None => Entered::Broken(CLOSED),
+            };
+        }
         Err(entered) => return entered,
     };
-    let Some(leftover) = prove(&mut server, from_server, &first, keys.clone(), nonce).await else {
-        return Entered::Stale;
-    };
-    if client.write_all(&last).await.is_err() {
-        return Entered::Left;
+    match prove(&mut server, from_server, &first, keys.clone(), nonce).await {
+        Ok(Answer::Welcome(answer)) => match client.write_all(&last).await {
+            Ok(()) => Entered::Proven { opened: Opened { stream: server, answer }, keys },
+            Err(_) => Entered::Left,
+        },
+        Ok(Answer::Refusal(answer)) => Entered::Through(Opened { stream: server, answer }),
+        Err(why) => Entered::Broken(why),
     }
-    Entered::Proven { opened: Opened { stream: server, answer: leftover }, keys }
 }
 
 /// One whole message, and no other.
@@ -104,7 +123,7 @@ async fn servers_first(server: &mut TcpStream, nonce: [u8; NONCE_BYTES]) -> Opti
     let mut incoming = Incoming::default();
     let (tag, body) = timeout(ANSWER_TIMEOUT, async {
         server.write_all(&out).await.ok()?;
-        incoming.next(server).await
+        incoming.next(server, ANSWER_BYTES_MAX).await
     })
     .await
     .ok()??;
@@ -141,7 +160,7 @@ async fn ask(
         match step {
             Step::Ask { send, attempt } => {
                 client.write_all(&send).await.map_err(|_| Entered::Left)?;
-                let (tag, body) = incoming.next(client).await.ok_or(Entered::Left)?;
+                let (tag, body) = incoming.next(client, SASL_BYTES_MAX).await.ok_or(Entered::Left)?;
                 step = attempt.answer(tag, &body);
             }
             Step::Granted { mut send, means: Means::Scram(keys) } => {
@@ -158,33 +177,55 @@ async fn ask(
     }
 }
 
-/// Shows the server the client's key; what it says after it has shown that it knows the verifier. `None`: it has changed.
+/// What a server says to the right proof.
+enum Answer {
+    /// It knows the verifier; what came behind that.
+    Welcome(Vec<u8>),
+    /// Its error, for the client.
+    Refusal(Vec<u8>),
+}
+
+/// A proof that is right once in 2^256 times.
+async fn send_wrong_proof(server: &mut TcpStream, server_first: &[u8]) -> Option<()> {
+    let text = std::str::from_utf8(server_first).ok()?;
+    let nonce = text.split(',').find_map(|part| part.strip_prefix("r="))?;
+    let proof = STANDARD.encode(random::<[u8; 32]>());
+    let mut out = Vec::new();
+    messages::put_sasl_response(&mut out, format!("c=biws,r={nonce},p={proof}").as_bytes());
+    server.write_all(&out).await.ok()
+}
+
+/// Shows the server the client's key. Whatever it says before its signature was right is no welcome.
 async fn prove(
     server: &mut TcpStream,
     mut incoming: Incoming,
     first: &[u8],
     keys: Keys,
     nonce: [u8; NONCE_BYTES],
-) -> Option<Vec<u8>> {
-    let answered = Opening::new(ClientSecret::Keys(keys), Binding::None, nonce).answer(first).ok()?;
+) -> Result<Answer, &'static str> {
+    let odd = "it does not do the exchange that it asked for";
+    let answered =
+        Opening::new(ClientSecret::Keys(keys), Binding::None, nonce).answer(first).map_err(|_| odd)?;
     let mut out = Vec::new();
     messages::put_sasl_response(&mut out, answered.message());
-    let (tag, body) = timeout(ANSWER_TIMEOUT, async {
+    let exchange = async {
         server.write_all(&out).await.ok()?;
-        incoming.next(server).await
-    })
-    .await
-    .ok()??;
-    match Authentication::parse(&body).filter(|_| tag == backend::AUTHENTICATION) {
-        Some(Authentication::SaslFinal(data)) => answered.finish(data).ok()?,
-        // It refuses the role, for a reason that the client is to see.
-        _ => {
-            let mut refusal = Vec::new();
-            put_frame(&mut refusal, tag, &body);
-            return Some([refusal, incoming.bytes].concat());
-        }
+        incoming.next(server, ANSWER_BYTES_MAX).await
     };
-    Some(incoming.bytes)
+    let answer = timeout(ANSWER_TIMEOUT, exchange).await.map_err(|_| "it fell silent")?;
+    let (tag, body) = answer.ok_or(CLOSED)?;
+    if tag == backend::ERROR_RESPONSE {
+        let mut refusal = Vec::new();
+        put_frame(&mut refusal, tag, &body);
+        return Ok(Answer::Refusal([refusal, incoming.bytes].concat()));
+    }
+    match Authentication::parse(&body).filter(|_| tag == backend::AUTHENTICATION) {
+        Some(Authentication::SaslFinal(data)) => match answered.finish(data) {
+            Ok(_) => Ok(Answer::Welcome(incoming.bytes)),
+            Err(_) => Err("it does not know the role's secret"),
+        },
+        _ => Err(odd),
+    }
 }
 
 /// Whole messages of one side, and what came behind them.
@@ -194,13 +235,17 @@ struct Incoming {
 }
 
 impl Incoming {
-    /// `None` when the side has left, or what it sends is no message of a log-in.
-    async fn next<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Option<(u8, Zeroizing<Vec<u8>>)> {
+    /// `None` when the side has left, or its next message has more than `body_max` bytes.
+    async fn next<S: AsyncRead + Unpin>(
+        &mut self,
+        stream: &mut S,
+        body_max: usize,
+    ) -> Option<(u8, Zeroizing<Vec<u8>>)> {
         loop {
             if let Some(prefix) = self.bytes.first_chunk::<5>() {
                 let [tag, word @ ..] = *prefix;
                 let length = (u32::from_be_bytes(word) as usize).checked_sub(4)?;
-                if length > ANSWER_BYTES_MAX {
+                if length > body_max {
                     return None;
                 }
                 if self.bytes.len() >= 5 + length {
@@ -241,7 +286,8 @@ impl Entry {
         let stage = std::mem::replace(&mut self.stage, Stage::Done);
         let mut out = Vec::new();
         match (question, stage, self.keys.take()) {
-            (Some(Authentication::Ok), ..) => {}
+            // Where it owes a signature, its word alone does not count.
+            (Some(Authentication::Ok), Stage::Begun | Stage::Done, _) => {}
             (Some(sasl @ Authentication::Sasl { .. }), Stage::Begun, Some(keys)) if sasl.offers(SCRAM) => {
                 let nonce = std::array::from_fn(|_| random());
                 let opening = Opening::new(ClientSecret::Keys(keys), Binding::None, nonce);

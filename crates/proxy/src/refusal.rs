@@ -84,6 +84,11 @@ pub enum CutCause {
         node: String,
         reason: String,
     },
+    /// The server ended the log-in half way.
+    LoginBroken {
+        node: String,
+        why: &'static str,
+    },
     /// No primary came for a session that was to be moved.
     Stranded {
         waited: Duration,
@@ -175,6 +180,7 @@ impl CutCause {
             | CutCause::ServerGarbled { .. }
             | CutCause::Bound { .. }
             | CutCause::NotTaken { .. }
+            | CutCause::LoginBroken { .. }
             | CutCause::Stranded { .. }
             | CutCause::Stuck
             | CutCause::AgentGone
@@ -203,6 +209,9 @@ impl CutCause {
             }
             CutCause::NotTaken { node, reason } => {
                 format!("the session could not be moved to node {node}: {reason}")
+            }
+            CutCause::LoginBroken { node, why } => {
+                format!("the log-in at PostgreSQL of node {node} was not completed: {why}")
             }
             CutCause::Stranded { waited, reason } => {
                 format!("no primary took the session within {:.1} s ({reason})", waited.as_secs_f64())

@@ -38,6 +38,8 @@ pub struct Relocated {
     pub seat: Seat,
     pub stream: TcpStream,
     pub welcome: Welcome,
+    /// What it has said since.
+    pub rest: Vec<u8>,
     /// It could be had at once: the server that ended the session has not been away.
     pub at_once: bool,
 }
@@ -86,7 +88,9 @@ pub async fn relocate(shared: &Shared, login: &Login, replay: &Replay) -> Result
             settled = timeout_at(deadline, settle(found.opened, login.keys.clone(), replay)) => settled,
         };
         let reason = match settled {
-            Ok(Ok((stream, welcome))) => return Ok(Relocated { choice, seat, stream, welcome, at_once }),
+            Ok(Ok((stream, welcome, rest))) => {
+                return Ok(Relocated { choice, seat, stream, welcome, rest, at_once });
+            }
             Ok(Err(Hitch::Never(reason))) => {
                 return Err(Refusal::cut(CutCause::NotTaken { node: choice.backend.node, reason }));
             }
@@ -103,7 +107,11 @@ pub async fn relocate(shared: &Shared, login: &Login, replay: &Replay) -> Result
     }
 }
 
-async fn settle(opened: Opened, keys: Option<Keys>, replay: &Replay) -> Result<(TcpStream, Welcome), Hitch> {
+async fn settle(
+    opened: Opened,
+    keys: Option<Keys>,
+    replay: &Replay,
+) -> Result<(TcpStream, Welcome, Vec<u8>), Hitch> {
     let Opened { mut stream, answer } = opened;
     let silent = |_| Hitch::NotNow("it fell silent".to_owned());
     let mut reader = Reader {
@@ -127,7 +135,7 @@ async fn settle(opened: Opened, keys: Option<Keys>, replay: &Replay) -> Result<(
             answered => answered?,
         }
     }
-    Ok((stream, reader.welcome))
+    Ok((stream, reader.welcome, reader.bytes))
 }
 
 /// Reads the answers of a server that nobody else listens to.

@@ -5,6 +5,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -24,6 +26,9 @@ use super::refusal::{CutCause, Refusal};
 use super::servers::{Opened, Seat};
 use super::worker::{Adopted, FAREWELL_TIMEOUT};
 use super::{Counters, Port, Shared, Stage};
+
+/// PostgreSQL's `authentication_timeout`, for a client to prove its password: it may ask a person.
+const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves one connection; without a `permit` only cancel requests and a refusal.
 pub async fn serve(
@@ -97,6 +102,12 @@ struct Newcomer {
     permit: OwnedSemaphorePermit,
 }
 
+/// The server was taken away while its client was logging in.
+enum Parted {
+    Unasked,
+    Asked(Refusal),
+}
+
 impl Newcomer {
     /// Waits for a server, logs in there, and goes on as a session of a worker.
     async fn enter(mut self, shared: &Shared, port: Port) {
@@ -124,8 +135,13 @@ impl Newcomer {
                     tracing::info!(reason = denial.reason, "a log-in failed");
                     break Refusal::Denied(denial);
                 }
+                Ok(Entered::Broken(why)) => {
+                    let node = choice.backend.node;
+                    break Refusal::cut(CutCause::LoginBroken { node, why });
+                }
                 Ok(Entered::Left) => return,
-                Err(refusal) => break refusal,
+                Err(Parted::Unasked) => continue,
+                Err(Parted::Asked(refusal)) => break refusal,
             };
             if let Err(error) = self.adopt(shared, choice, seat, opened, keys) {
                 tracing::warn!(%error, "a session ends: its sockets cannot be handed on");
@@ -152,14 +168,20 @@ impl Newcomer {
         user: &str,
         choice: &Choice,
         opened: Opened,
-    ) -> Result<Entered, Refusal> {
+    ) -> Result<Entered, Parted> {
         let (mut stage, mut topology) = (shared.stage.subscribe(), shared.topology.clone());
-        let entering = enter(&shared.questions, user, &mut self.client, &mut self.early, opened);
-        tokio::select! {
+        let asked = AtomicBool::new(false);
+        let entering = enter(&shared.questions, user, &mut self.client, &mut self.early, &asked, opened);
+        let cause = tokio::select! {
             biased;
-            cause = choice.until_cut(&mut topology) => Err(Refusal::cut(cause)),
-            () = Stage::Draining.reached(&mut stage) => Err(Refusal::cut(CutCause::Shutdown)),
-            entered = timeout(shared.config.login_timeout, entering) => Ok(entered.unwrap_or(Entered::Left)),
+            cause = choice.until_cut(&mut topology) => cause,
+            () = Stage::Draining.reached(&mut stage) => CutCause::Shutdown,
+            entered = timeout(AUTHENTICATION_TIMEOUT, entering) => return Ok(entered.unwrap_or(Entered::Left)),
+        };
+        // A client that has been asked nothing may be asked by another server.
+        match asked.into_inner() {
+            true => Err(Parted::Asked(Refusal::cut(cause))),
+            false => Err(Parted::Unasked),
         }
     }
 

@@ -3,10 +3,13 @@
 use std::pin::Pin;
 use std::sync::Mutex;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_postgres::error::SqlState;
 
 use super::server::{Postgres, client, connect};
 use super::*;
+use crate::hello;
 
 /// One secret for whoever is asked for.
 #[derive(Default)]
@@ -59,7 +62,8 @@ async fn a_wrong_password_is_refused_in_the_servers_words() {
     assert_eq!(wrong.code(), Some(&SqlState::INVALID_PASSWORD));
     let told = wrong.as_db_error().unwrap();
     assert_eq!(told.message(), "password authentication failed for user \"postgres\"");
-    stand.until(|counts| counts.sessions == 0 && counts.refused == 1).await;
+    assert!(told.routine().is_some(), "the server itself says so: {told:?}");
+    stand.until(|counts| counts.sessions == 0).await;
     // What only the server judges is the server's to say.
     let mut nowhere = client(stand.read_write(), "secret");
     let refused = connect(nowhere.dbname("nowhere").clone()).await.unwrap_err();
@@ -89,4 +93,72 @@ async fn a_password_that_changes_meanwhile_ends_the_move_with_the_reason() {
     stand.until(|counts| counts.cuts == 1).await;
     assert!(soon(session.batch_execute("SELECT 1")).await.is_err());
     assert_eq!(stand.proxy.counts().moved, 0);
+}
+
+/// A server that asks for SCRAM, names the salt of the role, and lets in whoever comes.
+async fn impostor(salt: String, early: bool) -> (String, tokio::task::JoinHandle<()>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let task = tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = hello::read_hello(&mut stream).await;
+            let _ = stream.write_all(&authentication(&[&[0, 0, 0, 10][..], b"SCRAM-SHA-256\0\0"])).await;
+            let Ok(first) = message(&mut stream).await else { continue };
+            let nonce = first.split(|byte| *byte == b',').next_back().unwrap()[2..].to_vec();
+            let text = [b"r=", &nonce[..], b"x,s=", salt.as_bytes(), b",i=4096"].concat();
+            let mut out = authentication(&[&[0, 0, 0, 11], &text]);
+            let ok = [authentication(&[&[0; 4]]), b"Z\0\0\0\x05I".to_vec()].concat();
+            if early {
+                out.extend_from_slice(&ok);
+            }
+            let _ = stream.write_all(&out).await;
+            let _ = message(&mut stream).await;
+            let _ = stream.write_all(&ok).await;
+            let _ = message(&mut stream).await;
+        }
+    });
+    (address, task)
+}
+
+fn authentication(parts: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    wire::message::put_frame(&mut out, b'R', &parts.concat());
+    out
+}
+
+async fn message(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    stream.read_u8().await?;
+    let mut body = vec![0; stream.read_u32().await? as usize - 4];
+    stream.read_exact(&mut body).await?;
+    Ok(body)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_does_not_know_the_secret_is_not_vouched_for() {
+    let (postgres, known, real) = start().await;
+    let secret = known.0.lock().unwrap().clone().unwrap();
+    let salt = secret.split([':', '$']).nth(2).unwrap().to_owned();
+    for early in [false, true] {
+        let (address, task) = impostor(salt.clone(), early).await;
+        let stand = Stand::knowing(config(), topology(1, Some(&address), &[]), known.clone()).await;
+        let told = connect(client(stand.read_write(), "secret")).await.unwrap_err();
+        assert_eq!(told.code(), Some(&SqlState::ADMIN_SHUTDOWN), "{told}");
+        let words = told.as_db_error().unwrap().message();
+        assert!(words.contains("was not completed"), "{words}");
+        // Nor is a session moved there.
+        let session = connect(client(real.read_write(), "secret")).await.unwrap();
+        session.batch_execute("SELECT 1").await.unwrap();
+        let cuts = real.proxy.counts().cuts;
+        real.topology.send_modify(|now| {
+            (now.term, now.timeline) = (now.term + 1, now.timeline + 1);
+            now.primary = Some(backend("n9", &address));
+        });
+        real.until(|counts| counts.cuts > cuts).await;
+        assert_eq!(real.proxy.counts().moved, 0);
+        real.topology.send_modify(|now| {
+            (now.term, now.timeline) = (now.term + 1, now.timeline + 1);
+            now.primary = Some(backend("n1", &postgres.address));
+        });
+        task.abort();
+    }
 }

@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 use wire::startup::CancelKey;
 
-use super::socket::Socket;
+use super::socket::{Discarded, Socket};
 use super::{Adopted, Call, Mail, Mailbox, SessionId};
 use crate::backend::{Choice, Role};
 use crate::lane::Lane;
@@ -109,6 +109,27 @@ enum Phase {
     },
 }
 
+/// The search for another server; its end is told in any case.
+struct Search {
+    mailbox: Arc<Mailbox>,
+    id: SessionId,
+    found: Option<Result<Relocated, Refusal>>,
+}
+
+impl Search {
+    fn end_with(mut self, found: Result<Relocated, Refusal>) {
+        self.found = Some(found);
+    }
+}
+
+impl Drop for Search {
+    fn drop(&mut self) {
+        // Without an answer it has panicked, or nobody waits for one.
+        let found = self.found.take().unwrap_or_else(|| Err(Refusal::cut(CutCause::AgentGone)));
+        self.mailbox.post(Mail::Relocated(self.id, Box::new(found)));
+    }
+}
+
 impl Drop for Session {
     fn drop(&mut self) {
         if let Phase::Between { task } = &self.phase {
@@ -164,13 +185,19 @@ impl Session {
     }
 
     pub fn begin(&mut self, unseen: Unseen, around: &mut Around<'_>) -> bool {
+        // The choice may have become wrong on the way here.
+        let stage = *around.shared.stage.borrow();
+        let right = self.cause_to_part(around.shared, stage).is_none();
         let Phase::Relaying { server, .. } = &mut self.phase else { return false };
-        let heard = self
-            .relay
-            .hear_server(&unseen.from_server, &mut self.client)
-            .and_then(|()| self.relay.hear_client(&unseen.from_client, server));
+        let heard = match self.relay.hear_server(&unseen.from_server, &mut self.client) {
+            Ok(()) if right => self.relay.hear_client(&unseen.from_client, server),
+            Ok(()) => {
+                self.relay.keep_for_later(&unseen.from_client);
+                Ok(())
+            }
+            Err(end) => Err(end),
+        };
         match heard {
-            // The choice may have become wrong on the way here.
             Ok(()) => self.look(around),
             Err(end) => self.ended(end, around),
         }
@@ -192,9 +219,9 @@ impl Session {
                     Ok(true) if is_clear => {}
                     Ok(true) => self.client.close_writing(),
                 }
-                !self.client.discard(around.buffer)
+                discard(&mut self.client, around)
             }
-            Phase::Lingering { server, .. } => !server.discard(around.buffer),
+            Phase::Lingering { server, .. } => discard(server, around),
         }
     }
 
@@ -323,16 +350,18 @@ impl Session {
 
     /// The server is closed; then the session goes on without it, or is told why not.
     fn cut(&mut self, cause: CutCause, around: &mut Around<'_>) -> bool {
-        let has_room = self.choice.role == Role::Primary && cause.leaves_room();
+        let running = *around.shared.stage.borrow() == Stage::Running;
+        let has_room = self.choice.role == Role::Primary && cause.leaves_room() && running;
         let movable = has_room && self.relay.is_movable();
         self.lose_server();
         if movable {
             self.seat = None;
             let (shared, mailbox, id) = (Arc::clone(around.shared), Arc::clone(around.mailbox), around.id);
             let (login, replay) = (Arc::clone(&self.login), self.relay.books.ties.replay());
+            let search = Search { mailbox, id, found: None };
             let task = around.runtime.spawn(async move {
                 let found = relocate(&shared, &login, &replay).await;
-                mailbox.post(Mail::Relocated(id, Box::new(found)));
+                search.end_with(found);
             });
             self.phase = Phase::Between { task: task.abort_handle() };
             return self.keep_early(around);
@@ -392,6 +421,7 @@ impl Session {
         let server = match server {
             Ok(server) => server,
             Err(error) => {
+                Counters::add(&around.shared.counters.cuts);
                 let node = found.choice.backend.node;
                 let refusal = Refusal::cut(CutCause::NotTaken { node, reason: error.to_string() });
                 return self.part(&refusal, around);
@@ -404,7 +434,10 @@ impl Session {
         self.relay.take_up(Arc::clone(found.seat.address()), key, found.welcome.parameters);
         (self.choice, self.seat) = (found.choice, Some(found.seat));
         self.phase = Phase::Relaying { server, held_until: None };
-        self.look(around)
+        match self.relay.hear_server(&found.rest, &mut self.client) {
+            Ok(()) => self.look(around),
+            Err(end) => self.ended(end, around),
+        }
     }
 
     /// Tells the client, whose server is closed, what that means for it.
@@ -438,6 +471,19 @@ impl Session {
         self.phase = Phase::Lingering { server, until: Instant::now() + LINGER };
         self.step(around)
     }
+}
+
+/// Reads a turn's worth and forgets it; `false` at the end.
+fn discard(socket: &mut Socket, around: &mut Around<'_>) -> bool {
+    for _ in 0..READS_MAX {
+        match socket.discard(around.buffer) {
+            Discarded::Some => {}
+            Discarded::Nothing => return true,
+            Discarded::End => return false,
+        }
+    }
+    around.again.push(around.id);
+    true
 }
 
 fn count_cut(shared: &Shared, cause: &CutCause) {

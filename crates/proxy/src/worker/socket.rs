@@ -17,6 +17,17 @@ const INTEREST: EventFlags =
 /// The other side sends no more, or there was an error: the next read says which.
 const ENDED: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
 
+/// What was read and forgotten.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Discarded {
+    /// More may be there.
+    Some,
+    /// There is nothing at present.
+    Nothing,
+    /// Nothing more will come.
+    End,
+}
+
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
@@ -57,14 +68,12 @@ impl Socket {
         Ok(None)
     }
 
-    /// Reads what is there and forgets it; true once nothing more will come.
-    pub fn discard(&mut self, buffer: &mut [u8]) -> bool {
-        loop {
-            match self.read(buffer) {
-                Ok(Some(0)) | Err(_) => return true,
-                Ok(Some(_)) => {}
-                Ok(None) => return false,
-            }
+    /// Reads once and forgets it.
+    pub fn discard(&mut self, buffer: &mut [u8]) -> Discarded {
+        match self.read(buffer) {
+            Ok(Some(0)) | Err(_) => Discarded::End,
+            Ok(Some(_)) => Discarded::Some,
+            Ok(None) => Discarded::Nothing,
         }
     }
 
