@@ -8,6 +8,7 @@ use wire::{History, Lsn};
 
 use crate::fetch;
 use crate::mutation::{Mutation, is_on};
+use crate::postgres::is_namesake;
 use crate::{
     Ask, Durable, MemberId, NodeName, Operation, Position, Postgres, Request, Stage, SyncRecord, Tags, Term,
     View,
@@ -37,9 +38,8 @@ impl Answer {
     pub fn begins(&self, other: &Answer) -> bool {
         let Position { timeline, lsn } = self.position;
         let Some(history) = &other.history else { return true };
-        let own = self.history.as_ref().filter(|own| own.current == timeline);
-        let namesake = own.is_some_and(|own| !own.begins_as(history)) && !is_on(Mutation::NamesakeFollowed);
-        !namesake && history.contains(timeline, lsn, other.position.lsn)
+        !is_namesake(self.history.as_ref(), timeline, history)
+            && history.contains(timeline, lsn, other.position.lsn)
     }
 }
 

@@ -202,8 +202,7 @@ impl Standby {
     /// Its WAL ends on a branch that only has the id of one of `history`'s. Two clusters that went apart each count their
     /// timelines on: a branch is the same only where it began at the same place.
     pub(crate) fn is_namesake(&self, history: &History) -> bool {
-        let own = self.history.as_ref().filter(|own| own.current == self.position.timeline);
-        own.is_some_and(|own| !own.begins_as(history)) && !is_on(Mutation::NamesakeFollowed)
+        is_namesake(self.history.as_ref(), self.position.timeline, history)
     }
 
     /// Why a copy of whom it follows would not stream either, and what to do.
@@ -264,4 +263,10 @@ impl Postgres {
             Postgres::Primary(_) => "running",
         }
     }
+}
+
+/// `Standby::is_namesake`, of WAL that ends on `timeline` and has the history `own`.
+pub(crate) fn is_namesake(own: Option<&History>, timeline: Timeline, history: &History) -> bool {
+    let own = own.filter(|own| own.current == timeline);
+    own.is_some_and(|own| !own.begins_as(history)) && !is_on(Mutation::NamesakeFollowed)
 }

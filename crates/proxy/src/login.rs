@@ -3,8 +3,8 @@
 //! What it is: SCRAM with the client on one side, by the verifier that the cluster stores, and SCRAM with the server on the
 //! other, by the key that the client's proof reveals (docs/decisions/0009-authentication.md). So the session can be logged
 //! in again after a takeover. What it is not: a decision who may come in; the server has asked, by its own pg_hba.conf, and
-//! judges the log-in as any other, a wrong password included. Where the verifier is not known here, or is not the server's, the exchange passes through
-//! as it is. Invariant: the client hears that it is in from the server alone.
+//! judges the log-in as any other, a wrong password included. Where the verifier is not known here, or is not the server's,
+//! the exchange passes through as it is. Invariant: the client hears that it is in from the server alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -24,17 +24,15 @@ use super::auth::denial::Denial;
 use super::auth::hba::Password;
 use super::auth::messages::{self, ANSWER_BYTES_MAX, Authentication, SASL_BYTES_MAX, SaslInitial};
 use super::auth::roles::{Role, Secret};
-use super::auth::scram::{Answered, Binding, ClientSecret, Keys, Mock, Opening};
+use super::auth::scram::{Answered, Binding, ClientSecret, Keys, Mock, NONCE_BYTES, Opening, SCRAM_SHA_256};
 use super::servers::Opened;
 
 /// For a look into the local server's catalog; without an answer the exchange passes through.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 /// For a server's next message in an exchange; each takes milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-const SCRAM: &str = "SCRAM-SHA-256";
 const WRONG_PASSWORD: &str = "28P01";
 const CLOSED: &str = "it closed the connection";
-const NONCE_BYTES: usize = 18;
 
 /// With what a session was let in, and can be let in again.
 #[derive(Debug)]
@@ -110,16 +108,14 @@ fn asks_for_scram(answer: &[u8]) -> bool {
     let Some((prefix, body)) = answer.split_first_chunk::<5>() else { return false };
     let [backend::AUTHENTICATION, word @ ..] = *prefix else { return false };
     u32::from_be_bytes(word) as usize == body.len() + 4
-        && Authentication::parse(body).is_some_and(|question| question.offers(SCRAM))
+        && Authentication::parse(body).is_some_and(|question| question.offers(SCRAM_SHA_256))
 }
 
 /// Begins the exchange with the server, which names the salt of its verifier.
 async fn servers_first(server: &mut TcpStream, nonce: [u8; NONCE_BYTES]) -> Option<(Vec<u8>, Incoming)> {
     // What a client says first is the same whatever its secret.
     let nobody = ClientSecret::Password(Zeroizing::default());
-    let opening = Opening::new(nobody, Binding::None, nonce).message();
-    let mut out = Vec::new();
-    SaslInitial { mechanism: SCRAM.as_bytes(), data: Some(opening.as_bytes()) }.encode(&mut out);
+    let out = initial(&Opening::new(nobody, Binding::None, nonce));
     let mut incoming = Incoming::default();
     let (tag, body) = timeout(ANSWER_TIMEOUT, async {
         server.write_all(&out).await.ok()?;
@@ -131,6 +127,14 @@ async fn servers_first(server: &mut TcpStream, nonce: [u8; NONCE_BYTES]) -> Opti
         Some(Authentication::SaslContinue(data)) => Some((data.to_vec(), incoming)),
         _ => None,
     }
+}
+
+/// The first message to a server.
+fn initial(opening: &Opening) -> Vec<u8> {
+    let mut out = Vec::new();
+    let message = opening.message();
+    SaslInitial { mechanism: SCRAM_SHA_256.as_bytes(), data: Some(message.as_bytes()) }.encode(&mut out);
+    out
 }
 
 /// A new password has a new salt: the server's message is that of this very secret.
@@ -288,11 +292,12 @@ impl Entry {
         match (question, stage, self.keys.take()) {
             // Where it owes a signature, its word alone does not count.
             (Some(Authentication::Ok), Stage::Begun | Stage::Done, _) => {}
-            (Some(sasl @ Authentication::Sasl { .. }), Stage::Begun, Some(keys)) if sasl.offers(SCRAM) => {
+            (Some(sasl @ Authentication::Sasl { .. }), Stage::Begun, Some(keys))
+                if sasl.offers(SCRAM_SHA_256) =>
+            {
                 let nonce = std::array::from_fn(|_| random());
                 let opening = Opening::new(ClientSecret::Keys(keys), Binding::None, nonce);
-                let message = opening.message();
-                SaslInitial { mechanism: SCRAM.as_bytes(), data: Some(message.as_bytes()) }.encode(&mut out);
+                out = initial(&opening);
                 self.stage = Stage::Opened(opening);
             }
             (Some(Authentication::SaslContinue(data)), Stage::Opened(opening), _) => {

@@ -185,7 +185,7 @@ async fn serve(
     }
 }
 
-async fn read_frame(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+pub async fn read_frame(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
     let tag = stream.read_u8().await?;
     let mut body = vec![0; stream.read_u32().await? as usize - 4];
     stream.read_exact(&mut body).await?;

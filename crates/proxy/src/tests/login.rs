@@ -3,10 +3,10 @@
 use std::pin::Pin;
 use std::sync::Mutex;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::AsyncWriteExt;
 use tokio_postgres::error::SqlState;
 
+use super::fake::read_frame;
 use super::server::{Postgres, client, connect};
 use super::*;
 use crate::hello;
@@ -103,7 +103,7 @@ async fn impostor(salt: String, early: bool) -> (String, tokio::task::JoinHandle
         while let Ok((mut stream, _)) = listener.accept().await {
             let _ = hello::read_hello(&mut stream).await;
             let _ = stream.write_all(&authentication(&[&[0, 0, 0, 10][..], b"SCRAM-SHA-256\0\0"])).await;
-            let Ok(first) = message(&mut stream).await else { continue };
+            let Ok((_, first)) = read_frame(&mut stream).await else { continue };
             let nonce = first.split(|byte| *byte == b',').next_back().unwrap()[2..].to_vec();
             let text = [b"r=", &nonce[..], b"x,s=", salt.as_bytes(), b",i=4096"].concat();
             let mut out = authentication(&[&[0, 0, 0, 11], &text]);
@@ -112,9 +112,9 @@ async fn impostor(salt: String, early: bool) -> (String, tokio::task::JoinHandle
                 out.extend_from_slice(&ok);
             }
             let _ = stream.write_all(&out).await;
-            let _ = message(&mut stream).await;
+            let _ = read_frame(&mut stream).await;
             let _ = stream.write_all(&ok).await;
-            let _ = message(&mut stream).await;
+            let _ = read_frame(&mut stream).await;
         }
     });
     (address, task)
@@ -124,13 +124,6 @@ fn authentication(parts: &[&[u8]]) -> Vec<u8> {
     let mut out = Vec::new();
     wire::message::put_frame(&mut out, b'R', &parts.concat());
     out
-}
-
-async fn message(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
-    stream.read_u8().await?;
-    let mut body = vec![0; stream.read_u32().await? as usize - 4];
-    stream.read_exact(&mut body).await?;
-    Ok(body)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
