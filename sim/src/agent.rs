@@ -63,7 +63,8 @@ impl World {
     }
 
     pub fn start_agent(&mut self, node: usize) {
-        if self.nodes[node].agent.is_some() || self.seats.is_absent(node) {
+        let host = &self.nodes[node];
+        if host.agent.is_some() || host.paused_us.is_some() || self.seats.is_absent(node) {
             return;
         }
         let boot = self.dice.word();

@@ -7,6 +7,7 @@ use brain::{NodeName, Term, Upstream};
 use crate::exec::{Next, Op};
 use crate::sabotage::Sabotage;
 use crate::server::Process;
+use crate::wal::Wal;
 use crate::world::World;
 
 /// A rewound server streams within this: its start takes 3 s at most here, its connection some 100 ms.
@@ -41,7 +42,7 @@ impl World {
         found.map(|(from, epoch)| (From::Node(from), epoch)).or_else(host)
     }
 
-    fn log_of(&self, from: From) -> Option<&crate::wal::Wal> {
+    fn log_of(&self, from: From) -> Option<&Wal> {
         match from {
             From::Node(from) => self.nodes[from].server.wal.as_ref(),
             From::Host(host) => self.origin_log(host),
@@ -118,7 +119,7 @@ impl World {
 
     /// The data directory becomes a copy of another; the old one stands `aside`, or only what it has kept is left of it.
     fn copy(&mut self, from: From, to: usize, aside: Option<bool>) {
-        let wal = self.log_of(from).map(crate::wal::Wal::copy_flushed);
+        let wal = self.log_of(from).map(Wal::copy_flushed);
         if let (Some(old), Some(new)) = (&self.nodes[to].server.wal, &wal)
             && let Some(what) = crate::checkers::replaced(old, new, &self.nodes[to].kept, aside)
         {
@@ -128,7 +129,7 @@ impl World {
             self.set_aside(to);
         }
         let host = &mut self.nodes[to];
-        host.server.roles = wal.as_ref().is_some_and(crate::wal::Wal::has_roles);
+        host.server.roles = wal.as_ref().is_some_and(Wal::has_roles);
         host.server.wal = wal;
         host.server.half_made = false;
         host.server.slots.clear();
@@ -163,11 +164,17 @@ impl World {
                 let Some((from, _)) = self.writer(node, source).filter(|(_, epoch)| *epoch == op.mark) else {
                     return Next::Failed("the source went away");
                 };
+                let theirs = self.log_of(from).map(Wal::history);
+                let own = self.nodes[node].server.wal.as_ref().map(Wal::history);
+                let begins =
+                    own.as_ref().zip(theirs.as_ref()).is_none_or(|(own, theirs)| own.begins_as(theirs));
                 // "no rewind required": the same timeline id is taken for the same timeline.
-                let timeline = self.log_of(from).map(crate::wal::Wal::timeline);
-                if timeline != Some(self.nodes[node].server.timeline()) {
+                if theirs.map(|history| history.current) != own.map(|history| history.current) {
                     self.keep_diverged(from, node);
                     self.copy(from, node, None);
+                } else if !begins && self.sabotage != Some(Sabotage::NamesakeRewound) {
+                    self.nodes[node].durable.needs_clone = true;
+                    return Next::Failed("its timeline has the id of another one");
                 }
                 op.mark_us = now;
                 self.nodes[node].server.half_made = false;

@@ -207,6 +207,8 @@ impl World {
         let excused_us = if stood_still { timeout_us } else { 100_000 };
         host.excused_until_us = host.excused_until_us.max(now_us + excused_us);
         self.after(wakes, Event::Fence { node });
+        // One that ended before or meanwhile could not be started.
+        self.after(wakes + 1_000, Event::AgentStart { node });
     }
 
     fn kill_node(&mut self, node: usize) {

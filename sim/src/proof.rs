@@ -17,6 +17,8 @@ pub enum Witness {
     Seed(u64),
     /// The same of the seeds in which an origin is followed, counted from their first.
     Behind(u64),
+    /// A seed that came upon it by chance, too far from the first to be looked for.
+    Met(u64),
     /// A seed of a scenario.
     Scenario(&'static str, u64),
     /// A seed of the crash steps of an operation.
@@ -55,6 +57,7 @@ impl Row {
     pub fn budget(&self) -> u64 {
         match self.witness {
             Witness::Seed(seed) | Witness::Behind(seed) => SEEDS_MIN.max(seed * 4),
+            Witness::Met(_) => 0,
             Witness::Scenario(name, _) => Scenario::named(name).map_or(0, |scenario| scenario.seeds),
             Witness::CrashSteps(..) => CRASH_SEEDS,
         }
@@ -64,6 +67,7 @@ impl Row {
         match self.witness {
             Witness::Seed(_) => Witness::Seed(seed),
             Witness::Behind(_) => Witness::Behind(seed),
+            Witness::Met(_) => Witness::Met(seed),
             Witness::Scenario(name, _) => Witness::Scenario(name, seed),
             Witness::CrashSteps(name, _) => Witness::CrashSteps(name, seed),
         }
@@ -72,7 +76,8 @@ impl Row {
     /// Runs the witness, then others of its kind, until one catches the fault.
     pub fn prove(&self, search: Search) -> Option<Caught> {
         let mutant = Mutant::named(self.fault)?;
-        let recorded = (search == Search::Recorded).then_some(self.witness);
+        let by_chance = matches!(self.witness, Witness::Met(_));
+        let recorded = (search == Search::Recorded || by_chance).then_some(self.witness);
         let others = (0..self.budget()).map(|seed| self.with_seed(seed));
         recorded
             .into_iter()
@@ -85,7 +90,7 @@ impl Witness {
     /// What this run breaks, with the fault or with true code.
     pub fn run(self, mutant: Option<Mutant>) -> Option<Violation> {
         match self {
-            Witness::Seed(seed) => crate::run(seed, Detail::Nothing, mutant).violation,
+            Witness::Seed(seed) | Witness::Met(seed) => crate::run(seed, Detail::Nothing, mutant).violation,
             Witness::Behind(seed) => crate::run(ORIGIN_FROM + seed, Detail::Nothing, mutant).violation,
             Witness::Scenario(name, seed) => Scenario::named(name)?.run(seed, Detail::Nothing, mutant)?.0,
             Witness::CrashSteps(name, seed) => {
@@ -100,6 +105,7 @@ impl std::fmt::Display for Witness {
         match self {
             Witness::Seed(seed) => write!(f, "seed {seed}"),
             Witness::Behind(seed) => write!(f, "seed {}", ORIGIN_FROM + seed),
+            Witness::Met(seed) => write!(f, "seed {seed}, met by chance"),
             Witness::Scenario(name, seed) => write!(f, "scenario {name}, seed {seed}"),
             Witness::CrashSteps(name, seed) => write!(f, "crash steps of {name}, seed {seed}"),
         }

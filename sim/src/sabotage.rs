@@ -40,6 +40,7 @@ sabotages! {
     StartWritable "start-writable" "A stopped primary is started as a primary, as it was.";
     NameWithoutTerm "name-without-term" "A standby's name carries no term: it counts for whoever is primary on its upstream.";
     RewindUnmarked "rewind-unmarked" "That a rewind has begun is not on disk: who dies in its middle forgets it.";
+    NamesakeRewound "namesake-rewound" "A rewind between two timelines with one id reports that there was nothing to rewind.";
     CopyUnmarked "copy-unmarked" "That a data directory must be copied anew is not on disk: who dies in the middle forgets it.";
     ObeyedForgotten "obeyed-forgotten" "That a request has been obeyed is not on disk: a new agent obeys it again.";
     FencerAbsent "fencer-absent" "Nobody cuts the clients of a server whose agent hangs or is dead.";

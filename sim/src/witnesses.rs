@@ -3,7 +3,7 @@
 //! `cargo xtask sim --mutations` keeps the first list true; a fault may stand in one of the two only.
 
 use crate::proof::Row;
-use crate::proof::Witness::{Behind, CrashSteps, Scenario, Seed};
+use crate::proof::Witness::{Behind, CrashSteps, Met, Scenario, Seed};
 
 macro_rules! rows {
     ($($fault:literal $witness:expr, $invariant:literal;)*) => {
@@ -69,6 +69,7 @@ pub const WITNESSES: &[Row] = rows! {
     "start-writable" Seed(4), "I5";
     "name-without-term" Seed(441), "I5";
     "rewind-unmarked" CrashSteps("rejoin by rewind", 0), "I7";
+    "namesake-rewound" Met(4000495599), "I2";
     "copy-unmarked" CrashSteps("rejoin by clone", 0), "I7";
     "obeyed-forgotten" CrashSteps("restart, rolling", 0), "I5";
     "fencer-absent" Scenario("hung-agent-serves-no-reads", 0), "I6";

@@ -78,7 +78,7 @@ pub(super) fn full(view: &View) -> Option<Want> {
     wait(format!("no room is left on the disk of {}; make room on one of them", names.join(", ")))
 }
 
-fn outcome(view: &View, sync: &SyncRecord, term: Term) -> Outcome {
+pub(super) fn outcome(view: &View, sync: &SyncRecord, term: Term) -> Outcome {
     election::outcome(view, sync, &answer::tally(view, sync, term))
 }
 

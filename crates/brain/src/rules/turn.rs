@@ -4,7 +4,8 @@
 //! transaction also turns `/origin`. Invariant: nothing is stopped or recorded before the last check has passed.
 
 use super::request::{fail, move_on};
-use super::{Want, wait};
+use super::{Want, takeover, wait};
+use crate::election::{self, Outcome};
 use crate::mutation::{Mutation, is_on};
 use crate::{Ask, NodeName, OriginReport, Postgres, Request, Stage, Tags, View, health};
 
@@ -12,7 +13,10 @@ use crate::{Ask, NodeName, OriginReport, Postgres, Request, Stage, Tags, View, h
 const LOOK_MS_MAX: u64 = 15_000;
 
 /// A takeover takes seconds; one that has to fetch WAL from a peer first goes on as long as WAL comes.
-const PROMOTE_MS_MAX: u64 = 300_000;
+const PROMOTE_MS_MAX: u64 = 60_000;
+
+/// While a server starts or works it may still answer: crash recovery takes minutes.
+const PROMOTE_BUSY_MS_MAX: u64 = 300_000;
 
 /// The wanted request that nobody has begun.
 fn waiting(view: &View, wanted: impl Fn(&Ask) -> bool) -> Option<&Request> {
@@ -115,12 +119,21 @@ pub(super) fn close(view: &View) -> Option<Want> {
         let upstream = postgres.standby().and_then(|standby| standby.upstream.as_ref());
         upstream.is_some_and(|upstream| upstream.term > recorded)
     };
-    let fetching = fetches(&view.postgres) || view.fresh_peers().any(|status| fetches(&status.postgres));
-    if fetching || view.memory.stage_age_ms(view.now, request.id) < PROMOTE_MS_MAX {
+    let works = |postgres: &Postgres, busy: bool| busy || *postgres == Postgres::Starting;
+    let peers = || view.fresh_peers().filter(|status| view.settings.full.contains(&status.node));
+    let fetching = fetches(&view.postgres) || peers().any(|status| fetches(&status.postgres));
+    let working = works(&view.postgres, view.busy.is_some())
+        || peers().any(|status| works(&status.postgres, status.busy.is_some()));
+    let patience_ms = if working { PROMOTE_BUSY_MS_MAX } else { PROMOTE_MS_MAX };
+    if fetching || view.memory.stage_age_ms(view.now, request.id) < patience_ms {
         return None;
     }
-    let reason = nobody_may(view).unwrap_or_else(|| "too few nodes answer".to_owned());
-    let seconds = PROMOTE_MS_MAX / 1_000;
+    let missing = || match takeover::outcome(view, view.sync()?, election::campaign_term(view)) {
+        Outcome::Missing(missing) => Some(missing),
+        Outcome::Chosen(_) | Outcome::Fetch { .. } => None,
+    };
+    let reason = nobody_may(view).or_else(missing).unwrap_or_else(|| "too few nodes answer".to_owned());
+    let seconds = patience_ms / 1_000;
     fail(
         view,
         request,

@@ -149,12 +149,14 @@ impl Agent {
             if !failed {
                 self.save(|words| words.durable.rewound = false);
             }
-            let impossible = done.result.as_ref().is_err_and(|error| error.is::<RewindImpossible>());
-            self.rewinds_failed = if impossible { self.rewinds_failed + 1 } else { 0 };
+            let impossible =
+                done.result.as_ref().err().and_then(|error| error.downcast_ref::<RewindImpossible>());
+            self.rewinds_failed = if impossible.is_some() { self.rewinds_failed + 1 } else { 0 };
+            let namesake = matches!(impossible, Some(RewindImpossible::Namesake(..)));
             // pg_rewind cannot take up what another run of it has left half done.
             let half_done =
                 failed && self.parts.worker.as_ref().is_some_and(|worker| worker.rewind_unfinished());
-            if self.rewinds_failed >= REWINDS_MAX || half_done || given_up {
+            if self.rewinds_failed >= REWINDS_MAX || half_done || given_up || namesake {
                 self.rewinds_failed = 0;
                 self.save(|words| words.durable.needs_clone = true);
             }

@@ -45,8 +45,12 @@ const REWIND_DEADLINE: Duration = Duration::from_secs(6 * 3600);
 
 /// The tool says that this data directory cannot be rewound to that source: it has to be copied anew.
 #[derive(Debug, thiserror::Error)]
-#[error("pg_rewind failed: {0}")]
-pub struct RewindImpossible(String);
+pub enum RewindImpossible {
+    #[error("pg_rewind failed: {0}")]
+    Failed(String),
+    #[error("timeline {0} here is not that of {1}, which has the same id: it is copied anew")]
+    Namesake(Timeline, NodeName),
+}
 
 /// What to do, with all that the brain knew.
 pub enum Work {
@@ -291,7 +295,10 @@ impl Worker {
                 lost = listed;
             }
             RewindOutcome::NotRequired => {}
-            RewindOutcome::Failed { reason } => return Err(RewindImpossible(reason).into()),
+            RewindOutcome::Namesake(timeline) => {
+                return Err(RewindImpossible::Namesake(timeline, upstream.node.clone()).into());
+            }
+            RewindOutcome::Failed { reason } => return Err(RewindImpossible::Failed(reason).into()),
         }
         self.bring_slots().await;
         let superseded = self.superseded(upstream.term);

@@ -2,8 +2,8 @@
 //!
 //! Invariant: what a rewind discards is copied to `kept/` first, and a rewind that has begun and not ended leaves a mark
 //! that makes the data directory unusable for everything but being cloned anew.
-//! What it does not know: two branches that were promoted to the same timeline id look like one to `pg_rewind`; the caller
-//! compares histories as the store recorded them before it asks for this.
+//! Two branches that were promoted to the same timeline id look like one to `pg_rewind`, which then has nothing to do: their
+//! histories tell them apart.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,6 +20,7 @@ use super::error::{Error, Result};
 use super::files;
 use super::hba::REWIND_ROLE;
 use super::lost::Lost;
+use super::origin::{self, OriginServer};
 use super::process;
 use super::server::{Server, Source};
 
@@ -27,6 +28,8 @@ use super::server::{Server, Source};
 pub enum RewindOutcome {
     /// The histories have not diverged: follow.
     NotRequired,
+    /// Clone instead: `pg_rewind` takes the timeline that is here for another one of the same id.
+    Namesake(Timeline),
     /// `kept` holds the WAL from the fork on; what of it could be listed.
     Done { fork: Lsn, kept: PathBuf, lost: Option<Box<Lost>> },
     /// Clone instead; the reason is the tool's.
@@ -58,7 +61,9 @@ impl Server {
             Err(error) => return Err(error),
         };
         if said.contains("no rewind required") {
-            return Ok(RewindOutcome::NotRequired);
+            return self
+                .needless(source, control.checkpoint_timeline.max(control.min_recovery_timeline))
+                .await;
         }
         let Some(fork) = parse_fork(&said) else {
             return Ok(RewindOutcome::Failed { reason: format!("pg_rewind names no fork: {said}") });
@@ -75,6 +80,22 @@ impl Server {
         self.rewind_now(source, &secret, progress, deadline).await.map(|failed| match failed {
             Some(reason) => RewindOutcome::Failed { reason },
             None => RewindOutcome::Done { fork, kept, lost },
+        })
+    }
+
+    /// Nothing to rewind, or nothing that `pg_rewind` could see.
+    async fn needless(&self, source: &Source, timeline: Timeline) -> Result<RewindOutcome> {
+        let (Some(own), OriginServer::Primary { history, .. }) =
+            (self.history(timeline)?, origin::ask(source).await?)
+        else {
+            let reason =
+                format!("{} is missing here, or the source became a standby", timeline.history_file());
+            return Ok(RewindOutcome::Failed { reason });
+        };
+        Ok(if own.begins_as(&history) {
+            RewindOutcome::NotRequired
+        } else {
+            RewindOutcome::Namesake(timeline)
         })
     }
 

@@ -158,6 +158,30 @@ async fn a_diverged_primary_is_rewound_and_follows() {
     assert_eq!(one.rewind(&source, &progress(), DEADLINE).await.unwrap(), RewindOutcome::NotRequired);
 }
 
+/// pg_rewind compares ids only: two branches that were promoted to one id are one to it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_timeline_that_only_shares_its_id_is_not_taken_for_the_sources() {
+    let one = primary("n1").await;
+    let two = standby("n2", &one).await;
+    let lsn = write(&one, "CREATE TABLE t AS SELECT 1 AS i").await;
+    await_position(&two, lsn).await;
+    two.detach().await.unwrap();
+    write(&one, "INSERT INTO t VALUES (2)").await;
+    let three = standby("n3", &one).await;
+    one.stop(StopMode::Fast, DEADLINE).await.unwrap();
+    for (node, table) in [(&two, "a"), (&three, "b")] {
+        node.detach().await.unwrap();
+        node.promote(Timeline(3), "", &[], DEADLINE).await.unwrap();
+        node.admit().await.unwrap();
+        write(node, &format!("CREATE TABLE {table} AS SELECT 1 AS i")).await;
+        node.checkpoint().await.unwrap();
+    }
+    three.stop(StopMode::Fast, DEADLINE).await.unwrap();
+    let outcome = three.rewind(&rewind_source(&two), &progress(), DEADLINE).await.unwrap();
+    assert_eq!(outcome, RewindOutcome::Namesake(Timeline(3)));
+    assert!(three.kept_lists().is_empty());
+}
+
 /// A rewound server lacks what its source had written but not flushed, so it accepts no connection until it streams;
 /// it can be pointed and detached all the same.
 #[tokio::test(flavor = "multi_thread")]
