@@ -56,6 +56,19 @@ struct GateState {
     commit: Commit,
     cancels_under_way: u32,
     waiter: Option<Waker>,
+    /// `None` while the session has no server.
+    target: Option<Target>,
+    /// A cancel was sent, and nobody knows when its signal comes.
+    late: bool,
+}
+
+/// What a session's server is worth once no cancel for it is under way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Released {
+    /// No signal is on its way there.
+    Clean,
+    /// One may be: it would hit whoever has the server next.
+    Tainted,
 }
 
 impl Gate {
@@ -74,13 +87,32 @@ impl Gate {
         Poll::Pending
     }
 
-    fn enter(self: &Arc<Gate>) -> Option<Pass> {
+    /// From now on a cancel of this session is for that server process.
+    pub fn point_to(&self, target: Target) {
         let mut state = lock(&self.state);
+        (state.target, state.late) = (Some(target), false);
+    }
+
+    /// From now on it is for nobody, once no cancel is under way any more.
+    pub fn poll_release(&self, cx: &mut Context<'_>) -> Poll<Released> {
+        let mut state = lock(&self.state);
+        if state.cancels_under_way > 0 {
+            state.waiter = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        state.target = None;
+        Poll::Ready(if std::mem::take(&mut state.late) { Released::Tainted } else { Released::Clean })
+    }
+
+    fn enter(self: &Arc<Gate>) -> Result<Pass, Cancelled> {
+        let mut state = lock(&self.state);
+        let target = state.target.clone().ok_or(Cancelled::Lost)?;
         if state.commit == Commit::Asked {
-            return None;
+            tracing::debug!(address = %target.address, "cancel dropped: a commit is under way");
+            return Err(Cancelled::Withheld);
         }
         state.cancels_under_way += 1;
-        Some(Pass { gate: Arc::clone(self), commit: state.commit })
+        Ok(Pass { gate: Arc::clone(self), commit: state.commit, target })
     }
 }
 
@@ -88,6 +120,14 @@ impl Gate {
 struct Pass {
     gate: Arc<Gate>,
     commit: Commit,
+    target: Target,
+}
+
+impl Pass {
+    /// The request was sent, and its end was not seen.
+    fn is_late(&self) {
+        lock(&self.gate.state).late = true;
+    }
 }
 
 impl Drop for Pass {
@@ -104,16 +144,22 @@ impl Drop for Pass {
 #[derive(Default, Debug)]
 pub struct CancelMap {
     /// By pid (4 bytes) and secret: pids of two servers collide, the secret tells them apart.
-    keys: Mutex<HashMap<Vec<u8>, Target>>,
+    keys: Mutex<HashMap<Vec<u8>, Arc<Gate>>>,
 }
 
-/// The server process behind a key. It is another one than the key names when the session was moved.
+/// The server process that a session has now. It is another one than the client's key names when the session was moved, or
+/// is one of a pool.
 #[derive(Clone, Debug)]
-struct Target {
+pub struct Target {
     address: Arc<str>,
-    pid: u32,
-    secret: Vec<u8>,
-    gate: Arc<Gate>,
+    /// The body of BackendKeyData.
+    key: Arc<[u8]>,
+}
+
+impl Target {
+    pub fn new(address: &Arc<str>, key: &[u8]) -> Target {
+        Target { address: Arc::clone(address), key: key.into() }
+    }
 }
 
 /// What became of a cancel request.
@@ -128,28 +174,24 @@ pub enum Cancelled {
 
 impl CancelMap {
     /// Makes `key` known until the answer is dropped.
-    pub fn register(
-        self: &Arc<Self>,
-        key: CancelKey<'_>,
-        address: &Arc<str>,
-        gate: &Arc<Gate>,
-    ) -> Registered {
-        let registered = Registered { map: Arc::clone(self), name: name(key), gate: Arc::clone(gate) };
-        registered.point_to(key, address);
-        registered
+    pub fn register(self: &Arc<Self>, key: CancelKey<'_>, gate: &Arc<Gate>) -> Registered {
+        lock(&self.keys).insert(name(key), Arc::clone(gate));
+        Registered { map: Arc::clone(self), name: name(key), gate: Arc::clone(gate) }
     }
 
     /// Passes the request to the session's server, unless that could end the wait of a commit. Unknown keys are
     /// dropped in silence, as PostgreSQL does, so that nobody learns which keys exist.
     pub async fn forward(&self, key: CancelKey<'_>, waits: Option<&dyn SyncWaits>) -> Cancelled {
-        let target = lock(&self.keys).get(&name(key)).cloned();
-        let Some(target) = target else { return Cancelled::Lost };
-        let Some(pass) = target.gate.enter() else {
-            tracing::debug!(address = %target.address, "cancel dropped: a commit is under way");
-            return Cancelled::Withheld;
+        let gate = lock(&self.keys).get(&name(key)).cloned();
+        let pass = match gate.as_ref().map(Gate::enter) {
+            Some(Ok(pass)) => pass,
+            Some(Err(cancelled)) => return cancelled,
+            None => return Cancelled::Lost,
         };
+        let target = &pass.target;
+        let Some(key) = CancelKey::parse(&target.key) else { return Cancelled::Lost };
         if let (Commit::Possible, Some(waits)) = (pass.commit, waits) {
-            let question = timeout(QUESTION_TIMEOUT, waits.waits(&target.address, target.pid));
+            let question = timeout(QUESTION_TIMEOUT, waits.waits(&target.address, key.pid));
             match question.await.ok().flatten() {
                 Some(false) => {}
                 Some(true) => {
@@ -165,10 +207,12 @@ impl CancelMap {
                 }
             }
         }
-        let key = CancelKey { pid: target.pid, secret: &target.secret };
         match timeout(CANCEL_TIMEOUT, send(&target.address, key)).await {
             Ok(Ok(())) => Cancelled::Sent,
-            _ => Cancelled::Lost,
+            _ => {
+                pass.is_late();
+                Cancelled::Lost
+            }
         }
     }
 }
@@ -197,24 +241,11 @@ pub struct Registered {
     gate: Arc<Gate>,
 }
 
-impl Registered {
-    /// From now on the session's key means the process that gave `key`.
-    pub fn point_to(&self, key: CancelKey<'_>, address: &Arc<str>) {
-        let target = Target {
-            address: Arc::clone(address),
-            pid: key.pid,
-            secret: key.secret.to_owned(),
-            gate: Arc::clone(&self.gate),
-        };
-        lock(&self.map.keys).insert(self.name.clone(), target);
-    }
-}
-
 impl Drop for Registered {
     fn drop(&mut self) {
         let mut keys = lock(&self.map.keys);
         // Another server may have given the same key since; then the entry is not ours.
-        if keys.get(&self.name).is_some_and(|target| Arc::ptr_eq(&target.gate, &self.gate)) {
+        if keys.get(&self.name).is_some_and(|gate| Arc::ptr_eq(gate, &self.gate)) {
             keys.remove(&self.name);
         }
     }
@@ -229,37 +260,50 @@ mod tests {
         let map = Arc::new(CancelMap::default());
         let (gate, other) = (Arc::new(Gate::default()), Arc::new(Gate::default()));
         let key = CancelKey { pid: 7, secret: &[1; 32] };
-        let first = map.register(key, &"a:1".into(), &gate);
-        let second = map.register(key, &"b:1".into(), &other);
+        let first = map.register(key, &gate);
+        let second = map.register(key, &other);
         drop(first);
-        assert_eq!(&*lock(&map.keys).get(&name(key)).unwrap().address, "b:1");
+        assert!(Arc::ptr_eq(lock(&map.keys).get(&name(key)).unwrap(), &other));
         drop(second);
         assert!(lock(&map.keys).is_empty());
     }
 
+    fn target(address: &str) -> Target {
+        Target::new(&address.into(), &[0, 0, 0, 7, 1])
+    }
+
     #[test]
-    fn a_key_means_the_process_that_the_session_was_moved_to() {
-        let map = Arc::new(CancelMap::default());
-        let key = CancelKey { pid: 7, secret: &[1; 32] };
-        let registered = map.register(key, &"a:1".into(), &Arc::default());
-        registered.point_to(CancelKey { pid: 8, secret: &[2; 32] }, &"b:1".into());
-        let target = lock(&map.keys).get(&name(key)).cloned().unwrap();
-        assert_eq!((&*target.address, target.pid, &target.secret[..]), ("b:1", 8, &[2; 32][..]));
-        drop(registered);
-        assert!(lock(&map.keys).is_empty());
+    fn a_cancel_is_for_the_server_that_the_session_has_now() {
+        let gate = Arc::new(Gate::default());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert_eq!(gate.enter().err(), Some(Cancelled::Lost));
+        gate.point_to(target("a:1"));
+        gate.point_to(target("b:1"));
+        let pass = gate.enter().unwrap();
+        assert_eq!(&*pass.target.address, "b:1");
+        assert!(gate.poll_release(&mut cx).is_pending(), "its signal would hit whoever has the server next");
+        drop(pass);
+        assert_eq!(gate.poll_release(&mut cx), Poll::Ready(Released::Clean));
+        assert_eq!(gate.enter().err(), Some(Cancelled::Lost));
+        gate.point_to(target("b:1"));
+        gate.enter().unwrap().is_late();
+        assert_eq!(gate.poll_release(&mut cx), Poll::Ready(Released::Tainted));
+        gate.point_to(target("c:1"));
+        assert_eq!(gate.poll_release(&mut cx), Poll::Ready(Released::Clean));
     }
 
     #[test]
     fn a_commit_and_a_cancel_exclude_each_other() {
         let gate = Arc::new(Gate::default());
         let mut cx = Context::from_waker(Waker::noop());
+        gate.point_to(target("a:1"));
         let pass = gate.enter().unwrap();
         gate.set(Commit::Asked);
         assert!(gate.poll_quiet(&mut cx).is_pending(), "the commit waits for the cancel");
-        assert!(gate.enter().is_none(), "and lets no other in");
+        assert_eq!(gate.enter().err(), Some(Cancelled::Withheld), "and lets no other in");
         drop(pass);
         assert!(gate.poll_quiet(&mut cx).is_ready());
         gate.set(Commit::None);
-        assert!(gate.enter().is_some());
+        assert!(gate.enter().is_ok());
     }
 }

@@ -128,6 +128,10 @@ impl Ledger {
         }
     }
 
+    pub fn is_replication(&self) -> bool {
+        self.replication
+    }
+
     pub fn logged_in(&self) -> bool {
         self.logged_in
     }

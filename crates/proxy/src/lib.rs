@@ -84,6 +84,40 @@ pub struct ProxyConfig {
     pub lowered_commit: LoweredCommit,
     /// Threads that move the sessions' bytes.
     pub threads: usize,
+    pub pool_mode: PoolMode,
+    /// Servers for all sessions with one and the same start-up packet.
+    pub pool_size: usize,
+    /// A server that nobody uses for so long is closed.
+    pub server_idle_timeout: Duration,
+    /// One that is older is closed when it is given back.
+    pub server_lifetime: Duration,
+}
+
+/// For how long a session has a server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PoolMode {
+    /// For a transaction; as long as it keeps something there that cannot be carried to another one, until its end.
+    #[default]
+    Transaction,
+    /// Until its end.
+    Session,
+}
+
+impl PoolMode {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            PoolMode::Transaction => "transaction",
+            PoolMode::Session => "session",
+        }
+    }
+
+    /// Of one of the words above, which the table of settings has checked.
+    pub fn of(text: &str) -> PoolMode {
+        match text {
+            "session" => PoolMode::Session,
+            _ => PoolMode::Transaction,
+        }
+    }
 }
 
 /// Tells the stored secrets of roles. The agent implements it.

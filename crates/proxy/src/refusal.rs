@@ -31,6 +31,11 @@ pub enum Refusal {
         reason: String,
         last_error: Option<String>,
     },
+    /// All servers of its pool were others'.
+    PoolTimeout {
+        waited: Duration,
+        pool_size: usize,
+    },
     /// Writes go to another cluster.
     StandbyCluster {
         port: Port,
@@ -114,6 +119,17 @@ impl Refusal {
                 "too many sessions on this proxy".to_owned(),
                 format!("All {sessions_max} sessions are in use."),
                 "Close sessions, connect to another node, or raise the proxy's limit \"sessions_max\"."
+                    .to_owned(),
+            ),
+            Refusal::PoolTimeout { waited, pool_size } => (
+                "53300",
+                format!("no server connection became free within {} s", waited.as_secs()),
+                format!(
+                    "All {pool_size} that this user may have in this database are in use by transactions, or kept by sessions \
+                     that need one of their own."
+                ),
+                "Shorten the transactions, or raise [proxy] pool_size; LISTEN, temporary tables and PREPARE in SQL keep a \
+                 server until DISCARD ALL."
                     .to_owned(),
             ),
             Refusal::QueueFull { port, queue_max, reason } => (

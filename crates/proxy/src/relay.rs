@@ -7,6 +7,7 @@
 //! shown while something waits to be written. Nothing is changed but what `policy` and `answers` say.
 
 mod frames;
+mod lent;
 
 use std::io;
 use std::sync::Arc;
@@ -14,13 +15,14 @@ use std::task::{Context, Poll, Waker};
 
 use wire::ErrorFields;
 use wire::message::{FrameError, Piece};
-use wire::startup::CancelKey;
 
 use super::Counters;
 use super::books::{Books, Parking};
 use super::cancel::{CancelMap, Commit, Gate, Registered};
 use super::lane::{Cut, Lane, Receiver};
 use super::ledger::{backend_wanted, frontend_wanted};
+use super::ties::Prelude;
+pub use lent::Wants;
 
 /// Bytes of the client that are kept while it is parked: one read, and the beginning of a message before it.
 pub const UNREAD_MAX: usize = 32 * 1024;
@@ -37,6 +39,8 @@ pub enum End {
     Stuck,
     /// The session is to end when idle, and is idle.
     Drained,
+    /// The server did not take what the session needs there.
+    NotLaid(String),
 }
 
 /// What lies between a client and its server.
@@ -52,6 +56,12 @@ pub struct Relay {
     counters: Arc<Counters>,
     address: Arc<str>,
     key: Option<Registered>,
+    /// The body of the key that the log-in's server process gave.
+    server_key: Vec<u8>,
+    /// Its server is not for good: the client is not told that server's key.
+    hides_key: bool,
+    /// The server is made ready for this session, which waits.
+    prelude: Option<Box<Prelude>>,
     parking: Parking,
     /// `up.unread` may hold whole messages.
     backlog: bool,
@@ -69,7 +79,7 @@ pub struct Surroundings {
 }
 
 impl Relay {
-    pub fn new(books: Books, around: Surroundings, address: Arc<str>) -> Self {
+    pub fn new(books: Books, around: Surroundings, address: Arc<str>, hides_key: bool) -> Self {
         Relay {
             books,
             up: Lane::new(frontend_wanted),
@@ -81,32 +91,13 @@ impl Relay {
             counters: around.counters,
             address,
             key: None,
+            server_key: Vec::new(),
+            hides_key,
+            prelude: None,
             backlog: false,
             draining: false,
             hold: false,
         }
-    }
-
-    /// The session's server is gone. What it had not said to its end is, too.
-    pub fn lose_server(&mut self) {
-        self.up.broken = false;
-        self.down.unread = Vec::new();
-    }
-
-    /// Goes on with the server at `address`, whose process has this key, as if it were the old one.
-    pub fn take_up(
-        &mut self,
-        address: Arc<str>,
-        key: Option<CancelKey<'_>>,
-        parameters: Vec<(Vec<u8>, Vec<u8>)>,
-    ) {
-        self.address = address;
-        if let (Some(registered), Some(key)) = (&self.key, key) {
-            registered.point_to(key, &self.address);
-        }
-        let news = self.books.ties.adopt_parameters(parameters);
-        self.down.put(&news);
-        self.books.last_words.clear();
     }
 
     /// True when a message may follow what the client was sent, and what still waits for it.
@@ -163,7 +154,8 @@ impl Relay {
     pub fn pauses(&self) -> bool {
         // A server that has said its last word would never answer.
         let is_held = self.hold && self.books.ledger.may_pause();
-        (is_held || !self.books.last_words.is_empty()) && self.up.frames.at_boundary()
+        let waits = is_held || !self.books.last_words.is_empty() || self.prelude.is_some();
+        waits && self.up.frames.at_boundary()
     }
 
     /// No more of the client can be kept.
@@ -217,6 +209,9 @@ impl Relay {
                 None => break,
                 Some(Piece::Rest(rest)) if self.down.drops_rest => cut.drop(rest.len()),
                 Some(Piece::Rest(rest)) => cut.keep(rest.len()),
+                Some(Piece::Frame(frame)) if self.prelude.is_some() => {
+                    self.prelude_frame(&frame, &mut cut)?;
+                }
                 Some(Piece::Frame(frame)) => self.server_frame(&frame, &mut cut)?,
             }
         }

@@ -20,7 +20,7 @@ use super::ledger::backend_wanted;
 use super::login::{Entry, Login};
 use super::refusal::{CutCause, Refusal};
 use super::servers::{Opened, Seat};
-use super::ties::Replay;
+use super::ties::{Parameters, Replay};
 use super::{Port, Shared};
 
 /// For the login without questions and for the replay: each takes milliseconds on a server that is well.
@@ -49,7 +49,7 @@ pub struct Relocated {
 pub struct Welcome {
     /// The body of BackendKeyData.
     pub key: Vec<u8>,
-    pub parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    pub parameters: Parameters,
 }
 
 /// Why a server did not take the session.
@@ -60,10 +60,15 @@ enum Hitch {
 }
 
 /// Waits for a primary until `queue_timeout` and makes it like the old server.
-pub async fn relocate(shared: &Shared, login: &Login, replay: &Replay) -> Result<Relocated, Refusal> {
+pub async fn relocate(
+    shared: &Shared,
+    port: Port,
+    login: &Login,
+    replay: &Replay,
+) -> Result<Relocated, Refusal> {
     let started = Instant::now();
     let deadline = started + shared.config.queue_timeout.max(shared.config.connect_timeout);
-    let search = Search { port: Port::ReadWrite, startup: &login.startup, deadline, queues: false };
+    let search = Search { port, startup: &login.startup, deadline, queues: false };
     let mut at_once = shared.topology.borrow().held_until().is_none();
     loop {
         let found = find(shared, &search).await.map_err(|refusal| match refusal {

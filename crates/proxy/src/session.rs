@@ -143,7 +143,7 @@ impl Newcomer {
                 Err(Parted::Unasked) => continue,
                 Err(Parted::Asked(refusal)) => break refusal,
             };
-            if let Err(error) = self.adopt(shared, choice, seat, opened, keys) {
+            if let Err(error) = self.adopt(shared, port, choice, seat, opened, keys) {
                 tracing::warn!(%error, "a session ends: its sockets cannot be handed on");
             }
             return;
@@ -188,6 +188,7 @@ impl Newcomer {
     fn adopt(
         self,
         shared: &Shared,
+        port: Port,
         choice: Choice,
         seat: Seat,
         opened: Opened,
@@ -198,6 +199,7 @@ impl Newcomer {
             server: opened.stream.into_std()?,
             early: self.early,
             answer: opened.answer,
+            port,
             login: Arc::new(Login { startup: self.startup, keys }),
             books: self.books,
             choice,

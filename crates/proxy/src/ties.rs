@@ -8,13 +8,17 @@
 mod replay;
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use wire::message::{Frame, Status, backend, frontend, split_text};
 use wire::{Effects, OnSession};
 
 use super::ledger::Ledger;
 use super::policy;
-pub use replay::Replay;
+pub use replay::{Laid, Prelude, Replay};
+
+/// What a server reports of its settings: names and values.
+pub type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
 
 /// Bytes of settings and prepared statements that one session may have us keep. A driver's cache of 256 statements
 /// of 250 bytes fits; at 5,000 sessions that all use it up, 320 MB.
@@ -52,8 +56,10 @@ pub struct Ties {
     sent: Counts,
     /// Their answers, so far.
     answered: Counts,
-    /// As the client has been told.
-    parameters: Vec<(Vec<u8>, Vec<u8>)>,
+    /// As the client has been told. Shared with servers that report the same.
+    parameters: Arc<Parameters>,
+    /// Settings and named statements as a server is given them, until they change.
+    laid: Option<Laid>,
 }
 
 #[derive(Debug, Default)]
@@ -124,6 +130,7 @@ impl Ties {
 
     fn bind(&mut self, why: &'static str) {
         self.bound.get_or_insert(why);
+        self.laid = None;
         // It stays so for good, or until DISCARD ALL: nothing need be kept.
         self.settings = Vec::new();
         self.statements = BTreeMap::new();
@@ -267,11 +274,7 @@ impl Ties {
         if let Some(why) = unsafe_parameter(name, value) {
             self.bind(why);
         }
-        if let Some((_, known)) = self.parameters.iter_mut().find(|(known, _)| known == name) {
-            *known = value.to_owned();
-        } else if self.parameters.len() < PARAMETERS_MAX {
-            self.parameters.push((name.to_owned(), value.to_owned()));
-        } else {
+        if !note_parameter(&mut self.parameters, name, value) {
             self.bind("more parameters than are kept");
         }
     }
@@ -299,6 +302,7 @@ impl Ties {
 
     fn keep_statement(&mut self, name: Vec<u8>, message: Vec<u8>) {
         self.drop_statement(&name);
+        self.laid = None;
         self.kept_bytes += name.len() + message.len();
         self.statements.insert(name, message);
         self.check_limit();
@@ -306,6 +310,7 @@ impl Ties {
 
     fn drop_statement(&mut self, name: &[u8]) {
         if let Some(message) = self.statements.remove(name) {
+            self.laid = None;
             self.kept_bytes -= name.len() + message.len();
         }
     }
@@ -363,6 +368,7 @@ impl Ties {
                     self.statements.iter().map(|(name, message)| name.len() + message.len()).sum();
                 self.kept_bytes -= bytes;
                 self.statements.clear();
+                self.laid = None;
             }
             Effect::Deallocates { name, executed: true } => self.drop_statement(&name),
             Effect::Sets { .. }
@@ -380,11 +386,26 @@ impl Ties {
         {
             self.kept_bytes -= size(&self.settings.remove(at));
         }
+        self.laid = None;
         let setting = (key, text);
         self.kept_bytes += size(&setting);
         self.settings.push(setting);
         self.check_limit();
     }
+}
+
+/// Notes what a server reports; `false` when that is more than is kept.
+pub fn note_parameter(parameters: &mut Arc<Parameters>, name: &[u8], value: &[u8]) -> bool {
+    let known = parameters.iter().position(|(known, _)| known == name);
+    match known {
+        Some(at) if parameters[at].1 == value => {}
+        Some(at) => Arc::make_mut(parameters)[at].1 = value.to_owned(),
+        None if parameters.len() < PARAMETERS_MAX => {
+            Arc::make_mut(parameters).push((name.to_owned(), value.to_owned()));
+        }
+        None => return false,
+    }
+    true
 }
 
 /// Why texts of such a session cannot be looked at safely.

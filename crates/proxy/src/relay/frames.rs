@@ -1,11 +1,13 @@
 //! One frame on its way: into the books, then kept, changed or left out.
 
-use wire::message::{Frame, backend};
+use rand::random;
+use wire::message::{Frame, backend, put_frame};
 use wire::startup::CancelKey;
 use wire::{Effects, ErrorFields};
 
 use super::super::Counters;
 use super::super::answers::Verdict;
+use super::super::cancel::Target;
 use super::super::lane::Cut;
 use super::super::policy::{self, Change};
 use super::{End, Relay};
@@ -51,7 +53,20 @@ impl Relay {
         if frame.tag == backend::KEY_DATA
             && let Some(key) = CancelKey::parse(frame.head)
         {
-            self.key = Some(self.cancels.register(key, &self.address, &self.gate));
+            self.gate.point_to(Target::new(&self.address, frame.head));
+            self.server_key = frame.head.to_vec();
+            if self.hides_key && frame.is_whole() {
+                let body = own_key(key);
+                if let Some(own) = CancelKey::parse(&body) {
+                    self.key = Some(self.cancels.register(own, &self.gate));
+                }
+                cut.drop(frame.bytes.len());
+                let mut message = Vec::new();
+                put_frame(&mut message, frame.tag, &body);
+                cut.insert(&message);
+                return Ok(());
+            }
+            self.key = Some(self.cancels.register(key, &self.gate));
         }
         if is_end_by_shutdown(frame) && self.at_boundary() && self.books.ties.bound().is_none() {
             self.books.last_words = frame.bytes.to_vec();
@@ -87,6 +102,12 @@ impl Relay {
         }
         Ok(())
     }
+}
+
+/// The body of a key that only this proxy knows: as long as the server's, so that a driver that takes no long one is given none.
+fn own_key(key: CancelKey<'_>) -> Vec<u8> {
+    let secret = key.secret.iter().map(|_| random::<u8>());
+    key.pid.to_be_bytes().into_iter().chain(secret).collect()
 }
 
 /// What PostgreSQL says when it ends a session of its own accord: it shuts down, another process of it has crashed,

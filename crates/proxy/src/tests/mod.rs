@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::topology::{Backend, Topology};
-use super::{Counts, LoweredCommit, Proxy, ProxyConfig, Questions, Secrets, SyncWaits};
+use super::{Counts, LoweredCommit, PoolMode, Proxy, ProxyConfig, Questions, Secrets, SyncWaits};
 
 /// Every wait of a test; never reached when things work.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -42,6 +42,10 @@ pub fn config() -> ProxyConfig {
         login_timeout: PATIENCE,
         lowered_commit: LoweredCommit::Allow,
         threads: 2,
+        pool_mode: PoolMode::Session,
+        pool_size: 20,
+        server_idle_timeout: PATIENCE,
+        server_lifetime: PATIENCE,
     }
 }
 

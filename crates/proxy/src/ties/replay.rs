@@ -1,8 +1,10 @@
-//! What a new server is given, so that the session finds there what it had.
+//! What a server is given, so that the session finds there what it had.
+
+use std::sync::Arc;
 
 use wire::message::{backend, frontend, put_frame};
 
-use super::Ties;
+use super::{Parameters, Ties};
 
 /// What makes a new server like the old one.
 #[derive(PartialEq, Eq, Debug)]
@@ -14,39 +16,116 @@ pub struct Replay {
     pub last_may_fail: bool,
 }
 
-impl Ties {
-    /// What to send to a new server, once it is ready.
-    pub fn replay(&self) -> Replay {
-        let mut bytes = Vec::new();
-        for (_, text) in &self.settings {
-            put_frame(&mut bytes, frontend::QUERY, &[text, &b"\0"[..]].concat());
-        }
-        let mut answers = self.settings.len();
-        if !self.statements.is_empty() {
-            self.statements.values().for_each(|message| bytes.extend_from_slice(message));
-            put_frame(&mut bytes, frontend::SYNC, &[]);
-            answers += 1;
-        }
-        let last_may_fail = !self.unnamed.is_empty();
-        if last_may_fail {
-            bytes.extend_from_slice(&self.unnamed);
-            put_frame(&mut bytes, frontend::SYNC, &[]);
-            answers += 1;
-        }
-        Replay { bytes, answers, last_may_fail }
+/// Settings and named statements that lie on a server, as the messages that have put them there. Empty: it is as its log-in
+/// left it.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Laid(Arc<Put>);
+
+#[derive(PartialEq, Eq, Debug, Default)]
+struct Put {
+    bytes: Vec<u8>,
+    answers: usize,
+}
+
+impl Laid {
+    pub fn is_empty(&self) -> bool {
+        self.0.bytes.is_empty()
     }
 
-    /// The new server reports these; the messages that tell the client what is different.
-    pub fn adopt_parameters(&mut self, reported: Vec<(Vec<u8>, Vec<u8>)>) -> Vec<u8> {
-        let mut news = Vec::new();
-        for (name, value) in reported {
-            if !self.parameters.contains(&(name.clone(), value.clone())) {
-                let body = [&name[..], b"\0", &value, b"\0"].concat();
-                put_frame(&mut news, backend::PARAMETER_STATUS, &body);
-                self.parameters.retain(|(known, _)| *known != name);
-                self.parameters.push((name, value));
-            }
+    /// True when a server with the one is as good as one with the other.
+    pub fn is_same(&self, other: &Laid) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self == other
+    }
+}
+
+/// What a server of a pool is sent before its next session's own messages.
+#[derive(PartialEq, Eq, Debug)]
+pub struct Prelude {
+    pub replay: Replay,
+    /// Its answers have not come yet.
+    pub answers_due: usize,
+    /// As the server reports them, the answers included so far.
+    pub parameters: Arc<Parameters>,
+}
+
+impl Ties {
+    /// What to send to a new server, once it is ready.
+    pub fn replay(&mut self) -> Replay {
+        let laid = self.laid();
+        let mut replay =
+            Replay { bytes: laid.0.bytes.clone(), answers: laid.0.answers, last_may_fail: false };
+        if !self.unnamed.is_empty() {
+            replay.put_last(&self.unnamed);
+            replay.last_may_fail = true;
         }
+        replay
+    }
+
+    /// What the session has laid on its server, the unnamed statement aside.
+    pub fn laid(&mut self) -> Laid {
+        let Ties { settings, statements, laid, .. } = self;
+        let laid = laid.get_or_insert_with(|| {
+            let mut bytes = Vec::new();
+            for (_, text) in settings.iter() {
+                put_frame(&mut bytes, frontend::QUERY, &[text, &b"\0"[..]].concat());
+            }
+            let mut answers = settings.len();
+            if !statements.is_empty() {
+                statements.values().for_each(|message| bytes.extend_from_slice(message));
+                put_frame(&mut bytes, frontend::SYNC, &[]);
+                answers += 1;
+            }
+            Laid(Arc::new(Put { bytes, answers }))
+        });
+        laid.clone()
+    }
+
+    /// What turns a server with `found` on it into this session's; empty when it is that already. `asks_unnamed`: the
+    /// session may use its unnamed statement before it prepares another, and the one on the server is somebody else's.
+    pub fn transition(&mut self, found: &Laid, asks_unnamed: bool) -> Replay {
+        let own = self.laid();
+        let mut replay = Replay { bytes: Vec::new(), answers: 0, last_may_fail: false };
+        if !own.is_same(found) {
+            if !found.is_empty() {
+                put_frame(&mut replay.bytes, frontend::QUERY, b"DISCARD ALL\0");
+                replay.answers += 1;
+            }
+            replay.bytes.extend_from_slice(&own.0.bytes);
+            replay.answers += own.0.answers;
+        }
+        if asks_unnamed {
+            let mut close = Vec::new();
+            put_frame(&mut close, frontend::CLOSE, b"S\0");
+            let message = if self.unnamed.is_empty() { &close } else { &self.unnamed };
+            replay.put_last(message);
+            replay.last_may_fail = true;
+        }
+        replay
+    }
+
+    pub fn parameters(&self) -> &Arc<Parameters> {
+        &self.parameters
+    }
+
+    /// The session's server reports these; the messages that tell the client what is different.
+    pub fn adopt_parameters(&mut self, reported: Arc<Parameters>) -> Vec<u8> {
+        let mut news = Vec::new();
+        if Arc::ptr_eq(&self.parameters, &reported) {
+            return news;
+        }
+        for pair in reported.iter().filter(|pair| !self.parameters.contains(pair)) {
+            let body = [&pair.0[..], b"\0", &pair.1, b"\0"].concat();
+            put_frame(&mut news, backend::PARAMETER_STATUS, &body);
+        }
+        self.parameters = reported;
         news
+    }
+}
+
+impl Replay {
+    fn put_last(&mut self, message: &[u8]) {
+        self.bytes.extend_from_slice(message);
+        put_frame(&mut self.bytes, frontend::SYNC, &[]);
+        self.answers += 1;
     }
 }

@@ -52,7 +52,7 @@ impl Script {
     }
 
     /// Query and Parse texts of the replay, `S` for a Sync.
-    fn replayed(&self) -> Vec<String> {
+    fn replayed(&mut self) -> Vec<String> {
         let replay = self.ties.replay();
         let (mut framer, mut at, mut texts) = (Framer::new(usize::from), 0, Vec::new());
         while let Some(Piece::Frame(frame)) = framer.next(&replay.bytes[at..]).unwrap() {
@@ -178,7 +178,8 @@ fn what_is_kept_is_bounded() {
 fn the_client_is_told_what_the_new_server_reports_differently() {
     let mut script = Script::new();
     let pair = |name: &str, value: &str| (name.as_bytes().to_vec(), value.as_bytes().to_vec());
-    let news = script.ties.adopt_parameters(vec![pair("TimeZone", "UTC"), pair("server_version", "15.9")]);
+    let news =
+        script.ties.adopt_parameters(Arc::new(vec![pair("TimeZone", "UTC"), pair("server_version", "15.9")]));
     let mut expected = Vec::new();
     put_frame(&mut expected, b'S', b"server_version\x0015.9\0");
     assert_eq!(news, expected);

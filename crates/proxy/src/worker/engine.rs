@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::pools::{Limits, Pools};
 use super::session::{Around, Session, Side};
 use super::{Mail, Mailbox, SessionId};
 use crate::topology::Topology;
@@ -38,6 +39,7 @@ pub struct Engine {
     free: Vec<u32>,
     /// Places that are free from the next batch on.
     freed: Vec<u32>,
+    pools: Pools,
     /// What was seen of them last.
     topology: watch::Receiver<Topology>,
     stage: watch::Receiver<Stage>,
@@ -59,6 +61,13 @@ struct Place {
 impl Engine {
     pub fn new(shared: Arc<Shared>, mailbox: Arc<Mailbox>, runtime: Handle) -> io::Result<Engine> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
+        let config = &shared.config;
+        let limits = Limits {
+            // A session stays with its worker, and so do the servers.
+            size: config.pool_size.div_ceil(config.threads.max(1)),
+            idle: config.server_idle_timeout,
+            lifetime: config.server_lifetime,
+        };
         epoll::add(&epoll, &mailbox.bell, EventData::new_u64(BELL), EventFlags::IN)?;
         Ok(Engine {
             epoll,
@@ -67,6 +76,7 @@ impl Engine {
             places: Vec::new(),
             free: Vec::new(),
             freed: Vec::new(),
+            pools: Pools::new(limits),
             topology: shared.topology.clone(),
             stage: shared.stage.subscribe(),
             published: true,
@@ -90,6 +100,7 @@ impl Engine {
                     break;
                 }
             };
+            self.pools.now = Instant::now();
             // What was published before these bytes came is known before they are looked at.
             self.look_if_changed();
             for event in ready {
@@ -103,6 +114,7 @@ impl Engine {
             }
             self.mind_deadlines();
             self.free.append(&mut self.freed);
+            self.pools.turn();
         }
         for place in 0..self.places.len() as u32 {
             self.end(place);
@@ -118,6 +130,7 @@ impl Engine {
         }
         self.topology.mark_unchanged();
         self.stage.mark_unchanged();
+        self.pools.look(&self.topology.borrow(), &mut self.again);
         for id in self.present() {
             self.visit(id, Session::look);
         }
@@ -127,18 +140,32 @@ impl Engine {
         let left = match self.again.is_empty() {
             false => Duration::ZERO,
             // A little later rather than a little before, which would be a turn for nothing.
-            true => self.next?.saturating_duration_since(Instant::now()) + Duration::from_millis(1),
+            true => self.deadline()?.saturating_duration_since(Instant::now()) + Duration::from_millis(1),
         };
         Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
     }
 
     fn ready(&mut self, data: u64, flags: EventFlags) {
-        let (place, side) = ((data >> 1) as u32, Side::of(data));
-        let Some(generation) = self.places.get(place as usize).map(|place| place.generation) else { return };
-        self.visit(SessionId { place, generation }, |session, around| {
-            session.note(side, flags);
-            session.step(around)
-        });
+        let (number, side) = ((data >> 1) as u32, Side::of(data));
+        let session = match side {
+            Side::Client => self
+                .places
+                .get(number as usize)
+                .map(|place| SessionId { place: number, generation: place.generation }),
+            Side::Server => self.pools.user(number),
+        };
+        match session {
+            Some(id) => self.visit(id, |session, around| {
+                session.note(side, flags);
+                session.step(around)
+            }),
+            None => self.pools.heard(number, flags, &mut self.buffer, &mut self.again),
+        }
+    }
+
+    /// Nothing has to be done before, as far as nothing is heard.
+    fn deadline(&self) -> Option<Instant> {
+        [self.next, self.pools.next].into_iter().flatten().min()
     }
 
     /// Lets a session act; `false` of it is its end.
@@ -154,6 +181,7 @@ impl Engine {
             runtime: &self.runtime,
             epoll: self.epoll.as_fd(),
             buffer: &mut self.buffer,
+            pools: &mut self.pools,
             again: &mut self.again,
         };
         let goes_on = catch_unwind(AssertUnwindSafe(|| act(session, &mut around))).unwrap_or_else(|_| {
@@ -167,10 +195,12 @@ impl Engine {
         }
     }
 
-    fn end(&mut self, place: u32) {
-        if let Some(session) = self.places[place as usize].session.take() {
-            self.freed.push(place);
-            drop(session);
+    fn end(&mut self, number: u32) {
+        let place = &mut self.places[number as usize];
+        let id = SessionId { place: number, generation: place.generation };
+        if let Some(session) = place.session.take() {
+            self.freed.push(number);
+            session.end(id, &mut self.pools, &mut self.again);
             self.shared.workers.ended(&self.mailbox);
         }
     }
@@ -185,8 +215,11 @@ impl Engine {
 
     fn mind_deadlines(&mut self) {
         let now = Instant::now;
-        if self.next.is_none_or(|next| now() < next) {
+        if self.deadline().is_none_or(|next| now() < next) {
             return;
+        }
+        if self.pools.next.is_some_and(|next| next <= now()) {
+            self.pools.mind_age(&mut self.again);
         }
         self.next = None;
         for id in self.present() {
@@ -207,8 +240,8 @@ impl Engine {
                     });
                     let generation = self.places[place as usize].generation.wrapping_add(1);
                     let id = SessionId { place, generation };
-                    let epoll = self.epoll.as_fd();
-                    match Session::new(*adopted, id, &self.shared, &self.mailbox, epoll) {
+                    let (epoll, slot) = (self.epoll.as_fd(), self.pools.slot(id));
+                    match Session::new(*adopted, id, slot, &self.shared, &self.mailbox, epoll) {
                         Ok((session, unseen)) => {
                             self.places[place as usize] =
                                 Place { generation, session: Some(Box::new(session)) };
@@ -217,6 +250,7 @@ impl Engine {
                         Err(error) => {
                             tracing::warn!(%error, "a session ends: its sockets cannot be watched");
                             self.freed.push(place);
+                            self.pools.close(slot, &mut self.again);
                             self.shared.workers.ended(&self.mailbox);
                         }
                     }

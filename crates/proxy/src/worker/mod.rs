@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! session::serve (tokio) ── adopt ─► mailbox ─► engine ─► session ─► relay (books, lanes)
-//! topology, stage ───────── look ──►          └► socket (epoll)
-//! relocation (tokio) ────── found ─►
+//! topology, stage ───────── look ──►          │        └► pools (whose server, who waits for one)
+//! relocation (tokio) ────── found ─►          └► socket (epoll)
 //! ```
 //!
 //! What it is: a loop over epoll's events for each thread. A session costs no task, timer, channel or lock while its bytes
@@ -11,6 +11,7 @@
 //! Invariant: a session never changes its thread, so nothing of it is shared.
 
 mod engine;
+mod pools;
 mod session;
 mod socket;
 
@@ -27,13 +28,13 @@ use rustix::fd::OwnedFd;
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::Shared;
 use super::backend::Choice;
 use super::books::Books;
 use super::login::Login;
 use super::refusal::Refusal;
 use super::relocation::Relocated;
 use super::servers::Seat;
+use super::{Port, Shared};
 
 /// Which session of a worker: its place, and how many have had that place before.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -50,6 +51,7 @@ pub struct Adopted {
     /// What each has said that the other has not seen.
     pub early: Vec<u8>,
     pub answer: Vec<u8>,
+    pub port: Port,
     pub login: Arc<Login>,
     pub books: Books,
     pub choice: Choice,

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
@@ -15,19 +15,19 @@ use rustix::fd::BorrowedFd;
 use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
-use wire::startup::CancelKey;
 
+use super::pools::{Pools, Server, Taken, Wanted};
 use super::socket::{Discarded, Socket};
 use super::{Adopted, Call, Mail, Mailbox, SessionId};
 use crate::backend::{Choice, Role};
+use crate::cancel::{Released, Target};
 use crate::lane::Lane;
 use crate::ledger::backend_wanted;
 use crate::login::Login;
 use crate::refusal::{CutCause, Refusal};
-use crate::relay::{End, Relay, Surroundings};
+use crate::relay::{End, Relay, Surroundings, Wants};
 use crate::relocation::{Relocated, relocate};
-use crate::servers::Seat;
-use crate::{Counters, Shared, Stage};
+use crate::{Counters, PoolMode, Port, Shared, Stage};
 
 /// From the server's first answer to its first ReadyForQuery: PostgreSQL's greatest `authentication_timeout` and a
 /// little, so that the server's own limit speaks first.
@@ -51,8 +51,9 @@ impl Side {
         if data & 1 == 0 { Side::Client } else { Side::Server }
     }
 
-    fn data(self, id: SessionId) -> u64 {
-        u64::from(id.place) << 1 | u64::from(self == Side::Server)
+    /// Of a client, by its session's place; of a server, by its slot.
+    pub fn data(self, number: u32) -> u64 {
+        u64::from(number) << 1 | u64::from(self == Side::Server)
     }
 }
 
@@ -64,6 +65,7 @@ pub struct Around<'a> {
     pub runtime: &'a Handle,
     pub epoll: BorrowedFd<'a>,
     pub buffer: &'a mut [u8],
+    pub pools: &'a mut Pools,
     pub again: &'a mut Vec<SessionId>,
 }
 
@@ -77,23 +79,34 @@ pub struct Session {
     client: Socket,
     phase: Phase,
     relay: Relay,
-    choice: Choice,
-    /// What the server's load is counted by.
-    seat: Option<Seat>,
+    port: Port,
     login: Arc<Login>,
     login_until: Option<Instant>,
+    /// It gives its server back after each transaction.
+    parts: bool,
+    /// Where its servers come from, once it has given one back.
+    pool: Option<u32>,
     waker: Waker,
     _permit: OwnedSemaphorePermit,
 }
 
 enum Phase {
     Relaying {
-        server: Socket,
+        server: Box<Server>,
         held_until: Option<Instant>,
     },
-    /// A task looks for another server.
+    /// Between two transactions, without a server.
+    Resting,
+    /// As before, and something is to be done for the client once there is a server.
+    Waiting {
+        since: Instant,
+        until: Instant,
+        held_until: Option<Instant>,
+    },
+    /// A task looks for another server, or opens one more for the pool.
     Between {
         task: AbortHandle,
+        was: Option<Choice>,
     },
     /// The client hears its last message, and is waited for: closing with unread bytes would reset the connection, and a
     /// reset takes back what the client has not read yet.
@@ -104,7 +117,7 @@ enum Phase {
     /// The client has left, perhaps with a request under way. Closing with unread bytes would reset the connection and could
     /// take that request back, which a direct connection would not do: the server is read to the end instead.
     Lingering {
-        server: Socket,
+        server: Box<Server>,
         until: Instant,
     },
 }
@@ -132,7 +145,7 @@ impl Drop for Search {
 
 impl Drop for Session {
     fn drop(&mut self) {
-        if let Phase::Between { task } = &self.phase {
+        if let Phase::Between { task, .. } = &self.phase {
             task.abort();
         }
     }
@@ -142,21 +155,28 @@ impl Session {
     pub fn new(
         adopted: Adopted,
         id: SessionId,
+        slot: u32,
         shared: &Shared,
         mailbox: &Arc<Mailbox>,
         epoll: BorrowedFd<'_>,
     ) -> io::Result<(Session, Unseen)> {
-        let Adopted { client, server, early, answer, login, books, choice, seat, permit } = adopted;
+        let Adopted { client, server, early, answer, port, login, books, choice, seat, permit } = adopted;
         let around =
             Surroundings { cancels: Arc::clone(&shared.cancels), counters: Arc::clone(&shared.counters) };
-        let server = Socket::register(server, epoll, Side::Server.data(id))?;
+        let parts = shared.config.pool_mode == PoolMode::Transaction && !books.ledger.is_replication();
+        let address = Arc::clone(seat.address());
+        // Its key comes with the log-in.
+        let target = Target::new(&address, &[]);
+        let socket = Socket::register(server, epoll, Side::Server.data(slot))?;
+        let server = Box::new(Server::new(socket, slot, choice, seat, target, Instant::now()));
         let session = Session {
-            client: Socket::register(client, epoll, Side::Client.data(id))?,
+            client: Socket::register(client, epoll, Side::Client.data(id.place))?,
             phase: Phase::Relaying { server, held_until: None },
-            relay: Relay::new(books, around, Arc::clone(seat.address())),
-            choice,
-            seat: Some(seat),
+            relay: Relay::new(books, around, address, parts),
+            port,
             login,
+            parts,
+            pool: None,
             login_until: Some(Instant::now() + AUTHENTICATION_TIMEOUT),
             waker: Call::waker(mailbox, id),
             _permit: permit,
@@ -168,7 +188,7 @@ impl Session {
         match (side, &mut self.phase) {
             (Side::Client, _) => self.client.note(flags),
             (Side::Server, Phase::Relaying { server, .. } | Phase::Lingering { server, .. }) => {
-                server.note(flags)
+                server.socket.note(flags)
             }
             // Of a server that has been closed.
             (Side::Server, _) => {}
@@ -179,7 +199,10 @@ impl Session {
     pub fn deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Relaying { held_until, .. } => [*held_until, self.login_until].into_iter().flatten().min(),
-            Phase::Between { .. } => None,
+            Phase::Waiting { until, held_until, .. } => {
+                [Some(*until), *held_until].into_iter().flatten().min()
+            }
+            Phase::Resting | Phase::Between { .. } => None,
             Phase::Leaving { until, .. } | Phase::Lingering { until, .. } => Some(*until),
         }
     }
@@ -190,7 +213,7 @@ impl Session {
         let right = self.cause_to_part(around.shared, stage).is_none();
         let Phase::Relaying { server, .. } = &mut self.phase else { return false };
         let heard = match self.relay.hear_server(&unseen.from_server, &mut self.client) {
-            Ok(()) if right => self.relay.hear_client(&unseen.from_client, server),
+            Ok(()) if right => self.relay.hear_client(&unseen.from_client, &mut server.socket),
             Ok(()) => {
                 self.relay.keep_for_later(&unseen.from_client);
                 Ok(())
@@ -207,9 +230,10 @@ impl Session {
     pub fn step(&mut self, around: &mut Around<'_>) -> bool {
         match &mut self.phase {
             Phase::Relaying { .. } => match self.relay_some(around) {
-                Ok(()) => true,
+                Ok(()) => self.part_when_done(around),
                 Err(end) => self.ended(end, around),
             },
+            Phase::Resting | Phase::Waiting { .. } => self.rest(around),
             Phase::Between { .. } => self.keep_early(around),
             Phase::Leaving { last, .. } => {
                 let is_clear = last.is_clear();
@@ -221,13 +245,14 @@ impl Session {
                 }
                 discard(&mut self.client, around)
             }
-            Phase::Lingering { server, .. } => discard(server, around),
+            Phase::Lingering { server, .. } => discard(&mut server.socket, around),
         }
     }
 
     fn relay_some(&mut self, around: &mut Around<'_>) -> Result<(), End> {
         let Session { client, phase, relay, waker, login_until, .. } = self;
         let Phase::Relaying { server, .. } = phase else { return Ok(()) };
+        let server = &mut server.socket;
         // The server's side first: what it has said may end what the client has asked.
         let mut reads = 0;
         while relay.down.write_out(client).map_err(|_| End::ClientLeft)? {
@@ -287,30 +312,60 @@ impl Session {
         let stage = *around.shared.stage.borrow();
         let cause = self.cause_to_part(around.shared, stage);
         match (&mut self.phase, cause) {
-            (Phase::Relaying { held_until, .. }, None) => {
+            (Phase::Relaying { server, held_until }, None) => {
                 let held = around.shared.topology.borrow().held_until();
                 *held_until =
-                    held.filter(|_| self.choice.role == Role::Primary).map(tokio::time::Instant::into_std);
+                    held.filter(|_| server.choice.role == Role::Primary).map(tokio::time::Instant::into_std);
                 self.relay.hold = held_until.is_some();
                 self.relay.draining = stage == Stage::Draining;
                 self.step(around)
             }
             (Phase::Relaying { .. }, Some(cause)) => self.cut(cause, around),
-            (Phase::Between { task }, _) if stage != Stage::Running => {
-                task.abort();
-                Counters::add(&around.shared.counters.cuts);
-                self.part(&Refusal::cut(CutCause::Shutdown), around)
+            (Phase::Between { .. } | Phase::Resting | Phase::Waiting { .. }, _)
+                if stage != Stage::Running =>
+            {
+                self.strand(&Refusal::cut(CutCause::Shutdown), around)
             }
+            (Phase::Resting | Phase::Waiting { .. }, Some(cause)) => {
+                self.strand(&Refusal::cut(cause), around)
+            }
+            (Phase::Waiting { .. }, None) => self.rest(around),
             (Phase::Lingering { .. }, Some(_)) => false,
             _ => true,
         }
+    }
+
+    /// Ends a session that has no server.
+    fn strand(&mut self, refusal: &Refusal, around: &mut Around<'_>) -> bool {
+        if let Phase::Between { task, .. } = &self.phase {
+            task.abort();
+        }
+        self.forgo(around);
+        Counters::add(&around.shared.counters.cuts);
+        self.part(refusal, around)
+    }
+
+    /// Asks for no server any more.
+    fn forgo(&mut self, around: &mut Around<'_>) {
+        match (&self.phase, self.pool) {
+            (Phase::Between { .. }, Some(pool)) => around.pools.not_opened(pool, around.again),
+            (Phase::Waiting { .. }, Some(pool)) => around.pools.unqueue(pool, around.id, around.again),
+            _ => {}
+        }
+        self.relay.hold = false;
+        self.relay.count_parking();
+        self.phase = Phase::Resting;
     }
 
     fn cause_to_part(&self, shared: &Shared, stage: Stage) -> Option<CutCause> {
         if stage == Stage::Stopped {
             return Some(CutCause::Shutdown);
         }
-        let cause = self.choice.cut(&shared.topology.borrow());
+        let server = match &self.phase {
+            Phase::Relaying { server, .. } | Phase::Lingering { server, .. } => Some(server),
+            _ => None,
+        };
+        let cause = server.and_then(|server| server.choice.cut(&shared.topology.borrow()));
         // Without a publisher nobody would say that the term has passed: the careful end is now.
         cause.or_else(|| shared.topology.has_changed().is_err().then_some(CutCause::AgentGone))
     }
@@ -322,26 +377,39 @@ impl Session {
                 let late = self.login_until.is_some_and(|until| until <= Instant::now());
                 !late && self.look(around)
             }
-            Phase::Between { .. } => true,
+            Phase::Waiting { since, until, .. } if *until <= Instant::now() => {
+                let (waited, pool_size) = (since.elapsed(), around.shared.config.pool_size);
+                Counters::add(&around.shared.counters.queue_timeouts);
+                self.strand(&Refusal::PoolTimeout { waited, pool_size }, around)
+            }
+            Phase::Waiting { .. } => self.rest(around),
+            Phase::Resting | Phase::Between { .. } => true,
             // A client that takes nothing within the time learns it from the closed connection.
             Phase::Leaving { .. } | Phase::Lingering { .. } => false,
         }
     }
 
     fn ended(&mut self, end: End, around: &mut Around<'_>) -> bool {
-        let node = || self.choice.backend.node.clone();
+        let node = match &self.phase {
+            Phase::Relaying { server, .. } => server.choice.backend.node.clone(),
+            _ => String::new(),
+        };
         let cause = match end {
             End::ClientLeft => return self.linger(around),
             End::ClientGarbled(error) => {
-                self.lose_server();
+                self.lose_server(around);
                 return self.leave(
                     Vec::new(),
                     &Refusal::Protocol(error.to_string()).response().encode(),
                     around,
                 );
             }
-            End::ServerGarbled(error) => CutCause::ServerGarbled { node: node(), error: error.to_string() },
-            End::ServerLeft => CutCause::ServerClosed { node: node() },
+            End::NotLaid(reason) => {
+                self.lose_server(around);
+                return self.strand(&Refusal::cut(CutCause::NotTaken { node, reason }), around);
+            }
+            End::ServerGarbled(error) => CutCause::ServerGarbled { node, error: error.to_string() },
+            End::ServerLeft => CutCause::ServerClosed { node },
             End::Stuck => CutCause::Stuck,
             End::Drained => CutCause::Shutdown,
         };
@@ -350,20 +418,20 @@ impl Session {
 
     /// The server is closed; then the session goes on without it, or is told why not.
     fn cut(&mut self, cause: CutCause, around: &mut Around<'_>) -> bool {
+        let Phase::Relaying { server, .. } = &self.phase else { return true };
         let running = *around.shared.stage.borrow() == Stage::Running;
-        let has_room = self.choice.role == Role::Primary && cause.leaves_room() && running;
+        let goes_on = cause.leaves_room() && running;
+        let was = server.choice.clone();
+        let has_room = goes_on && (was.role == Role::Primary || self.pool.is_some());
         let movable = has_room && self.relay.is_movable();
-        self.lose_server();
+        self.lose_server(around);
+        if movable && self.pool.is_some() {
+            self.relay.books.last_words.clear();
+            self.phase = Phase::Resting;
+            return self.rest(around);
+        }
         if movable {
-            self.seat = None;
-            let (shared, mailbox, id) = (Arc::clone(around.shared), Arc::clone(around.mailbox), around.id);
-            let (login, replay) = (Arc::clone(&self.login), self.relay.books.ties.replay());
-            let search = Search { mailbox, id, found: None };
-            let task = around.runtime.spawn(async move {
-                let found = relocate(&shared, &login, &replay).await;
-                search.end_with(found);
-            });
-            self.phase = Phase::Between { task: task.abort_handle() };
+            self.search(Some(was), around);
             return self.keep_early(around);
         }
         let books = &self.relay.books;
@@ -377,11 +445,150 @@ impl Session {
         self.part(&Refusal::Cut { cause, loss }, around)
     }
 
+    /// Has a server looked for and made as the session left its last one; `was`: it had to leave that.
+    fn search(&mut self, was: Option<Choice>, around: &mut Around<'_>) {
+        let (shared, mailbox, id) = (Arc::clone(around.shared), Arc::clone(around.mailbox), around.id);
+        let (port, login, replay) = (self.port, Arc::clone(&self.login), self.relay.books.ties.replay());
+        let search = Search { mailbox, id, found: None };
+        let task = around.runtime.spawn(async move {
+            let found = relocate(&shared, port, &login, &replay).await;
+            search.end_with(found);
+        });
+        self.phase = Phase::Between { task: task.abort_handle(), was };
+    }
+
+    /// Gives the server back when nothing of the session is left there.
+    fn part_when_done(&mut self, around: &mut Around<'_>) -> bool {
+        if !self.parts || !self.relay.may_part() {
+            return true;
+        }
+        // A cancel that is under way would hit whoever has the server next.
+        let Poll::Ready((released, laid, parameters)) = self.relay.poll_part(&self.waker) else {
+            return true;
+        };
+        let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, Phase::Resting) else {
+            return true;
+        };
+        if self.pool.is_none() {
+            server.target = Target::new(server.seat.address(), self.relay.server_key());
+            let key = [&[self.port as u8][..], &self.login.startup].concat();
+            self.pool = Some(around.pools.join(&key, server.slot));
+        }
+        (server.laid, server.parameters) = (laid, parameters);
+        match released {
+            Released::Clean => around.pools.give_back(server, around.id, around.again),
+            Released::Tainted => {
+                let slot = server.slot;
+                drop(server);
+                around.pools.close(slot, around.again);
+            }
+        }
+        self.relay.hold = false;
+        self.relay.count_parking();
+        self.rest(around)
+    }
+
+    /// Without a server: looks what the client wants, and gets one for that.
+    fn rest(&mut self, around: &mut Around<'_>) -> bool {
+        let Some(pool) = self.pool else { return false };
+        loop {
+            let read = match self.relay.is_full() {
+                true => 0,
+                false => match self.client.read(around.buffer) {
+                    Ok(None) => 0,
+                    Ok(Some(0)) | Err(_) => return false,
+                    Ok(Some(read)) => read,
+                },
+            };
+            let bytes = &around.buffer[..read];
+            match self.relay.wants(bytes) {
+                Wants::Server => {}
+                Wants::Nothing => return false,
+                Wants::More if read == 0 => return true,
+                Wants::More => {
+                    self.relay.keep_for_later(bytes);
+                    continue;
+                }
+                Wants::Garbage => {
+                    let refusal = Refusal::Protocol("a message shorter than its own length".to_owned());
+                    return self.leave(Vec::new(), &refusal.response().encode(), around);
+                }
+            }
+            let (waits, laid) = (matches!(self.phase, Phase::Waiting { .. }), self.relay.books.ties.laid());
+            let held_until = around.shared.topology.borrow().held_until().map(tokio::time::Instant::into_std);
+            let wanted = Wanted { session: around.id, laid: &laid, held: held_until.is_some(), waits };
+            match around.pools.take(pool, &wanted, around.again) {
+                Taken::Server(server) => return self.go_on_with(server, read, around),
+                Taken::Open => {
+                    self.relay.keep_for_later(bytes);
+                    self.relay.hold = false;
+                    self.relay.count_parking();
+                    self.search(None, around);
+                    return true;
+                }
+                Taken::Wait => {
+                    self.relay.keep_for_later(bytes);
+                    self.relay.hold = held_until.is_some();
+                    self.relay.count_parking();
+                    let (since, until) = match self.phase {
+                        Phase::Waiting { since, until, .. } => (since, until),
+                        _ => (Instant::now(), Instant::now() + patience(around.shared)),
+                    };
+                    self.phase = Phase::Waiting { since, until, held_until };
+                    if read == 0 {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has a server of the pool for what the client has sent, the last of it in `around.buffer`.
+    fn go_on_with(&mut self, mut server: Box<Server>, read: usize, around: &mut Around<'_>) -> bool {
+        let (bytes, is_own) = (&around.buffer[..read], server.was_of(around.id));
+        self.relay.hold = false;
+        self.relay.count_parking();
+        let parameters = Arc::clone(&server.parameters);
+        self.relay.borrow(server.target.clone(), parameters, &server.laid, is_own, bytes);
+        let heard = match self.relay.pauses() {
+            true => {
+                self.relay.keep_for_later(bytes);
+                Ok(())
+            }
+            false => self.relay.hear_client(bytes, &mut server.socket),
+        };
+        self.phase = Phase::Relaying { server, held_until: None };
+        match heard {
+            Ok(()) => self.step(around),
+            Err(end) => self.ended(end, around),
+        }
+    }
+
     /// Closes the connection to the server.
-    fn lose_server(&mut self) {
+    fn lose_server(&mut self, around: &mut Around<'_>) {
         self.relay.lose_server();
         // Whatever comes next takes its place.
-        self.phase = Phase::Leaving { last: Lane::new(backend_wanted), until: Instant::now() };
+        let last = Phase::Leaving { last: Lane::new(backend_wanted), until: Instant::now() };
+        if let Phase::Relaying { server, .. } = std::mem::replace(&mut self.phase, last) {
+            let slot = server.slot;
+            drop(server);
+            around.pools.close(slot, around.again);
+        }
+    }
+
+    /// Over: leaves nothing of it with the pools.
+    pub fn end(self, id: SessionId, pools: &mut Pools, woken: &mut Vec<SessionId>) {
+        match (&self.phase, self.pool) {
+            (Phase::Relaying { server, .. } | Phase::Lingering { server, .. }, _) => {
+                pools.close(server.slot, woken)
+            }
+            (Phase::Between { .. }, Some(pool)) => pools.not_opened(pool, woken),
+            (Phase::Waiting { .. }, Some(pool)) => pools.unqueue(pool, id, woken),
+            _ => {}
+        }
+        if let Some(pool) = self.pool {
+            pools.leave(pool);
+        }
     }
 
     /// Keeps what the client asks meanwhile; `false` when it leaves.
@@ -398,42 +605,46 @@ impl Session {
 
     /// The search for another server has ended.
     pub fn relocated(&mut self, found: Result<Relocated, Refusal>, around: &mut Around<'_>) -> bool {
-        if !matches!(self.phase, Phase::Between { .. }) {
-            return true;
-        }
+        let Phase::Between { was, .. } = &mut self.phase else { return true };
+        let was = was.take();
         let found = match found {
             Ok(found) => found,
-            Err(refusal) => {
-                Counters::add(&around.shared.counters.cuts);
-                return self.part(&refusal, around);
-            }
+            Err(refusal) => return self.strand(&refusal, around),
         };
-        if found.at_once && found.choice.is_same_server(&self.choice) && self.relay.was_terminated() {
+        let same = was.as_ref().is_some_and(|was| found.at_once && found.choice.is_same_server(was));
+        if same && self.relay.was_terminated() {
             // It was this session that had to end, and not its server.
             drop(found.stream);
             let last_words = std::mem::take(&mut self.relay.books.last_words);
             return self.part_with(&last_words, around);
         }
-        let server = found
+        let slot = around.pools.slot(around.id);
+        let socket = found
             .stream
             .into_std()
-            .and_then(|stream| Socket::register(stream, around.epoll, Side::Server.data(around.id)));
-        let server = match server {
-            Ok(server) => server,
+            .and_then(|stream| Socket::register(stream, around.epoll, Side::Server.data(slot)));
+        let socket = match socket {
+            Ok(socket) => socket,
             Err(error) => {
-                Counters::add(&around.shared.counters.cuts);
+                around.pools.close(slot, around.again);
                 let node = found.choice.backend.node;
                 let refusal = Refusal::cut(CutCause::NotTaken { node, reason: error.to_string() });
-                return self.part(&refusal, around);
+                return self.strand(&refusal, around);
             }
         };
-        Counters::add(&around.shared.counters.moved);
-        let (from, to) = (&self.choice.backend.node, &found.choice.backend.node);
-        tracing::debug!(from, to, "a session moved");
-        let key = CancelKey::parse(&found.welcome.key);
-        self.relay.take_up(Arc::clone(found.seat.address()), key, found.welcome.parameters);
-        (self.choice, self.seat) = (found.choice, Some(found.seat));
-        self.phase = Phase::Relaying { server, held_until: None };
+        if let Some(was) = &was {
+            Counters::add(&around.shared.counters.moved);
+            let (from, to) = (&was.backend.node, &found.choice.backend.node);
+            tracing::debug!(from, to, "a session moved");
+        }
+        if let Some(pool) = self.pool {
+            around.pools.opened(pool, slot);
+        }
+        let target = Target::new(found.seat.address(), &found.welcome.key);
+        let now = Instant::now();
+        let server = Server::new(socket, slot, found.choice, found.seat, target.clone(), now);
+        self.relay.take_up(target, Arc::new(found.welcome.parameters));
+        self.phase = Phase::Relaying { server: Box::new(server), held_until: None };
         match self.relay.hear_server(&found.rest, &mut self.client) {
             Ok(()) => self.look(around),
             Err(end) => self.ended(end, around),
@@ -454,7 +665,6 @@ impl Session {
     }
 
     fn leave(&mut self, before: Vec<u8>, last: &[u8], around: &mut Around<'_>) -> bool {
-        self.seat = None;
         let mut lane = Lane::new(backend_wanted);
         lane.put(&before);
         lane.put(last);
@@ -467,10 +677,15 @@ impl Session {
         let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, ended) else {
             return false;
         };
-        server.close_writing();
+        server.socket.close_writing();
         self.phase = Phase::Lingering { server, until: Instant::now() + LINGER };
         self.step(around)
     }
+}
+
+/// How long a session waits for a server.
+fn patience(shared: &Shared) -> Duration {
+    shared.config.queue_timeout.max(shared.config.connect_timeout)
 }
 
 /// Reads a turn's worth and forgets it; `false` at the end.

@@ -77,6 +77,13 @@ impl Socket {
         }
     }
 
+    /// True when the other side has sent anything, its end included, that nobody has asked for.
+    pub fn has_ended(&mut self) -> bool {
+        self.ended
+            || self.readable
+            || !matches!(self.stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
+    }
+
     /// Says that nothing more will be written.
     pub fn close_writing(&mut self) {
         // Who has gone already is noticed by reading.

@@ -1,0 +1,155 @@
+//! A session's servers, one after the other: taking one up, making it ready, and giving it back.
+//!
+//! Invariants: a server is given back only when nothing of the session is under way there, no cancel can still hit it, and what
+//! the session has laid on it is known. Nothing of a session reaches a server that is not yet as the session left its last one.
+
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use wire::ErrorFields;
+use wire::message::{Frame, backend, frontend, split_text};
+
+use super::super::cancel::{Released, Target};
+use super::super::lane::Cut;
+use super::super::ties::{Laid, Parameters, Prelude, note_parameter};
+use super::{End, Relay, UNREAD_MAX};
+
+/// What a session without a server makes of its client's bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Wants {
+    /// There is no whole message yet.
+    More,
+    Server,
+    /// The client says good-bye.
+    Nothing,
+    /// This is no message.
+    Garbage,
+}
+
+/// Before a message's body: its type byte and its length.
+const HEADER: usize = 5;
+
+impl Relay {
+    /// The session's server is gone. What it had not said to its end is, too.
+    pub fn lose_server(&mut self) {
+        self.up.broken = false;
+        self.down.unread = Vec::new();
+        self.prelude = None;
+    }
+
+    /// Goes on with a server that is as the old one was.
+    pub fn take_up(&mut self, target: Target, parameters: Arc<Parameters>) {
+        self.gate.point_to(target);
+        let news = self.books.ties.adopt_parameters(parameters);
+        self.down.put(&news);
+        self.books.last_words.clear();
+    }
+
+    /// Goes on with a server on which `found` lies; `is_own`: nobody else has used it since this session did. What the server
+    /// needs first is put into the lane, and the client's messages, which `bytes` end, wait until it is answered.
+    pub fn borrow(
+        &mut self,
+        target: Target,
+        parameters: Arc<Parameters>,
+        found: &Laid,
+        is_own: bool,
+        bytes: &[u8],
+    ) {
+        let asks_unnamed = !is_own && !self.begins_anew(bytes);
+        let replay = self.books.ties.transition(found, asks_unnamed);
+        if replay.answers == 0 {
+            return self.take_up(target, parameters);
+        }
+        self.gate.point_to(target);
+        self.up.put(&replay.bytes);
+        self.prelude = Some(Box::new(Prelude { answers_due: replay.answers, replay, parameters }));
+    }
+
+    /// The first message that waits makes the server forget its unnamed statement, whosesoever it is.
+    fn begins_anew(&self, bytes: &[u8]) -> bool {
+        match self.byte(bytes, 0) {
+            Some(frontend::QUERY | frontend::FUNCTION_CALL) => true,
+            Some(frontend::PARSE) => self.byte(bytes, HEADER) == Some(0),
+            _ => false,
+        }
+    }
+
+    /// Of what the client has sent and no server has got: what waits, and `bytes` behind it.
+    fn byte(&self, bytes: &[u8], at: usize) -> Option<u8> {
+        let unread = &self.up.unread;
+        unread.get(at).or_else(|| bytes.get(at.checked_sub(unread.len())?)).copied()
+    }
+
+    pub(super) fn prelude_frame(&mut self, frame: &Frame<'_>, cut: &mut Cut<'_>) -> Result<(), End> {
+        cut.drop(frame.bytes.len());
+        self.down.drops_rest = true;
+        let Some(prelude) = &mut self.prelude else { return Ok(()) };
+        match frame.tag {
+            backend::ERROR_RESPONSE => {
+                let is_last = prelude.answers_due == 1 && prelude.replay.last_may_fail;
+                let fields = ErrorFields::new(frame.head);
+                if !is_last || fields.is_fatal() {
+                    let message = String::from_utf8_lossy(fields.message().unwrap_or_default());
+                    return Err(End::NotLaid(message.into_owned()));
+                }
+            }
+            backend::PARAMETER_STATUS => {
+                let pair = split_text(frame.head).and_then(|(name, rest)| Some((name, split_text(rest)?.0)));
+                if let Some((name, value)) = pair {
+                    note_parameter(&mut prelude.parameters, name, value);
+                }
+            }
+            backend::READY_FOR_QUERY => {
+                prelude.answers_due -= 1;
+                if prelude.answers_due == 0
+                    && let Some(prelude) = self.prelude.take()
+                {
+                    self.down.drops_rest = false;
+                    let news = self.books.ties.adopt_parameters(prelude.parameters);
+                    cut.insert(&news);
+                    self.books.last_words.clear();
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What the client wants that has sent `bytes`, behind what waits.
+    pub fn wants(&self, bytes: &[u8]) -> Wants {
+        let header: [Option<u8>; HEADER] = std::array::from_fn(|at| self.byte(bytes, at));
+        let [Some(tag), Some(a), Some(b), Some(c), Some(d)] = header else { return Wants::More };
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        let there = self.up.unread.len() + bytes.len();
+        match tag {
+            _ if length < 4 => Wants::Garbage,
+            frontend::TERMINATE => Wants::Nothing,
+            // What is too long to be kept goes on as it comes.
+            _ if there > length || length >= UNREAD_MAX => Wants::Server,
+            _ => Wants::More,
+        }
+    }
+
+    /// True when nothing keeps the session with its server: it may have another for what comes next.
+    pub fn may_part(&self) -> bool {
+        self.is_movable()
+            && self.prelude.is_none()
+            && self.down.unread.is_empty()
+            && self.books.last_words.is_empty()
+            && !self.up.broken
+    }
+
+    /// Parts from the server: how clean it is, and what lies on it. A cancel that is under way is waited for; its end wakes
+    /// `waker`.
+    pub fn poll_part(&mut self, waker: &Waker) -> Poll<(Released, Laid, Arc<Parameters>)> {
+        self.gate.poll_release(&mut Context::from_waker(waker)).map(|released| {
+            let ties = &mut self.books.ties;
+            (released, ties.laid(), Arc::clone(ties.parameters()))
+        })
+    }
+
+    /// The key of the server process that let the client in.
+    pub fn server_key(&self) -> &[u8] {
+        &self.server_key
+    }
+}
