@@ -48,6 +48,8 @@ pub struct Agent {
     observed_us: u64,
     /// The last word of a server that answers, and when.
     answered_us: u64,
+    /// Work on the server has begun or ended since it answered: what it said then is forgotten.
+    pub(crate) forgets_answer: bool,
     said: String,
 }
 
@@ -97,6 +99,7 @@ impl World {
             probe_ms: None,
             observed_us: 0,
             answered_us: self.now_us,
+            forgets_answer: false,
             said: String::new(),
         });
         self.note(Detail::Decisions, node, format_args!("agent starts"));
@@ -194,7 +197,7 @@ impl World {
         let agent = agent.as_mut()?;
         if server.frozen {
             let hung = now.saturating_sub(agent.answered_us) > HUNG_US;
-            if hung && !self.plan.hung_is_stale {
+            if agent.forgets_answer || hung && !self.plan.hung_is_stale {
                 return Some(Postgres::Unknown);
             }
             let mut primary = agent.view.postgres.primary()?.clone();
@@ -202,7 +205,7 @@ impl World {
             primary.probe_age_ms = agent.probe_ms.map(|at| clock.since(at));
             return Some(Postgres::Primary(primary));
         }
-        agent.answered_us = now;
+        (agent.answered_us, agent.forgets_answer) = (now, false);
         if !full || server.wal.is_none() {
             return Some(Postgres::Empty);
         }

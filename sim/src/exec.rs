@@ -99,7 +99,7 @@ impl World {
         }
         let Some(agent) = self.agent(node) else { return };
         agent.op = Some(Op { id, operation, action, step: 0, started_us, mark: 0, mark_us: 0 });
-        agent.view.busy = Some(operation);
+        (agent.view.busy, agent.forgets_answer) = (Some(operation), true);
         self.after(delay, Event::OpStep { node, boot, id });
     }
 
@@ -213,6 +213,9 @@ impl World {
         }
         if matches!(&op.action, Action::Rewind { node: source, .. } if source.is_origin()) {
             self.rewound(node, how == "done");
+        }
+        if let Some(agent) = self.agent(node) {
+            agent.forgets_answer = true;
         }
         self.refresh(node);
         self.turn(node);
