@@ -10,7 +10,7 @@ use super::draft::Draft;
 use super::slots::Slots;
 use super::value::{Value, split_address};
 use crate::postgres::Method;
-use proxy::LoweredCommit;
+use proxy::{LoweredCommit, PoolMode};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -86,6 +86,10 @@ pub struct Proxy {
     pub threads: u32,
     pub queue_max: u32,
     pub queue_timeout: Duration,
+    pub pool_mode: PoolMode,
+    pub pool_size: u32,
+    pub server_idle_timeout: Duration,
+    pub server_lifetime: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -287,6 +291,10 @@ impl Config {
                 threads: take.number("proxy.threads")?,
                 queue_max: take.number("proxy.queue_max")?,
                 queue_timeout: take.duration("proxy.queue_timeout")?,
+                pool_mode: PoolMode::of(&take.text("proxy.pool_mode")?),
+                pool_size: take.number("proxy.pool_size")?,
+                server_idle_timeout: take.duration("proxy.server_idle_timeout")?,
+                server_lifetime: take.duration("proxy.server_lifetime")?,
             },
             http: Http { listen: take.text("http.listen")?, port: take.number("http.port")? },
             peer: PeerListen { listen: take.text("peer.listen")?, port: take.number("peer.port")? },
@@ -365,6 +373,10 @@ impl Config {
             "proxy.threads" => Some(self.proxy.threads.to_string()),
             "proxy.queue_max" => Some(self.proxy.queue_max.to_string()),
             "proxy.queue_timeout" => duration(self.proxy.queue_timeout),
+            "proxy.pool_mode" => text(self.proxy.pool_mode.as_str()),
+            "proxy.pool_size" => Some(self.proxy.pool_size.to_string()),
+            "proxy.server_idle_timeout" => duration(self.proxy.server_idle_timeout),
+            "proxy.server_lifetime" => duration(self.proxy.server_lifetime),
             "http.listen" => text(&self.http.listen),
             "http.port" => Some(self.http.port.to_string()),
             "peer.listen" => text(&self.peer.listen),

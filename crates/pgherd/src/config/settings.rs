@@ -212,6 +212,36 @@ pub const SETTINGS: &[Setting] = &[
         "2",
         "Threads that move the sessions' bytes; 0: one for every four cores of the machine, and one at least.",
     ),
+    setting(
+        "proxy.pool_mode",
+        Kind::Choice(&["transaction", "session"]),
+        Default::Value("transaction"),
+        "\"session\"",
+        "For how long a session has a server: for a transaction (and until DISCARD ALL when it leaves something there that \
+         cannot be carried to another, LISTEN or a temporary table for instance), or until it ends.",
+    ),
+    setting(
+        "proxy.pool_size",
+        Kind::Integer { min: 1, max: 100_000, unit: "servers" },
+        Default::Value("20"),
+        "40",
+        "Servers that all sessions with one user, database and start-up settings may have at once, on each node's proxy; \
+         further ones wait. While clients log in there may be more for a moment. Not for pool_mode = \"session\".",
+    ),
+    setting(
+        "proxy.server_idle_timeout",
+        Kind::Duration { min: MILLISECOND, max: Duration::from_secs(86_400) },
+        Default::Value("10min"),
+        "\"1min\"",
+        "A server of a pool that nobody has used for so long is closed.",
+    ),
+    setting(
+        "proxy.server_lifetime",
+        Kind::Duration { min: MILLISECOND, max: Duration::from_secs(604_800) },
+        Default::Value("1h"),
+        "\"30min\"",
+        "A server of a pool that is older is closed after its transaction: its memory grows with what it has seen.",
+    ),
     setting("http.listen", Kind::Host, LOCALHOST, "\"0.0.0.0\"", "Address the HTTP server listens on."),
     setting("http.port", PORT, Default::Value("8432"), "8432", "Port of the HTTP server."),
     setting("peer.listen", Kind::Host, LOCALHOST, "\"0.0.0.0\"", "Address to listen on."),

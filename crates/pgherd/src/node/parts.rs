@@ -135,6 +135,10 @@ pub(super) fn proxy_config(config: &Config) -> ProxyConfig {
         login_timeout: LOGIN_TIMEOUT,
         lowered_commit: config.sync.lowered_commit,
         threads,
+        pool_mode: config.proxy.pool_mode,
+        pool_size: config.proxy.pool_size as usize,
+        server_idle_timeout: config.proxy.server_idle_timeout,
+        server_lifetime: config.proxy.server_lifetime,
     }
 }
 

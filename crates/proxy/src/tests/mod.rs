@@ -5,6 +5,7 @@ mod edges;
 mod fake;
 mod login;
 mod moves;
+mod pools;
 mod queue;
 mod real;
 mod real_auth;

@@ -1,0 +1,377 @@
+//! Sessions that share servers: each has one for its transaction, and finds there what it left.
+
+use tokio::time::sleep;
+use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
+use wire::message::put_frame;
+
+use super::fake::{Client, Manner, Server};
+use super::server::{Postgres, client, connect};
+use super::*;
+
+/// One worker, so that all sessions share one pool.
+fn pooled(pool_size: usize) -> ProxyConfig {
+    ProxyConfig { pool_mode: PoolMode::Transaction, pool_size, threads: 1, ..config() }
+}
+
+async fn fake(pool_size: usize) -> (Server, Stand) {
+    let server = Server::new(Manner::Trusting).await;
+    let stand = Stand::new(pooled(pool_size), topology(1, Some(&server.address), &[])).await;
+    (server, stand)
+}
+
+async fn real(pool_size: usize, options: &'static [&'static str]) -> (Postgres, Stand) {
+    let postgres = tokio::task::spawn_blocking(|| Postgres::start("trust", options)).await.unwrap();
+    let stand = Stand::new(pooled(pool_size), topology(1, Some(&postgres.address), &[])).await;
+    drop(postgres.admin().await);
+    (postgres, stand)
+}
+
+async fn open(stand: &Stand) -> tokio_postgres::Client {
+    connect(client(stand.read_write(), "secret")).await.unwrap()
+}
+
+async fn value(client: &tokio_postgres::Client, sql: &str) -> String {
+    let rows = soon(client.simple_query(sql)).await.unwrap();
+    let row = rows.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),
+        _ => None,
+    });
+    row.expect("a row")
+}
+
+#[tokio::test]
+async fn idle_sessions_have_no_server() {
+    let (server, stand) = fake(2).await;
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(Client::login(stand.read_write()).await);
+    }
+    server.until(|seen| seen.open <= 2).await;
+    for client in &mut clients {
+        client.query("SELECT 1").await.unwrap();
+    }
+    assert_eq!((server.logins(), stand.proxy.counts().sessions), (10, 10), "no server was opened for a query");
+    drop(clients);
+    stand.until(|counts| counts.sessions == 0).await;
+}
+
+#[tokio::test]
+async fn a_transaction_keeps_its_server_and_the_others_wait_in_turn() {
+    let (server, stand) = fake(1).await;
+    let mut first = Client::login(stand.read_write()).await;
+    let (mut second, mut third) =
+        (Client::login(stand.read_write()).await, Client::login(stand.read_write()).await);
+    first.query("BEGIN").await.unwrap();
+    second.send("SELECT 'second'").await;
+    // In the queue, before the next comes.
+    sleep(Duration::from_millis(50)).await;
+    third.send("SELECT 'third'").await;
+    sleep(Duration::from_millis(50)).await;
+    assert!(!server.seen.borrow().queries.iter().any(|sql| sql.starts_with("SELECT")));
+    first.query("COMMIT").await.unwrap();
+    second.ready().await.unwrap();
+    third.ready().await.unwrap();
+    let queries = server.seen.borrow().queries.clone();
+    assert_eq!(queries, ["BEGIN", "COMMIT", "SELECT 'second'", "SELECT 'third'"]);
+}
+
+#[tokio::test]
+async fn the_wait_for_a_server_has_an_end() {
+    let server = Server::new(Manner::Trusting).await;
+    let short = Duration::from_millis(200);
+    let config = ProxyConfig { queue_timeout: short, connect_timeout: short, ..pooled(1) };
+    let stand = Stand::new(config, topology(1, Some(&server.address), &[])).await;
+    let mut first = Client::login(stand.read_write()).await;
+    let mut second = Client::login(stand.read_write()).await;
+    first.query("BEGIN").await.unwrap();
+    second.send("SELECT 1").await;
+    let told = second.last_words().await;
+    assert_eq!(told.sqlstate, "53300");
+    assert!(told.text.contains("pool_size"), "{}", told.text);
+    first.query("COMMIT").await.unwrap();
+    let mut third = Client::login(stand.read_write()).await;
+    third.query("SELECT 1").await.unwrap();
+    first.query("SELECT 1").await.unwrap();
+}
+
+#[tokio::test]
+async fn resting_sessions_notice_no_takeover() {
+    let (old, stand) = fake(3).await;
+    let new = Server::new(Manner::Trusting).await;
+    let mut clients = Vec::new();
+    for _ in 0..5 {
+        clients.push(Client::login(stand.read_write()).await);
+    }
+    old.until(|seen| seen.open <= 3).await;
+    let mut open = Client::login(stand.read_write()).await;
+    open.query("BEGIN").await.unwrap();
+    stand.topology.send_replace(topology(2, None, &[]));
+    old.until(|seen| seen.open == 0).await;
+    assert_eq!(open.last_words().await.sqlstate, "40001");
+    for client in &mut clients {
+        client.send("SELECT 1").await;
+    }
+    stand.topology.send_replace(topology(2, Some(&new.address), &[]));
+    for client in &mut clients {
+        client.ready().await.unwrap();
+    }
+    new.until(|seen| seen.queries.len() == 5 && seen.open <= 3).await;
+    assert_eq!(stand.proxy.counts().cuts, 1);
+}
+
+#[tokio::test]
+async fn a_hold_keeps_back_who_wants_a_server() {
+    let (server, stand) = fake(2).await;
+    let mut clients = [Client::login(stand.read_write()).await, Client::login(stand.read_write()).await];
+    let until = tokio::time::Instant::now() + PATIENCE;
+    let hold = Some(crate::topology::Hold { id: 1, until });
+    stand.topology.send_modify(|topology| topology.hold = hold);
+    for client in &mut clients {
+        client.send("SELECT 1").await;
+    }
+    stand.until(|counts| counts.parked == 2).await;
+    assert!(server.seen.borrow().queries.is_empty());
+    stand.topology.send_modify(|topology| topology.hold = None);
+    for client in &mut clients {
+        client.ready().await.unwrap();
+    }
+    stand.until(|counts| counts.parked == 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_a_transaction_leaves_no_dirty_server() {
+    let (server, stand) = fake(1).await;
+    let mut first = Client::login(stand.read_write()).await;
+    let mut second = Client::login(stand.read_write()).await;
+    first.query("BEGIN").await.unwrap();
+    second.send("SELECT 1").await;
+    drop(first);
+    second.ready().await.unwrap();
+    server.until(|seen| seen.open == 1).await;
+    assert_eq!(server.logins(), 3, "the first one's server was closed, and another opened");
+    // Whoever says good-bye takes no server with it.
+    second.stream.set_nodelay(true).unwrap();
+    let mut out = Vec::new();
+    put_frame(&mut out, b'X', b"");
+    tokio::io::AsyncWriteExt::write_all(&mut second.stream, &out).await.unwrap();
+    stand.until(|counts| counts.sessions == 0).await;
+    let mut third = Client::login(stand.read_write()).await;
+    third.query("SELECT 1").await.unwrap();
+    server.until(|seen| seen.open == 1).await;
+}
+
+#[tokio::test]
+async fn half_a_message_keeps_no_server() {
+    let (server, stand) = fake(1).await;
+    let mut slow = Client::login(stand.read_write()).await;
+    let mut other = Client::login(stand.read_write()).await;
+    let mut out = Vec::new();
+    put_frame(&mut out, b'Q', b"SELECT 'slow'\0");
+    let (first, second) = out.split_at(9);
+    tokio::io::AsyncWriteExt::write_all(&mut slow.stream, first).await.unwrap();
+    sleep(Duration::from_millis(50)).await;
+    other.query("SELECT 'other'").await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut slow.stream, second).await.unwrap();
+    slow.ready().await.unwrap();
+    assert_eq!(server.seen.borrow().queries, ["SELECT 'other'", "SELECT 'slow'"]);
+}
+
+#[tokio::test]
+async fn what_nobody_uses_is_closed() {
+    let server = Server::new(Manner::Trusting).await;
+    let config = ProxyConfig { server_idle_timeout: Duration::from_millis(100), ..pooled(5) };
+    let stand = Stand::new(config, topology(1, Some(&server.address), &[])).await;
+    let mut client = Client::login(stand.read_write()).await;
+    client.query("SELECT 1").await.unwrap();
+    server.until(|seen| seen.open == 0).await;
+    client.query("SELECT 1").await.unwrap();
+    assert_eq!(server.logins(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_session_finds_what_it_left() {
+    let (_postgres, stand) = real(1, &[]).await;
+    let (one, two) = (open(&stand).await, open(&stand).await);
+    one.batch_execute("SET work_mem = '5MB'; SET TimeZone = 'Asia/Tokyo'").await.unwrap_or_default();
+    one.batch_execute("SET work_mem = '5MB'").await.unwrap();
+    one.batch_execute("SET search_path = pg_catalog").await.unwrap();
+    two.batch_execute("SET work_mem = '7MB'").await.unwrap();
+    for _ in 0..3 {
+        assert_eq!(value(&one, "SHOW work_mem").await, "5MB");
+        assert_eq!(value(&one, "SHOW search_path").await, "pg_catalog");
+        assert_eq!(value(&two, "SHOW work_mem").await, "7MB");
+        assert_ne!(value(&two, "SHOW search_path").await, "pg_catalog");
+    }
+    // The same names for different statements.
+    let (first, second) =
+        (one.prepare("SELECT 1").await.unwrap(), two.prepare("SELECT 'two'::text").await.unwrap());
+    for _ in 0..3 {
+        assert_eq!(one.query_one(&first, &[]).await.unwrap().get::<_, i32>(0), 1);
+        assert_eq!(two.query_one(&second, &[]).await.unwrap().get::<_, String>(0), "two");
+    }
+    // A transaction that failed took its settings with it.
+    let failed = one.batch_execute("BEGIN; SET work_mem = '9MB'; SELECT 1/0; COMMIT").await;
+    assert_eq!(failed.unwrap_err().code(), Some(&SqlState::DIVISION_BY_ZERO));
+    one.batch_execute("ROLLBACK").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_carried_keeps_the_server_until_it_is_gone() {
+    let (_postgres, stand) = real(2, &[]).await;
+    let (one, two) = (open(&stand).await, open(&stand).await);
+    one.batch_execute("CREATE TEMP TABLE mine AS SELECT 42 AS answer").await.unwrap();
+    let backend = value(&one, "SELECT pg_backend_pid()").await;
+    for _ in 0..3 {
+        assert_ne!(value(&two, "SELECT pg_backend_pid()").await, backend, "it is kept");
+        assert_eq!(value(&one, "SELECT answer FROM mine").await, "42");
+    }
+    one.batch_execute("DISCARD ALL").await.unwrap();
+    let gone = one.batch_execute("SELECT answer FROM mine").await.unwrap_err();
+    assert_eq!(gone.code(), Some(&SqlState::UNDEFINED_TABLE));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..4 {
+        two.batch_execute("BEGIN").await.unwrap();
+        seen.insert(value(&two, "SELECT pg_backend_pid()").await);
+        seen.insert(value(&one, "SELECT pg_backend_pid()").await);
+        two.batch_execute("COMMIT").await.unwrap();
+    }
+    assert!(seen.contains(&backend), "{backend} is free for all: {seen:?}");
+}
+
+/// The unnamed statement of one session is nobody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unnamed_statement_stays_with_its_session() {
+    let (_postgres, stand) = real(1, &[]).await;
+    let login = || async {
+        let mut client =
+            Client::knock_with(stand.read_write(), &[("user", "postgres"), ("database", "postgres")]).await;
+        client.ready().await.expect("the login succeeds");
+        client
+    };
+    let (mut one, mut two) = (login().await, login().await);
+    let mut run = Vec::new();
+    put_frame(&mut run, b'B', &[0, 0, 0, 0, 0, 0, 0, 0]);
+    put_frame(&mut run, b'E', &[0, 0, 0, 0, 0]);
+    put_frame(&mut run, b'S', b"");
+    one.prepare("", "SELECT 1").await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut two.stream, &run).await.unwrap();
+    assert_eq!(two.ready().await.unwrap_err().sqlstate, "26000", "it has prepared none");
+    assert_eq!(two.tags_until_ready().await, "Z");
+    for _ in 0..2 {
+        tokio::io::AsyncWriteExt::write_all(&mut one.stream, &run).await.unwrap();
+        assert_eq!(one.tags_until_ready().await, "2DCZ", "its own is there, on whatever server");
+        two.query("SELECT 2").await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cancel_hits_the_session_that_it_is_for() {
+    let (_postgres, stand) = real(1, &[]).await;
+    let (one, two) = (open(&stand).await, open(&stand).await);
+    value(&one, "SELECT 1").await;
+    // Without a server there is nothing to cancel, whatever runs on the one it had.
+    let cancel = one.cancel_token();
+    let sleeping = tokio::spawn(async move {
+        let done = two.batch_execute("SELECT pg_sleep(0.5)").await;
+        (two, done)
+    });
+    for _ in 0..5 {
+        cancel.cancel_query(NoTls).await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    let (two, done) = soon(sleeping).await.unwrap();
+    done.expect("nobody has cancelled it");
+    let cancel = two.cancel_token();
+    let sleeping = tokio::spawn(async move { two.batch_execute("SELECT pg_sleep(60)").await });
+    let cancelling = async {
+        loop {
+            cancel.cancel_query(NoTls).await.unwrap();
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let slept = tokio::select! {
+        slept = soon(sleeping) => slept.unwrap(),
+        () = cancelling => unreachable!(),
+    };
+    assert_eq!(slept.unwrap_err().code(), Some(&SqlState::QUERY_CANCELED));
+    assert_eq!(value(&one, "SELECT 'next'").await, "next");
+}
+
+/// Many sessions over few servers, with errors, cancels and clients that vanish: each gets the answers to its own questions
+/// and no byte of anybody else's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_answer_reaches_another_session() {
+    const CLIENTS: usize = 24;
+    const ROUNDS: usize = 60;
+    let (_postgres, stand) = real(3, &[]).await;
+    let address = stand.read_write();
+    let work = (0..CLIENTS).map(|number| {
+        tokio::spawn(async move {
+            let mut dice = number as u64 * 7919 + 1;
+            let mut roll = move |sides: u64| {
+                dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                (dice >> 33) % sides
+            };
+            let mut session = connect(client(address, "secret")).await.unwrap();
+            let mut prepared = None;
+            for round in 0..ROUNDS {
+                let mark = format!("{number}/{round}");
+                match roll(9) {
+                    0 | 1 => assert_eq!(value(&session, &format!("SELECT '{mark}'")).await, mark),
+                    2 => {
+                        let row = session.query_one("SELECT $1::text", &[&mark]).await.unwrap();
+                        assert_eq!(row.get::<_, String>(0), mark);
+                    }
+                    3 => {
+                        let error = session.query(&format!("SELECT '{mark}'::int"), &[]).await.unwrap_err();
+                        assert!(error.as_db_error().unwrap().message().contains(&mark), "{error:?}");
+                    }
+                    4 => {
+                        if prepared.is_none() {
+                            let sql = format!("SELECT $1::text || '-{number}'");
+                            prepared = Some(session.prepare(&sql).await.unwrap());
+                        }
+                        let row = session.query_one(prepared.as_ref().unwrap(), &[&mark]).await.unwrap();
+                        assert_eq!(row.get::<_, String>(0), format!("{mark}-{number}"));
+                    }
+                    5 => {
+                        let transaction = session.transaction().await.unwrap();
+                        let name = format!("SET LOCAL application_name = '{mark}'");
+                        transaction.batch_execute(&name).await.unwrap();
+                        let row = transaction.query_one("SHOW application_name", &[]).await.unwrap();
+                        assert_eq!(row.get::<_, String>(0), mark);
+                        transaction.rollback().await.unwrap();
+                    }
+                    6 => {
+                        let rows = session
+                            .query("SELECT $1::text || i FROM generate_series(1, 2000) AS i", &[&mark])
+                            .await
+                            .unwrap();
+                        assert!(rows.iter().all(|row| row.get::<_, &str>(0).starts_with(&mark)));
+                        assert_eq!(rows.len(), 2000);
+                    }
+                    7 => {
+                        let cancel = session.cancel_token();
+                        let sleep = session.batch_execute("SELECT pg_sleep(0.01)");
+                        let (slept, _) = tokio::join!(sleep, cancel.cancel_query(NoTls));
+                        let code = slept.err().and_then(|error| error.code().cloned());
+                        assert!(code.is_none_or(|code| code == SqlState::QUERY_CANCELED));
+                    }
+                    _ => {
+                        // In the middle of an answer.
+                        let vanishing =
+                            session.simple_query("BEGIN; SELECT repeat('x', 1000000) FROM generate_series(1, 5)");
+                        let _ = tokio::time::timeout(Duration::from_millis(roll(4)), vanishing).await;
+                        session = connect(client(address, "secret")).await.unwrap();
+                        prepared = None;
+                    }
+                }
+            }
+        })
+    });
+    for session in work.collect::<Vec<_>>() {
+        session.await.unwrap();
+    }
+    stand.until(|counts| counts.sessions == 0).await;
+}
