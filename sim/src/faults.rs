@@ -158,7 +158,7 @@ impl World {
             Kind::KillAll => (0..self.nodes.len()).for_each(|node| self.kill_node(node)),
             Kind::LoseDisk => self.lose_disk(node),
             Kind::GoBack => self.go_back(node),
-            Kind::SlowDisk => self.nodes[node].server.fsync_us *= 60,
+            Kind::SlowDisk => self.nodes[node].server.slow_disks += 1,
             Kind::StickReplay => self.nodes[node].server.stuck_until_us = until_us,
             Kind::CutNode
             | Kind::CutPair
@@ -323,7 +323,7 @@ impl World {
                 self.resume(node, stood_still);
             }
             Kind::FullDisk => self.nodes[node].server.disk_full = false,
-            Kind::SlowDisk => self.nodes[node].server.fsync_us /= 60,
+            Kind::SlowDisk => self.nodes[node].server.slow_disks -= 1,
             _ => {}
         }
         self.thaw(node);

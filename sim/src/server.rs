@@ -174,6 +174,8 @@ pub struct Server {
     pub pointed_us: u64,
     /// How long one fsync takes at most, microseconds.
     pub fsync_us: u64,
+    /// Faults that make its disk slow, now; two make it no slower than one.
+    pub slow_disks: u32,
     /// No space left on the device: WAL cannot be written, files neither.
     pub disk_full: bool,
     /// It was a primary when it ended last, as a missing `standby.signal` would remember.
@@ -224,6 +226,7 @@ impl Server {
             born: Term(0),
             pointed_us: 0,
             fsync_us,
+            slow_disks: 0,
             disk_full: false,
             was_primary: false,
             stopping: false,

@@ -289,7 +289,9 @@ impl World {
 
     /// One fsync on a node's disk, microseconds.
     pub fn fsync(&mut self, node: usize) -> u64 {
-        let most = self.nodes[node].server.fsync_us;
+        const SLOWER: u64 = 60;
+        let server = &self.nodes[node].server;
+        let most = server.fsync_us * if server.slow_disks > 0 { SLOWER } else { 1 };
         self.dice.within(most / 8..most)
     }
 

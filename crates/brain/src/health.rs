@@ -87,6 +87,13 @@ pub fn suspect(view: &View) -> Option<String> {
             Health::Fine | Health::Unknown => {}
         }
     }
+    // Whoever cannot tell any more, or is not heard any more, has not become better by that.
+    if view.memory.down_heard() {
+        return Some(format!(
+            "{} has said that its PostgreSQL takes no writes, and nothing since",
+            record.node
+        ));
+    }
     let silent_ms = view.memory.fine_age_ms(view.now).unwrap_or(view.memory.record_age_ms(view.now));
     (silent_ms > timeout_ms).then(|| format!("{} has not been fine for {silent_ms} ms", record.node))
 }

@@ -66,6 +66,8 @@ pub struct Memory {
     record_seen: Option<(Term, NodeName, Millis)>,
     /// When the recorded primary was last heard to be fine, in its recorded term.
     fine_heard: Option<Millis>,
+    /// Since it was last heard to be fine it has said that it takes no writes.
+    down_heard: bool,
     pub suspect_since: Option<Millis>,
     /// The version of `/sync` against which a write of this node may still be on its way: its answer has not come, or
     /// an earlier run of this agent sent it. Nothing but a newer version settles it.
@@ -123,8 +125,10 @@ impl Memory {
             .record_seen
             .as_ref()
             .is_some_and(|(term, node, _)| *node == status.node && *term == status.record_term);
-        if recorded && status.health == Health::Fine {
-            self.fine_heard = Some(now);
+        match status.health {
+            Health::Fine if recorded => (self.fine_heard, self.down_heard) = (Some(now), false),
+            Health::Down | Health::NotPrimary if recorded => self.down_heard = true,
+            _ => {}
         }
         let given_back = !status.wants_lease && !status.keeps_lease;
         if given_back && self.owed.as_ref().is_some_and(|owed| owed.to == status.node) {
@@ -229,6 +233,11 @@ impl Memory {
         self.peers.values().filter(move |heard| now.since(heard.at) <= within_ms).map(|heard| &heard.status)
     }
 
+    /// The recorded primary has said that it takes no writes, and not that it is fine since.
+    pub fn down_heard(&self) -> bool {
+        self.down_heard
+    }
+
     /// Milliseconds since the recorded primary was last heard to be fine; `None` when never.
     pub fn fine_age_ms(&self, now: Millis) -> Option<u64> {
         self.fine_heard.map(|at| now.since(at))
@@ -301,7 +310,7 @@ impl Memory {
                 self.held.clear();
             }
             self.record_seen = record.map(|(term, node)| (term, node.clone(), now));
-            self.fine_heard = None;
+            (self.fine_heard, self.down_heard) = (None, false);
             self.sent.clear();
             self.missing.clear();
             self.streaming.clear();

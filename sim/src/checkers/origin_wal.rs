@@ -32,7 +32,7 @@ fn shared(wal: &Wal, origin: Option<&Wal>) -> usize {
 }
 
 /// A takeover that leaves the origin is decided on `node`: the winner has all WAL of the origin's that anybody has who
-/// answered, as this node was told.
+/// answered, as this node was told. What an origin that came later has from this cluster itself is none.
 pub fn left_behind(world: &World, node: usize, commit: &Commit) -> Option<String> {
     let puts = || commit.puts.iter();
     let term = puts().find_map(|put| match put {
@@ -53,12 +53,13 @@ pub fn left_behind(world: &World, node: usize, commit: &Commit) -> Option<String
             .is_some_and(|standby| standby.upstream.is_none() && !standby.receiver && standby.complete);
         status.promise >= term && detached && !at_work
     };
+    let own_from = world.origin.as_ref().map_or(0, |origin| origin.own_from);
     let origin = world.origin.as_ref().and_then(|origin| origin.newest()).map(|(_, wal)| wal);
     view.fresh_peers().filter(answers).find_map(|status| {
         let own = world.nodes[world.index_of(&status.node)?].server.wal.as_ref()?;
         let most = shared(own, origin);
-        let has =
-            most == 0 || own.range(most - 1, most).iter().all(|record| winner.holds(most - 1, record.id));
+        let has = most <= own_from
+            || own.range(most - 1, most).iter().all(|record| winner.holds(most - 1, record.id));
         (!has).then(|| {
             format!(
                 "term {term} is recorded for a server without WAL of the origin to {} that {} answered with",

@@ -59,6 +59,8 @@ pub struct Origin {
     cuts: Vec<(usize, Option<usize>, Option<usize>)>,
     /// By node and host: since when a question has been answered without a break.
     reached: Vec<Option<u64>>,
+    /// The first record that it wrote itself; what comes before it has from this cluster.
+    pub own_from: usize,
     /// The highest timeline that it has used.
     timeline: Timeline,
     /// It goes on writing this often.
@@ -72,6 +74,7 @@ impl Origin {
             hosts: (0..course.hosts).map(host).collect(),
             refuses: false,
             kept_from: 0,
+            own_from: 0,
             feeds: Vec::new(),
             looks: (0..nodes).map(|_| Looking::default()).collect(),
             cuts: Vec::new(),
@@ -273,9 +276,11 @@ impl World {
         }
         wal.truncate(wal.len().saturating_sub(loses).max(3));
         let timeline = Timeline(highest + 1 + 8);
+        let own_from = wal.len();
         wal.push(Record { id: self.next_id(), timeline, kind: Kind::Filler });
         if let Some(origin) = &mut self.origin {
             origin.begin(wal);
+            origin.own_from = own_from;
         }
         self.note_reach();
         true

@@ -51,7 +51,11 @@ async fn idle_sessions_have_no_server() {
     for client in &mut clients {
         client.query("SELECT 1").await.unwrap();
     }
-    assert_eq!((server.logins(), stand.proxy.counts().sessions), (10, 10), "no server was opened for a query");
+    assert_eq!(
+        (server.logins(), stand.proxy.counts().sessions),
+        (10, 10),
+        "no server was opened for a query"
+    );
     drop(clients);
     stand.until(|counts| counts.sessions == 0).await;
 }
@@ -360,8 +364,8 @@ async fn no_answer_reaches_another_session() {
                     }
                     _ => {
                         // In the middle of an answer.
-                        let vanishing =
-                            session.simple_query("BEGIN; SELECT repeat('x', 1000000) FROM generate_series(1, 5)");
+                        let vanishing = session
+                            .simple_query("BEGIN; SELECT repeat('x', 1000000) FROM generate_series(1, 5)");
                         let _ = tokio::time::timeout(Duration::from_millis(roll(4)), vanishing).await;
                         session = connect(client(address, "secret")).await.unwrap();
                         prepared = None;
