@@ -55,11 +55,11 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
     };
     let own = Contender {
         name: "pgherd".to_owned(),
-        description: "a node's read-write port, all settings at their defaults: a server for each session, no pool yet; its agent's work is in the figures"
+        description: "a node's read-write port, all settings at their defaults: transaction pooling, 20 servers; its agent's work is in the figures"
             .to_owned(),
         port: node.read_write,
         pid: Some(node.agent_pid().context("the agent runs")?),
-        clients_max: SESSIONS_MAX,
+        clients_max: usize::MAX,
         refuses: None,
         process: None,
     };

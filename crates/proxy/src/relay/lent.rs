@@ -139,17 +139,13 @@ impl Relay {
             && !self.up.broken
     }
 
-    /// Parts from the server: how clean it is, and what lies on it. A cancel that is under way is waited for; its end wakes
-    /// `waker`.
-    pub fn poll_part(&mut self, waker: &Waker) -> Poll<(Released, Laid, Arc<Parameters>)> {
-        self.gate.poll_release(&mut Context::from_waker(waker)).map(|released| {
-            let ties = &mut self.books.ties;
-            (released, ties.laid(), Arc::clone(ties.parameters()))
-        })
+    /// Parts from the server: how clean it is. A cancel that is under way is waited for; its end wakes `waker`.
+    pub fn poll_part(&self, waker: &Waker) -> Poll<Released> {
+        self.gate.poll_release(&mut Context::from_waker(waker))
     }
 
-    /// The key of the server process that let the client in.
-    pub fn server_key(&self) -> &[u8] {
-        &self.server_key
+    /// The key of the server process that let the client in; once.
+    pub fn take_server_key(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.server_key)
     }
 }

@@ -379,3 +379,17 @@ async fn no_answer_reaches_another_session() {
     }
     stand.until(|counts| counts.sessions == 0).await;
 }
+
+#[test]
+fn sizes() {
+    eprintln!(
+        "session {} relay {} books {} ledger {} ties {} answers {} lane {}",
+        crate::worker::session_size(),
+        size_of::<crate::relay::Relay>(),
+        size_of::<crate::books::Books>(),
+        size_of::<crate::ledger::Ledger>(),
+        size_of::<crate::ties::Ties>(),
+        size_of::<crate::answers::Answers>(),
+        size_of::<crate::lane::Lane>()
+    );
+}

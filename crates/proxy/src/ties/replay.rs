@@ -103,8 +103,9 @@ impl Ties {
         replay
     }
 
-    pub fn parameters(&self) -> &Arc<Parameters> {
-        &self.parameters
+    /// What the client was told; another copy of the same may be put in its place.
+    pub fn parameters(&mut self) -> &mut Arc<Parameters> {
+        &mut self.parameters
     }
 
     /// The session's server reports these; the messages that tell the client what is different.

@@ -306,6 +306,18 @@ impl Pools {
         taken
     }
 
+    /// The copy that all have who were told the same, most of them at least.
+    pub fn shared(&mut self, number: u32, parameters: &mut Arc<Parameters>) {
+        let Some(pool) = self.pool(number).filter(|pool| !Arc::ptr_eq(&pool.parameters, parameters)) else {
+            return;
+        };
+        if pool.parameters == *parameters {
+            *parameters = Arc::clone(&pool.parameters);
+        } else {
+            pool.parameters = Arc::clone(parameters);
+        }
+    }
+
     /// `session` has no use for its server any more; somebody else may have it.
     pub fn give_back(&mut self, mut server: Box<Server>, session: SessionId, woken: &mut Vec<SessionId>) {
         let (now, limits) = (self.now, self.limits);
@@ -314,13 +326,6 @@ impl Pools {
         let Some(pool) = self.pool(number) else { return self.close(slot, woken) };
         if pool.open > limits.size || now.duration_since(server.opened_at) > limits.lifetime {
             return self.close(slot, woken);
-        }
-        if !Arc::ptr_eq(&pool.parameters, &server.parameters) {
-            if pool.parameters == server.parameters {
-                server.parameters = Arc::clone(&pool.parameters);
-            } else {
-                pool.parameters = Arc::clone(&server.parameters);
-            }
         }
         (server.free_since, server.last) = (now, Some(session));
         pool.free.push(slot);

@@ -463,18 +463,20 @@ impl Session {
             return true;
         }
         // A cancel that is under way would hit whoever has the server next.
-        let Poll::Ready((released, laid, parameters)) = self.relay.poll_part(&self.waker) else {
+        let Poll::Ready(released) = self.relay.poll_part(&self.waker) else {
             return true;
         };
         let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, Phase::Resting) else {
             return true;
         };
-        if self.pool.is_none() {
-            server.target = Target::new(server.seat.address(), self.relay.server_key());
+        let pool = *self.pool.get_or_insert_with(|| {
+            server.target = Target::new(server.seat.address(), &self.relay.take_server_key());
             let key = [&[self.port as u8][..], &self.login.startup].concat();
-            self.pool = Some(around.pools.join(&key, server.slot));
-        }
-        (server.laid, server.parameters) = (laid, parameters);
+            around.pools.join(&key, server.slot)
+        });
+        let ties = &mut self.relay.books.ties;
+        around.pools.shared(pool, ties.parameters());
+        (server.laid, server.parameters) = (ties.laid(), Arc::clone(ties.parameters()));
         match released {
             Released::Clean => around.pools.give_back(server, around.id, around.again),
             Released::Tainted => {
