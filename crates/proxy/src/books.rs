@@ -6,10 +6,14 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use wire::Effects;
+use wire::message::Frame;
+
 use super::Counters;
 use super::answers::Answers;
 use super::ledger::Ledger;
 use super::policy::LoweredCommit;
+use super::shares::{Registry, Shares};
 use super::ties::Ties;
 
 #[derive(Debug)]
@@ -17,6 +21,8 @@ pub struct Books {
     pub ledger: Ledger,
     pub ties: Ties,
     pub answers: Answers,
+    /// Of a session that gives its server back.
+    pub shares: Option<Box<Shares>>,
     pub policy: LoweredCommit,
     /// For the client, before the next message of the server.
     pub news: Vec<u8>,
@@ -30,10 +36,28 @@ impl Books {
             ledger: Ledger::new(replication),
             ties: Ties::new(replication),
             answers: Answers::new(hides_warnings),
+            shares: None,
             policy,
             news: Vec::new(),
             last_words: Vec::new(),
         }
+    }
+}
+
+impl Books {
+    /// A message of the client, before the ledger knows of it: what goes to the server in its place, when that is something
+    /// else.
+    pub fn share_message(&mut self, frame: &Frame<'_>, effects: Option<&Effects>) -> Option<Vec<u8>> {
+        let Books { shares, ties, ledger, .. } = self;
+        let shares = shares.as_mut().filter(|_| ledger.logged_in())?;
+        let kept = ties.bound().is_some();
+        shares.client_sent(frame, effects, &ties.laid(), ledger.next(), kept)
+    }
+
+    /// From now on named statements are those that all sessions share.
+    pub fn share(&mut self, registry: &Arc<Registry>) {
+        self.shares = Some(Box::new(Shares::new(registry)));
+        self.ties.leave_statements();
     }
 }
 

@@ -32,7 +32,7 @@ const NAMED_MAX: usize = 32;
 pub fn frontend_wanted(tag: u8) -> usize {
     match tag {
         frontend::QUERY | frontend::PARSE => QUERY_HEAD_MAX,
-        frontend::BIND | frontend::EXECUTE | frontend::CLOSE => NAMES_HEAD_MAX,
+        frontend::BIND | frontend::DESCRIBE | frontend::EXECUTE | frontend::CLOSE => NAMES_HEAD_MAX,
         _ => 0,
     }
 }

@@ -39,6 +39,7 @@ mod relay;
 mod relocation;
 mod servers;
 mod session;
+mod shares;
 #[cfg(test)]
 mod tests;
 mod ties;
@@ -59,6 +60,7 @@ use tokio::task::JoinSet;
 
 use cancel::CancelMap;
 use servers::Servers;
+use shares::Registry;
 use topology::Topology;
 use worker::Workers;
 
@@ -220,6 +222,7 @@ struct Shared {
     counters: Arc<Counters>,
     questions: Questions,
     workers: Workers,
+    statements: Arc<Registry>,
 }
 
 /// Events since the start, and the sessions that are parked now.
@@ -325,6 +328,7 @@ impl Proxy {
             counters: Arc::default(),
             questions,
             workers: Workers::new(config.threads).map_err(ProxyError::Workers)?,
+            statements: Arc::default(),
             config,
         });
         shared.workers.start(&shared).map_err(ProxyError::Workers)?;

@@ -21,6 +21,7 @@ use super::books::{Books, Parking};
 use super::cancel::{CancelMap, Commit, Gate, Registered};
 use super::lane::{Cut, Lane, Receiver};
 use super::ledger::{backend_wanted, frontend_wanted};
+use super::shares::Registry;
 use super::ties::Prelude;
 pub use lent::Wants;
 
@@ -76,10 +77,15 @@ pub struct Relay {
 pub struct Surroundings {
     pub cancels: Arc<CancelMap>,
     pub counters: Arc<Counters>,
+    /// For a session that gives its server back.
+    pub statements: Option<Arc<Registry>>,
 }
 
 impl Relay {
-    pub fn new(books: Books, around: Surroundings, address: Arc<str>, hides_key: bool) -> Self {
+    pub fn new(mut books: Books, around: Surroundings, address: Arc<str>) -> Self {
+        if let Some(statements) = &around.statements {
+            books.share(statements);
+        }
         Relay {
             books,
             up: Lane::new(frontend_wanted),
@@ -92,7 +98,7 @@ impl Relay {
             address,
             key: None,
             server_key: Vec::new(),
-            hides_key,
+            hides_key: around.statements.is_some(),
             prelude: None,
             backlog: false,
             draining: false,

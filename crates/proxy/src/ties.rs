@@ -38,6 +38,8 @@ pub struct Ties {
     asked: bool,
     bound: Option<&'static str>,
     replication: bool,
+    /// Named statements are somebody else's to keep (`shares`).
+    leaves_statements: bool,
     /// Texts of SET and RESET by what they set, in the order in which they are to be run.
     settings: Vec<(Option<Vec<u8>>, Vec<u8>)>,
     /// Parse messages by name.
@@ -108,6 +110,10 @@ enum Effect {
 impl Ties {
     pub fn new(replication: bool) -> Ties {
         Ties { replication, ..Ties::default() }
+    }
+
+    pub fn leave_statements(&mut self) {
+        self.leaves_statements = true;
     }
 
     /// True while there is a use in keeping what could be replayed.
@@ -207,7 +213,7 @@ impl Ties {
         }
         match effects.map(|effects| &effects.on_session) {
             Some(OnSession::Nothing) if frame.is_whole() => {
-                if self.keeps() {
+                if self.keeps() && !self.leaves_statements {
                     let (name, message) = (name.to_owned(), frame.bytes.to_owned());
                     self.push(ledger.next(), Effect::Prepares { n: self.sent.parses, name, message });
                 }
@@ -233,7 +239,7 @@ impl Ties {
     fn close(&mut self, frame: &Frame<'_>, ledger: &Ledger) {
         self.sent.closes += 1;
         match frame.head {
-            [b'S', name @ .., 0] if !name.is_empty() => {
+            [b'S', name @ .., 0] if !name.is_empty() && !self.leaves_statements => {
                 let effect = Effect::Closes { n: self.sent.closes, name: name.to_owned() };
                 self.push(ledger.next(), effect);
             }
@@ -357,6 +363,7 @@ impl Ties {
                     parameters,
                     pending,
                     replication: self.replication,
+                    leaves_statements: self.leaves_statements,
                     ..Ties::default()
                 };
                 *self = fresh;

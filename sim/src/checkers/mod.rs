@@ -24,8 +24,9 @@ pub use promises::unpromised;
 
 use std::collections::BTreeSet;
 
-use brain::{MemberId, Term};
+use brain::{MemberId, Operation, Term};
 
+use crate::agent::Agent;
 use crate::event::Event;
 use crate::plan::Kind;
 use crate::server::Waiting;
@@ -217,8 +218,10 @@ impl World {
             }
             return;
         }
-        // A machine that stood still is another matter: nobody was there to come back.
-        let agent = self.nodes[node].agent.is_some()
+        // A machine that stood still is another matter: nobody was there to come back. Nor is it an error to end what is
+        // being stopped.
+        let keeps = |agent: &Agent| agent.view.busy != Some(Operation::Stop);
+        let agent = self.nodes[node].agent.as_ref().is_some_and(keeps)
             && !self.nodes[node].agent_frozen
             && self.nodes[node].excused_until_us <= self.now_us
             && !self.nodes[node].server.frozen;

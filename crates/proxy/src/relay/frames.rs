@@ -10,6 +10,7 @@ use super::super::answers::Verdict;
 use super::super::cancel::Target;
 use super::super::lane::Cut;
 use super::super::policy::{self, Change};
+use super::super::shares::Fate;
 use super::{End, Relay};
 
 impl Relay {
@@ -18,9 +19,10 @@ impl Relay {
         let text = policy::sql(frame).filter(|_| books.ledger.logged_in());
         let Some((start, sql, is_whole)) = text else {
             books.ties.client_sent(frame, None, &books.ledger);
+            let shared = books.share_message(frame, None);
             books.ledger.client_sent(frame);
             self.up.drops_rest = false;
-            return cut.keep(frame.bytes.len());
+            return put(cut, frame, shared);
         };
         let effects = Effects::read(sql, !is_whole);
         books.answers.client_asks(&effects);
@@ -35,13 +37,16 @@ impl Relay {
         match change {
             Change::None => {
                 books.ties.client_sent(frame, Some(&effects), &books.ledger);
-                cut.keep(frame.bytes.len());
+                let shared = books.share_message(frame, Some(&effects));
+                put(cut, frame, shared);
             }
             Change::Edited(bytes) | Change::Refused(bytes) => {
                 // As it will be found in the books of the server.
                 let length = frame.length + bytes.len() as u32 - frame.bytes.len() as u32;
                 let as_sent = Frame { length, head: &bytes[5..], bytes: &bytes, ..*frame };
                 books.ties.client_sent(&as_sent, Some(&effects), &books.ledger);
+                // Nothing of the kind is shared; its answer is awaited all the same.
+                books.share_message(&as_sent, None);
                 cut.drop(frame.bytes.len());
                 cut.insert(&bytes);
             }
@@ -75,6 +80,19 @@ impl Relay {
         }
         let books = &mut self.books;
         let request = books.ledger.running();
+        let fate = books.shares.as_mut().map_or(Fate::Keep, |shares| shares.server_sent(frame, request));
+        let bytes;
+        let frame = match fate {
+            Fate::Keep => frame,
+            Fate::Drop => {
+                cut.drop(frame.bytes.len());
+                return Ok(());
+            }
+            Fate::Becomes(tag) => {
+                bytes = [&[tag], &frame.bytes[1..]].concat();
+                &Frame { tag, bytes: &bytes, ..*frame }
+            }
+        };
         books.ledger.server_sent(frame);
         books.ties.server_sent(frame, request);
         if !books.news.is_empty() && books.ledger.logged_in() {
@@ -83,7 +101,7 @@ impl Relay {
         let verdict = books.answers.server_sent(frame);
         self.down.drops_rest = matches!(verdict, Verdict::Drop | Verdict::Unacknowledged(_));
         match verdict {
-            Verdict::Pass => cut.keep(frame.bytes.len()),
+            Verdict::Pass => put(cut, frame, matches!(fate, Fate::Becomes(_)).then(|| frame.bytes.to_vec())),
             Verdict::Drop => cut.drop(frame.bytes.len()),
             Verdict::Unacknowledged(error) => {
                 Counters::add(&self.counters.unacknowledged);
@@ -101,6 +119,17 @@ impl Relay {
             Verdict::Stuck => return Err(End::Stuck),
         }
         Ok(())
+    }
+}
+
+/// Passes the frame on, or `instead`.
+fn put(cut: &mut Cut<'_>, frame: &Frame<'_>, instead: Option<Vec<u8>>) {
+    match instead {
+        None => cut.keep(frame.bytes.len()),
+        Some(bytes) => {
+            cut.drop(frame.bytes.len());
+            cut.insert(&bytes);
+        }
     }
 }
 

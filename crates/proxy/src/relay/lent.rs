@@ -11,6 +11,7 @@ use wire::message::{Frame, backend, frontend, split_text};
 
 use super::super::cancel::{Released, Target};
 use super::super::lane::Cut;
+use super::super::shares::Prepared;
 use super::super::ties::{Laid, Parameters, Prelude, note_parameter};
 use super::{End, Relay, UNREAD_MAX};
 
@@ -35,6 +36,9 @@ impl Relay {
         self.up.broken = false;
         self.down.unread = Vec::new();
         self.prelude = None;
+        if let Some(shares) = &mut self.books.shares {
+            shares.lose_server();
+        }
     }
 
     /// Goes on with a server that is as the old one was.
@@ -43,6 +47,11 @@ impl Relay {
         let news = self.books.ties.adopt_parameters(parameters);
         self.down.put(&news);
         self.books.last_words.clear();
+    }
+
+    /// The statements of the server that the session has, put in or taken out with it.
+    pub fn prepared(&mut self) -> Option<&mut Prepared> {
+        self.books.shares.as_mut().map(|shares| &mut shares.prepared)
     }
 
     /// Goes on with a server on which `found` lies; `is_own`: nobody else has used it since this session did. What the server

@@ -380,16 +380,89 @@ async fn no_answer_reaches_another_session() {
     stand.until(|counts| counts.sessions == 0).await;
 }
 
-#[test]
-fn sizes() {
-    eprintln!(
-        "session {} relay {} books {} ledger {} ties {} answers {} lane {}",
-        crate::worker::session_size(),
-        size_of::<crate::relay::Relay>(),
-        size_of::<crate::books::Books>(),
-        size_of::<crate::ledger::Ledger>(),
-        size_of::<crate::ties::Ties>(),
-        size_of::<crate::answers::Answers>(),
-        size_of::<crate::lane::Lane>()
-    );
+/// What a statement is to its session, whatever is prepared where.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_are_shared_and_look_like_ones_own() {
+    let (postgres, stand) = real(1, &[]).await;
+    let login = || async {
+        let mut client =
+            Client::knock_with(stand.read_write(), &[("user", "postgres"), ("database", "postgres")]).await;
+        client.ready().await.expect("the login succeeds");
+        client
+    };
+    let (mut one, mut two) = (login().await, login().await);
+    let run = |name: &str| {
+        let mut out = Vec::new();
+        put_frame(&mut out, b'B', &[b"\0", name.as_bytes(), &[0; 7]].concat());
+        put_frame(&mut out, b'D', b"P\0");
+        put_frame(&mut out, b'E', &[0; 5]);
+        put_frame(&mut out, b'S', b"");
+        out
+    };
+    let send = async |client: &mut Client, out: &[u8]| {
+        tokio::io::AsyncWriteExt::write_all(&mut client.stream, out).await.unwrap();
+    };
+    // The same text under two names, and another text under one of them.
+    one.prepare("a", "SELECT 1").await.unwrap();
+    two.prepare("b", "SELECT 1").await.unwrap();
+    two.prepare("a", "SELECT 'two', 2").await.unwrap();
+    for _ in 0..2 {
+        send(&mut one, &run("a")).await;
+        assert_eq!(one.tags_until_ready().await, "2TDCZ");
+        for name in ["b", "a"] {
+            send(&mut two, &run(name)).await;
+            assert_eq!(two.tags_until_ready().await, "2TDCZ");
+        }
+    }
+    // A name of one's own that is taken, one that is not there, one that was closed.
+    assert_eq!(one.prepare("a", "SELECT 3").await.unwrap_err().sqlstate, "42P05");
+    assert_eq!(one.tags_until_ready().await, "Z");
+    send(&mut one, &run("b")).await;
+    assert_eq!(one.ready().await.unwrap_err().sqlstate, "26000");
+    assert_eq!(one.tags_until_ready().await, "Z");
+    let mut close = Vec::new();
+    put_frame(&mut close, b'C', b"Sa\0");
+    put_frame(&mut close, b'S', b"");
+    send(&mut one, &close).await;
+    assert_eq!(one.tags_until_ready().await, "3Z");
+    send(&mut one, &run("a")).await;
+    assert_eq!(one.ready().await.unwrap_err().sqlstate, "26000");
+    assert_eq!(one.tags_until_ready().await, "Z");
+    send(&mut two, &run("a")).await;
+    assert_eq!(two.tags_until_ready().await, "2TDCZ", "the other one's is still there");
+    // DEALLOCATE in SQL, of one and of all.
+    two.query("DEALLOCATE b").await.unwrap();
+    send(&mut two, &run("b")).await;
+    assert_eq!(two.ready().await.unwrap_err().sqlstate, "26000");
+    assert_eq!(two.tags_until_ready().await, "Z");
+    one.prepare("c", "SELECT 'two', 2").await.unwrap();
+    two.query("DEALLOCATE ALL").await.unwrap();
+    send(&mut two, &run("a")).await;
+    assert_eq!(two.ready().await.unwrap_err().sqlstate, "26000");
+    assert_eq!(two.tags_until_ready().await, "Z");
+    send(&mut one, &run("c")).await;
+    assert_eq!(one.tags_until_ready().await, "2TDCZ");
+    // An error in the middle of a pipeline: what came after it was not done.
+    let mut out = Vec::new();
+    put_frame(&mut out, b'P', b"d\0SELECT 4\0\0\0");
+    put_frame(&mut out, b'P', b"e\0SELECT 1/0 FROM nowhere\0\0\0");
+    put_frame(&mut out, b'P', b"f\0SELECT 6\0\0\0");
+    put_frame(&mut out, b'C', b"Sc\0");
+    put_frame(&mut out, b'S', b"");
+    send(&mut one, &out).await;
+    assert_eq!(one.tags_until_ready().await, "1EZ");
+    for (name, there) in [("d", true), ("e", false), ("f", false), ("c", true)] {
+        send(&mut one, &run(name)).await;
+        match there {
+            true => assert_eq!(one.tags_until_ready().await, "2TDCZ", "{name}"),
+            false => assert_eq!(one.tags_until_ready().await, "EZ", "{name}"),
+        }
+    }
+    // A new server knows none of them.
+    let pids = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' \
+                AND pid <> pg_backend_pid()";
+    postgres.admin().await.batch_execute(pids).await.unwrap();
+    sleep(Duration::from_millis(100)).await;
+    send(&mut one, &run("d")).await;
+    assert_eq!(one.tags_until_ready().await, "2TDCZ");
 }

@@ -32,6 +32,10 @@ impl Laid {
         self.0.bytes.is_empty()
     }
 
+    pub fn bytes(&self) -> &[u8] {
+        &self.0.bytes
+    }
+
     /// True when a server with the one is as good as one with the other.
     pub fn is_same(&self, other: &Laid) -> bool {
         Arc::ptr_eq(&self.0, &other.0) || self == other
@@ -87,7 +91,12 @@ impl Ties {
         let mut replay = Replay { bytes: Vec::new(), answers: 0, last_may_fail: false };
         if !own.is_same(found) {
             if !found.is_empty() {
-                put_frame(&mut replay.bytes, frontend::QUERY, b"DISCARD ALL\0");
+                // All that may lie there besides statements, which are nobody's in particular.
+                put_frame(
+                    &mut replay.bytes,
+                    frontend::QUERY,
+                    b"SET SESSION AUTHORIZATION DEFAULT; RESET ALL\0",
+                );
                 replay.answers += 1;
             }
             replay.bytes.extend_from_slice(&own.0.bytes);

@@ -176,8 +176,3 @@ impl Workers {
         self.sessions.send_modify(|sessions| *sessions -= 1);
     }
 }
-
-#[cfg(test)]
-pub fn session_size() -> usize {
-    size_of::<session::Session>()
-}

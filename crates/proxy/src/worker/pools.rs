@@ -16,6 +16,7 @@ use super::socket::{Discarded, Socket};
 use crate::backend::{Choice, Role};
 use crate::cancel::Target;
 use crate::servers::Seat;
+use crate::shares::Prepared;
 use crate::ties::{Laid, Parameters};
 use crate::topology::Topology;
 
@@ -42,6 +43,8 @@ pub struct Server {
     pub target: Target,
     pub laid: Laid,
     pub parameters: Arc<Parameters>,
+    /// Statements, while it is free.
+    pub prepared: Prepared,
     opened_at: Instant,
     free_since: Instant,
     /// Who had it last.
@@ -65,6 +68,7 @@ impl Server {
             target,
             laid: Laid::default(),
             parameters: Arc::default(),
+            prepared: Prepared::default(),
             opened_at: now,
             free_since: now,
             last: None,

@@ -161,9 +161,12 @@ impl Session {
         epoll: BorrowedFd<'_>,
     ) -> io::Result<(Session, Unseen)> {
         let Adopted { client, server, early, answer, port, login, books, choice, seat, permit } = adopted;
-        let around =
-            Surroundings { cancels: Arc::clone(&shared.cancels), counters: Arc::clone(&shared.counters) };
         let parts = shared.config.pool_mode == PoolMode::Transaction && !books.ledger.is_replication();
+        let around = Surroundings {
+            cancels: Arc::clone(&shared.cancels),
+            counters: Arc::clone(&shared.counters),
+            statements: parts.then(|| Arc::clone(&shared.statements)),
+        };
         let address = Arc::clone(seat.address());
         // Its key comes with the log-in.
         let target = Target::new(&address, &[]);
@@ -172,7 +175,7 @@ impl Session {
         let session = Session {
             client: Socket::register(client, epoll, Side::Client.data(id.place))?,
             phase: Phase::Relaying { server, held_until: None },
-            relay: Relay::new(books, around, address, parts),
+            relay: Relay::new(books, around, address),
             port,
             login,
             parts,
@@ -477,6 +480,9 @@ impl Session {
         let ties = &mut self.relay.books.ties;
         around.pools.shared(pool, ties.parameters());
         (server.laid, server.parameters) = (ties.laid(), Arc::clone(ties.parameters()));
+        if let Some(prepared) = self.relay.prepared() {
+            server.prepared = std::mem::take(prepared);
+        }
         match released {
             Released::Clean => around.pools.give_back(server, around.id, around.again),
             Released::Tainted => {
@@ -551,6 +557,9 @@ impl Session {
         self.relay.hold = false;
         self.relay.count_parking();
         let parameters = Arc::clone(&server.parameters);
+        if let Some(prepared) = self.relay.prepared() {
+            *prepared = std::mem::take(&mut server.prepared);
+        }
         self.relay.borrow(server.target.clone(), parameters, &server.laid, is_own, bytes);
         let heard = match self.relay.pauses() {
             true => {

@@ -1,0 +1,372 @@
+//! Named prepared statements that the sessions of a pool share: one on each server for all who prepared the same text.
+//!
+//! What it is: the names that a session's client knows, the statements that a server has, and the change of each message that
+//! names one. A statement that a server lacks is prepared there just before it is used. What it is not: a cache of results or of
+//! plans, which are PostgreSQL's. Invariants: two statements are one only when text, types of parameters and the settings of
+//! the session that prepared them are the same; the client gets one answer to each of its messages, in its place; a server's
+//! name is never used for anything else, so in doubt about what is there new names are taken.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use wire::message::{Frame, backend, frontend, put_frame, split_text};
+use wire::{Effects, OnSession};
+
+use super::ties::Laid;
+
+/// Statements of one session. Drivers keep some hundred; who has more keeps its server.
+const NAMES_MAX: usize = 2_000;
+/// Statements of one server; that which was used longest ago makes room.
+const PREPARED_MAX: usize = 1_000;
+/// Statements of all sessions; what nobody uses goes when there are more.
+const KNOWN_MAX: usize = 50_000;
+/// Before a message's body: its type byte and its length.
+const HEADER: usize = 5;
+/// Nobody has a statement of this name: to close it does nothing.
+const NONE: &[u8] = b"S_pgherd\0";
+
+/// A text to be prepared, and its number.
+#[derive(Debug)]
+struct Statement {
+    id: u64,
+    /// The body of Parse behind the name: text and types of parameters.
+    body: Box<[u8]>,
+}
+
+/// The statements of all sessions.
+#[derive(Default, Debug)]
+pub struct Registry {
+    known: Mutex<HashMap<Box<[u8]>, Arc<Statement>>>,
+    last: AtomicU64,
+}
+
+impl Registry {
+    /// The one statement with this `body`, prepared under these `settings`.
+    fn statement(&self, settings: &[u8], body: &[u8]) -> Arc<Statement> {
+        let key = [&(settings.len() as u64).to_be_bytes()[..], settings, body].concat();
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(statement) = known.get(&key[..]) {
+            return Arc::clone(statement);
+        }
+        if known.len() >= KNOWN_MAX {
+            known.retain(|_, statement| Arc::strong_count(statement) > 1);
+        }
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let statement = Arc::new(Statement { id, body: body.into() });
+        if known.len() < KNOWN_MAX {
+            known.insert(key.into(), Arc::clone(&statement));
+        }
+        statement
+    }
+}
+
+/// What a server has.
+#[derive(Default, Debug)]
+pub struct Prepared {
+    /// Part of each name; another one after something may have removed what was there.
+    epoch: u32,
+    /// By number: when it was used last.
+    ids: HashMap<u64, u64>,
+    uses: u64,
+}
+
+impl Prepared {
+    fn name(&self, id: u64) -> Vec<u8> {
+        format!("_pgherd_{id:x}_{:x}", self.epoch).into_bytes()
+    }
+
+    fn has(&mut self, id: u64) -> bool {
+        self.uses += 1;
+        let uses = self.uses;
+        self.ids.get_mut(&id).map(|used| *used = uses).is_some()
+    }
+
+    fn add(&mut self, id: u64) {
+        self.uses += 1;
+        self.ids.insert(id, self.uses);
+    }
+
+    /// Nobody knows what is still there.
+    fn forget(&mut self) {
+        (self.epoch, self.ids) = (self.epoch.wrapping_add(1), HashMap::new());
+    }
+
+    fn oldest(&self) -> Option<u64> {
+        let full = self.ids.len() >= PREPARED_MAX;
+        self.ids.iter().filter(|_| full).min_by_key(|(_, used)| **used).map(|(id, _)| *id)
+    }
+}
+
+/// What the next ParseComplete or CloseComplete of the server answers.
+#[derive(Debug)]
+enum Expected {
+    /// A message that the client sent as it is.
+    Own,
+    /// Our Parse of a statement that the server lacked.
+    Ours { id: u64 },
+    /// Our Close of one that made room.
+    Room { id: u64 },
+    /// The client's Parse; `sent`, or in its place a Close of nothing.
+    Parse { name: Vec<u8>, statement: Arc<Statement>, sent: bool },
+    /// The client's Close.
+    Close { name: Vec<u8>, statement: Arc<Statement> },
+}
+
+/// What DEALLOCATE or DISCARD ends, if it succeeds.
+#[derive(Debug)]
+enum Ends {
+    All,
+    One(Vec<u8>),
+}
+
+/// What becomes of a message of the server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fate {
+    Keep,
+    Drop,
+    /// It is told as a message of this type.
+    Becomes(u8),
+}
+
+/// The statements of one session.
+#[derive(Debug)]
+pub struct Shares {
+    registry: Arc<Registry>,
+    names: BTreeMap<Vec<u8>, Arc<Statement>>,
+    /// With the request that each is of.
+    awaited: VecDeque<(u64, Expected)>,
+    ends: Vec<(u64, Ends)>,
+    failed: bool,
+    /// Of the server that the session has.
+    pub prepared: Prepared,
+}
+
+impl Shares {
+    pub fn new(registry: &Arc<Registry>) -> Shares {
+        Shares {
+            registry: Arc::clone(registry),
+            names: BTreeMap::new(),
+            awaited: VecDeque::new(),
+            ends: Vec::new(),
+            failed: false,
+            prepared: Prepared::default(),
+        }
+    }
+
+    /// True when one more name can be kept.
+    pub fn has_room(&self) -> bool {
+        self.names.len() < NAMES_MAX
+    }
+
+    /// A server is gone, and what was asked of it.
+    pub fn lose_server(&mut self) {
+        self.settle(u64::MAX);
+        self.ends.clear();
+        (self.failed, self.prepared) = (false, Prepared::default());
+    }
+
+    /// A message of the client, of request `request`: what the server is sent instead of the bytes that are there, `None` for
+    /// the same. `settings`: what the session has set. `kept`: the session keeps its server, and its statements their names.
+    pub fn client_sent(
+        &mut self,
+        frame: &Frame<'_>,
+        effects: Option<&Effects>,
+        settings: &Laid,
+        request: u64,
+        kept: bool,
+    ) -> Option<Vec<u8>> {
+        let on_session = effects.map(|effects| &effects.on_session);
+        match frame.tag {
+            frontend::QUERY => self.text(frame, 0, on_session, request),
+            frontend::PARSE => {
+                let Some((name, _)) = split_text(frame.head) else {
+                    self.awaited.push_back((request, Expected::Own));
+                    return None;
+                };
+                if name.is_empty() {
+                    let changed = self.text(frame, 1, on_session, request);
+                    self.awaited.push_back((request, Expected::Own));
+                    return changed;
+                }
+                let shared = on_session == Some(&OnSession::Nothing) && frame.is_whole() && !kept;
+                if shared && self.has_room() {
+                    return Some(self.parse(name, &frame.head[name.len() + 1..], settings.bytes(), request));
+                }
+                self.awaited.push_back((request, Expected::Own));
+                None
+            }
+            frontend::BIND => {
+                let (portal, rest) = split_text(frame.head)?;
+                self.renamed(frame, portal.len() + 1, split_text(rest)?.0, request)
+            }
+            frontend::DESCRIBE if frame.head.first() == Some(&b'S') => {
+                self.renamed(frame, 1, split_text(&frame.head[1..])?.0, request)
+            }
+            frontend::CLOSE => {
+                // The server has none of the client's names: to close one there is to be told that it is done.
+                let closed = match frame.head {
+                    [b'S', name @ .., 0] => self.names.remove_entry(name),
+                    _ => None,
+                };
+                let close = |(name, statement)| Expected::Close { name, statement };
+                self.awaited.push_back((request, closed.map_or(Expected::Own, close)));
+                None
+            }
+            _ => None,
+        }
+    }
+
+    fn parse(&mut self, name: &[u8], body: &[u8], settings: &[u8], request: u64) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some(known) = self.names.get(name).cloned() {
+            // It exists, as the server will say.
+            self.provide(&known, request, &mut out);
+            put_frame(&mut out, frontend::PARSE, &[&self.prepared.name(known.id)[..], b"\0", body].concat());
+            self.awaited.push_back((request, Expected::Own));
+            return out;
+        }
+        let statement = self.registry.statement(settings, body);
+        let sent = !self.prepared.has(statement.id);
+        if sent {
+            self.make_room(request, &mut out);
+            self.prepared.add(statement.id);
+            put_frame(
+                &mut out,
+                frontend::PARSE,
+                &[&self.prepared.name(statement.id)[..], b"\0", body].concat(),
+            );
+        } else {
+            put_frame(&mut out, frontend::CLOSE, NONE);
+        }
+        // What comes behind it in the pipeline may use it already.
+        self.names.insert(name.to_vec(), Arc::clone(&statement));
+        self.awaited.push_back((request, Expected::Parse { name: name.to_vec(), statement, sent }));
+        out
+    }
+
+    /// Prepares a statement that the server lacks.
+    fn provide(&mut self, statement: &Statement, request: u64, out: &mut Vec<u8>) {
+        if self.prepared.has(statement.id) {
+            return;
+        }
+        self.make_room(request, out);
+        self.prepared.add(statement.id);
+        let body = [&self.prepared.name(statement.id)[..], b"\0", &statement.body].concat();
+        put_frame(out, frontend::PARSE, &body);
+        self.awaited.push_back((request, Expected::Ours { id: statement.id }));
+    }
+
+    fn make_room(&mut self, request: u64, out: &mut Vec<u8>) {
+        if let Some(id) = self.prepared.oldest() {
+            put_frame(out, frontend::CLOSE, &[b"S", &self.prepared.name(id)[..], b"\0"].concat());
+            self.prepared.ids.remove(&id);
+            self.awaited.push_back((request, Expected::Room { id }));
+        }
+    }
+
+    /// The message with the server's name in place of the client's, which begins at `start` of its body.
+    fn renamed(&mut self, frame: &Frame<'_>, start: usize, name: &[u8], request: u64) -> Option<Vec<u8>> {
+        let statement = self.names.get(name).cloned()?;
+        let mut out = Vec::new();
+        self.provide(&statement, request, &mut out);
+        put_changed(&mut out, frame, start..start + name.len(), &self.prepared.name(statement.id));
+        Some(out)
+    }
+
+    /// A text that is run or prepared without a name; it begins at `start` of the body.
+    fn text(
+        &mut self,
+        frame: &Frame<'_>,
+        start: usize,
+        on_session: Option<&OnSession>,
+        request: u64,
+    ) -> Option<Vec<u8>> {
+        match on_session? {
+            OnSession::DiscardsAll | OnSession::DeallocatesAll => {
+                self.prepared.forget();
+                self.ends.push((request, Ends::All));
+                None
+            }
+            // What it does to statements is not known.
+            OnSession::Binds(_) => {
+                self.prepared.forget();
+                None
+            }
+            OnSession::Deallocates(name) => {
+                let statement = self.names.get(name).cloned()?;
+                let mut out = Vec::new();
+                if !self.prepared.has(statement.id) {
+                    // Something of that name, and nothing that could fail: the server would skip what follows.
+                    let empty = [&self.prepared.name(statement.id)[..], b"\0\0\0\0"].concat();
+                    put_frame(&mut out, frontend::PARSE, &empty);
+                    self.awaited.push_back((request, Expected::Ours { id: statement.id }));
+                }
+                let text = [&b"DEALLOCATE "[..], &self.prepared.name(statement.id)[..]].concat();
+                let sql = split_text(&frame.head[start..])?.0;
+                put_changed(&mut out, frame, start..start + sql.len(), &text);
+                // Whether it succeeds or not: the name is not used again.
+                self.prepared.forget();
+                self.ends.push((request, Ends::One(name.clone())));
+                Some(out)
+            }
+            OnSession::Nothing | OnSession::Sets { .. } => None,
+        }
+    }
+
+    /// A message of the server that answers request `request`, before anybody else looks at it.
+    pub fn server_sent(&mut self, frame: &Frame<'_>, request: u64) -> Fate {
+        match frame.tag {
+            backend::PARSE_COMPLETE | backend::CLOSE_COMPLETE => {
+                match self.awaited.pop_front().map(|(_, expected)| expected) {
+                    Some(Expected::Ours { .. } | Expected::Room { .. }) => return Fate::Drop,
+                    Some(Expected::Parse { sent: false, .. }) => {
+                        return Fate::Becomes(backend::PARSE_COMPLETE);
+                    }
+                    Some(Expected::Own | Expected::Parse { .. } | Expected::Close { .. }) | None => {}
+                }
+            }
+            backend::ERROR_RESPONSE => self.failed = true,
+            backend::READY_FOR_QUERY => self.settle(request),
+            _ => {}
+        }
+        Fate::Keep
+    }
+
+    /// All of `request` is answered: what has no answer of its own was not done, and is undone, the last first.
+    fn settle(&mut self, request: u64) {
+        let failed = std::mem::take(&mut self.failed);
+        let undone = self.awaited.iter().take_while(|(of, _)| *of <= request).count();
+        for (_, expected) in self.awaited.drain(..undone).rev() {
+            match expected {
+                Expected::Own => {}
+                Expected::Ours { id } => drop(self.prepared.ids.remove(&id)),
+                Expected::Room { id } => self.prepared.add(id),
+                Expected::Parse { name, statement, sent } => {
+                    self.names.remove(&name);
+                    if sent {
+                        self.prepared.ids.remove(&statement.id);
+                    }
+                }
+                Expected::Close { name, statement } => drop(self.names.insert(name, statement)),
+            }
+        }
+        let due = |(of, _): &mut (u64, Ends)| *of <= request;
+        for (_, ends) in self.ends.extract_if(.., due).filter(|_| !failed).collect::<Vec<_>>() {
+            match ends {
+                Ends::All => self.names.clear(),
+                Ends::One(name) => drop(self.names.remove(&name)),
+            }
+        }
+    }
+}
+
+/// The bytes of `frame` that are there, with `new` in place of `old` of its body; the length fits.
+fn put_changed(out: &mut Vec<u8>, frame: &Frame<'_>, old: std::ops::Range<usize>, new: &[u8]) {
+    let length = frame.length as usize + 4 - old.len() + new.len();
+    out.push(frame.tag);
+    out.extend_from_slice(&(length as u32).to_be_bytes());
+    out.extend_from_slice(&frame.bytes[HEADER..HEADER + old.start]);
+    out.extend_from_slice(new);
+    out.extend_from_slice(&frame.bytes[HEADER + old.end..]);
+}
