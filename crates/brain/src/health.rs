@@ -148,8 +148,10 @@ pub fn keeps_lease(view: &View) -> bool {
     view.recorded_me().is_some() && (hangs || view.busy == Some(Operation::Gate))
 }
 
+/// Where nobody could take over, a disk that stalls is waited for, as without pgherd.
 fn is_well(view: &View) -> bool {
-    matches!(own(view), Health::Fine | Health::Unknown)
+    let is_alone = view.settings.full.iter().all(|node| *node == view.me);
+    is_alone || matches!(own(view), Health::Fine | Health::Unknown)
 }
 
 /// Without synchronous replication the store's lease is held while this node serves, and given back when it stops.

@@ -13,7 +13,7 @@ use super::Counters;
 use super::answers::Answers;
 use super::ledger::Ledger;
 use super::policy::LoweredCommit;
-use super::shares::{Registry, Shares};
+use super::shares::{Registry, Shares, State};
 use super::ties::Ties;
 
 #[derive(Debug)]
@@ -50,8 +50,10 @@ impl Books {
     pub fn share_message(&mut self, frame: &Frame<'_>, effects: Option<&Effects>) -> Option<Vec<u8>> {
         let Books { shares, ties, ledger, .. } = self;
         let shares = shares.as_mut().filter(|_| ledger.logged_in())?;
-        let kept = ties.bound().is_some();
-        shares.client_sent(frame, effects, &ties.laid(), ledger.next(), kept)
+        let (settings, keeps_server) = (ties.laid(), ties.bound().is_some());
+        let state =
+            State { request: ledger.next(), settings: &settings, unnamed: ties.unnamed(), keeps_server };
+        shares.client_sent(frame, effects, &state)
     }
 
     /// From now on named statements are those that all sessions share.

@@ -3,16 +3,15 @@
 //! ```text
 //! listener ─► session ─► hello        what does the client want?
 //!                    ├─► admission    wait for a server (queue), choose (backend), connect (servers)
-//!                    ├─► relay        move bytes, keep the books (ledger, ties, answers), mind cancels
+//!                    ├─► relay        move bytes, keep the books (ledger, ties, answers, shares), mind cancels
 //!                    ├─► relocation   a new server for a session whose old one is gone
 //!                    └─► refusal      what the client is told
 //! ```
 //!
-//! What it is: a session relay. Start-up packet and authentication pass through, so every method of pg_hba works as
-//! without a proxy; a session keeps its server until that is gone or is no primary any more, and is then moved to
-//! another when nothing of it is lost by that. During a hold it is parked at its next transaction boundary. What it
-//! is not yet: a pool, or a router by statement; these take the place of `admission` (when a server is taken) and sit
-//! on `ledger` (when it may be given back).
+//! What it is: a session relay with pools. Start-up packet and authentication pass through, so every method of pg_hba works
+//! as without a proxy; between transactions a session has no server (`worker::pools`), or keeps the one that it needs
+//! (`ties`) until that is gone or is no primary any more, and is then moved to another when nothing of it is lost by that.
+//! During a hold it is parked at its next transaction boundary. What it is not yet: a router by statement.
 //!
 //! Invariants: the topology is learnt from one watch and from nowhere else. A server connection to a primary ends the
 //! moment the topology names another primaryship, another primary or none; one to a replica, when that replica is not

@@ -18,7 +18,7 @@ use super::ties::Laid;
 /// Statements of one session. Drivers keep some hundred; who has more keeps its server.
 const NAMES_MAX: usize = 2_000;
 /// Statements of one server; that which was used longest ago makes room.
-const PREPARED_MAX: usize = 1_000;
+const PREPARED_MAX: usize = if cfg!(test) { 3 } else { 1_000 };
 /// Statements of all sessions; what nobody uses goes when there are more.
 const KNOWN_MAX: usize = 50_000;
 /// Before a message's body: its type byte and its length.
@@ -107,6 +107,8 @@ enum Expected {
     Ours { id: u64 },
     /// Our Close of one that made room.
     Room { id: u64 },
+    /// What puts this session's unnamed statement in the place of another's.
+    Unnamed,
     /// The client's Parse; `sent`, or in its place a Close of nothing.
     Parse { name: Vec<u8>, statement: Arc<Statement>, sent: bool },
     /// The client's Close.
@@ -118,6 +120,18 @@ enum Expected {
 enum Ends {
     All,
     One(Vec<u8>),
+}
+
+/// What a message finds.
+pub struct State<'a> {
+    /// Which request of the session it is of.
+    pub request: u64,
+    /// What the session has set.
+    pub settings: &'a Laid,
+    /// The Parse of its unnamed statement; empty when there is none.
+    pub unnamed: &'a [u8],
+    /// It keeps its server, and its statements their names.
+    pub keeps_server: bool,
 }
 
 /// What becomes of a message of the server.
@@ -140,6 +154,8 @@ pub struct Shares {
     failed: bool,
     /// Of the server that the session has.
     pub prepared: Prepared,
+    /// The unnamed statement there, if any, is this session's.
+    pub unnamed_is_own: bool,
 }
 
 impl Shares {
@@ -151,6 +167,7 @@ impl Shares {
             ends: Vec::new(),
             failed: false,
             prepared: Prepared::default(),
+            unnamed_is_own: true,
         }
     }
 
@@ -166,42 +183,45 @@ impl Shares {
         (self.failed, self.prepared) = (false, Prepared::default());
     }
 
-    /// A message of the client, of request `request`: what the server is sent instead of the bytes that are there, `None` for
-    /// the same. `settings`: what the session has set. `kept`: the session keeps its server, and its statements their names.
+    /// A message of the client: what the server is sent instead of the bytes that are there, `None` for the same.
     pub fn client_sent(
         &mut self,
         frame: &Frame<'_>,
         effects: Option<&Effects>,
-        settings: &Laid,
-        request: u64,
-        kept: bool,
+        session: &State<'_>,
     ) -> Option<Vec<u8>> {
-        let on_session = effects.map(|effects| &effects.on_session);
+        let (on_session, request) = (effects.map(|effects| &effects.on_session), session.request);
         match frame.tag {
-            frontend::QUERY => self.text(frame, 0, on_session, request),
+            frontend::QUERY | frontend::FUNCTION_CALL => {
+                self.unnamed_is_own = true;
+                self.text(frame, 0, on_session, request)
+            }
             frontend::PARSE => {
                 let Some((name, _)) = split_text(frame.head) else {
                     self.awaited.push_back((request, Expected::Own));
                     return None;
                 };
                 if name.is_empty() {
+                    self.unnamed_is_own = true;
                     let changed = self.text(frame, 1, on_session, request);
                     self.awaited.push_back((request, Expected::Own));
                     return changed;
                 }
-                let shared = on_session == Some(&OnSession::Nothing) && frame.is_whole() && !kept;
+                let shared =
+                    on_session == Some(&OnSession::Nothing) && frame.is_whole() && !session.keeps_server;
                 if shared && self.has_room() {
-                    return Some(self.parse(name, &frame.head[name.len() + 1..], settings.bytes(), request));
+                    let body = &frame.head[name.len() + 1..];
+                    return Some(self.parse(name, body, session.settings.bytes(), request));
                 }
                 self.awaited.push_back((request, Expected::Own));
                 None
             }
             frontend::BIND => {
                 let (portal, rest) = split_text(frame.head)?;
-                self.renamed(frame, portal.len() + 1, split_text(rest)?.0, request)
+                self.renamed(frame, portal.len() + 1, split_text(rest)?.0, session)
             }
             frontend::DESCRIBE if frame.head.first() == Some(&b'S') => {
-                self.renamed(frame, 1, split_text(&frame.head[1..])?.0, request)
+                self.renamed(frame, 1, split_text(&frame.head[1..])?.0, session)
             }
             frontend::CLOSE => {
                 // The server has none of the client's names: to close one there is to be told that it is done.
@@ -265,12 +285,37 @@ impl Shares {
         }
     }
 
-    /// The message with the server's name in place of the client's, which begins at `start` of its body.
-    fn renamed(&mut self, frame: &Frame<'_>, start: usize, name: &[u8], request: u64) -> Option<Vec<u8>> {
-        let statement = self.names.get(name).cloned()?;
+    /// The message with the server's name in place of the client's, which begins at `start` of its body; before it what is to be
+    /// there.
+    fn renamed(
+        &mut self,
+        frame: &Frame<'_>,
+        start: usize,
+        name: &[u8],
+        session: &State<'_>,
+    ) -> Option<Vec<u8>> {
         let mut out = Vec::new();
-        self.provide(&statement, request, &mut out);
+        if name.is_empty() {
+            return self.unnamed(frame, session);
+        }
+        let statement = self.names.get(name).cloned()?;
+        self.provide(&statement, session.request, &mut out);
         put_changed(&mut out, frame, start..start + name.len(), &self.prepared.name(statement.id));
+        Some(out)
+    }
+
+    /// A message that uses the unnamed statement: not one that somebody else has left there.
+    fn unnamed(&mut self, frame: &Frame<'_>, session: &State<'_>) -> Option<Vec<u8>> {
+        if self.unnamed_is_own {
+            return None;
+        }
+        let mut out = session.unnamed.to_vec();
+        if out.is_empty() {
+            put_frame(&mut out, frontend::CLOSE, b"S\0");
+        }
+        self.unnamed_is_own = true;
+        self.awaited.push_back((session.request, Expected::Unnamed));
+        out.extend_from_slice(frame.bytes);
         Some(out)
     }
 
@@ -319,7 +364,9 @@ impl Shares {
         match frame.tag {
             backend::PARSE_COMPLETE | backend::CLOSE_COMPLETE => {
                 match self.awaited.pop_front().map(|(_, expected)| expected) {
-                    Some(Expected::Ours { .. } | Expected::Room { .. }) => return Fate::Drop,
+                    Some(Expected::Ours { .. } | Expected::Room { .. } | Expected::Unnamed) => {
+                        return Fate::Drop;
+                    }
                     Some(Expected::Parse { sent: false, .. }) => {
                         return Fate::Becomes(backend::PARSE_COMPLETE);
                     }
@@ -340,6 +387,7 @@ impl Shares {
         for (_, expected) in self.awaited.drain(..undone).rev() {
             match expected {
                 Expected::Own => {}
+                Expected::Unnamed => self.unnamed_is_own = false,
                 Expected::Ours { id } => drop(self.prepared.ids.remove(&id)),
                 Expected::Room { id } => self.prepared.add(id),
                 Expected::Parse { name, statement, sent } => {
@@ -370,3 +418,6 @@ fn put_changed(out: &mut Vec<u8>, frame: &Frame<'_>, old: std::ops::Range<usize>
     out.extend_from_slice(new);
     out.extend_from_slice(&frame.bytes[HEADER + old.end..]);
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,32 +55,22 @@ impl Relay {
     }
 
     /// Goes on with a server on which `found` lies; `is_own`: nobody else has used it since this session did. What the server
-    /// needs first is put into the lane, and the client's messages, which `bytes` end, wait until it is answered.
-    pub fn borrow(
-        &mut self,
-        target: Target,
-        parameters: Arc<Parameters>,
-        found: &Laid,
-        is_own: bool,
-        bytes: &[u8],
-    ) {
-        let asks_unnamed = !is_own && !self.begins_anew(bytes);
-        let replay = self.books.ties.transition(found, asks_unnamed);
+    /// needs first is put into the lane, and the client's messages wait until it is answered.
+    pub fn borrow(&mut self, target: Target, parameters: Arc<Parameters>, found: &Laid, is_own: bool) {
+        if let Some(shares) = &mut self.books.shares {
+            shares.unnamed_is_own = is_own;
+        }
+        let replay = self.books.ties.transition(found);
         if replay.answers == 0 {
             return self.take_up(target, parameters);
         }
         self.gate.point_to(target);
         self.up.put(&replay.bytes);
-        self.prelude = Some(Box::new(Prelude { answers_due: replay.answers, replay, parameters }));
-    }
-
-    /// The first message that waits makes the server forget its unnamed statement, whosesoever it is.
-    fn begins_anew(&self, bytes: &[u8]) -> bool {
-        match self.byte(bytes, 0) {
-            Some(frontend::QUERY | frontend::FUNCTION_CALL) => true,
-            Some(frontend::PARSE) => self.byte(bytes, HEADER) == Some(0),
-            _ => false,
+        // A text that is run makes the server forget its unnamed statement, and this session's is to be prepared there anew.
+        if let Some(shares) = &mut self.books.shares {
+            shares.unnamed_is_own = false;
         }
+        self.prelude = Some(Box::new(Prelude { answers_due: replay.answers, parameters }));
     }
 
     /// Of what the client has sent and no server has got: what waits, and `bytes` behind it.
@@ -95,12 +85,9 @@ impl Relay {
         let Some(prelude) = &mut self.prelude else { return Ok(()) };
         match frame.tag {
             backend::ERROR_RESPONSE => {
-                let is_last = prelude.answers_due == 1 && prelude.replay.last_may_fail;
                 let fields = ErrorFields::new(frame.head);
-                if !is_last || fields.is_fatal() {
-                    let message = String::from_utf8_lossy(fields.message().unwrap_or_default());
-                    return Err(End::NotLaid(message.into_owned()));
-                }
+                let message = String::from_utf8_lossy(fields.message().unwrap_or_default());
+                return Err(End::NotLaid(message.into_owned()));
             }
             backend::PARAMETER_STATUS => {
                 let pair = split_text(frame.head).and_then(|(name, rest)| Some((name, split_text(rest)?.0)));

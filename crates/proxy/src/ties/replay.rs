@@ -45,7 +45,6 @@ impl Laid {
 /// What a server of a pool is sent before its next session's own messages.
 #[derive(PartialEq, Eq, Debug)]
 pub struct Prelude {
-    pub replay: Replay,
     /// Its answers have not come yet.
     pub answers_due: usize,
     /// As the server reports them, the answers included so far.
@@ -59,7 +58,9 @@ impl Ties {
         let mut replay =
             Replay { bytes: laid.0.bytes.clone(), answers: laid.0.answers, last_may_fail: false };
         if !self.unnamed.is_empty() {
-            replay.put_last(&self.unnamed);
+            replay.bytes.extend_from_slice(&self.unnamed);
+            put_frame(&mut replay.bytes, frontend::SYNC, &[]);
+            replay.answers += 1;
             replay.last_may_fail = true;
         }
         replay
@@ -84,32 +85,26 @@ impl Ties {
         laid.clone()
     }
 
-    /// What turns a server with `found` on it into this session's; empty when it is that already. `asks_unnamed`: the
-    /// session may use its unnamed statement before it prepares another, and the one on the server is somebody else's.
-    pub fn transition(&mut self, found: &Laid, asks_unnamed: bool) -> Replay {
+    /// What turns a server with `found` on it into this session's; empty when it is that already.
+    pub fn transition(&mut self, found: &Laid) -> Replay {
         let own = self.laid();
         let mut replay = Replay { bytes: Vec::new(), answers: 0, last_may_fail: false };
-        if !own.is_same(found) {
-            if !found.is_empty() {
-                // All that may lie there besides statements, which are nobody's in particular.
-                put_frame(
-                    &mut replay.bytes,
-                    frontend::QUERY,
-                    b"SET SESSION AUTHORIZATION DEFAULT; RESET ALL\0",
-                );
-                replay.answers += 1;
-            }
-            replay.bytes.extend_from_slice(&own.0.bytes);
-            replay.answers += own.0.answers;
+        if own.is_same(found) {
+            return replay;
         }
-        if asks_unnamed {
-            let mut close = Vec::new();
-            put_frame(&mut close, frontend::CLOSE, b"S\0");
-            let message = if self.unnamed.is_empty() { &close } else { &self.unnamed };
-            replay.put_last(message);
-            replay.last_may_fail = true;
+        if !found.is_empty() {
+            // All that may lie there besides statements, which are nobody's in particular.
+            put_frame(&mut replay.bytes, frontend::QUERY, b"SET SESSION AUTHORIZATION DEFAULT; RESET ALL\0");
+            replay.answers += 1;
         }
+        replay.bytes.extend_from_slice(&own.0.bytes);
+        replay.answers += own.0.answers;
         replay
+    }
+
+    /// The Parse of the unnamed statement; empty when there is none, or it is too long to be kept.
+    pub fn unnamed(&self) -> &[u8] {
+        &self.unnamed
     }
 
     /// What the client was told; another copy of the same may be put in its place.
@@ -129,13 +124,5 @@ impl Ties {
         }
         self.parameters = reported;
         news
-    }
-}
-
-impl Replay {
-    fn put_last(&mut self, message: &[u8]) {
-        self.bytes.extend_from_slice(message);
-        put_frame(&mut self.bytes, frontend::SYNC, &[]);
-        self.answers += 1;
     }
 }

@@ -560,7 +560,7 @@ impl Session {
         if let Some(prepared) = self.relay.prepared() {
             *prepared = std::mem::take(&mut server.prepared);
         }
-        self.relay.borrow(server.target.clone(), parameters, &server.laid, is_own, bytes);
+        self.relay.borrow(server.target.clone(), parameters, &server.laid, is_own);
         let heard = match self.relay.pauses() {
             true => {
                 self.relay.keep_for_later(bytes);
