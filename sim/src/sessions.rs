@@ -58,7 +58,7 @@ impl World {
         let view = &mut agent.view;
         view.now = now;
         if proxy == node {
-            return brain::is_open(view);
+            return brain::stays_open(view);
         }
         let Some(record) = view.record().filter(|record| record.node == name && view.opened()) else {
             return false;

@@ -200,3 +200,14 @@ pub fn may_serve(view: &View) -> bool {
 pub fn open(view: &View) -> bool {
     view.serving().is_some_and(|(_, primary)| !primary.quarantined) && may_serve(view)
 }
+
+/// The same, or its server served when it last answered and the lease still holds: it may be back before that ends, and its
+/// sessions are not sent away for a moment's silence.
+pub fn stays_open(view: &View) -> bool {
+    let of_record = view.recorded_me().is_some_and(|versioned| {
+        let record = &versioned.value;
+        !record.head && view.durable.promise <= record.term
+    });
+    let hangs = view.postgres == crate::Postgres::Unknown && view.memory.was_open();
+    open(view) || of_record && hangs && view.opened() && lease_held(view)
+}

@@ -337,6 +337,11 @@ impl Memory {
         self.primary_seen.map(|at| now.since(at))
     }
 
+    /// A server that gives no answer was a primary and let clients in when it last gave one.
+    pub fn was_open(&self) -> bool {
+        self.primary_seen.is_some() && self.exposed == self.primary_seen
+    }
+
     pub(crate) fn note_server(&mut self, now: Millis, postgres: &Postgres) {
         self.timeline = self.timeline.max(postgres.timeline());
         match postgres {

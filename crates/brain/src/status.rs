@@ -84,7 +84,7 @@ impl Status {
             health: health::own(view),
             wants_lease: health::wants_lease(view),
             keeps_lease: health::keeps_lease(view),
-            open: health::open(view),
+            open: health::stays_open(view),
             postgres: view.postgres.clone(),
             busy: view.busy,
             condition: view.condition.clone(),

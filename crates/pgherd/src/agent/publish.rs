@@ -1,6 +1,6 @@
 //! The view, told to others: the proxy's topology.
 
-use brain::{Health, NodeName, Postgres, Status, View, health_of, is_open};
+use brain::{Health, NodeName, Postgres, Status, View, health_of, stays_open};
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -27,7 +27,7 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
     let Some(record) = view.record() else {
         return Topology { reason: "The cluster has no primary yet.".to_owned(), ..Topology::default() };
     };
-    let own_open = is_open(view).then(|| view.me.0.clone());
+    let own_open = stays_open(view).then(|| view.me.0.clone());
     // Between the record of a renewal and the first status under it the primary is still the same: only a renewal
     // keeps the timeline.
     let renewed = |status: &Status| {

@@ -26,9 +26,9 @@ impl Model {
         match tag {
             b'S' => {
                 self.skips = false;
-                return out.push((b'Z', b"I".to_vec()));
+                out.push((b'Z', b"I".to_vec()));
             }
-            _ if self.skips => return,
+            _ if self.skips => {}
             b'P' => {
                 let (name, rest) = split_text(body).unwrap();
                 let text = split_text(rest).unwrap().0.to_vec();
