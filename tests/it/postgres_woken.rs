@@ -54,3 +54,21 @@ fn sessions_that_wake_after_a_takeover_answer_nothing() {
     cluster.wait_until_whole();
     ledger.finish_and_check(&cluster);
 }
+
+/// With nobody who could take over the server is waited for, however long it is silent: its sessions are not sent away.
+#[test]
+fn sessions_of_a_single_node_outlive_its_servers_silence() {
+    let cluster = Cluster::start(1);
+    let node = cluster.node(&cluster.wait_until_whole().primary.unwrap()).clone();
+    let mut session = session_at(node.read_write);
+    session.execute("CREATE TEMP TABLE mine AS SELECT 1 AS i").unwrap();
+    let frozen = children(&node);
+    frozen.iter().for_each(|process| processes::signal(process.pid, Signal::STOP));
+    wait_for("the agent to notice", TAKEOVER_TIMEOUT, || {
+        let row = cluster.status()?.nodes.into_iter().find(|row| row.name == node.name)?;
+        (row.state != "running").then_some(())
+    });
+    let question = std::thread::spawn(move || session.execute("SELECT i FROM mine"));
+    children(&node).iter().for_each(|process| processes::signal(process.pid, Signal::CONT));
+    question.join().expect("the question ends").expect("the session is the one of before");
+}
