@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use brain::{LeaseRecord, Term, Versioned, wants_store_lease};
+use brain::{LeaseRecord, Term, Versioned, releases_store_lease, wants_store_lease};
 
 use crate::world::World;
 
@@ -27,14 +27,13 @@ impl World {
             self.store.set_lease(None);
         }
         let reached = self.store_reachable(node);
-        let Some(wanted) = self.nodes[node].agent.as_ref().map(|agent| wants_store_lease(&agent.view)) else {
-            return;
-        };
+        let Some(view) = self.nodes[node].agent.as_ref().map(|agent| &agent.view) else { return };
+        let (wanted, released) = (wants_store_lease(view), releases_store_lease(view));
         let me = self.nodes[node].name.clone();
         let own = self.store.newest().lease.as_ref().map(|lease| lease.value.node == me);
         match wanted {
             Some(term) if reached && own != Some(false) => self.renew_lease(node, term),
-            None if reached && own == Some(true) => {
+            None if released && reached && own == Some(true) => {
                 self.store.set_lease(None);
                 if let Some(agent) = self.agent(node) {
                     agent.view.store_lease = None;

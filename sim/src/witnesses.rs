@@ -70,6 +70,7 @@ pub const WITNESSES: &[Row] = rows! {
     "name-without-term" Seed(441), "I5";
     "rewind-unmarked" CrashSteps("rejoin by rewind", 0), "I7";
     "namesake-rewound" Met(4000495599), "I2";
+    "store-lease-returned" Met(3000504715), "I1";
     "copy-unmarked" CrashSteps("rejoin by clone", 0), "I7";
     "obeyed-forgotten" CrashSteps("restart, rolling", 0), "I5";
     "fencer-absent" Scenario("hung-agent-serves-no-reads", 0), "I6";

@@ -163,6 +163,12 @@ pub fn wants_store_lease(view: &View) -> Option<Term> {
     wants_lease(view).then_some(record.value.term)
 }
 
+/// The store's lease is given back: nobody is served here. While its server is silent, and may serve again when it is back, it
+/// is left to run out instead, and the fencer is there before.
+pub fn releases_store_lease(view: &View) -> bool {
+    wants_store_lease(view).is_none() && (!keeps_lease(view) || is_on(Mutation::StoreLeaseReturned))
+}
+
 /// k members of the set promise nobody else. With k = 0 nobody else may take over; where that was chosen for several
 /// nodes, the store's lease says so.
 pub fn lease_held(view: &View) -> bool {

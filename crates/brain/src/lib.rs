@@ -38,7 +38,9 @@ pub use condition::{Condition, LostWrites, Pending, Progress};
 pub use election::Outcome;
 pub use explain::{Explanation, explain};
 pub use fencer::{Fence, Fencer, FencerState, fence};
-pub use health::{Health, open as is_open, own as health_of, stays_open, wants_store_lease};
+pub use health::{
+    Health, open as is_open, own as health_of, releases_store_lease, stays_open, wants_store_lease,
+};
 pub use memory::{Heard, Memory};
 pub use names::{MemberId, Millis, NodeName, Term};
 pub use origin::{OriginAnswer, OriginHost, OriginPrimary, OriginRecord, OriginReport, Place};

@@ -53,7 +53,11 @@ impl Books {
         let (settings, keeps_server) = (ties.laid(), ties.bound().is_some());
         let state =
             State { request: ledger.next(), settings: &settings, unnamed: ties.unnamed(), keeps_server };
-        shares.client_sent(frame, effects, &state)
+        let instead = shares.client_sent(frame, effects, &state);
+        if std::mem::take(&mut shares.names_on_server) {
+            ties.bind_by_name();
+        }
+        instead
     }
 
     /// From now on named statements are those that all sessions share.

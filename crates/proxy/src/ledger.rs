@@ -92,6 +92,8 @@ pub struct Ledger {
     /// The last simple query.
     query_at: u64,
     said_good_bye: bool,
+    /// The same, perhaps behind requests that are not answered yet.
+    terminates: bool,
     server_was_fatal: bool,
     /// The server reads rows; until it answers, the client is needed.
     copying: bool,
@@ -118,6 +120,7 @@ impl Ledger {
             may_commit_at: 0,
             query_at: 0,
             said_good_bye: false,
+            terminates: false,
             server_was_fatal: false,
             copying: false,
             in_doubt: false,
@@ -174,7 +177,7 @@ impl Ledger {
 
     /// The client's connection ends by its own will, or the server has told why it ends.
     pub fn end_is_explained(&self) -> bool {
-        self.said_good_bye || self.server_was_fatal
+        self.said_good_bye || self.server_was_fatal || self.terminates && !self.outstanding()
     }
 
     pub fn loss(&self) -> Loss {
@@ -217,7 +220,9 @@ impl Ledger {
             frontend::EXECUTE => self.execute(frame),
             frontend::DESCRIBE | frontend::CLOSE => self.enter_group(),
             frontend::SYNC => self.request(),
-            frontend::TERMINATE => self.said_good_bye = !self.outstanding(),
+            frontend::TERMINATE => {
+                (self.said_good_bye, self.terminates) = (!self.outstanding(), true);
+            }
             _ => {}
         }
     }

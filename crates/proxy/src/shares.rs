@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wire::message::{Frame, backend, frontend, put_frame, split_text};
-use wire::{Effects, OnSession};
+use wire::{Effects, ErrorFields, OnSession};
 
 use super::ties::Laid;
 
@@ -61,6 +61,8 @@ impl Registry {
     }
 }
 
+type Names = BTreeMap<Vec<u8>, Arc<Statement>>;
+
 /// What a server has.
 #[derive(Default, Debug)]
 pub struct Prepared {
@@ -80,6 +82,12 @@ impl Prepared {
         self.uses += 1;
         let uses = self.uses;
         self.ids.get_mut(&id).map(|used| *used = uses).is_some()
+    }
+
+    /// A name that nothing has had.
+    fn decoy(&mut self) -> Vec<u8> {
+        self.uses += 1;
+        format!("_pgherd_decoy_{:x}_{:x}", self.uses, self.epoch).into_bytes()
     }
 
     fn add(&mut self, id: u64) {
@@ -107,19 +115,14 @@ enum Expected {
     Ours { id: u64 },
     /// Our Close of one that made room.
     Room { id: u64 },
+    /// Our Parse of what a DEALLOCATE takes away again.
+    Decoy,
     /// What puts this session's unnamed statement in the place of another's.
     Unnamed,
     /// The client's Parse; `sent`, or in its place a Close of nothing.
     Parse { name: Vec<u8>, statement: Arc<Statement>, sent: bool },
     /// The client's Close.
     Close { name: Vec<u8>, statement: Arc<Statement> },
-}
-
-/// What DEALLOCATE or DISCARD ends, if it succeeds.
-#[derive(Debug)]
-enum Ends {
-    All,
-    One(Vec<u8>),
 }
 
 /// What a message finds.
@@ -147,15 +150,18 @@ pub enum Fate {
 #[derive(Debug)]
 pub struct Shares {
     registry: Arc<Registry>,
-    names: BTreeMap<Vec<u8>, Arc<Statement>>,
+    names: Names,
     /// With the request that each is of.
     awaited: VecDeque<(u64, Expected)>,
-    ends: Vec<(u64, Ends)>,
+    /// What a DEALLOCATE or DISCARD ends, if it succeeds.
+    ends: Vec<(u64, Names)>,
     failed: bool,
     /// Of the server that the session has.
     pub prepared: Prepared,
     /// The unnamed statement there, if any, is this session's.
     pub unnamed_is_own: bool,
+    /// The client's own name has just gone to the server.
+    pub names_on_server: bool,
 }
 
 impl Shares {
@@ -168,6 +174,7 @@ impl Shares {
             failed: false,
             prepared: Prepared::default(),
             unnamed_is_own: true,
+            names_on_server: false,
         }
     }
 
@@ -198,6 +205,7 @@ impl Shares {
             }
             frontend::PARSE => {
                 let Some((name, _)) = split_text(frame.head) else {
+                    self.names_on_server = true;
                     self.awaited.push_back((request, Expected::Own));
                     return None;
                 };
@@ -207,12 +215,13 @@ impl Shares {
                     self.awaited.push_back((request, Expected::Own));
                     return changed;
                 }
-                let shared =
-                    on_session == Some(&OnSession::Nothing) && frame.is_whole() && !session.keeps_server;
+                let whole = frame.is_whole() && !frame.is_cut();
+                let shared = on_session == Some(&OnSession::Nothing) && whole && !session.keeps_server;
                 if shared && self.has_room() {
                     let body = &frame.head[name.len() + 1..];
                     return Some(self.parse(name, body, session.settings.bytes(), request));
                 }
+                self.names_on_server = true;
                 self.awaited.push_back((request, Expected::Own));
                 None
             }
@@ -330,7 +339,8 @@ impl Shares {
         match on_session? {
             OnSession::DiscardsAll | OnSession::DeallocatesAll => {
                 self.prepared.forget();
-                self.ends.push((request, Ends::All));
+                // What comes behind it in the pipeline begins anew.
+                self.ends.push((request, std::mem::take(&mut self.names)));
                 None
             }
             // What it does to statements is not known.
@@ -339,20 +349,16 @@ impl Shares {
                 None
             }
             OnSession::Deallocates(name) => {
-                let statement = self.names.get(name).cloned()?;
+                let (name, statement) = self.names.remove_entry(name)?;
+                self.ends.push((request, BTreeMap::from([(name, statement)])));
+                // Something else is deallocated, made just for that and of nothing that could fail: the shared one is others'.
+                let decoy = self.prepared.decoy();
                 let mut out = Vec::new();
-                if !self.prepared.has(statement.id) {
-                    // Something of that name, and nothing that could fail: the server would skip what follows.
-                    let empty = [&self.prepared.name(statement.id)[..], b"\0\0\0\0"].concat();
-                    put_frame(&mut out, frontend::PARSE, &empty);
-                    self.awaited.push_back((request, Expected::Ours { id: statement.id }));
-                }
-                let text = [&b"DEALLOCATE "[..], &self.prepared.name(statement.id)[..]].concat();
+                put_frame(&mut out, frontend::PARSE, &[&decoy[..], b"\0\0\0\0"].concat());
+                self.awaited.push_back((request, Expected::Decoy));
+                let text = [&b"DEALLOCATE "[..], &decoy].concat();
                 let sql = split_text(&frame.head[start..])?.0;
                 put_changed(&mut out, frame, start..start + sql.len(), &text);
-                // Whether it succeeds or not: the name is not used again.
-                self.prepared.forget();
-                self.ends.push((request, Ends::One(name.clone())));
                 Some(out)
             }
             OnSession::Nothing | OnSession::Sets { .. } => None,
@@ -364,7 +370,9 @@ impl Shares {
         match frame.tag {
             backend::PARSE_COMPLETE | backend::CLOSE_COMPLETE => {
                 match self.awaited.pop_front().map(|(_, expected)| expected) {
-                    Some(Expected::Ours { .. } | Expected::Room { .. } | Expected::Unnamed) => {
+                    Some(
+                        Expected::Ours { .. } | Expected::Room { .. } | Expected::Decoy | Expected::Unnamed,
+                    ) => {
                         return Fate::Drop;
                     }
                     Some(Expected::Parse { sent: false, .. }) => {
@@ -373,7 +381,17 @@ impl Shares {
                     Some(Expected::Own | Expected::Parse { .. } | Expected::Close { .. }) | None => {}
                 }
             }
-            backend::ERROR_RESPONSE => self.failed = true,
+            backend::ERROR_RESPONSE => {
+                self.failed = true;
+                let ours = matches!(
+                    self.awaited.front(),
+                    Some((_, Expected::Ours { .. } | Expected::Parse { sent: true, .. }))
+                );
+                if ours && ErrorFields::new(frame.head).sqlstate() == Some(b"42P05") {
+                    // Something has our name there, whatever it is.
+                    self.prepared.forget();
+                }
+            }
             backend::READY_FOR_QUERY => self.settle(request),
             _ => {}
         }
@@ -386,8 +404,7 @@ impl Shares {
         let undone = self.awaited.iter().take_while(|(of, _)| *of <= request).count();
         for (_, expected) in self.awaited.drain(..undone).rev() {
             match expected {
-                Expected::Own => {}
-                Expected::Unnamed => self.unnamed_is_own = false,
+                Expected::Own | Expected::Decoy | Expected::Unnamed => {}
                 Expected::Ours { id } => drop(self.prepared.ids.remove(&id)),
                 Expected::Room { id } => self.prepared.add(id),
                 Expected::Parse { name, statement, sent } => {
@@ -399,13 +416,15 @@ impl Shares {
                 Expected::Close { name, statement } => drop(self.names.insert(name, statement)),
             }
         }
-        let due = |(of, _): &mut (u64, Ends)| *of <= request;
-        for (_, ends) in self.ends.extract_if(.., due).filter(|_| !failed).collect::<Vec<_>>() {
-            match ends {
-                Ends::All => self.names.clear(),
-                Ends::One(name) => drop(self.names.remove(&name)),
+        let due = |(of, _): &mut (u64, Names)| *of <= request;
+        for (_, ended) in self.ends.extract_if(.., due).filter(|_| failed).collect::<Vec<_>>() {
+            // They are still there; what came behind may have taken a name.
+            for (name, statement) in ended {
+                self.names.entry(name).or_insert(statement);
             }
         }
+        // What was skipped had no say in what the unnamed statement is now.
+        self.unnamed_is_own &= !failed;
     }
 }
 

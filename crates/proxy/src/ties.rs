@@ -37,6 +37,12 @@ pub struct Ties {
     logs_in_alone: bool,
     asked: bool,
     bound: Option<&'static str>,
+    /// Why it was bound since a DISCARD ALL was sent that is not answered yet.
+    bound_since: Option<&'static str>,
+    /// The request whose Parse made the unnamed statement one that sets, discards or deallocates.
+    unnamed_sets: Option<u64>,
+    /// The last Bind was of the unnamed statement.
+    binds_unnamed: bool,
     replication: bool,
     /// Named statements are somebody else's to keep (`shares`).
     leaves_statements: bool,
@@ -136,6 +142,9 @@ impl Ties {
 
     fn bind(&mut self, why: &'static str) {
         self.bound.get_or_insert(why);
+        if self.pending.iter().any(|pending| matches!(pending.effect, Effect::Discards { .. })) {
+            self.bound_since.get_or_insert(why);
+        }
         self.laid = None;
         // It stays so for good, or until DISCARD ALL: nothing need be kept.
         self.settings = Vec::new();
@@ -158,6 +167,7 @@ impl Ties {
                 self.text(frame, effects, ledger, true);
             }
             frontend::PARSE => self.parse(frame, effects, ledger),
+            frontend::BIND => self.binds(frame, ledger.next()),
             frontend::EXECUTE => self.executes(ledger.next()),
             frontend::CLOSE => self.close(frame, ledger),
             frontend::SYNC => self.sent = Counts::default(),
@@ -169,7 +179,22 @@ impl Ties {
         }
     }
 
+    /// A statement that sets something and is run once more is not looked at again.
+    fn binds(&mut self, frame: &Frame<'_>, request: u64) {
+        let names = split_text(frame.head).and_then(|(_, rest)| split_text(rest));
+        self.binds_unnamed = names.is_some_and(|(statement, _)| statement.is_empty());
+        if self.binds_unnamed && self.unnamed_sets.is_some_and(|parsed| parsed != request) {
+            self.bind("a SET, DISCARD or DEALLOCATE that is run again");
+        }
+    }
+
+    /// A prepared statement goes to the server under the client's own name.
+    pub fn bind_by_name(&mut self) {
+        self.bind("a prepared statement that cannot be shared");
+    }
+
     fn forget_unnamed(&mut self) {
+        self.unnamed_sets = None;
         self.unnamed.clear();
         self.unnamed_too_long = false;
     }
@@ -209,6 +234,8 @@ impl Ties {
                 self.unnamed.extend_from_slice(frame.bytes);
             }
             self.unnamed_too_long = !frame.is_whole();
+            let sets = effects.is_some_and(|effects| effects.on_session != OnSession::Nothing);
+            self.unnamed_sets = sets.then(|| ledger.next());
             return self.text(frame, effects, ledger, false);
         }
         match effects.map(|effects| &effects.on_session) {
@@ -225,6 +252,9 @@ impl Ties {
     }
 
     fn executes(&mut self, request: u64) {
+        if !self.binds_unnamed {
+            return;
+        }
         for pending in self.pending.iter_mut().rev().take_while(|pending| pending.request == request) {
             match &mut pending.effect {
                 Effect::Sets { executed, .. }
@@ -333,12 +363,19 @@ impl Ties {
         let committed = std::mem::take(&mut self.committed);
         let rolled_back = std::mem::take(&mut self.rolled_back);
         self.answered = Counts::default();
+        // Part of what failed may have been committed before.
+        let mut unsure = failed && committed && !self.in_block.is_empty();
         while self.pending.front().is_some_and(|pending| pending.request <= request) {
-            if let Some(pending) = self.pending.pop_front()
-                && !failed
-            {
-                self.done(pending.effect);
+            match self.pending.pop_front().map(|pending| pending.effect) {
+                Some(effect) if !failed => self.done(effect),
+                Some(Effect::Sets { executed: true, .. }) => unsure |= committed,
+                // It commits by itself; what failed may have come behind it.
+                Some(Effect::Discards { executed: true }) => unsure = true,
+                _ => {}
             }
+        }
+        if unsure || rolled_back && committed && !self.in_block.is_empty() {
+            self.bind("a SET or DISCARD in a request that was committed in part");
         }
         if status == Some(Status::Idle) {
             let settings = std::mem::take(&mut self.in_block);
@@ -364,11 +401,21 @@ impl Ties {
                     pending,
                     replication: self.replication,
                     leaves_statements: self.leaves_statements,
+                    bound_since: self.bound_since,
+                    unnamed: std::mem::take(&mut self.unnamed),
+                    unnamed_too_long: self.unnamed_too_long,
+                    unnamed_sets: self.unnamed_sets,
+                    binds_unnamed: self.binds_unnamed,
+                    sent: std::mem::take(&mut self.sent),
                     ..Ties::default()
                 };
                 *self = fresh;
                 let mut parameters = self.parameters.iter();
-                self.bound = parameters.find_map(|(name, value)| unsafe_parameter(name, value));
+                let unsafe_now = parameters.find_map(|(name, value)| unsafe_parameter(name, value));
+                self.bound = unsafe_now.or(self.bound_since);
+                if !self.pending.iter().any(|pending| matches!(pending.effect, Effect::Discards { .. })) {
+                    self.bound_since = None;
+                }
             }
             Effect::DeallocatesAll { executed: true } => {
                 let bytes: usize =

@@ -12,7 +12,7 @@ use std::fmt::Write;
 use brain::{
     Action, Durable, Fence, LeaseRecord, MemberId, MemberRecord, MembersRecord, Millis, NodeKind, NodeName,
     OnLastStandbyLost, OriginRecord, Postgres, Settings, SlotGate, SlotReport, Status, StoreView, Term,
-    Upstream, Versioned, View, decide, fence, wants_store_lease,
+    Upstream, Versioned, View, decide, fence, releases_store_lease, wants_store_lease,
 };
 use wire::{History, Lsn, Timeline};
 
@@ -184,7 +184,10 @@ impl World {
                 let value = LeaseRecord { node: name.clone(), term };
                 self.store.lease = Some(Versioned { value, version: 1 });
             }
-            None if self.store.lease.as_ref().is_some_and(|l| l.value.node == *name) && connected => {
+            None if self.store.lease.as_ref().is_some_and(|l| l.value.node == *name)
+                && connected
+                && releases_store_lease(&node.view) =>
+            {
                 self.store.lease = None;
             }
             None => {}

@@ -245,7 +245,7 @@ impl Agent {
             }
             // The own proxy stops serving before the peers are told that it does, and before the lease is given back.
             self.publish(&decision);
-            self.lease.want(brain::wants_store_lease(&self.view));
+            self.lease.want(brain::wants_store_lease(&self.view), brain::releases_store_lease(&self.view));
             self.heartbeat(decision.rule);
             if taken < Taken::Changed {
                 break;

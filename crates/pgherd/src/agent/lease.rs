@@ -23,9 +23,16 @@ const AGAIN: Duration = Duration::from_millis(100);
 /// Held until that moment, for that term.
 pub type Held = Option<(Term, Millis)>;
 
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+struct Wish {
+    term: Option<Term>,
+    /// Not wanted, and given back rather than left to run out.
+    releases: bool,
+}
+
 /// The loop's side: what it wants, and what is held.
 pub struct StoreLease {
-    wanted: watch::Sender<Option<Term>>,
+    wanted: watch::Sender<Wish>,
     held: watch::Receiver<Held>,
 }
 
@@ -34,14 +41,14 @@ struct Holder {
     me: NodeName,
     ttl: Duration,
     usable_ms: u64,
-    wanted: watch::Receiver<Option<Term>>,
+    wanted: watch::Receiver<Wish>,
     held: watch::Sender<Held>,
 }
 
 impl StoreLease {
     /// Starts the task that keeps what is wanted; it ends with the loop.
     pub fn start(store: Arc<dyn Store>, me: NodeName, settings: &Settings) -> StoreLease {
-        let (wanted, wish) = watch::channel(None);
+        let (wanted, wish) = watch::channel(Wish::default());
         let (tell, held) = watch::channel(None);
         let ttl = Duration::from_millis(settings.failure_timeout_ms);
         let usable_ms = settings.lease_usable_ms();
@@ -53,21 +60,27 @@ impl StoreLease {
         *self.held.borrow()
     }
 
-    pub fn want(&self, term: Option<Term>) {
-        self.wanted.send_if_modified(|old| std::mem::replace(old, term) != term);
+    /// For which term it is wanted. When for none, whether it is given back or, as its server may go on serving, left to run
+    /// out.
+    pub fn want(&self, term: Option<Term>, releases: bool) {
+        let wish = Wish { term, releases };
+        self.wanted.send_if_modified(|old| std::mem::replace(old, wish) != wish);
     }
 }
 
 impl Holder {
     async fn run(mut self) {
-        while let Ok(term) = self.wanted.wait_for(Option::is_some).await.map(|term| *term) {
+        while let Ok(term) = self.wanted.wait_for(|wish| wish.term.is_some()).await.map(|wish| wish.term) {
             let Some(term) = term else { continue };
             match self.acquire(term).await {
                 Ok(lease) => {
                     self.keep(term, lease).await;
-                    self.held.send_replace(None);
-                    // Whoever is to take over need not wait for its end; if this fails it ends by itself.
-                    let _ = self.store.revoke_lease(lease).await;
+                    let Wish { term, releases } = *self.wanted.borrow();
+                    if term.is_some() || releases {
+                        self.held.send_replace(None);
+                        // Whoever is to take over need not wait for its end; if this fails it ends by itself.
+                        let _ = self.store.revoke_lease(lease).await;
+                    }
                 }
                 Err(error) => {
                     tracing::info!(%term, error = format!("{error:#}"), "no lease from the store yet");
@@ -112,7 +125,7 @@ impl Holder {
         loop {
             tokio::select! {
                 changed = self.wanted.changed() => {
-                    if changed.is_err() || *self.wanted.borrow() != Some(term) {
+                    if changed.is_err() || self.wanted.borrow().term != Some(term) {
                         return;
                     }
                 }

@@ -41,9 +41,15 @@ impl Relay {
         }
     }
 
+    /// The unnamed statement that is on the server, if any, is this session's.
+    pub fn leaves_its_unnamed(&self) -> bool {
+        self.books.shares.as_ref().is_some_and(|shares| shares.unnamed_is_own)
+    }
+
     /// Goes on with a server that is as the old one was.
     pub fn take_up(&mut self, target: Target, parameters: Arc<Parameters>) {
         self.gate.point_to(target);
+        self.server_key.clear();
         let news = self.books.ties.adopt_parameters(parameters);
         self.down.put(&news);
         self.books.last_words.clear();
@@ -86,6 +92,9 @@ impl Relay {
         match frame.tag {
             backend::ERROR_RESPONSE => {
                 let fields = ErrorFields::new(frame.head);
+                if fields.is_fatal() {
+                    return Err(End::ServerLeft);
+                }
                 let message = String::from_utf8_lossy(fields.message().unwrap_or_default());
                 return Err(End::NotLaid(message.into_owned()));
             }

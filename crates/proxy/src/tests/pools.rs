@@ -361,6 +361,10 @@ async fn no_answer_reaches_another_session() {
                         let (slept, _) = tokio::join!(sleep, cancel.cancel_query(NoTls));
                         let code = slept.err().and_then(|error| error.code().cloned());
                         assert!(code.is_none_or(|code| code == SqlState::QUERY_CANCELED));
+                        // The driver does not wait until it is dealt with: it may yet hit what this session asks next, and nobody
+                        // else.
+                        session = connect(client(address, "secret")).await.unwrap();
+                        prepared = None;
                     }
                     _ => {
                         // In the middle of an answer.
@@ -465,4 +469,130 @@ async fn statements_are_shared_and_look_like_ones_own() {
     sleep(Duration::from_millis(100)).await;
     send(&mut one, &run("d")).await;
     assert_eq!(one.tags_until_ready().await, "2TDCZ");
+}
+
+async fn frames(stand: &Stand) -> Client {
+    let mut client =
+        Client::knock_with(stand.read_write(), &[("user", "postgres"), ("database", "postgres")]).await;
+    client.ready().await.expect("the login succeeds");
+    client
+}
+
+async fn send(client: &mut Client, messages: &[(u8, &[u8])]) {
+    let mut out = Vec::new();
+    messages.iter().for_each(|(tag, body)| put_frame(&mut out, *tag, body));
+    tokio::io::AsyncWriteExt::write_all(&mut client.stream, &out).await.unwrap();
+}
+
+/// The end of an answer waits for its client after the server was given back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_client_gets_all_of_its_answer() {
+    let (_postgres, stand) = real(1, &[]).await;
+    let mut slow = frames(&stand).await;
+    for rows in [1, 40, 400] {
+        let sql = format!("SELECT repeat('x', 100000) FROM generate_series(1, {rows})\0");
+        send(&mut slow, &[(b'Q', sql.as_bytes())]).await;
+        sleep(Duration::from_millis(200)).await;
+        assert_eq!(slow.tags_until_ready().await.matches('D').count(), rows);
+    }
+}
+
+/// What comes behind DISCARD ALL in a pipeline is not undone by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_discard_takes_nothing_that_comes_after_it() {
+    let (_postgres, stand) = real(1, &[]).await;
+    let mut one = frames(&stand).await;
+    send(
+        &mut one,
+        &[(b'Q', b"DISCARD ALL\0"), (b'P', b"s\0SELECT 1\0\0\0"), (b'S', b""), (b'Q', b"LISTEN x\0")],
+    )
+    .await;
+    for tags in ["CZ", "1Z", "CZ"] {
+        assert_eq!(one.tags_until_ready().await, tags);
+    }
+    send(&mut one, &[(b'B', b"\0s\0\0\0\0\0\0\0"), (b'E', &[0; 5]), (b'S', b"")]).await;
+    assert_eq!(one.tags_until_ready().await, "2DCZ");
+    // It listens, so nobody else has its server.
+    one.query("NOTIFY x").await.unwrap();
+    let mut other =
+        Client::knock_with(stand.read_write(), &[("user", "postgres"), ("database", "postgres")]).await;
+    other.ready().await.expect("a log-in has a server of its own");
+    one.query("DISCARD ALL").await.unwrap();
+    other.query("SELECT 1").await.unwrap();
+}
+
+/// A SET that was committed before something failed is not forgotten: nobody else meets it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_setting_that_was_committed_in_part_keeps_the_server() {
+    let (_postgres, stand) = real(2, &[]).await;
+    let (mut one, two) = (frames(&stand).await, open(&stand).await);
+    one.query("BEGIN").await.unwrap();
+    one.query("SET work_mem = '11MB'").await.unwrap();
+    send(&mut one, &[(b'Q', b"COMMIT; SELECT 1/0\0")]).await;
+    assert_eq!(one.tags_until_ready().await, "CEZ");
+    for _ in 0..4 {
+        assert_ne!(value(&two, "SHOW work_mem").await, "11MB");
+    }
+    // A statement that sets is run once more without being parsed again.
+    one.query("DISCARD ALL").await.unwrap();
+    one.query("BEGIN").await.unwrap();
+    send(&mut one, &[(b'P', b"\0SET work_mem = '12MB'\0\0\0"), (b'S', b"")]).await;
+    assert_eq!(one.tags_until_ready().await, "1Z");
+    for _ in 0..2 {
+        send(&mut one, &[(b'B', &[0; 8]), (b'E', &[0; 5]), (b'S', b"")]).await;
+        assert_eq!(one.tags_until_ready().await, "2CZ");
+    }
+    one.query("COMMIT").await.unwrap();
+    for _ in 0..4 {
+        assert_ne!(value(&two, "SHOW work_mem").await, "12MB");
+    }
+}
+
+/// Good-bye behind a request that is still answered.
+#[tokio::test]
+async fn whoever_says_good_bye_early_leaves_no_dying_server() {
+    let (server, stand) = fake(1).await;
+    let mut first = Client::login(stand.read_write()).await;
+    let mut second = Client::login(stand.read_write()).await;
+    for _ in 0..5 {
+        send(&mut first, &[(b'Q', b"SELECT 1\0"), (b'X', b"")]).await;
+        first.ready().await.unwrap();
+        second.query("SELECT 2").await.unwrap();
+        first = Client::login(stand.read_write()).await;
+    }
+    server.until(|seen| seen.open <= 2).await;
+}
+
+/// A skipped Parse makes nobody else's unnamed statement one's own; a statement too long to be shared keeps the server.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn statements_that_did_not_come_about_or_are_too_long() {
+    let (_postgres, stand) = real(1, &[]).await;
+    let (mut one, mut two) = (frames(&stand).await, frames(&stand).await);
+    send(&mut one, &[(b'P', b"\0SELECT 'secret'\0\0\0"), (b'S', b"")]).await;
+    assert_eq!(one.tags_until_ready().await, "1Z");
+    let skipped: [(u8, &[u8]); 3] =
+        [(b'P', b"x\0SELECT 1 FROM\0\0\0"), (b'P', b"\0SELECT 2\0\0\0"), (b'S', b"")];
+    send(&mut two, &skipped).await;
+    assert_eq!(two.tags_until_ready().await, "EZ");
+    send(&mut two, &[(b'B', &[0; 8]), (b'E', &[0; 5]), (b'S', b"")]).await;
+    let (mut tag, mut seen) = (0, Vec::new());
+    while tag != b'Z' {
+        let frame = soon(super::fake::read_frame(&mut two.stream)).await.unwrap();
+        (tag, seen) = (frame.0, [seen, frame.1].concat());
+    }
+    assert!(!String::from_utf8_lossy(&seen).contains("secret"), "nothing of the other one's");
+    // 16 KiB of text are looked at; the types behind it go along all the same.
+    let statement = |count: u16| {
+        let sql = format!("SELECT {}", (1..=count).map(|n| format!("${n}")).collect::<Vec<_>>().join("+"));
+        let mut parse = format!("long\0{sql}\0").into_bytes();
+        parse.extend_from_slice(&count.to_be_bytes());
+        parse.extend(std::iter::repeat_n(23_u32.to_be_bytes(), count.into()).flatten());
+        parse
+    };
+    for count in [10, 1_500, 2_000, 3_000] {
+        let parse = statement(count);
+        let whole: [(u8, &[u8]); 4] = [(b'P', &parse), (b'D', b"Slong\0"), (b'C', b"Slong\0"), (b'S', b"")];
+        send(&mut one, &whole).await;
+        assert_eq!(one.tags_until_ready().await, "1tT3Z");
+    }
 }

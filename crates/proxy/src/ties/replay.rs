@@ -94,7 +94,11 @@ impl Ties {
         }
         if !found.is_empty() {
             // All that may lie there besides statements, which are nobody's in particular.
-            put_frame(&mut replay.bytes, frontend::QUERY, b"SET SESSION AUTHORIZATION DEFAULT; RESET ALL\0");
+            put_frame(
+                &mut replay.bytes,
+                frontend::QUERY,
+                b"SET SESSION AUTHORIZATION DEFAULT; RESET ALL; RESET ROLE\0",
+            );
             replay.answers += 1;
         }
         replay.bytes.extend_from_slice(&own.0.bytes);

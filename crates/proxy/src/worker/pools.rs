@@ -47,7 +47,7 @@ pub struct Server {
     pub prepared: Prepared,
     opened_at: Instant,
     free_since: Instant,
-    /// Who had it last.
+    /// Who had it last, and left its unnamed statement there.
     last: Option<SessionId>,
 }
 
@@ -322,8 +322,14 @@ impl Pools {
         }
     }
 
-    /// `session` has no use for its server any more; somebody else may have it.
-    pub fn give_back(&mut self, mut server: Box<Server>, session: SessionId, woken: &mut Vec<SessionId>) {
+    /// A session has no use for its server any more; somebody else may have it. `last`: the session whose unnamed statement is
+    /// there.
+    pub fn give_back(
+        &mut self,
+        mut server: Box<Server>,
+        last: Option<SessionId>,
+        woken: &mut Vec<SessionId>,
+    ) {
         let (now, limits) = (self.now, self.limits);
         let slot = server.slot;
         let Some(number) = self.slots[slot as usize].pool else { return self.close(slot, woken) };
@@ -331,7 +337,7 @@ impl Pools {
         if pool.open > limits.size || now.duration_since(server.opened_at) > limits.lifetime {
             return self.close(slot, woken);
         }
-        (server.free_since, server.last) = (now, Some(session));
+        (server.free_since, server.last) = (now, last);
         pool.free.push(slot);
         woken.extend(pool.queue.front());
         self.slots[slot as usize].user = None;

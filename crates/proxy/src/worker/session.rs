@@ -473,7 +473,10 @@ impl Session {
             return true;
         };
         let pool = *self.pool.get_or_insert_with(|| {
-            server.target = Target::new(server.seat.address(), &self.relay.take_server_key());
+            let key = self.relay.take_server_key();
+            if !key.is_empty() {
+                server.target = Target::new(server.seat.address(), &key);
+            }
             let key = [&[self.port as u8][..], &self.login.startup].concat();
             around.pools.join(&key, server.slot)
         });
@@ -484,7 +487,10 @@ impl Session {
             server.prepared = std::mem::take(prepared);
         }
         match released {
-            Released::Clean => around.pools.give_back(server, around.id, around.again),
+            Released::Clean => {
+                let last = self.relay.leaves_its_unnamed().then_some(around.id);
+                around.pools.give_back(server, last, around.again);
+            }
             Released::Tainted => {
                 let slot = server.slot;
                 drop(server);
@@ -493,12 +499,20 @@ impl Session {
         }
         self.relay.hold = false;
         self.relay.count_parking();
-        self.rest(around)
+        // What the client has said meanwhile has its turn after the other sessions'.
+        if self.client.may_read() || !self.relay.up.unread.is_empty() {
+            around.again.push(around.id);
+        }
+        true
     }
 
     /// Without a server: looks what the client wants, and gets one for that.
     fn rest(&mut self, around: &mut Around<'_>) -> bool {
         let Some(pool) = self.pool else { return false };
+        // A slow client may not have the end of its last answer yet.
+        if self.relay.down.write_out(&mut self.client).is_err() {
+            return false;
+        }
         loop {
             let read = match self.relay.is_full() {
                 true => 0,
@@ -604,6 +618,9 @@ impl Session {
 
     /// Keeps what the client asks meanwhile; `false` when it leaves.
     fn keep_early(&mut self, around: &mut Around<'_>) -> bool {
+        if self.relay.down.write_out(&mut self.client).is_err() {
+            return false;
+        }
         while !self.relay.is_full() {
             match self.client.read(around.buffer) {
                 Ok(None) => return true,

@@ -77,6 +77,11 @@ impl Socket {
         }
     }
 
+    /// True unless there is surely nothing to read.
+    pub fn may_read(&self) -> bool {
+        self.readable
+    }
+
     /// True when the other side has sent anything, its end included, that nobody has asked for.
     pub fn has_ended(&mut self) -> bool {
         self.ended
