@@ -42,9 +42,7 @@ impl Books {
             last_words: Vec::new(),
         }
     }
-}
 
-impl Books {
     /// A message of the client, before the ledger knows of it: what goes to the server in its place, when that is something
     /// else.
     pub fn share_message(&mut self, frame: &Frame<'_>, effects: Option<&Effects>) -> Option<Vec<u8>> {

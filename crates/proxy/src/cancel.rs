@@ -160,6 +160,10 @@ impl Target {
     pub fn new(address: &Arc<str>, key: &[u8]) -> Target {
         Target { address: Arc::clone(address), key: key.into() }
     }
+
+    pub fn address(&self) -> &Arc<str> {
+        &self.address
+    }
 }
 
 /// What became of a cancel request.

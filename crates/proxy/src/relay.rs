@@ -133,6 +133,12 @@ impl Relay {
         self.hold && self.at_boundary()
     }
 
+    /// Holds the client's messages back at the next boundary, or no more.
+    pub fn hold_back(&mut self, held: bool) {
+        self.hold = held;
+        self.count_parking();
+    }
+
     /// Counts the session among the parked, or not, as it is now.
     pub fn count_parking(&mut self) {
         let parked = self.is_parked();

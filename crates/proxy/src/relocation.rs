@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use wire::ErrorFields;
-use wire::message::{Framer, Piece, backend, split_text};
+use wire::message::{Framer, Piece, backend};
 
 use super::admission::{Search, find};
 use super::auth::scram::Keys;
@@ -20,7 +20,7 @@ use super::ledger::backend_wanted;
 use super::login::{Entry, Login};
 use super::refusal::{CutCause, Refusal};
 use super::servers::{Opened, Seat};
-use super::ties::{Parameters, Replay};
+use super::ties::{Parameters, Replay, reported};
 use super::{Port, Shared};
 
 /// For the login without questions and for the replay: each takes milliseconds on a server that is well.
@@ -207,8 +207,7 @@ impl Welcome {
             backend::ERROR_RESPONSE => return Err(hitch(head)),
             backend::KEY_DATA => self.key = head.to_vec(),
             backend::PARAMETER_STATUS => {
-                let pair = split_text(head).and_then(|(name, rest)| Some((name, split_text(rest)?.0)));
-                if let Some((name, value)) = pair {
+                if let Some((name, value)) = reported(head) {
                     self.parameters.retain(|(known, _)| known != name);
                     self.parameters.push((name.to_owned(), value.to_owned()));
                 }

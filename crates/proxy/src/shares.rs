@@ -179,7 +179,7 @@ impl Shares {
     }
 
     /// True when one more name can be kept.
-    pub fn has_room(&self) -> bool {
+    fn has_room(&self) -> bool {
         self.names.len() < NAMES_MAX
     }
 
@@ -258,13 +258,7 @@ impl Shares {
         let statement = self.registry.statement(settings, body);
         let sent = !self.prepared.has(statement.id);
         if sent {
-            self.make_room(request, &mut out);
-            self.prepared.add(statement.id);
-            put_frame(
-                &mut out,
-                frontend::PARSE,
-                &[&self.prepared.name(statement.id)[..], b"\0", body].concat(),
-            );
+            self.prepare(&statement, request, &mut out);
         } else {
             put_frame(&mut out, frontend::CLOSE, NONE);
         }
@@ -276,14 +270,18 @@ impl Shares {
 
     /// Prepares a statement that the server lacks.
     fn provide(&mut self, statement: &Statement, request: u64, out: &mut Vec<u8>) {
-        if self.prepared.has(statement.id) {
-            return;
+        if !self.prepared.has(statement.id) {
+            self.prepare(statement, request, out);
+            self.awaited.push_back((request, Expected::Ours { id: statement.id }));
         }
+    }
+
+    /// The Parse that puts it there; whoever has it sent awaits the answer.
+    fn prepare(&mut self, statement: &Statement, request: u64, out: &mut Vec<u8>) {
         self.make_room(request, out);
         self.prepared.add(statement.id);
         let body = [&self.prepared.name(statement.id)[..], b"\0", &statement.body].concat();
         put_frame(out, frontend::PARSE, &body);
-        self.awaited.push_back((request, Expected::Ours { id: statement.id }));
     }
 
     fn make_room(&mut self, request: u64, out: &mut Vec<u8>) {
@@ -303,11 +301,11 @@ impl Shares {
         name: &[u8],
         session: &State<'_>,
     ) -> Option<Vec<u8>> {
-        let mut out = Vec::new();
         if name.is_empty() {
             return self.unnamed(frame, session);
         }
         let statement = self.names.get(name).cloned()?;
+        let mut out = Vec::new();
         self.provide(&statement, session.request, &mut out);
         put_changed(&mut out, frame, start..start + name.len(), &self.prepared.name(statement.id));
         Some(out)

@@ -305,8 +305,9 @@ impl Ties {
     }
 
     fn parameter(&mut self, frame: &Frame<'_>) {
-        let pair = split_text(frame.head).and_then(|(name, rest)| Some((name, split_text(rest)?.0)));
-        let Some((name, value)) = pair else { return self.bind("a parameter too long to be kept") };
+        let Some((name, value)) = reported(frame.head) else {
+            return self.bind("a parameter too long to be kept");
+        };
         if let Some(why) = unsafe_parameter(name, value) {
             self.bind(why);
         }
@@ -446,6 +447,12 @@ impl Ties {
         self.settings.push(setting);
         self.check_limit();
     }
+}
+
+/// The name and the value in the body of ParameterStatus.
+pub fn reported(body: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (name, rest) = split_text(body)?;
+    Some((name, split_text(rest)?.0))
 }
 
 /// Notes what a server reports; `false` when that is more than is kept.

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use wire::ErrorFields;
-use wire::message::{Frame, backend, frontend, split_text};
+use wire::message::{Frame, backend, frontend};
 
 use super::super::cancel::{Released, Target};
 use super::super::lane::Cut;
 use super::super::shares::Prepared;
-use super::super::ties::{Laid, Parameters, Prelude, note_parameter};
+use super::super::ties::{Laid, Parameters, Prelude, note_parameter, reported};
 use super::{End, Relay, UNREAD_MAX};
 
 /// What a session without a server makes of its client's bytes.
@@ -48,11 +48,16 @@ impl Relay {
 
     /// Goes on with a server that is as the old one was.
     pub fn take_up(&mut self, target: Target, parameters: Arc<Parameters>) {
-        self.gate.point_to(target);
-        self.server_key.clear();
+        self.point_to(target);
         let news = self.books.ties.adopt_parameters(parameters);
         self.down.put(&news);
         self.books.last_words.clear();
+    }
+
+    fn point_to(&mut self, target: Target) {
+        self.server_key.clear();
+        self.address = Arc::clone(target.address());
+        self.gate.point_to(target);
     }
 
     /// The statements of the server that the session has, put in or taken out with it.
@@ -70,7 +75,7 @@ impl Relay {
         if replay.answers == 0 {
             return self.take_up(target, parameters);
         }
-        self.gate.point_to(target);
+        self.point_to(target);
         self.up.put(&replay.bytes);
         // A text that is run makes the server forget its unnamed statement, and this session's is to be prepared there anew.
         if let Some(shares) = &mut self.books.shares {
@@ -99,8 +104,7 @@ impl Relay {
                 return Err(End::NotLaid(message.into_owned()));
             }
             backend::PARAMETER_STATUS => {
-                let pair = split_text(frame.head).and_then(|(name, rest)| Some((name, split_text(rest)?.0)));
-                if let Some((name, value)) = pair {
+                if let Some((name, value)) = reported(frame.head) {
                     note_parameter(&mut prelude.parameters, name, value);
                 }
             }

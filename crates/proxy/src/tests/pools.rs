@@ -158,7 +158,7 @@ async fn a_client_that_leaves_in_a_transaction_leaves_no_dirty_server() {
     second.stream.set_nodelay(true).unwrap();
     let mut out = Vec::new();
     put_frame(&mut out, b'X', b"");
-    tokio::io::AsyncWriteExt::write_all(&mut second.stream, &out).await.unwrap();
+    send_bytes(&mut second, &out).await;
     stand.until(|counts| counts.sessions == 0).await;
     let mut third = Client::login(stand.read_write()).await;
     third.query("SELECT 1").await.unwrap();
@@ -173,10 +173,10 @@ async fn half_a_message_keeps_no_server() {
     let mut out = Vec::new();
     put_frame(&mut out, b'Q', b"SELECT 'slow'\0");
     let (first, second) = out.split_at(9);
-    tokio::io::AsyncWriteExt::write_all(&mut slow.stream, first).await.unwrap();
+    send_bytes(&mut slow, first).await;
     sleep(Duration::from_millis(50)).await;
     other.query("SELECT 'other'").await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut slow.stream, second).await.unwrap();
+    send_bytes(&mut slow, second).await;
     slow.ready().await.unwrap();
     assert_eq!(server.seen.borrow().queries, ["SELECT 'other'", "SELECT 'slow'"]);
 }
@@ -247,23 +247,17 @@ async fn what_cannot_be_carried_keeps_the_server_until_it_is_gone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unnamed_statement_stays_with_its_session() {
     let (_postgres, stand) = real(1, &[]).await;
-    let login = || async {
-        let mut client =
-            Client::knock_with(stand.read_write(), &[("user", "postgres"), ("database", "postgres")]).await;
-        client.ready().await.expect("the login succeeds");
-        client
-    };
-    let (mut one, mut two) = (login().await, login().await);
+    let (mut one, mut two) = (frames(&stand).await, frames(&stand).await);
     let mut run = Vec::new();
     put_frame(&mut run, b'B', &[0, 0, 0, 0, 0, 0, 0, 0]);
     put_frame(&mut run, b'E', &[0, 0, 0, 0, 0]);
     put_frame(&mut run, b'S', b"");
     one.prepare("", "SELECT 1").await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(&mut two.stream, &run).await.unwrap();
+    send_bytes(&mut two, &run).await;
     assert_eq!(two.ready().await.unwrap_err().sqlstate, "26000", "it has prepared none");
     assert_eq!(two.tags_until_ready().await, "Z");
     for _ in 0..2 {
-        tokio::io::AsyncWriteExt::write_all(&mut one.stream, &run).await.unwrap();
+        send_bytes(&mut one, &run).await;
         assert_eq!(one.tags_until_ready().await, "2DCZ", "its own is there, on whatever server");
         two.query("SELECT 2").await.unwrap();
     }
@@ -388,13 +382,7 @@ async fn no_answer_reaches_another_session() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn statements_are_shared_and_look_like_ones_own() {
     let (postgres, stand) = real(1, &[]).await;
-    let login = || async {
-        let mut client =
-            Client::knock_with(stand.read_write(), &[("user", "postgres"), ("database", "postgres")]).await;
-        client.ready().await.expect("the login succeeds");
-        client
-    };
-    let (mut one, mut two) = (login().await, login().await);
+    let (mut one, mut two) = (frames(&stand).await, frames(&stand).await);
     let run = |name: &str| {
         let mut out = Vec::new();
         put_frame(&mut out, b'B', &[b"\0", name.as_bytes(), &[0; 7]].concat());
@@ -403,48 +391,45 @@ async fn statements_are_shared_and_look_like_ones_own() {
         put_frame(&mut out, b'S', b"");
         out
     };
-    let send = async |client: &mut Client, out: &[u8]| {
-        tokio::io::AsyncWriteExt::write_all(&mut client.stream, out).await.unwrap();
-    };
     // The same text under two names, and another text under one of them.
     one.prepare("a", "SELECT 1").await.unwrap();
     two.prepare("b", "SELECT 1").await.unwrap();
     two.prepare("a", "SELECT 'two', 2").await.unwrap();
     for _ in 0..2 {
-        send(&mut one, &run("a")).await;
+        send_bytes(&mut one, &run("a")).await;
         assert_eq!(one.tags_until_ready().await, "2TDCZ");
         for name in ["b", "a"] {
-            send(&mut two, &run(name)).await;
+            send_bytes(&mut two, &run(name)).await;
             assert_eq!(two.tags_until_ready().await, "2TDCZ");
         }
     }
     // A name of one's own that is taken, one that is not there, one that was closed.
     assert_eq!(one.prepare("a", "SELECT 3").await.unwrap_err().sqlstate, "42P05");
     assert_eq!(one.tags_until_ready().await, "Z");
-    send(&mut one, &run("b")).await;
+    send_bytes(&mut one, &run("b")).await;
     assert_eq!(one.ready().await.unwrap_err().sqlstate, "26000");
     assert_eq!(one.tags_until_ready().await, "Z");
     let mut close = Vec::new();
     put_frame(&mut close, b'C', b"Sa\0");
     put_frame(&mut close, b'S', b"");
-    send(&mut one, &close).await;
+    send_bytes(&mut one, &close).await;
     assert_eq!(one.tags_until_ready().await, "3Z");
-    send(&mut one, &run("a")).await;
+    send_bytes(&mut one, &run("a")).await;
     assert_eq!(one.ready().await.unwrap_err().sqlstate, "26000");
     assert_eq!(one.tags_until_ready().await, "Z");
-    send(&mut two, &run("a")).await;
+    send_bytes(&mut two, &run("a")).await;
     assert_eq!(two.tags_until_ready().await, "2TDCZ", "the other one's is still there");
     // DEALLOCATE in SQL, of one and of all.
     two.query("DEALLOCATE b").await.unwrap();
-    send(&mut two, &run("b")).await;
+    send_bytes(&mut two, &run("b")).await;
     assert_eq!(two.ready().await.unwrap_err().sqlstate, "26000");
     assert_eq!(two.tags_until_ready().await, "Z");
     one.prepare("c", "SELECT 'two', 2").await.unwrap();
     two.query("DEALLOCATE ALL").await.unwrap();
-    send(&mut two, &run("a")).await;
+    send_bytes(&mut two, &run("a")).await;
     assert_eq!(two.ready().await.unwrap_err().sqlstate, "26000");
     assert_eq!(two.tags_until_ready().await, "Z");
-    send(&mut one, &run("c")).await;
+    send_bytes(&mut one, &run("c")).await;
     assert_eq!(one.tags_until_ready().await, "2TDCZ");
     // An error in the middle of a pipeline: what came after it was not done.
     let mut out = Vec::new();
@@ -453,10 +438,10 @@ async fn statements_are_shared_and_look_like_ones_own() {
     put_frame(&mut out, b'P', b"f\0SELECT 6\0\0\0");
     put_frame(&mut out, b'C', b"Sc\0");
     put_frame(&mut out, b'S', b"");
-    send(&mut one, &out).await;
+    send_bytes(&mut one, &out).await;
     assert_eq!(one.tags_until_ready().await, "1EZ");
     for (name, there) in [("d", true), ("e", false), ("f", false), ("c", true)] {
-        send(&mut one, &run(name)).await;
+        send_bytes(&mut one, &run(name)).await;
         match there {
             true => assert_eq!(one.tags_until_ready().await, "2TDCZ", "{name}"),
             false => assert_eq!(one.tags_until_ready().await, "EZ", "{name}"),
@@ -467,7 +452,7 @@ async fn statements_are_shared_and_look_like_ones_own() {
                 AND pid <> pg_backend_pid()";
     postgres.admin().await.batch_execute(pids).await.unwrap();
     sleep(Duration::from_millis(100)).await;
-    send(&mut one, &run("d")).await;
+    send_bytes(&mut one, &run("d")).await;
     assert_eq!(one.tags_until_ready().await, "2TDCZ");
 }
 
@@ -481,7 +466,11 @@ async fn frames(stand: &Stand) -> Client {
 async fn send(client: &mut Client, messages: &[(u8, &[u8])]) {
     let mut out = Vec::new();
     messages.iter().for_each(|(tag, body)| put_frame(&mut out, *tag, body));
-    tokio::io::AsyncWriteExt::write_all(&mut client.stream, &out).await.unwrap();
+    send_bytes(client, &out).await;
+}
+
+async fn send_bytes(client: &mut Client, bytes: &[u8]) {
+    tokio::io::AsyncWriteExt::write_all(&mut client.stream, bytes).await.unwrap();
 }
 
 /// The end of an answer waits for its client after the server was given back.

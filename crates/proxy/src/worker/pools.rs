@@ -203,26 +203,17 @@ impl Pools {
                 number as u32
             }
         };
+        self.slots[slot as usize].pool = Some(number);
         if let Some(pool) = self.pool(number) {
-            pool.sessions += 1;
+            (pool.sessions, pool.open) = (pool.sessions + 1, pool.open + 1);
         }
-        self.count(number, slot);
         number
     }
 
     /// The session that was to open a server for `pool` has it in `slot`.
     pub fn opened(&mut self, pool: u32, slot: u32) {
-        self.count(pool, slot);
-        if let Some(pool) = self.pool(pool) {
-            pool.open -= 1;
-        }
-    }
-
-    fn count(&mut self, number: u32, slot: u32) {
-        self.slots[slot as usize].pool = Some(number);
-        if let Some(pool) = self.pool(number) {
-            pool.open += 1;
-        }
+        // It is counted since it was to be opened.
+        self.slots[slot as usize].pool = Some(pool);
     }
 
     /// The session that was to open a server for `pool` does not.
@@ -344,6 +335,13 @@ impl Pools {
         self.slots[slot as usize].free = Some(server);
         let until = now + limits.idle;
         self.next = Some(self.next.map_or(until, |next| next.min(until)));
+    }
+
+    /// Closes a server that its user has no use for, nor anybody else.
+    pub fn end(&mut self, server: Box<Server>, woken: &mut Vec<SessionId>) {
+        let slot = server.slot;
+        drop(server);
+        self.close(slot, woken);
     }
 
     /// The server in `slot`, which its user has dropped, is no more.

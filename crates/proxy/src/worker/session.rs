@@ -355,8 +355,7 @@ impl Session {
             (Phase::Waiting { .. }, Some(pool)) => around.pools.unqueue(pool, around.id, around.again),
             _ => {}
         }
-        self.relay.hold = false;
-        self.relay.count_parking();
+        self.relay.hold_back(false);
         self.phase = Phase::Resting;
     }
 
@@ -491,14 +490,9 @@ impl Session {
                 let last = self.relay.leaves_its_unnamed().then_some(around.id);
                 around.pools.give_back(server, last, around.again);
             }
-            Released::Tainted => {
-                let slot = server.slot;
-                drop(server);
-                around.pools.close(slot, around.again);
-            }
+            Released::Tainted => around.pools.end(server, around.again),
         }
-        self.relay.hold = false;
-        self.relay.count_parking();
+        self.relay.hold_back(false);
         // What the client has said meanwhile has its turn after the other sessions'.
         if self.client.may_read() || !self.relay.up.unread.is_empty() {
             around.again.push(around.id);
@@ -543,15 +537,13 @@ impl Session {
                 Taken::Server(server) => return self.go_on_with(server, read, around),
                 Taken::Open => {
                     self.relay.keep_for_later(bytes);
-                    self.relay.hold = false;
-                    self.relay.count_parking();
+                    self.relay.hold_back(false);
                     self.search(None, around);
                     return true;
                 }
                 Taken::Wait => {
                     self.relay.keep_for_later(bytes);
-                    self.relay.hold = held_until.is_some();
-                    self.relay.count_parking();
+                    self.relay.hold_back(held_until.is_some());
                     let (since, until) = match self.phase {
                         Phase::Waiting { since, until, .. } => (since, until),
                         _ => (Instant::now(), Instant::now() + patience(around.shared)),
@@ -568,8 +560,7 @@ impl Session {
     /// Has a server of the pool for what the client has sent, the last of it in `around.buffer`.
     fn go_on_with(&mut self, mut server: Box<Server>, read: usize, around: &mut Around<'_>) -> bool {
         let (bytes, is_own) = (&around.buffer[..read], server.was_of(around.id));
-        self.relay.hold = false;
-        self.relay.count_parking();
+        self.relay.hold_back(false);
         let parameters = Arc::clone(&server.parameters);
         if let Some(prepared) = self.relay.prepared() {
             *prepared = std::mem::take(&mut server.prepared);
@@ -595,9 +586,7 @@ impl Session {
         // Whatever comes next takes its place.
         let last = Phase::Leaving { last: Lane::new(backend_wanted), until: Instant::now() };
         if let Phase::Relaying { server, .. } = std::mem::replace(&mut self.phase, last) {
-            let slot = server.slot;
-            drop(server);
-            around.pools.close(slot, around.again);
+            around.pools.end(server, around.again);
         }
     }
 
