@@ -74,6 +74,7 @@ mutations! {
     OriginKept "origin-kept" "Who was rewound to the origin streams on from it while its WAL is compared with the head's.";
     FollowUnpromised "follow-unpromised" "A standby follows a term without having promised it.";
     CopiedCounted "copied-counted" "While a node copies its data directory anew, the old one is let back into the sync set.";
+    LateWordTaken "late-word-taken" "The last words of a removed node's agent count as the word of who is added again in its place.";
     StayDropped "stay-dropped" "A node that was to leave and became the primary stays marked as leaving for ever.";
     DetachDropped "detach-dropped" "A promise ends no replication from a lower term.";
     FollowDiverged "follow-diverged" "A standby whose WAL has left the primary's history follows without a rewind.";

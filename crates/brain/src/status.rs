@@ -22,6 +22,9 @@ pub struct Status {
     pub promise: Term,
     /// The highest recorded term that the speaker knows.
     pub record_term: Term,
+    /// The version of `/members` that the speaker has read; 0 when none.
+    #[serde(default)]
+    pub members: u64,
     /// The term for which the speaker asks promises.
     pub revoking: Option<Term>,
     /// The speaker holds the primary of `record_term` to be fine.
@@ -79,6 +82,7 @@ impl Status {
             member: view.durable.member.clone(),
             promise: view.durable.promise,
             record_term: view.record().map(|record| record.term).unwrap_or_default(),
+            members: view.store.members.as_ref().map_or(0, |members| members.version),
             revoking,
             sees_fine: health::sees_fine(view),
             health: health::own(view),

@@ -76,11 +76,14 @@ pub fn next_target(
     (set.clone(), "the sync set is as wanted".to_owned())
 }
 
-/// Its agent has said so itself. A node that was removed and is added again may come with an empty disk while the old
-/// connection still looks as if it streamed; where nobody was ever listed, nobody was removed.
+/// Its agent has said so itself, knowing the present list of members. A node that was removed and is added again may come
+/// with an empty disk while the old connection still looks as if it streamed, and the old agent's last words are still on
+/// their way; where nobody was ever listed, nobody was removed.
 fn speaks_as(view: &View, member: &MemberId) -> bool {
-    let heard = view.memory.peers.get(&member.node());
-    view.store.members.is_none() || heard.is_some_and(|heard| heard.status.member.as_ref() == Some(member))
+    let Some(members) = &view.store.members else { return true };
+    let knows = |status: &Status| status.members >= members.version || is_on(Mutation::LateWordTaken);
+    let heard = view.memory.peers.get(&member.node()).map(|heard| &heard.status);
+    heard.is_some_and(|status| status.member.as_ref() == Some(member) && knows(status))
 }
 
 /// Members that stream under the record's term, are near the primary's end, and may be in the set.

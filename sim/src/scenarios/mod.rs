@@ -71,6 +71,7 @@ pub const SCENARIOS: &[Scenario] = scenarios! {
     "measured-in-force" 400 sets::a_set_is_measured_when_it_is_in_force;
     "removal-waits" 100 sets::a_removal_waits_for_the_others;
     "removal-in-force-first" 100 sets::a_removal_is_in_force_before_it_is_recorded;
+    "last-words-are-late" 60 sets::the_last_words_of_a_removed_node_are_late;
     "restarted-agent-owes" 60 leases::a_restarted_agent_owes;
     "promised-grants-nothing" 60 leases::who_has_promised_grants_nothing;
     "bared-is-not-read" 60 leases::what_a_fence_bares_is_not_read;

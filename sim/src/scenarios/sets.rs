@@ -90,3 +90,23 @@ pub fn a_removal_is_in_force_before_it_is_recorded(cast: &Cast) -> Option<Stage>
     stage.strike(Kind::FreezeAgent, goes, 0, 12 * SECOND);
     Some(stage)
 }
+
+/// A node is removed, wiped and added again before the network has delivered its agent's last words and ended its old
+/// connection: what it flushed before is no more, and counts for nothing.
+pub fn the_last_words_of_a_removed_node_are_late(cast: &Cast) -> Option<Stage> {
+    let mut stage = cast.stage(Shape(4, 0, 2))?;
+    let (primary, late) = (stage.primary, stage.others[1]);
+    stage.world.change_members(|_, _| {}, 0);
+    // What the removed node has flushed, and only one other has.
+    stage.world.plan.lag_us[late] = SECOND / 5;
+    stage.wait(SECOND);
+    stage.strike(Kind::SlowNet, 0, 0, 3 * SECOND);
+    stage.wait(SECOND / 5);
+    stage.world.remove_member(0);
+    stage.until(3 * SECOND, |world| (0..4).any(|node| !world.belongs(node)))?;
+    stage.wait(SECOND / 40);
+    stage.world.add_member(true);
+    stage.until(SECOND, |world| settled(world, primary) == 3);
+    stage.strike(Kind::KillNode, primary, 0, 5 * SECOND);
+    Some(stage)
+}

@@ -224,6 +224,7 @@ impl Sight<'_> {
             member: (node.member != NONE).then(|| self.naming.member(node.member)),
             promise: Term(u64::from(node.promise)),
             record_term: Term(u64::from(self.state.eras[usize::from(node.era)].term)),
+            members: 0,
             revoking: None,
             sees_fine: false,
             health,

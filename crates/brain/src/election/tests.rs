@@ -42,6 +42,7 @@ fn promised(name: &str, busy: Option<Operation>) -> Status {
         member: Some(member(name)),
         promise: TERM,
         record_term: Term(1),
+        members: 0,
         revoking: None,
         sees_fine: false,
         health: Health::NotPrimary,
