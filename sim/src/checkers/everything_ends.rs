@@ -10,8 +10,9 @@ use crate::world::World;
 const OPERATION_SLACK_US: u64 = 5_000_000;
 /// From the end of all faults to rest: a stalled replica is cloned anew after 30 s, others wait behind it.
 const REST_US_MAX: u64 = 90_000_000;
-/// The same where an origin is followed: a copy after 30 s of waiting, a minute in which somebody else could make it good.
-const REST_BEHIND_US_MAX: u64 = 150_000_000;
+/// The same where an origin is followed: a minute in which a promotion waits for somebody to carry it out, then the head's
+/// twelve rewinds of some 6 s that find no WAL to stream, before it copies, and as many of another node's.
+const REST_BEHIND_US_MAX: u64 = 240_000_000;
 /// How long rest must last to be believed.
 const REST_US: u64 = 1_500_000;
 /// Terms after the end of all faults: one for each full node that may still try, twice.
