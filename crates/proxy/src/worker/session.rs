@@ -1,13 +1,16 @@
-//! One session from the moment it has a server to its end.
+//! One session from the moment a worker has it to its end.
 //!
-//! What it is: reading and writing while something is ready, and what happens when a side ends or the server may not be used
-//! any more. What it is not: what bytes mean (`relay`), nor the search for another server (`relocation`). Invariant: when
-//! the choice of its server becomes wrong, that connection is closed before anything else is done; then the session is moved
-//! when that is possible without lying, or the client is told, at a message boundary or not at all.
+//! What it is: reading and writing while something is ready, and which phase the session is in: with a server, without one
+//! (`without`), or on its way out (`parting`). What it is not: what bytes mean (`relay`), nor the search for another server
+//! (`relocation`). Invariant: when the choice of its server becomes wrong, that connection is closed before anything else is
+//! done; then the session is moved when that is possible without lying, or the client is told.
+
+mod parting;
+mod without;
 
 use std::io;
 use std::sync::Arc;
-use std::task::{Poll, Waker};
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::EventFlags;
@@ -16,17 +19,15 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
-use super::pools::{Pools, Server, Taken, Wanted};
+use super::pools::{Pools, Server};
 use super::socket::{Discarded, Socket};
-use super::{Adopted, Call, Mail, Mailbox, SessionId};
+use super::{Adopted, Call, Mailbox, SessionId};
 use crate::backend::{Choice, Role};
-use crate::cancel::{Released, Target};
+use crate::cancel::Target;
 use crate::lane::Lane;
-use crate::ledger::backend_wanted;
 use crate::login::Login;
 use crate::refusal::{CutCause, Refusal};
-use crate::relay::{End, Relay, Surroundings, Wants};
-use crate::relocation::{Relocated, relocate};
+use crate::relay::{End, Relay, Surroundings};
 use crate::{Counters, PoolMode, Port, Shared, Stage};
 
 /// From the server's first answer to its first ReadyForQuery: PostgreSQL's greatest `authentication_timeout` and a
@@ -34,8 +35,6 @@ use crate::{Counters, PoolMode, Port, Shared, Stage};
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(610);
 /// For a last message to a client that may read no more, and for the client to close.
 pub const FAREWELL_TIMEOUT: Duration = Duration::from_secs(1);
-/// For a server to finish what a client asked and did not wait for, as it would without a proxy.
-const LINGER: Duration = Duration::from_secs(10);
 /// Reads in one direction before the other sessions have their turn.
 const READS_MAX: usize = 16;
 
@@ -120,27 +119,6 @@ enum Phase {
         server: Box<Server>,
         until: Instant,
     },
-}
-
-/// The search for another server; its end is told in any case.
-struct Search {
-    mailbox: Arc<Mailbox>,
-    id: SessionId,
-    found: Option<Result<Relocated, Refusal>>,
-}
-
-impl Search {
-    fn end_with(mut self, found: Result<Relocated, Refusal>) {
-        self.found = Some(found);
-    }
-}
-
-impl Drop for Search {
-    fn drop(&mut self) {
-        // Without an answer it has panicked, or nobody waits for one.
-        let found = self.found.take().unwrap_or_else(|| Err(Refusal::cut(CutCause::AgentGone)));
-        self.mailbox.post(Mail::Relocated(self.id, Box::new(found)));
-    }
 }
 
 impl Drop for Session {
@@ -338,27 +316,6 @@ impl Session {
         }
     }
 
-    /// Ends a session that has no server.
-    fn strand(&mut self, refusal: &Refusal, around: &mut Around<'_>) -> bool {
-        if let Phase::Between { task, .. } = &self.phase {
-            task.abort();
-        }
-        self.forgo(around);
-        Counters::add(&around.shared.counters.cuts);
-        self.part(refusal, around)
-    }
-
-    /// Asks for no server any more.
-    fn forgo(&mut self, around: &mut Around<'_>) {
-        match (&self.phase, self.pool) {
-            (Phase::Between { .. }, Some(pool)) => around.pools.not_opened(pool, around.again),
-            (Phase::Waiting { .. }, Some(pool)) => around.pools.unqueue(pool, around.id, around.again),
-            _ => {}
-        }
-        self.relay.hold_back(false);
-        self.phase = Phase::Resting;
-    }
-
     fn cause_to_part(&self, shared: &Shared, stage: Stage) -> Option<CutCause> {
         if stage == Stage::Stopped {
             return Some(CutCause::Shutdown);
@@ -391,205 +348,6 @@ impl Session {
         }
     }
 
-    fn ended(&mut self, end: End, around: &mut Around<'_>) -> bool {
-        let node = match &self.phase {
-            Phase::Relaying { server, .. } => server.choice.backend.node.clone(),
-            _ => String::new(),
-        };
-        let cause = match end {
-            End::ClientLeft => return self.linger(around),
-            End::ClientGarbled(error) => {
-                self.lose_server(around);
-                return self.leave(
-                    Vec::new(),
-                    &Refusal::Protocol(error.to_string()).response().encode(),
-                    around,
-                );
-            }
-            End::NotLaid(reason) => {
-                self.lose_server(around);
-                return self.strand(&Refusal::cut(CutCause::NotTaken { node, reason }), around);
-            }
-            End::ServerGarbled(error) => CutCause::ServerGarbled { node, error: error.to_string() },
-            End::ServerLeft => CutCause::ServerClosed { node },
-            End::Stuck => CutCause::Stuck,
-            End::Drained => CutCause::Shutdown,
-        };
-        self.cut(cause, around)
-    }
-
-    /// The server is closed; then the session goes on without it, or is told why not.
-    fn cut(&mut self, cause: CutCause, around: &mut Around<'_>) -> bool {
-        let Phase::Relaying { server, .. } = &self.phase else { return true };
-        let running = *around.shared.stage.borrow() == Stage::Running;
-        let goes_on = cause.leaves_room() && running;
-        let was = server.choice.clone();
-        let has_room = goes_on && (was.role == Role::Primary || self.pool.is_some());
-        let movable = has_room && self.relay.is_movable();
-        self.lose_server(around);
-        if movable && self.pool.is_some() {
-            self.relay.books.last_words.clear();
-            self.phase = Phase::Resting;
-            return self.rest(around);
-        }
-        if movable {
-            self.search(Some(was), around);
-            return self.keep_early(around);
-        }
-        let books = &self.relay.books;
-        let between = self.relay.at_boundary() && books.ledger.logged_in();
-        let cause = match books.ties.bound().filter(|_| has_room && between) {
-            Some(why) => CutCause::Bound { cause: Box::new(cause), why },
-            None => cause,
-        };
-        count_cut(around.shared, &cause);
-        let loss = books.ledger.loss();
-        self.part(&Refusal::Cut { cause, loss }, around)
-    }
-
-    /// Has a server looked for and made as the session left its last one; `was`: it had to leave that.
-    fn search(&mut self, was: Option<Choice>, around: &mut Around<'_>) {
-        let (shared, mailbox, id) = (Arc::clone(around.shared), Arc::clone(around.mailbox), around.id);
-        let (port, login, replay) = (self.port, Arc::clone(&self.login), self.relay.books.ties.replay());
-        let search = Search { mailbox, id, found: None };
-        let task = around.runtime.spawn(async move {
-            let found = relocate(&shared, port, &login, &replay).await;
-            search.end_with(found);
-        });
-        self.phase = Phase::Between { task: task.abort_handle(), was };
-    }
-
-    /// Gives the server back when nothing of the session is left there.
-    fn part_when_done(&mut self, around: &mut Around<'_>) -> bool {
-        if !self.parts || !self.relay.may_part() {
-            return true;
-        }
-        // A cancel that is under way would hit whoever has the server next.
-        let Poll::Ready(released) = self.relay.poll_part(&self.waker) else {
-            return true;
-        };
-        let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, Phase::Resting) else {
-            return true;
-        };
-        let pool = *self.pool.get_or_insert_with(|| {
-            let key = self.relay.take_server_key();
-            if !key.is_empty() {
-                server.target = Target::new(server.seat.address(), &key);
-            }
-            let key = [&[self.port as u8][..], &self.login.startup].concat();
-            around.pools.join(&key, server.slot)
-        });
-        let ties = &mut self.relay.books.ties;
-        around.pools.shared(pool, ties.parameters());
-        (server.laid, server.parameters) = (ties.laid(), Arc::clone(ties.parameters()));
-        if let Some(prepared) = self.relay.prepared() {
-            server.prepared = std::mem::take(prepared);
-        }
-        match released {
-            Released::Clean => {
-                let last = self.relay.leaves_its_unnamed().then_some(around.id);
-                around.pools.give_back(server, last, around.again);
-            }
-            Released::Tainted => around.pools.end(server, around.again),
-        }
-        self.relay.hold_back(false);
-        // What the client has said meanwhile has its turn after the other sessions'.
-        if self.client.may_read() || !self.relay.up.unread.is_empty() {
-            around.again.push(around.id);
-        }
-        true
-    }
-
-    /// Without a server: looks what the client wants, and gets one for that.
-    fn rest(&mut self, around: &mut Around<'_>) -> bool {
-        let Some(pool) = self.pool else { return false };
-        // A slow client may not have the end of its last answer yet.
-        if self.relay.down.write_out(&mut self.client).is_err() {
-            return false;
-        }
-        loop {
-            let read = match self.relay.is_full() {
-                true => 0,
-                false => match self.client.read(around.buffer) {
-                    Ok(None) => 0,
-                    Ok(Some(0)) | Err(_) => return false,
-                    Ok(Some(read)) => read,
-                },
-            };
-            let bytes = &around.buffer[..read];
-            match self.relay.wants(bytes) {
-                Wants::Server => {}
-                Wants::Nothing => return false,
-                Wants::More if read == 0 => return true,
-                Wants::More => {
-                    self.relay.keep_for_later(bytes);
-                    continue;
-                }
-                Wants::Garbage => {
-                    let refusal = Refusal::Protocol("a message shorter than its own length".to_owned());
-                    return self.leave(Vec::new(), &refusal.response().encode(), around);
-                }
-            }
-            let (waits, laid) = (matches!(self.phase, Phase::Waiting { .. }), self.relay.books.ties.laid());
-            let held_until = around.shared.topology.borrow().held_until().map(tokio::time::Instant::into_std);
-            let wanted = Wanted { session: around.id, laid: &laid, held: held_until.is_some(), waits };
-            match around.pools.take(pool, &wanted, around.again) {
-                Taken::Server(server) => return self.go_on_with(server, read, around),
-                Taken::Open => {
-                    self.relay.keep_for_later(bytes);
-                    self.relay.hold_back(false);
-                    self.search(None, around);
-                    return true;
-                }
-                Taken::Wait => {
-                    self.relay.keep_for_later(bytes);
-                    self.relay.hold_back(held_until.is_some());
-                    let (since, until) = match self.phase {
-                        Phase::Waiting { since, until, .. } => (since, until),
-                        _ => (Instant::now(), Instant::now() + patience(around.shared)),
-                    };
-                    self.phase = Phase::Waiting { since, until, held_until };
-                    if read == 0 {
-                        return true;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Has a server of the pool for what the client has sent, the last of it in `around.buffer`.
-    fn go_on_with(&mut self, mut server: Box<Server>, read: usize, around: &mut Around<'_>) -> bool {
-        let (bytes, is_own) = (&around.buffer[..read], server.was_of(around.id));
-        self.relay.hold_back(false);
-        let parameters = Arc::clone(&server.parameters);
-        if let Some(prepared) = self.relay.prepared() {
-            *prepared = std::mem::take(&mut server.prepared);
-        }
-        self.relay.borrow(server.target.clone(), parameters, &server.laid, is_own);
-        let heard = match self.relay.pauses() {
-            true => {
-                self.relay.keep_for_later(bytes);
-                Ok(())
-            }
-            false => self.relay.hear_client(bytes, &mut server.socket),
-        };
-        self.phase = Phase::Relaying { server, held_until: None };
-        match heard {
-            Ok(()) => self.step(around),
-            Err(end) => self.ended(end, around),
-        }
-    }
-
-    /// Closes the connection to the server.
-    fn lose_server(&mut self, around: &mut Around<'_>) {
-        self.relay.lose_server();
-        // Whatever comes next takes its place.
-        let last = Phase::Leaving { last: Lane::new(backend_wanted), until: Instant::now() };
-        if let Phase::Relaying { server, .. } = std::mem::replace(&mut self.phase, last) {
-            around.pools.end(server, around.again);
-        }
-    }
-
     /// Over: leaves nothing of it with the pools.
     pub fn end(self, id: SessionId, pools: &mut Pools, woken: &mut Vec<SessionId>) {
         match (&self.phase, self.pool) {
@@ -604,105 +362,6 @@ impl Session {
             pools.leave(pool);
         }
     }
-
-    /// Keeps what the client asks meanwhile; `false` when it leaves.
-    fn keep_early(&mut self, around: &mut Around<'_>) -> bool {
-        if self.relay.down.write_out(&mut self.client).is_err() {
-            return false;
-        }
-        while !self.relay.is_full() {
-            match self.client.read(around.buffer) {
-                Ok(None) => return true,
-                Ok(Some(0)) | Err(_) => return false,
-                Ok(Some(read)) => self.relay.keep_for_later(&around.buffer[..read]),
-            }
-        }
-        true
-    }
-
-    /// The search for another server has ended.
-    pub fn relocated(&mut self, found: Result<Relocated, Refusal>, around: &mut Around<'_>) -> bool {
-        let Phase::Between { was, .. } = &mut self.phase else { return true };
-        let was = was.take();
-        let found = match found {
-            Ok(found) => found,
-            Err(refusal) => return self.strand(&refusal, around),
-        };
-        let same = was.as_ref().is_some_and(|was| found.at_once && found.choice.is_same_server(was));
-        if same && self.relay.was_terminated() {
-            // It was this session that had to end, and not its server.
-            drop(found.stream);
-            let last_words = std::mem::take(&mut self.relay.books.last_words);
-            return self.part_with(&last_words, around);
-        }
-        let slot = around.pools.slot(around.id);
-        let socket = found
-            .stream
-            .into_std()
-            .and_then(|stream| Socket::register(stream, around.epoll, Side::Server.data(slot)));
-        let socket = match socket {
-            Ok(socket) => socket,
-            Err(error) => {
-                around.pools.close(slot, around.again);
-                let node = found.choice.backend.node;
-                let refusal = Refusal::cut(CutCause::NotTaken { node, reason: error.to_string() });
-                return self.strand(&refusal, around);
-            }
-        };
-        if let Some(was) = &was {
-            Counters::add(&around.shared.counters.moved);
-            let (from, to) = (&was.backend.node, &found.choice.backend.node);
-            tracing::debug!(from, to, "a session moved");
-        }
-        if let Some(pool) = self.pool {
-            around.pools.opened(pool, slot);
-        }
-        let target = Target::new(found.seat.address(), &found.welcome.key);
-        let now = Instant::now();
-        let server = Server::new(socket, slot, found.choice, found.seat, target.clone(), now);
-        self.relay.take_up(target, Arc::new(found.welcome.parameters));
-        self.phase = Phase::Relaying { server: Box::new(server), held_until: None };
-        match self.relay.hear_server(&found.rest, &mut self.client) {
-            Ok(()) => self.look(around),
-            Err(end) => self.ended(end, around),
-        }
-    }
-
-    /// Tells the client, whose server is closed, what that means for it.
-    fn part(&mut self, refusal: &Refusal, around: &mut Around<'_>) -> bool {
-        self.part_with(&refusal.response().encode(), around)
-    }
-
-    fn part_with(&mut self, last: &[u8], around: &mut Around<'_>) -> bool {
-        if !self.relay.client_at_boundary() || self.relay.books.ledger.end_is_explained() {
-            return false;
-        }
-        let waiting = self.relay.down.take_waiting();
-        self.leave(waiting, last, around)
-    }
-
-    fn leave(&mut self, before: Vec<u8>, last: &[u8], around: &mut Around<'_>) -> bool {
-        let mut lane = Lane::new(backend_wanted);
-        lane.put(&before);
-        lane.put(last);
-        self.phase = Phase::Leaving { last: lane, until: Instant::now() + FAREWELL_TIMEOUT };
-        self.step(around)
-    }
-
-    fn linger(&mut self, around: &mut Around<'_>) -> bool {
-        let ended = Phase::Leaving { last: Lane::new(backend_wanted), until: Instant::now() };
-        let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, ended) else {
-            return false;
-        };
-        server.socket.close_writing();
-        self.phase = Phase::Lingering { server, until: Instant::now() + LINGER };
-        self.step(around)
-    }
-}
-
-/// How long a session waits for a server.
-fn patience(shared: &Shared) -> Duration {
-    shared.config.queue_timeout.max(shared.config.connect_timeout)
 }
 
 /// Reads a turn's worth and forgets it; `false` at the end.
@@ -716,12 +375,4 @@ fn discard(socket: &mut Socket, around: &mut Around<'_>) -> bool {
     }
     around.again.push(around.id);
     true
-}
-
-fn count_cut(shared: &Shared, cause: &CutCause) {
-    let by_server =
-        matches!(cause, CutCause::ServerClosed { .. } | CutCause::ServerGarbled { .. } | CutCause::Shutdown);
-    if !by_server {
-        Counters::add(&shared.counters.cuts);
-    }
 }

@@ -1,0 +1,269 @@
+//! A session without a server: it gave its last one back, or that is gone; and the way to the next.
+//!
+//! Invariants: a session asks for a server only when its client wants something, and at most once at a time; what the client
+//! says meanwhile is kept and not looked at.
+
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::super::pools::{Server, Taken, Wanted};
+use super::super::socket::Socket;
+use super::super::{Mail, Mailbox, SessionId};
+use super::{Around, Phase, Session, Side};
+use crate::backend::Choice;
+use crate::cancel::{Released, Target};
+use crate::refusal::{CutCause, Refusal};
+use crate::relay::Wants;
+use crate::relocation::{Relocated, relocate};
+use crate::{Counters, Shared};
+
+/// The search for another server; its end is told in any case.
+struct Search {
+    mailbox: Arc<Mailbox>,
+    id: SessionId,
+    found: Option<Result<Relocated, Refusal>>,
+}
+
+impl Search {
+    fn end_with(mut self, found: Result<Relocated, Refusal>) {
+        self.found = Some(found);
+    }
+}
+
+impl Drop for Search {
+    fn drop(&mut self) {
+        // Without an answer it has panicked, or nobody waits for one.
+        let found = self.found.take().unwrap_or_else(|| Err(Refusal::cut(CutCause::AgentGone)));
+        self.mailbox.post(Mail::Relocated(self.id, Box::new(found)));
+    }
+}
+
+impl Session {
+    /// Gives the server back when nothing of the session is left there.
+    pub(super) fn part_when_done(&mut self, around: &mut Around<'_>) -> bool {
+        if !self.parts || !self.relay.may_part() {
+            return true;
+        }
+        // A cancel that is under way would hit whoever has the server next.
+        let Poll::Ready(released) = self.relay.poll_part(&self.waker) else {
+            return true;
+        };
+        let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, Phase::Resting) else {
+            return true;
+        };
+        let pool = *self.pool.get_or_insert_with(|| {
+            let key = self.relay.take_server_key();
+            if !key.is_empty() {
+                server.target = Target::new(server.seat.address(), &key);
+            }
+            let key = [&[self.port as u8][..], &self.login.startup].concat();
+            around.pools.join(&key, server.slot)
+        });
+        let ties = &mut self.relay.books.ties;
+        around.pools.shared(pool, ties.parameters());
+        (server.laid, server.parameters) = (ties.laid(), Arc::clone(ties.parameters()));
+        if let Some(prepared) = self.relay.prepared() {
+            server.prepared = std::mem::take(prepared);
+        }
+        match released {
+            Released::Clean => {
+                let last = self.relay.leaves_its_unnamed().then_some(around.id);
+                around.pools.give_back(server, last, around.again);
+            }
+            Released::Tainted => around.pools.end(server, around.again),
+        }
+        self.relay.hold_back(false);
+        // What the client has said meanwhile has its turn after the other sessions'.
+        if self.client.may_read() || !self.relay.up.unread.is_empty() {
+            around.again.push(around.id);
+        }
+        true
+    }
+
+    /// Without a server: looks what the client wants, and gets one for that.
+    pub(super) fn rest(&mut self, around: &mut Around<'_>) -> bool {
+        let Some(pool) = self.pool else { return false };
+        // A slow client may not have the end of its last answer yet.
+        if self.relay.down.write_out(&mut self.client).is_err() {
+            return false;
+        }
+        loop {
+            let read = match self.relay.is_full() {
+                true => 0,
+                false => match self.client.read(around.buffer) {
+                    Ok(None) => 0,
+                    Ok(Some(0)) | Err(_) => return false,
+                    Ok(Some(read)) => read,
+                },
+            };
+            let bytes = &around.buffer[..read];
+            match self.relay.wants(bytes) {
+                Wants::Server => {}
+                Wants::Nothing => return false,
+                Wants::More if read == 0 => return true,
+                Wants::More => {
+                    self.relay.keep_for_later(bytes);
+                    continue;
+                }
+                Wants::Garbage => {
+                    let refusal = Refusal::Protocol("a message shorter than its own length".to_owned());
+                    return self.leave(Vec::new(), &refusal.response().encode(), around);
+                }
+            }
+            let (waits, laid) = (matches!(self.phase, Phase::Waiting { .. }), self.relay.books.ties.laid());
+            let held_until = around.shared.topology.borrow().held_until().map(tokio::time::Instant::into_std);
+            let wanted = Wanted { session: around.id, laid: &laid, held: held_until.is_some(), waits };
+            match around.pools.take(pool, &wanted, around.again) {
+                Taken::Server(server) => return self.go_on_with(server, read, around),
+                Taken::Open => {
+                    self.relay.keep_for_later(bytes);
+                    self.relay.hold_back(false);
+                    self.search(None, around);
+                    return true;
+                }
+                Taken::Wait => {
+                    self.relay.keep_for_later(bytes);
+                    self.relay.hold_back(held_until.is_some());
+                    let (since, until) = match self.phase {
+                        Phase::Waiting { since, until, .. } => (since, until),
+                        _ => (Instant::now(), Instant::now() + patience(around.shared)),
+                    };
+                    self.phase = Phase::Waiting { since, until, held_until };
+                    if read == 0 {
+                        return true;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has a server of the pool for what the client has sent, the last of it in `around.buffer`.
+    pub(super) fn go_on_with(
+        &mut self,
+        mut server: Box<Server>,
+        read: usize,
+        around: &mut Around<'_>,
+    ) -> bool {
+        let (bytes, is_own) = (&around.buffer[..read], server.was_of(around.id));
+        self.relay.hold_back(false);
+        let parameters = Arc::clone(&server.parameters);
+        if let Some(prepared) = self.relay.prepared() {
+            *prepared = std::mem::take(&mut server.prepared);
+        }
+        self.relay.borrow(server.target.clone(), parameters, &server.laid, is_own);
+        let heard = match self.relay.pauses() {
+            true => {
+                self.relay.keep_for_later(bytes);
+                Ok(())
+            }
+            false => self.relay.hear_client(bytes, &mut server.socket),
+        };
+        self.phase = Phase::Relaying { server, held_until: None };
+        match heard {
+            Ok(()) => self.step(around),
+            Err(end) => self.ended(end, around),
+        }
+    }
+
+    /// Keeps what the client asks meanwhile; `false` when it leaves.
+    pub(super) fn keep_early(&mut self, around: &mut Around<'_>) -> bool {
+        if self.relay.down.write_out(&mut self.client).is_err() {
+            return false;
+        }
+        while !self.relay.is_full() {
+            match self.client.read(around.buffer) {
+                Ok(None) => return true,
+                Ok(Some(0)) | Err(_) => return false,
+                Ok(Some(read)) => self.relay.keep_for_later(&around.buffer[..read]),
+            }
+        }
+        true
+    }
+
+    /// Has a server looked for and made as the session left its last one; `was`: it had to leave that.
+    pub(super) fn search(&mut self, was: Option<Choice>, around: &mut Around<'_>) {
+        let (shared, mailbox, id) = (Arc::clone(around.shared), Arc::clone(around.mailbox), around.id);
+        let (port, login, replay) = (self.port, Arc::clone(&self.login), self.relay.books.ties.replay());
+        let search = Search { mailbox, id, found: None };
+        let task = around.runtime.spawn(async move {
+            let found = relocate(&shared, port, &login, &replay).await;
+            search.end_with(found);
+        });
+        self.phase = Phase::Between { task: task.abort_handle(), was };
+    }
+
+    /// The search for another server has ended.
+    pub fn relocated(&mut self, found: Result<Relocated, Refusal>, around: &mut Around<'_>) -> bool {
+        let Phase::Between { was, .. } = &mut self.phase else { return true };
+        let was = was.take();
+        let found = match found {
+            Ok(found) => found,
+            Err(refusal) => return self.strand(&refusal, around),
+        };
+        let same = was.as_ref().is_some_and(|was| found.at_once && found.choice.is_same_server(was));
+        if same && self.relay.was_terminated() {
+            // It was this session that had to end, and not its server.
+            drop(found.stream);
+            let last_words = std::mem::take(&mut self.relay.books.last_words);
+            return self.part_with(&last_words, around);
+        }
+        let slot = around.pools.slot(around.id);
+        let socket = found
+            .stream
+            .into_std()
+            .and_then(|stream| Socket::register(stream, around.epoll, Side::Server.data(slot)));
+        let socket = match socket {
+            Ok(socket) => socket,
+            Err(error) => {
+                around.pools.close(slot, around.again);
+                let node = found.choice.backend.node;
+                let refusal = Refusal::cut(CutCause::NotTaken { node, reason: error.to_string() });
+                return self.strand(&refusal, around);
+            }
+        };
+        if let Some(was) = &was {
+            Counters::add(&around.shared.counters.moved);
+            let (from, to) = (&was.backend.node, &found.choice.backend.node);
+            tracing::debug!(from, to, "a session moved");
+        }
+        if let Some(pool) = self.pool {
+            around.pools.opened(pool, slot);
+        }
+        let target = Target::new(found.seat.address(), &found.welcome.key);
+        let now = Instant::now();
+        let server = Server::new(socket, slot, found.choice, found.seat, target.clone(), now);
+        self.relay.take_up(target, Arc::new(found.welcome.parameters));
+        self.phase = Phase::Relaying { server: Box::new(server), held_until: None };
+        match self.relay.hear_server(&found.rest, &mut self.client) {
+            Ok(()) => self.look(around),
+            Err(end) => self.ended(end, around),
+        }
+    }
+
+    /// Ends a session that has no server.
+    pub(super) fn strand(&mut self, refusal: &Refusal, around: &mut Around<'_>) -> bool {
+        if let Phase::Between { task, .. } = &self.phase {
+            task.abort();
+        }
+        self.forgo(around);
+        Counters::add(&around.shared.counters.cuts);
+        self.part(refusal, around)
+    }
+
+    /// Asks for no server any more.
+    pub(super) fn forgo(&mut self, around: &mut Around<'_>) {
+        match (&self.phase, self.pool) {
+            (Phase::Between { .. }, Some(pool)) => around.pools.not_opened(pool, around.again),
+            (Phase::Waiting { .. }, Some(pool)) => around.pools.unqueue(pool, around.id, around.again),
+            _ => {}
+        }
+        self.relay.hold_back(false);
+        self.phase = Phase::Resting;
+    }
+}
+
+/// How long a session waits for a server.
+fn patience(shared: &Shared) -> Duration {
+    shared.config.queue_timeout.max(shared.config.connect_timeout)
+}
