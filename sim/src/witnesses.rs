@@ -50,6 +50,7 @@ pub const WITNESSES: &[Row] = rows! {
     "follow-unpromised" Seed(2), "I2";
     "copied-counted" CrashSteps("reinit", 0), "I5";
     "stay-dropped" CrashSteps("remove node, from two to one", 0), "I5";
+    "old-probe-judged" Met(4001316550), "I5";
     "late-word-taken" Scenario("last-words-are-late", 3), "I8";
     "detach-dropped" Seed(2), "I4";
     "promoted-unasked" Scenario("standby-cluster-waits", 0), "I1";

@@ -29,7 +29,8 @@ pub fn own(view: &View) -> Health {
     let Some(record) = view.recorded_me().map(|versioned| &versioned.value) else {
         return Health::NotPrimary;
     };
-    let settling = view.memory.record_age_ms(view.now) < PROMOTION_MS_MAX;
+    let record_age_ms = view.memory.record_age_ms(view.now);
+    let settling = record_age_ms < PROMOTION_MS_MAX;
     if record.head {
         return origin::health_of_head(view, record, settling);
     }
@@ -40,10 +41,13 @@ pub fn own(view: &View) -> Health {
         let timeout_ms = view.settings.failure_timeout_ms;
         let just_started = view.now.since(view.memory.started) < timeout_ms;
         let recent = |age_ms: Option<u64>| age_ms.is_some_and(|age_ms| age_ms <= timeout_ms);
+        // What an earlier primaryship of this server was found to be says nothing of the present one.
+        let is_old = |age_ms| age_ms > record_age_ms && !is_on(Mutation::OldProbeJudged);
         return match (recent(primary.probe_age_ms), recent(primary.write_age_ms)) {
             (true, _) => Health::Fine,
             _ if just_started || settling && primary.probe_age_ms.is_none() => Health::Unknown,
             (false, true) => Health::Blocked,
+            (false, false) if settling && primary.probe_age_ms.is_some_and(is_old) => Health::Unknown,
             (false, false) => Health::Down,
         };
     }

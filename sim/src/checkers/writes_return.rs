@@ -58,7 +58,12 @@ pub fn data_quorum(world: &World) -> bool {
         let server = &world.nodes[primary].server;
         server.writes() && !server.files.quarantined
     });
-    let answered = set.k == 0 || world.nodes.iter().filter(counts).count() >= set.answers_needed();
+    let primary = |node: &Node| whole(node).is_some_and(|member| member == sync.value.primary);
+    let answered = match set.k {
+        // One that acknowledged alone goes on alone, unless that was chosen for several.
+        0 => sync.value.is_async() || sync.value.idle || world.nodes.iter().any(primary),
+        _ => world.nodes.iter().filter(counts).count() >= set.answers_needed(),
+    };
     serves
         || answered && world.nodes.iter().enumerate().any(|(index, node)| world.belongs(index) && able(node))
 }
