@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! listener ─► session ─► hello        what does the client want?
+//!                    ├─► doors        was its like let in a moment ago? Then it needs no server to log in
 //!                    ├─► admission    wait for a server (queue), choose (backend), connect (servers)
 //!                    ├─► relay        move bytes, keep the books (ledger, ties, answers, shares), mind cancels
 //!                    ├─► relocation   a new server for a session whose old one is gone
@@ -9,7 +10,7 @@
 //! ```
 //!
 //! What it is: a session relay with pools. Start-up packet and authentication pass through, so every method of pg_hba works
-//! as without a proxy; between transactions a session has no server (`worker::pools`), or keeps the one that it needs
+//! as without a proxy, and what was let in is let in again (`doors`); between transactions a session has no server (`worker::pools`), or keeps the one that it needs
 //! (`ties`) until that is gone or is no primary any more, and is then moved to another when nothing of it is lost by that.
 //! During a hold it is parked at its next transaction boundary. What it is not yet: a router by statement.
 //!
@@ -27,6 +28,7 @@ mod answers;
 mod backend;
 mod books;
 mod cancel;
+mod doors;
 mod hello;
 mod lane;
 mod ledger;
@@ -57,7 +59,9 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
+use auth::roles::Role;
 use cancel::CancelMap;
+use doors::Doors;
 use servers::Servers;
 use shares::Registry;
 use topology::Topology;
@@ -121,10 +125,10 @@ impl PoolMode {
     }
 }
 
-/// Tells the stored secrets of roles. The agent implements it.
+/// Tells what the catalog knows of roles. The agent implements it.
 pub trait Secrets: Send + Sync {
-    /// `rolpassword` of the role; `None` when there is none, or when it cannot be told. Not to be logged.
-    fn secret<'a>(&'a self, role: &'a str) -> Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>>;
+    /// The role without its memberships; `None` when there is none, or when it cannot be told.
+    fn role<'a>(&'a self, name: &'a str) -> Pin<Box<dyn Future<Output = Option<Role>> + Send + 'a>>;
 }
 
 /// What the proxy may ask of its node, besides the topology that it is told.
@@ -214,6 +218,7 @@ struct Shared {
     topology: watch::Receiver<Topology>,
     stage: watch::Sender<Stage>,
     servers: Servers,
+    doors: Doors,
     sessions: Arc<Semaphore>,
     dead_ends: Arc<Semaphore>,
     queued: Arc<AtomicUsize>,
@@ -320,6 +325,7 @@ impl Proxy {
             topology,
             stage: watch::Sender::new(Stage::Running),
             servers: Servers::default(),
+            doors: Doors::default(),
             sessions: Arc::new(Semaphore::new(config.sessions_max)),
             dead_ends: listener::dead_ends(),
             queued: Arc::default(),

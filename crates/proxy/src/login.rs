@@ -7,7 +7,7 @@
 //! the exchange passes through as it is. Invariant: the client hears that it is in from the server alone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -25,6 +25,7 @@ use super::auth::hba::Password;
 use super::auth::messages::{self, ANSWER_BYTES_MAX, Authentication, SASL_BYTES_MAX, SaslInitial};
 use super::auth::roles::{Role, Secret};
 use super::auth::scram::{Answered, Binding, ClientSecret, Keys, Mock, NONCE_BYTES, Opening, SCRAM_SHA_256};
+use super::doors::{Door, Proof};
 use super::servers::Opened;
 
 /// For a look into the local server's catalog; without an answer the exchange passes through.
@@ -33,6 +34,45 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 const WRONG_PASSWORD: &str = "28P01";
 const CLOSED: &str = "it closed the connection";
+
+/// How a client came in without a server.
+pub enum Passed {
+    /// The server is to say.
+    Unsure,
+    In {
+        /// What the client hears before AuthenticationOk.
+        said: Vec<u8>,
+        keys: Option<Keys>,
+    },
+    Denied(Denial),
+    Left,
+}
+
+/// Lets a client in by a door that a server has opened before. What the client sends beyond its answers goes to `early`.
+pub async fn pass(
+    door: &Door,
+    questions: &Questions,
+    user: &str,
+    client: &mut TcpStream,
+    early: &mut Vec<u8>,
+) -> Passed {
+    if let Proof::Nothing = door.proof {
+        return Passed::In { said: Vec::new(), keys: None };
+    }
+    let Some(role) = role(questions, user).await.filter(|role| door.proof.is_of(&role.secret)) else {
+        return Passed::Unsure;
+    };
+    match ask(user, &role, client, early).await {
+        Ok((keys, said)) => Passed::In { said, keys: Some(keys) },
+        Err(Entered::Denied(denial)) => Passed::Denied(denial),
+        Err(_) => Passed::Left,
+    }
+}
+
+async fn role(questions: &Questions, user: &str) -> Option<Role> {
+    let secrets = questions.secrets.as_deref()?;
+    timeout(QUESTION_TIMEOUT, secrets.role(user)).await.ok().flatten()
+}
 
 /// With what a session was let in, and can be let in again.
 #[derive(Debug)]
@@ -70,11 +110,11 @@ pub async fn enter(
     asked: &AtomicBool,
     opened: Opened,
 ) -> Entered {
-    let Some(secrets) = questions.secrets.as_deref().filter(|_| asks_for_scram(&opened.answer)) else {
+    if !asks_for_scram(&opened.answer) {
         return Entered::Through(opened);
-    };
-    let stored = timeout(QUESTION_TIMEOUT, secrets.secret(user)).await.ok().flatten();
-    let secret @ Secret::Scram(_) = Secret::parse(stored.as_deref()) else { return Entered::Through(opened) };
+    }
+    let known = role(questions, user).await;
+    let Some(Role { secret: secret @ Secret::Scram(_), .. }) = known else { return Entered::Through(opened) };
     let Opened { stream: mut server, .. } = opened;
     let nonce: [u8; NONCE_BYTES] = std::array::from_fn(|_| random());
     let Some((first, from_server)) = servers_first(&mut server, nonce).await else { return Entered::Stale };
@@ -82,7 +122,9 @@ pub async fn enter(
         return Entered::Stale;
     }
     asked.store(true, Ordering::Relaxed);
-    let (keys, last) = match ask(user, secret, client, early).await {
+    // Whether the role may log in, and until when, is the server's to say.
+    let role = Role { can_login: true, superuser: false, secret, valid_until: None, member_of: Vec::new() };
+    let (keys, last) = match ask(user, &role, client, early).await {
         Ok(proven) => proven,
         // The server says so itself, in its log too, and as slowly as it was told to (auth_delay).
         Err(Entered::Denied(denial)) if denial.sqlstate == WRONG_PASSWORD => {
@@ -149,13 +191,12 @@ fn is_of(server_first: &[u8], secret: &Secret) -> bool {
 /// The exchange with the client: the keys that it proved to have, and what it is to hear once the server has agreed.
 async fn ask(
     user: &str,
-    secret: Secret,
+    role: &Role,
     client: &mut TcpStream,
     early: &mut Vec<u8>,
 ) -> Result<(Keys, Vec<u8>), Entered> {
-    // Whether the role may log in, and until when, is the server's to say.
-    let role = Role { can_login: true, superuser: false, secret, valid_until: None, member_of: Vec::new() };
-    let applicant = Applicant { user, role: Some(&role), end_point: None, now: 0 };
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
+    let applicant = Applicant { user, role: Some(role), end_point: None, now };
     let pretence = Pretence { mock: Mock::new(random(), 4096), prefers_md5: false };
     let random = Random { nonce: std::array::from_fn(|_| random()), salt: random() };
     let mut step = Attempt::begin(&Method::Password(Password::ScramSha256), &applicant, &pretence, random);
@@ -168,7 +209,7 @@ async fn ask(
                 step = attempt.answer(tag, &body);
             }
             Step::Granted { mut send, means: Means::Scram(keys) } => {
-                // AuthenticationOk is the server's to say.
+                // AuthenticationOk comes with all that follows it.
                 let mut ok = Vec::new();
                 Authentication::Ok.encode(&mut ok);
                 send.truncate(send.len() - ok.len());

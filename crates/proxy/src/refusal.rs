@@ -224,7 +224,7 @@ impl CutCause {
                 format!("{}; the session could not be moved because of {why}", cause.sentence())
             }
             CutCause::NotTaken { node, reason } => {
-                format!("the session could not be moved to node {node}: {reason}")
+                format!("PostgreSQL of node {node} did not take the session: {reason}")
             }
             CutCause::LoginBroken { node, why } => {
                 format!("the log-in at PostgreSQL of node {node} was not completed: {why}")

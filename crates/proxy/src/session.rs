@@ -3,10 +3,9 @@
 //! What it is: the order of things (hello, admission, log-in, adoption by a worker) and the clocks on them. What it is not: any of
 //! these. Invariant: whoever does not become a session is told why, or was never one.
 
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -19,13 +18,14 @@ use super::auth::scram::Keys;
 use super::backend::Choice;
 use super::books::Books;
 use super::cancel::Cancelled;
+use super::doors::{self, Door};
 use super::hello::{Hello, HelloError, read_hello};
-use super::login::{Entered, Login, enter};
+use super::login::{Entered, Login, Passed, enter, pass};
 use super::policy::{self, LoweredCommit};
 use super::refusal::{CutCause, Refusal};
-use super::servers::{Opened, Seat};
-use super::worker::{Adopted, FAREWELL_TIMEOUT};
-use super::{Counters, Port, Shared, Stage};
+use super::servers::Opened;
+use super::worker::{Adopted, FAREWELL_TIMEOUT, Start};
+use super::{Counters, PoolMode, Port, Shared, Stage};
 
 /// PostgreSQL's `authentication_timeout`, for a client to prove its password: it may ask a person.
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(60);
@@ -112,6 +112,23 @@ impl Newcomer {
     /// Waits for a server, logs in there, and goes on as a session of a worker.
     async fn enter(mut self, shared: &Shared, port: Port) {
         let mut user = self.user();
+        if let Some((user, door)) = user.as_deref().zip(self.door(shared, port)) {
+            match self.pass(shared, user, &door).await {
+                Passed::Unsure => {}
+                Passed::In { said, keys } => {
+                    if self.client.write_all(&said).await.is_ok() {
+                        self.adopt(shared, port, Start::Known(door.parameters), keys);
+                    }
+                    return;
+                }
+                Passed::Denied(denial) => {
+                    tracing::info!(reason = denial.reason, "a log-in failed");
+                    Counters::add(&shared.counters.refused);
+                    return farewell(&mut self.client, &Refusal::Denied(denial)).await;
+                }
+                Passed::Left => return,
+            }
+        }
         let refusal = loop {
             let admitted = match admit(shared, port, &self.startup, &mut self.client, &mut self.early).await {
                 Ok(admitted) => admitted,
@@ -143,13 +160,45 @@ impl Newcomer {
                 Err(Parted::Unasked) => continue,
                 Err(Parted::Asked(refusal)) => break refusal,
             };
-            if let Err(error) = self.adopt(shared, port, choice, seat, opened, keys) {
-                tracing::warn!(%error, "a session ends: its sockets cannot be handed on");
+            match opened.stream.into_std() {
+                Ok(stream) => {
+                    let start = Start::Served { stream, answer: opened.answer, choice, seat };
+                    self.adopt(shared, port, start, keys);
+                }
+                Err(error) => tracing::warn!(%error, "a session ends: its server cannot be handed on"),
             }
             return;
         };
         Counters::add(&shared.counters.refused);
         farewell(&mut self.client, &refusal).await;
+    }
+
+    /// The way in without a server. Where there is none that this port leads to, the client waits for one before it is let in:
+    /// it may know of another host.
+    fn door(&self, shared: &Shared, port: Port) -> Option<Door> {
+        let topology = shared.topology.borrow();
+        let leads_somewhere = Choice::candidates(port, &topology).iter().any(|class| !class.is_empty());
+        drop(topology);
+        let lends = shared.config.pool_mode == PoolMode::Transaction && self.asks_for_nothing_new();
+        (lends && leads_somewhere)
+            .then(|| shared.doors.find(&doors::key(port, &self.startup), Instant::now()))
+            .flatten()
+    }
+
+    /// Protocol 3.0 without options, which a server would have to answer.
+    fn asks_for_nothing_new(&self) -> bool {
+        let Ok(Opening::Startup(packet)) = parse_opening(&self.startup[4..]) else { return false };
+        packet.minor == 0 && packet.parameters().all(|(name, _)| !name.starts_with(b"_pq_."))
+    }
+
+    async fn pass(&mut self, shared: &Shared, user: &str, door: &Door) -> Passed {
+        let mut stage = shared.stage.subscribe();
+        let passing = pass(door, &shared.questions, user, &mut self.client, &mut self.early);
+        tokio::select! {
+            biased;
+            () = Stage::Draining.reached(&mut stage) => Passed::Left,
+            passed = timeout(AUTHENTICATION_TIMEOUT, passing) => passed.unwrap_or(Passed::Left),
+        }
     }
 
     /// In whose name the proxy may log in. A replication session goes with its server, so it logs in by itself.
@@ -185,28 +234,19 @@ impl Newcomer {
         }
     }
 
-    fn adopt(
-        self,
-        shared: &Shared,
-        port: Port,
-        choice: Choice,
-        seat: Seat,
-        opened: Opened,
-        keys: Option<Keys>,
-    ) -> io::Result<()> {
-        shared.workers.adopt(Adopted {
-            client: self.client.into_std()?,
-            server: opened.stream.into_std()?,
-            early: self.early,
-            answer: opened.answer,
-            port,
-            login: Arc::new(Login { startup: self.startup, keys }),
-            books: self.books,
-            choice,
-            seat,
-            permit: self.permit,
-        });
-        Ok(())
+    fn adopt(self, shared: &Shared, port: Port, start: Start, keys: Option<Keys>) {
+        match self.client.into_std() {
+            Ok(client) => shared.workers.adopt(Adopted {
+                client,
+                early: self.early,
+                port,
+                login: Arc::new(Login { startup: self.startup, keys }),
+                books: self.books,
+                start,
+                permit: self.permit,
+            }),
+            Err(error) => tracing::warn!(%error, "a session ends: its client cannot be handed on"),
+        }
     }
 }
 

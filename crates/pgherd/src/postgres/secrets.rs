@@ -1,16 +1,30 @@
-//! The stored secret of a role, for the proxy of this node.
+//! What the catalog knows of a role, for the proxy of this node.
+
+use proxy::auth::roles::{Role, Secret};
 
 use super::error::Result;
 use super::server::Server;
 use super::session::{QUERY_DEADLINE, literal};
 
 impl Server {
-    /// `rolpassword` of `role` as this server has it, be it primary or standby; `None` without such a role or without a
-    /// password.
-    pub async fn role_secret(&self, role: &str) -> Result<Option<String>> {
-        let sql = format!("SELECT rolpassword FROM pg_authid WHERE rolname = {}", literal(role));
+    /// The role `name` as this server has it, be it primary or standby, without its memberships; `None` when there is none.
+    pub async fn role(&self, name: &str) -> Result<Option<Role>> {
+        // Microseconds since 1970; 'infinity' is for ever, as no end is.
+        let sql = format!(
+            "SELECT rolpassword, rolcanlogin, rolsuper, \
+             CASE WHEN isfinite(rolvaliduntil) THEN (extract(epoch FROM rolvaliduntil) * 1000000)::bigint END \
+             FROM pg_authid WHERE rolname = {}",
+            literal(name)
+        );
         let mut secrets = self.secrets.lock().await;
         let session = secrets.session(&self.layout, self.config.port).await?;
-        session.value("read the secret of a role", &sql, QUERY_DEADLINE).await
+        let rows = session.rows("read a role", &sql, QUERY_DEADLINE).await?;
+        Ok(rows.first().map(|row| Role {
+            can_login: row.get(1) == Some("t"),
+            superuser: row.get(2) == Some("t"),
+            secret: Secret::parse(row.get(0)),
+            valid_until: row.get(3).and_then(|until| until.parse().ok()),
+            member_of: Vec::new(),
+        }))
     }
 }

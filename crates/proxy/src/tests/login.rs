@@ -9,20 +9,24 @@ use tokio_postgres::error::SqlState;
 use super::fake::read_frame;
 use super::server::{Postgres, client, connect};
 use super::*;
+use crate::auth::roles::{Role, Secret};
 use crate::hello;
 
 /// One secret for whoever is asked for.
 #[derive(Default)]
-struct Known(Mutex<Option<String>>);
+pub struct Known(pub Mutex<Option<String>>);
 
 impl Secrets for Known {
-    fn secret<'a>(&'a self, role: &'a str) -> Pin<Box<dyn Future<Output = Option<String>> + Send + 'a>> {
-        assert_eq!(role, "postgres");
-        Box::pin(std::future::ready(self.0.lock().unwrap().clone()))
+    fn role<'a>(&'a self, name: &'a str) -> Pin<Box<dyn Future<Output = Option<Role>> + Send + 'a>> {
+        assert_eq!(name, "postgres");
+        let secret = Secret::parse(self.0.lock().unwrap().as_deref());
+        let role =
+            Role { can_login: true, superuser: true, secret, valid_until: None, member_of: Vec::new() };
+        Box::pin(std::future::ready(Some(role)))
     }
 }
 
-async fn stored(postgres: &Postgres) -> Option<String> {
+pub async fn stored(postgres: &Postgres) -> Option<String> {
     let sql = "SELECT rolpassword FROM pg_authid WHERE rolname = 'postgres'";
     postgres.admin().await.query_one(sql, &[]).await.unwrap().get(0)
 }

@@ -1,6 +1,7 @@
 //! The proxy as a whole, against servers made of a few lines and against a real PostgreSQL.
 
 mod cuts;
+mod doors;
 mod edges;
 mod fake;
 mod login;

@@ -124,7 +124,7 @@ async fn a_server_that_will_not_have_the_session_is_named() {
         two.take_over();
         let told = client.last_words().await;
         assert_eq!(told.sqlstate, "57P01");
-        assert!(told.text.contains("could not be moved") && told.text.contains(why), "{told:?}");
+        assert!(told.text.contains("did not take the session") && told.text.contains(why), "{told:?}");
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::sync::watch;
 
 use super::pools::{Limits, Pools};
 use super::session::{Around, Session, Side};
-use super::{Mail, Mailbox, SessionId};
+use super::{Adopted, Mail, Mailbox, SessionId};
 use crate::topology::Topology;
 use crate::{Shared, Stage};
 
@@ -230,31 +230,43 @@ impl Engine {
         }
     }
 
+    fn adopt(&mut self, adopted: Adopted) {
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.places.push(Place::default());
+            self.places.len() as u32 - 1
+        });
+        let generation = self.places[place as usize].generation.wrapping_add(1);
+        let id = SessionId { place, generation };
+        match Session::new(adopted, &mut self.around(id)) {
+            Ok((session, unseen)) => {
+                self.places[place as usize] = Place { generation, session: Some(Box::new(session)) };
+                self.visit(id, |session, around| session.begin(unseen, around));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a session ends: its sockets cannot be watched");
+                self.freed.push(place);
+                self.shared.workers.ended(&self.mailbox);
+            }
+        }
+    }
+
+    fn around(&mut self, id: SessionId) -> Around<'_> {
+        Around {
+            id,
+            shared: &self.shared,
+            mailbox: &self.mailbox,
+            runtime: &self.runtime,
+            epoll: self.epoll.as_fd(),
+            buffer: &mut self.buffer,
+            pools: &mut self.pools,
+            again: &mut self.again,
+        }
+    }
+
     fn read_mail(&mut self) {
         for mail in self.mailbox.empty() {
             match mail {
-                Mail::Adopt(adopted) => {
-                    let place = self.free.pop().unwrap_or_else(|| {
-                        self.places.push(Place::default());
-                        self.places.len() as u32 - 1
-                    });
-                    let generation = self.places[place as usize].generation.wrapping_add(1);
-                    let id = SessionId { place, generation };
-                    let (epoll, slot) = (self.epoll.as_fd(), self.pools.slot(id));
-                    match Session::new(*adopted, id, slot, &self.shared, &self.mailbox, epoll) {
-                        Ok((session, unseen)) => {
-                            self.places[place as usize] =
-                                Place { generation, session: Some(Box::new(session)) };
-                            self.visit(id, |session, around| session.begin(unseen, around));
-                        }
-                        Err(error) => {
-                            tracing::warn!(%error, "a session ends: its sockets cannot be watched");
-                            self.freed.push(place);
-                            self.pools.close(slot, &mut self.again);
-                            self.shared.workers.ended(&self.mailbox);
-                        }
-                    }
-                }
+                Mail::Adopt(adopted) => self.adopt(*adopted),
                 Mail::Look => self.look_if_changed(),
                 Mail::Wake(id) => self.visit(id, Session::step),
                 Mail::Relocated(id, found) => {

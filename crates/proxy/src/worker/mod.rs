@@ -34,6 +34,7 @@ use super::login::Login;
 use super::refusal::Refusal;
 use super::relocation::Relocated;
 use super::servers::Seat;
+use super::ties::Parameters;
 use super::{Port, Shared};
 
 /// Which session of a worker: its place, and how many have had that place before.
@@ -43,20 +44,26 @@ pub struct SessionId {
     generation: u32,
 }
 
-/// A session that has a server, on its way to a worker.
+/// A session on its way to a worker.
 #[derive(Debug)]
 pub struct Adopted {
     pub client: TcpStream,
-    pub server: TcpStream,
-    /// What each has said that the other has not seen.
+    /// What the client has said that no server has seen.
     pub early: Vec<u8>,
-    pub answer: Vec<u8>,
     pub port: Port,
     pub login: Arc<Login>,
     pub books: Books,
-    pub choice: Choice,
-    pub seat: Seat,
+    pub start: Start,
     pub permit: OwnedSemaphorePermit,
+}
+
+/// What a session begins with.
+#[derive(Debug)]
+pub enum Start {
+    /// A server that lets it in, and what that has said and the client has not seen.
+    Served { stream: TcpStream, answer: Vec<u8>, choice: Choice, seat: Seat },
+    /// It is let in; it gets a server when it wants one. This is what servers report to its like.
+    Known(Arc<Parameters>),
 }
 
 /// What a worker is told.

@@ -181,8 +181,8 @@ impl Pools {
         }
     }
 
-    /// Makes the session one of the pool of `key`, to which its server in `slot` then belongs.
-    pub fn join(&mut self, key: &[u8], slot: u32) -> u32 {
+    /// Makes a session one of the pool of `key`.
+    pub fn join(&mut self, key: &[u8]) -> u32 {
         let number = match self.by_key.get(key) {
             Some(number) => *number,
             None => {
@@ -203,11 +203,18 @@ impl Pools {
                 number as u32
             }
         };
-        self.slots[slot as usize].pool = Some(number);
         if let Some(pool) = self.pool(number) {
-            (pool.sessions, pool.open) = (pool.sessions + 1, pool.open + 1);
+            pool.sessions += 1;
         }
         number
+    }
+
+    /// A session of the pool brings the server in `slot`.
+    pub fn bring(&mut self, number: u32, slot: u32) {
+        self.slots[slot as usize].pool = Some(number);
+        if let Some(pool) = self.pool(number) {
+            pool.open += 1;
+        }
     }
 
     /// The session that was to open a server for `pool` has it in `slot`.

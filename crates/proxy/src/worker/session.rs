@@ -9,6 +9,7 @@ mod parting;
 mod without;
 
 use std::io;
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -21,14 +22,16 @@ use tokio::task::AbortHandle;
 
 use super::pools::{Pools, Server};
 use super::socket::{Discarded, Socket};
-use super::{Adopted, Call, Mailbox, SessionId};
+use super::{Adopted, Call, Mailbox, SessionId, Start};
 use crate::backend::{Choice, Role};
 use crate::cancel::Target;
 use crate::lane::Lane;
 use crate::login::Login;
 use crate::refusal::{CutCause, Refusal};
 use crate::relay::{End, Relay, Surroundings};
+use crate::servers::Seat;
 use crate::{Counters, PoolMode, Port, Shared, Stage};
+use without::welcome;
 
 /// From the server's first answer to its first ReadyForQuery: PostgreSQL's greatest `authentication_timeout` and a
 /// little, so that the server's own limit speaks first.
@@ -66,6 +69,26 @@ pub struct Around<'a> {
     pub buffer: &'a mut [u8],
     pub pools: &'a mut Pools,
     pub again: &'a mut Vec<SessionId>,
+}
+
+impl Around<'_> {
+    /// A connection to a server, for the session that acts.
+    fn server(
+        &mut self,
+        stream: TcpStream,
+        choice: Choice,
+        seat: Seat,
+        target: Target,
+    ) -> io::Result<Box<Server>> {
+        let slot = self.pools.slot(self.id);
+        match Socket::register(stream, self.epoll, Side::Server.data(slot)) {
+            Ok(socket) => Ok(Box::new(Server::new(socket, slot, choice, seat, target, Instant::now()))),
+            Err(error) => {
+                self.pools.close(slot, self.again);
+                Err(error)
+            }
+        }
+    }
 }
 
 /// What was said before the session came here.
@@ -130,36 +153,37 @@ impl Drop for Session {
 }
 
 impl Session {
-    pub fn new(
-        adopted: Adopted,
-        id: SessionId,
-        slot: u32,
-        shared: &Shared,
-        mailbox: &Arc<Mailbox>,
-        epoll: BorrowedFd<'_>,
-    ) -> io::Result<(Session, Unseen)> {
-        let Adopted { client, server, early, answer, port, login, books, choice, seat, permit } = adopted;
+    pub fn new(adopted: Adopted, around: &mut Around<'_>) -> io::Result<(Session, Unseen)> {
+        let Adopted { client, early, port, login, books, start, permit } = adopted;
+        let shared = around.shared;
         let parts = shared.config.pool_mode == PoolMode::Transaction && !books.ledger.is_replication();
-        let around = Surroundings {
+        let surroundings = Surroundings {
             cancels: Arc::clone(&shared.cancels),
             counters: Arc::clone(&shared.counters),
             statements: parts.then(|| Arc::clone(&shared.statements)),
         };
-        let address = Arc::clone(seat.address());
-        // Its key comes with the log-in.
-        let target = Target::new(&address, &[]);
-        let socket = Socket::register(server, epoll, Side::Server.data(slot))?;
-        let server = Box::new(Server::new(socket, slot, choice, seat, target, Instant::now()));
+        let client = Socket::register(client, around.epoll, Side::Client.data(around.id.place))?;
+        let (address, phase, answer, login_until) = match start {
+            Start::Served { stream, answer, choice, seat } => {
+                // Its key comes with the log-in.
+                let target = Target::new(seat.address(), &[]);
+                let address = Arc::clone(seat.address());
+                let server = around.server(stream, choice, seat, target)?;
+                let until = Instant::now() + AUTHENTICATION_TIMEOUT;
+                (address, Phase::Relaying { server, held_until: None }, answer, Some(until))
+            }
+            Start::Known(parameters) => (Arc::from(""), Phase::Resting, welcome(&parameters), None),
+        };
         let session = Session {
-            client: Socket::register(client, epoll, Side::Client.data(id.place))?,
-            phase: Phase::Relaying { server, held_until: None },
-            relay: Relay::new(books, around, address),
+            client,
+            phase,
+            relay: Relay::new(books, surroundings, address),
             port,
             login,
             parts,
             pool: None,
-            login_until: Some(Instant::now() + AUTHENTICATION_TIMEOUT),
-            waker: Call::waker(mailbox, id),
+            login_until,
+            waker: Call::waker(around.mailbox, around.id),
             _permit: permit,
         };
         Ok((session, Unseen { from_client: early, from_server: answer }))
@@ -189,6 +213,9 @@ impl Session {
     }
 
     pub fn begin(&mut self, unseen: Unseen, around: &mut Around<'_>) -> bool {
+        if let Phase::Resting = self.phase {
+            return self.come_in(&unseen, around);
+        }
         // The choice may have become wrong on the way here.
         let stage = *around.shared.stage.borrow();
         let right = self.cause_to_part(around.shared, stage).is_none();

@@ -7,15 +7,20 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use rand::random;
+use wire::message::{backend, put_frame};
+
 use super::super::pools::{Server, Taken, Wanted};
-use super::super::socket::Socket;
 use super::super::{Mail, Mailbox, SessionId};
-use super::{Around, Phase, Session, Side};
+use super::{Around, Phase, Session, Unseen};
+use crate::auth::messages::Authentication;
 use crate::backend::Choice;
 use crate::cancel::{Released, Target};
+use crate::doors::{self, Proof};
 use crate::refusal::{CutCause, Refusal};
 use crate::relay::Wants;
 use crate::relocation::{Relocated, relocate};
+use crate::ties::{Laid, Parameters};
 use crate::{Counters, Shared};
 
 /// The search for another server; its end is told in any case.
@@ -39,7 +44,36 @@ impl Drop for Search {
     }
 }
 
+/// What a server says to who is let in, as far as it is known without one. The key is a form: the relay gives the client one
+/// of its own.
+pub(super) fn welcome(parameters: &Parameters) -> Vec<u8> {
+    let mut out = Vec::new();
+    Authentication::Ok.encode(&mut out);
+    for (name, value) in parameters {
+        put_frame(&mut out, backend::PARAMETER_STATUS, &[name, &[0][..], value, &[0]].concat());
+    }
+    let pid = random::<u32>() >> 1;
+    put_frame(&mut out, backend::KEY_DATA, &[pid.to_be_bytes(), [0; 4]].concat());
+    put_frame(&mut out, backend::READY_FOR_QUERY, b"I");
+    out
+}
+
 impl Session {
+    /// Begins without a server: the client is told that it is in.
+    pub(super) fn come_in(&mut self, unseen: &Unseen, around: &mut Around<'_>) -> bool {
+        let pool = around.pools.join(&doors::key(self.port, &self.login.startup));
+        self.pool = Some(pool);
+        if let Err(end) = self.relay.hear_server(&unseen.from_server, &mut self.client) {
+            return self.ended(end, around);
+        }
+        around.pools.shared(pool, self.relay.books.ties.parameters());
+        // Nobody has had the key yet, so no cancel is under way.
+        let _ = self.relay.poll_part(&self.waker);
+        self.relay.take_server_key();
+        self.relay.keep_for_later(&unseen.from_client);
+        self.look(around)
+    }
+
     /// Gives the server back when nothing of the session is left there.
     pub(super) fn part_when_done(&mut self, around: &mut Around<'_>) -> bool {
         if !self.parts || !self.relay.may_part() {
@@ -52,14 +86,10 @@ impl Session {
         let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, Phase::Resting) else {
             return true;
         };
-        let pool = *self.pool.get_or_insert_with(|| {
-            let key = self.relay.take_server_key();
-            if !key.is_empty() {
-                server.target = Target::new(server.seat.address(), &key);
-            }
-            let key = [&[self.port as u8][..], &self.login.startup].concat();
-            around.pools.join(&key, server.slot)
-        });
+        let pool = match self.pool {
+            Some(pool) => pool,
+            None => self.bring(&mut server, around),
+        };
         let ties = &mut self.relay.books.ties;
         around.pools.shared(pool, ties.parameters());
         (server.laid, server.parameters) = (ties.laid(), Arc::clone(ties.parameters()));
@@ -79,6 +109,29 @@ impl Session {
             around.again.push(around.id);
         }
         true
+    }
+
+    /// Makes the server with which the session has logged in one of a pool.
+    fn bring(&mut self, server: &mut Server, around: &mut Around<'_>) -> u32 {
+        let key = self.relay.take_server_key();
+        if !key.is_empty() {
+            server.target = Target::new(server.seat.address(), &key);
+        }
+        let pool = around.pools.join(&doors::key(self.port, &self.login.startup));
+        around.pools.bring(pool, server.slot);
+        self.pool = Some(pool);
+        self.note_door(around);
+        pool
+    }
+
+    /// A server has let the session in: it would its like. What it reports is told to them, unless the session has changed that.
+    fn note_door(&mut self, around: &mut Around<'_>) {
+        let ties = &mut self.relay.books.ties;
+        if ties.laid().is_same(&Laid::default()) {
+            let key = doors::key(self.port, &self.login.startup);
+            let proof = self.login.keys.clone().map_or(Proof::Nothing, Proof::Scram);
+            around.shared.doors.seen(&key, proof, ties.parameters(), around.pools.now);
+        }
     }
 
     /// Without a server: looks what the client wants, and gets one for that.
@@ -199,7 +252,10 @@ impl Session {
         let was = was.take();
         let found = match found {
             Ok(found) => found,
-            Err(refusal) => return self.strand(&refusal, around),
+            Err(refusal) => {
+                around.shared.doors.shut(&doors::key(self.port, &self.login.startup));
+                return self.strand(&refusal, around);
+            }
         };
         let same = was.as_ref().is_some_and(|was| found.at_once && found.choice.is_same_server(was));
         if same && self.relay.was_terminated() {
@@ -208,33 +264,30 @@ impl Session {
             let last_words = std::mem::take(&mut self.relay.books.last_words);
             return self.part_with(&last_words, around);
         }
-        let slot = around.pools.slot(around.id);
-        let socket = found
+        let (node, target) =
+            (found.choice.backend.node.clone(), Target::new(found.seat.address(), &found.welcome.key));
+        let server = found
             .stream
             .into_std()
-            .and_then(|stream| Socket::register(stream, around.epoll, Side::Server.data(slot)));
-        let socket = match socket {
-            Ok(socket) => socket,
+            .and_then(|stream| around.server(stream, found.choice, found.seat, target.clone()));
+        let server = match server {
+            Ok(server) => server,
             Err(error) => {
-                around.pools.close(slot, around.again);
-                let node = found.choice.backend.node;
                 let refusal = Refusal::cut(CutCause::NotTaken { node, reason: error.to_string() });
                 return self.strand(&refusal, around);
             }
         };
         if let Some(was) = &was {
             Counters::add(&around.shared.counters.moved);
-            let (from, to) = (&was.backend.node, &found.choice.backend.node);
+            let (from, to) = (&was.backend.node, &node);
             tracing::debug!(from, to, "a session moved");
         }
         if let Some(pool) = self.pool {
-            around.pools.opened(pool, slot);
+            around.pools.opened(pool, server.slot);
         }
-        let target = Target::new(found.seat.address(), &found.welcome.key);
-        let now = Instant::now();
-        let server = Server::new(socket, slot, found.choice, found.seat, target.clone(), now);
         self.relay.take_up(target, Arc::new(found.welcome.parameters));
-        self.phase = Phase::Relaying { server: Box::new(server), held_until: None };
+        self.note_door(around);
+        self.phase = Phase::Relaying { server, held_until: None };
         match self.relay.hear_server(&found.rest, &mut self.client) {
             Ok(()) => self.look(around),
             Err(end) => self.ended(end, around),
