@@ -14,6 +14,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use super::backend::Choice;
 use super::refusal::{CutCause, Refusal};
 use super::servers::{Opened, Seat};
+use super::tally::Owner;
 use super::{Counters, Port, Shared, Stage};
 
 /// Between two rounds over servers that all failed. Ten tries a second find a server that has just opened soon, and
@@ -101,6 +102,11 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
             now.primary = None;
             now.reason = "A switchover is under way.".to_owned();
         }
+        let paused = shared.desk.pauses(|| Owner::of(startup).database);
+        if paused {
+            (now.primary, now.replicas) = (None, Vec::new());
+            now.reason = "The database is paused; RESUME in the console ends that.".to_owned();
+        }
         if let Some((choice, seat)) = shared.servers.pick(port, &now, &failed) {
             let mut watched = topology.clone();
             let opened = tokio::select! {
@@ -137,7 +143,7 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
                 reason: now.reason.clone(),
             })?);
         }
-        let retries = !failed.is_empty();
+        let retries = paused || !failed.is_empty();
         let wake = async {
             tokio::select! {
                 changed = topology.changed() => changed.is_ok(),

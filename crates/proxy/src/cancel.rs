@@ -164,6 +164,11 @@ impl Target {
     pub fn address(&self) -> &Arc<str> {
         &self.address
     }
+
+    /// Of the server's process; 0 when it did not say.
+    pub fn pid(&self) -> u32 {
+        CancelKey::parse(&self.key).map_or(0, |key| key.pid)
+    }
 }
 
 /// What became of a cancel request.

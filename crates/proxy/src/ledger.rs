@@ -71,6 +71,18 @@ enum Kind {
     Other,
 }
 
+/// How much of each has passed since the session's start, modulo 2^32.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Passed {
+    /// Requests that were answered, and of these such that left no transaction open.
+    pub queries: u32,
+    pub transactions: u32,
+    pub client_parses: u32,
+    /// Those that the proxy adds and leaves out are counted as the server sees them.
+    pub server_parses: u32,
+    pub binds: u32,
+}
+
 /// The account of one session.
 ///
 /// A request is a message, or a group of messages up to Sync, that ends in one ReadyForQuery. Requests are numbered
@@ -97,6 +109,7 @@ pub struct Ledger {
     server_was_fatal: bool,
     /// The server reads rows; until it answers, the client is needed.
     copying: bool,
+    passed: Passed,
     /// What runs has committed, and nobody knows where.
     in_doubt: bool,
     unnamed: Kind,
@@ -123,6 +136,7 @@ impl Ledger {
             terminates: false,
             server_was_fatal: false,
             copying: false,
+            passed: Passed::default(),
             in_doubt: false,
             unnamed: Kind::Other,
             unnamed_portal: Kind::Other,
@@ -161,6 +175,15 @@ impl Ledger {
         }
     }
 
+    pub fn passed(&self) -> &Passed {
+        &self.passed
+    }
+
+    /// The server has parsed a statement, whoever asked for that.
+    pub fn server_parsed(&mut self) {
+        self.passed.server_parses = self.passed.server_parses.wrapping_add(1);
+    }
+
     /// The number of the request that the server answers now, and of the one that the client's next message is of.
     pub fn running(&self) -> u64 {
         self.done + 1
@@ -192,7 +215,7 @@ impl Ledger {
         }
     }
 
-    fn outstanding(&self) -> bool {
+    pub fn outstanding(&self) -> bool {
         self.sent > self.done || self.group_open
     }
 
@@ -215,8 +238,14 @@ impl Ledger {
                     self.may_commit_at = self.sent;
                 }
             }
-            frontend::PARSE => self.parse(frame),
-            frontend::BIND => self.bind(frame),
+            frontend::PARSE => {
+                self.passed.client_parses = self.passed.client_parses.wrapping_add(1);
+                self.parse(frame);
+            }
+            frontend::BIND => {
+                self.passed.binds = self.passed.binds.wrapping_add(1);
+                self.bind(frame);
+            }
             frontend::EXECUTE => self.execute(frame),
             frontend::DESCRIBE | frontend::CLOSE => self.enter_group(),
             frontend::SYNC => self.request(),
@@ -232,9 +261,14 @@ impl Ledger {
         match frame.tag {
             backend::READY_FOR_QUERY => {
                 self.done = if self.logged_in { (self.done + 1).min(self.sent) } else { self.sent };
-                self.logged_in = true;
                 (self.copying, self.in_doubt) = (false, false);
                 self.status = Status::parse(frame.head).unwrap_or(Status::Failed);
+                if self.logged_in {
+                    let ended = u32::from(self.status == Status::Idle);
+                    self.passed.queries = self.passed.queries.wrapping_add(1);
+                    self.passed.transactions = self.passed.transactions.wrapping_add(ended);
+                }
+                self.logged_in = true;
             }
             backend::ERROR_RESPONSE => {
                 self.copying = false;

@@ -28,6 +28,7 @@ mod answers;
 mod backend;
 mod books;
 mod cancel;
+mod console;
 mod doors;
 mod hello;
 mod lane;
@@ -41,6 +42,7 @@ mod relocation;
 mod servers;
 mod session;
 mod shares;
+mod tally;
 #[cfg(test)]
 mod tests;
 mod ties;
@@ -61,6 +63,7 @@ use tokio::task::JoinSet;
 
 use auth::roles::Role;
 use cancel::CancelMap;
+use console::Desk;
 use doors::Doors;
 use servers::Servers;
 use shares::Registry;
@@ -127,7 +130,7 @@ impl PoolMode {
 
 /// Tells what the catalog knows of roles. The agent implements it.
 pub trait Secrets: Send + Sync {
-    /// The role without its memberships; `None` when there is none, or when it cannot be told.
+    /// The role, of its memberships that in `pg_monitor` alone; `None` when there is none, or when it cannot be told.
     fn role<'a>(&'a self, name: &'a str) -> Pin<Box<dyn Future<Output = Option<Role>> + Send + 'a>>;
 }
 
@@ -219,6 +222,7 @@ struct Shared {
     stage: watch::Sender<Stage>,
     servers: Servers,
     doors: Doors,
+    desk: Desk,
     sessions: Arc<Semaphore>,
     dead_ends: Arc<Semaphore>,
     queued: Arc<AtomicUsize>,
@@ -227,6 +231,25 @@ struct Shared {
     questions: Questions,
     workers: Workers,
     statements: Arc<Registry>,
+}
+
+impl Shared {
+    fn counts(&self) -> Counts {
+        let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Counts {
+            sessions: self.config.sessions_max.saturating_sub(self.sessions.available_permits()),
+            queued: self.queued.load(Ordering::Relaxed),
+            refused: total(&self.counters.refused),
+            queue_timeouts: total(&self.counters.queue_timeouts),
+            cuts: total(&self.counters.cuts),
+            cancels: total(&self.counters.cancels),
+            withheld_cancels: total(&self.counters.withheld_cancels),
+            parked: self.counters.parked.load(Ordering::Relaxed),
+            moved: total(&self.counters.moved),
+            unacknowledged: total(&self.counters.unacknowledged),
+            lowered_commits: total(&self.counters.lowered_commits),
+        }
+    }
 }
 
 /// Events since the start, and the sessions that are parked now.
@@ -326,6 +349,7 @@ impl Proxy {
             stage: watch::Sender::new(Stage::Running),
             servers: Servers::default(),
             doors: Doors::default(),
+            desk: Desk::default(),
             sessions: Arc::new(Semaphore::new(config.sessions_max)),
             dead_ends: listener::dead_ends(),
             queued: Arc::default(),
@@ -339,6 +363,7 @@ impl Proxy {
         shared.workers.start(&shared).map_err(ProxyError::Workers)?;
         let mut lookout = JoinSet::new();
         lookout.spawn(watch_for_workers(Arc::clone(&shared)));
+        lookout.spawn(console::keep_averages(Arc::clone(&shared)));
         let mut listeners = JoinSet::new();
         let ports =
             [(Port::ReadWrite, Some(read_write)), (Port::ReadOnly, Some(read_only)), (Port::Auto, auto)];
@@ -355,21 +380,7 @@ impl Proxy {
     }
 
     pub fn counts(&self) -> Counts {
-        let shared = &self.shared;
-        let total = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        Counts {
-            sessions: shared.config.sessions_max.saturating_sub(shared.sessions.available_permits()),
-            queued: shared.queued.load(Ordering::Relaxed),
-            refused: total(&shared.counters.refused),
-            queue_timeouts: total(&shared.counters.queue_timeouts),
-            cuts: total(&shared.counters.cuts),
-            cancels: total(&shared.counters.cancels),
-            withheld_cancels: total(&shared.counters.withheld_cancels),
-            parked: shared.counters.parked.load(Ordering::Relaxed),
-            moved: total(&shared.counters.moved),
-            unacknowledged: total(&shared.counters.unacknowledged),
-            lowered_commits: total(&shared.counters.lowered_commits),
-        }
+        self.shared.counts()
     }
 
     /// Takes no new session, gives open transactions up to `drain` to end, then cuts what is left.

@@ -27,6 +27,7 @@ use super::auth::roles::{Role, Secret};
 use super::auth::scram::{Answered, Binding, ClientSecret, Keys, Mock, NONCE_BYTES, Opening, SCRAM_SHA_256};
 use super::doors::{Door, Proof};
 use super::servers::Opened;
+use super::tally::{Owner, startup_value};
 
 /// For a look into the local server's catalog; without an answer the exchange passes through.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -69,7 +70,8 @@ pub async fn pass(
     }
 }
 
-async fn role(questions: &Questions, user: &str) -> Option<Role> {
+/// What the catalog knows of the user; `None` also when nobody can tell in time.
+pub async fn role(questions: &Questions, user: &str) -> Option<Role> {
     let secrets = questions.secrets.as_deref()?;
     timeout(QUESTION_TIMEOUT, secrets.role(user)).await.ok().flatten()
 }
@@ -80,6 +82,16 @@ pub struct Login {
     pub startup: Vec<u8>,
     /// Of a client that proved its password to the proxy.
     pub keys: Option<Keys>,
+}
+
+impl Login {
+    pub fn owner(&self) -> Owner {
+        Owner::of(&self.startup)
+    }
+
+    pub fn application_name(&self) -> String {
+        startup_value(&self.startup, "application_name").unwrap_or_default()
+    }
 }
 
 /// How the log-in went.
@@ -189,7 +201,7 @@ fn is_of(server_first: &[u8], secret: &Secret) -> bool {
 }
 
 /// The exchange with the client: the keys that it proved to have, and what it is to hear once the server has agreed.
-async fn ask(
+pub async fn ask(
     user: &str,
     role: &Role,
     client: &mut TcpStream,
@@ -275,13 +287,13 @@ async fn prove(
 
 /// Whole messages of one side, and what came behind them.
 #[derive(Default)]
-struct Incoming {
-    bytes: Vec<u8>,
+pub struct Incoming {
+    pub bytes: Vec<u8>,
 }
 
 impl Incoming {
     /// `None` when the side has left, or its next message has more than `body_max` bytes.
-    async fn next<S: AsyncRead + Unpin>(
+    pub async fn next<S: AsyncRead + Unpin>(
         &mut self,
         stream: &mut S,
         body_max: usize,

@@ -103,6 +103,8 @@ pub enum CutCause {
     Stuck,
     /// Nobody publishes the topology any more.
     AgentGone,
+    /// By the console.
+    Killed,
     Shutdown,
 }
 
@@ -200,6 +202,7 @@ impl CutCause {
             | CutCause::Stranded { .. }
             | CutCause::Stuck
             | CutCause::AgentGone
+            | CutCause::Killed
             | CutCause::Shutdown => false,
         }
     }
@@ -237,6 +240,7 @@ impl CutCause {
                     .to_owned()
             }
             CutCause::AgentGone => "the agent of this node has stopped".to_owned(),
+            CutCause::Killed => "an administrator has ended it in the proxy's console".to_owned(),
             CutCause::Shutdown => "the proxy of this node is shutting down".to_owned(),
         }
     }

@@ -22,6 +22,7 @@ use super::cancel::{CancelMap, Commit, Gate, Registered};
 use super::lane::{Cut, Lane, Receiver};
 use super::ledger::{backend_wanted, frontend_wanted};
 use super::shares::Registry;
+use super::tally::Bytes;
 use super::ties::Prelude;
 pub use lent::Wants;
 
@@ -48,6 +49,7 @@ pub enum End {
 #[derive(Debug)]
 pub struct Relay {
     pub books: Books,
+    pub bytes: Bytes,
     pub up: Lane,
     pub down: Lane,
     gate: Arc<Gate>,
@@ -88,6 +90,7 @@ impl Relay {
         }
         Relay {
             books,
+            bytes: Bytes::default(),
             up: Lane::new(frontend_wanted),
             down: Lane::new(backend_wanted),
             gate: Arc::new(Gate::default()),
@@ -177,6 +180,7 @@ impl Relay {
 
     /// Bytes of the client that came while there was no server to send them to.
     pub fn keep_for_later(&mut self, bytes: &[u8]) {
+        self.bytes.received += bytes.len() as u64;
         self.up.unread.extend_from_slice(bytes);
         self.backlog = true;
     }
@@ -188,6 +192,7 @@ impl Relay {
 
     /// Looks at `bytes` and what was left over, and passes on what may be.
     pub fn hear_client(&mut self, bytes: &[u8], server: &mut impl Receiver) -> Result<(), End> {
+        self.bytes.received += bytes.len() as u64;
         let mut held = std::mem::take(&mut self.up.unread);
         let mut cut = Cut::new(join(&mut held, bytes));
         while !self.pauses() {
@@ -214,6 +219,7 @@ impl Relay {
 
     /// Looks at `bytes` and what was left over, and passes on what may be.
     pub fn hear_server(&mut self, bytes: &[u8], client: &mut impl Receiver) -> Result<(), End> {
+        self.bytes.sent += bytes.len() as u64;
         let mut held = std::mem::take(&mut self.down.unread);
         let mut cut = Cut::new(join(&mut held, bytes));
         loop {

@@ -11,19 +11,24 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
-use wire::startup::{CancelKey, Opening, parse_opening};
+use wire::message::backend;
+use wire::startup::{CancelKey, Opening, parse_opening, with_parameter};
 
 use super::admission::{Admitted, NotAdmitted, admit};
+use super::auth::denial::Denial;
+use super::auth::roles::Secret;
 use super::auth::scram::Keys;
 use super::backend::Choice;
 use super::books::Books;
 use super::cancel::Cancelled;
+use super::console::{self, Console};
 use super::doors::{self, Door};
 use super::hello::{Hello, HelloError, read_hello};
-use super::login::{Entered, Login, Passed, enter, pass};
+use super::login::{self, Entered, Incoming, Login, Passed, enter, pass};
 use super::policy::{self, LoweredCommit};
 use super::refusal::{CutCause, Refusal};
 use super::servers::Opened;
+use super::tally::Owner;
 use super::worker::{Adopted, FAREWELL_TIMEOUT, Start};
 use super::{Counters, PoolMode, Port, Shared, Stage};
 
@@ -112,6 +117,9 @@ impl Newcomer {
     /// Waits for a server, logs in there, and goes on as a session of a worker.
     async fn enter(mut self, shared: &Shared, port: Port) {
         let mut user = self.user();
+        if Owner::of(&self.startup).database == console::DATABASE {
+            return self.enter_console(shared, port).await;
+        }
         if let Some((user, door)) = user.as_deref().zip(self.door(shared, port)) {
             match self.pass(shared, user, &door).await {
                 Passed::Unsure => {}
@@ -171,6 +179,47 @@ impl Newcomer {
         };
         Counters::add(&shared.counters.refused);
         farewell(&mut self.client, &refusal).await;
+    }
+
+    /// Lets the client into the console by the secret that the catalog has for it, or where PostgreSQL asks it for none.
+    async fn enter_console(mut self, shared: &Shared, port: Port) {
+        let user = self.user().unwrap_or_default();
+        let role = login::role(&shared.questions, &user).await;
+        if let Err(refusal) = console::admits(&user, role.as_ref()) {
+            Counters::add(&shared.counters.refused);
+            return farewell_with(&mut self.client, &refusal.encode()).await;
+        }
+        let Some(role) = role else { return };
+        if !matches!(role.secret, Secret::Scram(_)) {
+            if let Err(refusal) = self.is_let_in_unasked(shared, port).await {
+                Counters::add(&shared.counters.refused);
+                return farewell(&mut self.client, &refusal).await;
+            }
+        } else {
+            let asking = login::ask(&user, &role, &mut self.client, &mut self.early);
+            match timeout(AUTHENTICATION_TIMEOUT, asking).await.unwrap_or(Err(Entered::Left)) {
+                Ok((_, said)) if self.client.write_all(&said).await.is_ok() => {}
+                Err(Entered::Denied(denial)) => {
+                    tracing::info!(reason = denial.reason, "a log-in to the console failed");
+                    Counters::add(&shared.counters.refused);
+                    return farewell(&mut self.client, &Refusal::Denied(denial)).await;
+                }
+                _ => return,
+            }
+        }
+        let incoming = Incoming { bytes: self.early };
+        Console { shared, client: self.client, incoming, superuser: role.superuser }.serve().await;
+    }
+
+    /// PostgreSQL lets the user into the database `postgres` without a question.
+    async fn is_let_in_unasked(&mut self, shared: &Shared, port: Port) -> Result<(), Refusal> {
+        let startup = with_parameter(&self.startup, "database", b"postgres").unwrap_or_default();
+        match admit(shared, port, &startup, &mut self.client, &mut self.early).await {
+            Ok(Admitted { opened, .. }) if asks_nothing(&opened.answer) => Ok(()),
+            Ok(_) => Err(Refusal::Denied(Denial::console())),
+            Err(NotAdmitted::Refused(refusal)) => Err(refusal),
+            Err(NotAdmitted::ClientLeft) => Err(Refusal::cut(CutCause::Shutdown)),
+        }
     }
 
     /// The way in without a server. Where there is none that this port leads to, the client waits for one before it is let in:
@@ -250,8 +299,17 @@ impl Newcomer {
     }
 }
 
+/// AuthenticationOk comes first.
+fn asks_nothing(answer: &[u8]) -> bool {
+    answer.starts_with(&[backend::AUTHENTICATION, 0, 0, 0, 8, 0, 0, 0, 0])
+}
+
 async fn farewell<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, refusal: &Refusal) {
-    let _ = timeout(FAREWELL_TIMEOUT, say(client, &refusal.response().encode())).await;
+    farewell_with(client, &refusal.response().encode()).await;
+}
+
+async fn farewell_with<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, last: &[u8]) {
+    let _ = timeout(FAREWELL_TIMEOUT, say(client, last)).await;
 }
 
 /// Sends the error and reads until the client closes: closing with unread bytes would reset the connection, and a

@@ -74,6 +74,10 @@ pub struct Prepared {
 }
 
 impl Prepared {
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
     fn name(&self, id: u64) -> Vec<u8> {
         format!("_pgherd_{id:x}_{:x}", self.epoch).into_bytes()
     }

@@ -39,6 +39,8 @@ pub mod backend {
     pub const COPY_IN_RESPONSE: u8 = b'G';
     pub const COPY_BOTH_RESPONSE: u8 = b'W';
     pub const COMMAND_COMPLETE: u8 = b'C';
+    pub const ROW_DESCRIPTION: u8 = b'T';
+    pub const DATA_ROW: u8 = b'D';
 }
 
 /// What ReadyForQuery says of the session's transaction.

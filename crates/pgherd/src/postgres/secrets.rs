@@ -7,12 +7,14 @@ use super::server::Server;
 use super::session::{QUERY_DEADLINE, literal};
 
 impl Server {
-    /// The role `name` as this server has it, be it primary or standby, without its memberships; `None` when there is none.
+    /// The role `name` as this server has it, be it primary or standby; of its memberships that in `pg_monitor` alone. `None` when
+    /// there is no such role.
     pub async fn role(&self, name: &str) -> Result<Option<Role>> {
         // Microseconds since 1970; 'infinity' is for ever, as no end is.
         let sql = format!(
             "SELECT rolpassword, rolcanlogin, rolsuper, \
-             CASE WHEN isfinite(rolvaliduntil) THEN (extract(epoch FROM rolvaliduntil) * 1000000)::bigint END \
+             CASE WHEN isfinite(rolvaliduntil) THEN (extract(epoch FROM rolvaliduntil) * 1000000)::bigint END, \
+             pg_has_role(oid, 'pg_monitor', 'MEMBER') \
              FROM pg_authid WHERE rolname = {}",
             literal(name)
         );
@@ -24,7 +26,7 @@ impl Server {
             superuser: row.get(2) == Some("t"),
             secret: Secret::parse(row.get(0)),
             valid_until: row.get(3).and_then(|until| until.parse().ok()),
-            member_of: Vec::new(),
+            member_of: (row.get(4) == Some("t")).then(|| "pg_monitor".to_owned()).into_iter().collect(),
         }))
     }
 }

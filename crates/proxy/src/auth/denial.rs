@@ -59,6 +59,16 @@ impl Denial {
         Denial::by_rule(message, "No rule matches.")
     }
 
+    /// The console asks for SCRAM, or lets in whom PostgreSQL asks nothing.
+    pub fn console() -> Denial {
+        Denial {
+            sqlstate: "28000",
+            message: "the console asks for SCRAM, and this role has no such password".to_owned(),
+            detail: "",
+            reason: "PostgreSQL asks for another proof than the console can.".to_owned(),
+        }
+    }
+
     fn by_rule(message: String, reason: &str) -> Denial {
         Denial { sqlstate: "28000", message, detail: "", reason: reason.to_owned() }
     }

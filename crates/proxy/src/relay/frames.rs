@@ -79,6 +79,9 @@ impl Relay {
             return Ok(());
         }
         let books = &mut self.books;
+        if frame.tag == backend::PARSE_COMPLETE {
+            books.ledger.server_parsed();
+        }
         let request = books.ledger.running();
         let fate = books.shares.as_mut().map_or(Fate::Keep, |shares| shares.server_sent(frame, request));
         let bytes;

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::io::AsyncWriteExt;
 use tokio_postgres::error::SqlState;
@@ -12,16 +13,21 @@ use super::*;
 use crate::auth::roles::{Role, Secret};
 use crate::hello;
 
-/// One secret for whoever is asked for.
-#[derive(Default)]
-pub struct Known(pub Mutex<Option<String>>);
+/// One secret for whoever is asked for, and whether it is a superuser's.
+pub struct Known(pub Mutex<Option<String>>, pub AtomicBool);
+
+impl Default for Known {
+    fn default() -> Known {
+        Known(Mutex::default(), AtomicBool::new(true))
+    }
+}
 
 impl Secrets for Known {
     fn role<'a>(&'a self, name: &'a str) -> Pin<Box<dyn Future<Output = Option<Role>> + Send + 'a>> {
         assert_eq!(name, "postgres");
         let secret = Secret::parse(self.0.lock().unwrap().as_deref());
-        let role =
-            Role { can_login: true, superuser: true, secret, valid_until: None, member_of: Vec::new() };
+        let superuser = self.1.load(Ordering::Relaxed);
+        let role = Role { can_login: true, superuser, secret, valid_until: None, member_of: Vec::new() };
         Box::pin(std::future::ready(Some(role)))
     }
 }

@@ -18,8 +18,10 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 use super::pools::{Limits, Pools};
+use super::report::{Report, split_id};
 use super::session::{Around, Session, Side};
-use super::{Adopted, Mail, Mailbox, SessionId};
+use super::{Adopted, Mail, Mailbox, Order, SessionId};
+use crate::tally::Accounts;
 use crate::topology::Topology;
 use crate::{Shared, Stage};
 
@@ -31,6 +33,8 @@ const READ_MAX: usize = 16 * 1024;
 const BELL: u64 = u64::MAX;
 
 pub struct Engine {
+    /// Among the workers.
+    number: usize,
     epoll: OwnedFd,
     mailbox: Arc<Mailbox>,
     shared: Arc<Shared>,
@@ -40,6 +44,7 @@ pub struct Engine {
     /// Places that are free from the next batch on.
     freed: Vec<u32>,
     pools: Pools,
+    accounts: Accounts,
     /// What was seen of them last.
     topology: watch::Receiver<Topology>,
     stage: watch::Receiver<Stage>,
@@ -59,7 +64,12 @@ struct Place {
 }
 
 impl Engine {
-    pub fn new(shared: Arc<Shared>, mailbox: Arc<Mailbox>, runtime: Handle) -> io::Result<Engine> {
+    pub fn new(
+        number: usize,
+        shared: Arc<Shared>,
+        mailbox: Arc<Mailbox>,
+        runtime: Handle,
+    ) -> io::Result<Engine> {
         let epoll = epoll::create(CreateFlags::CLOEXEC)?;
         let config = &shared.config;
         let limits = Limits {
@@ -70,6 +80,7 @@ impl Engine {
         };
         epoll::add(&epoll, &mailbox.bell, EventData::new_u64(BELL), EventFlags::IN)?;
         Ok(Engine {
+            number,
             epoll,
             mailbox,
             runtime,
@@ -77,6 +88,7 @@ impl Engine {
             free: Vec::new(),
             freed: Vec::new(),
             pools: Pools::new(limits),
+            accounts: Accounts::default(),
             topology: shared.topology.clone(),
             stage: shared.stage.subscribe(),
             published: true,
@@ -182,6 +194,7 @@ impl Engine {
             epoll: self.epoll.as_fd(),
             buffer: &mut self.buffer,
             pools: &mut self.pools,
+            accounts: &mut self.accounts,
             again: &mut self.again,
         };
         let goes_on = catch_unwind(AssertUnwindSafe(|| act(session, &mut around))).unwrap_or_else(|_| {
@@ -250,6 +263,46 @@ impl Engine {
         }
     }
 
+    fn report(&self) -> Report {
+        let mut report = Report {
+            servers: self.pools.report(),
+            tallies: self.accounts.list().to_vec(),
+            ..Report::default()
+        };
+        for id in self.present() {
+            let session = self.places.get(id.place as usize).and_then(|place| place.session.as_ref());
+            if let Some(session) = session {
+                let (session, server) = session.report(id);
+                report.sessions.push(session);
+                report.servers.extend(server);
+            }
+        }
+        report
+    }
+
+    fn obey(&mut self, order: &Order) {
+        match order {
+            Order::Resume => self.pools.wake_all(&mut self.again),
+            Order::Reconnect(database) => self.pools.renew(database.as_deref(), &mut self.again),
+            Order::Kill(database) => {
+                self.kill(|_, session| database.as_ref().is_none_or(|d| *d == session.owner().database));
+                self.pools.renew(database.as_deref(), &mut self.again);
+            }
+            Order::KillSession(number) => {
+                let (worker, number) = split_id(*number);
+                if worker == self.number {
+                    self.kill(|id, _| id.number() == number);
+                }
+            }
+        }
+    }
+
+    fn kill(&mut self, is_meant: impl Fn(SessionId, &Session) -> bool) {
+        for id in self.present() {
+            self.visit(id, |session, around| !is_meant(id, session) || session.kill(around));
+        }
+    }
+
     fn around(&mut self, id: SessionId) -> Around<'_> {
         Around {
             id,
@@ -259,6 +312,7 @@ impl Engine {
             epoll: self.epoll.as_fd(),
             buffer: &mut self.buffer,
             pools: &mut self.pools,
+            accounts: &mut self.accounts,
             again: &mut self.again,
         }
     }
@@ -272,6 +326,11 @@ impl Engine {
                 Mail::Relocated(id, found) => {
                     self.visit(id, |session, around| session.relocated(*found, around));
                 }
+                Mail::Report(answer) => {
+                    // Who has asked may not wait any more.
+                    let _ = answer.send(self.report());
+                }
+                Mail::Order(order) => self.obey(&order),
                 Mail::Quit => self.quits = true,
             }
         }

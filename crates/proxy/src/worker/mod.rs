@@ -12,9 +12,11 @@
 
 mod engine;
 mod pools;
+mod report;
 mod session;
 mod socket;
 
+pub use report::{Activity, Report, ServerReport, SessionReport};
 pub use session::FAREWELL_TIMEOUT;
 
 use std::io;
@@ -26,7 +28,7 @@ use std::task::{Wake, Waker};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::backend::Choice;
 use super::books::Books;
@@ -42,6 +44,26 @@ use super::{Port, Shared};
 pub struct SessionId {
     place: u32,
     generation: u32,
+}
+
+impl SessionId {
+    /// One number for both; places beyond 2^32 there are none.
+    pub fn number(self) -> u64 {
+        u64::from(self.generation & 0xffff) << 32 | u64::from(self.place)
+    }
+}
+
+/// What people may do to sessions and servers of a database, or of all.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Order {
+    /// Who waits looks again whether it still has to.
+    Resume,
+    /// Servers are closed once nobody uses them.
+    Reconnect(Option<String>),
+    /// Sessions are ended.
+    Kill(Option<String>),
+    /// By `SessionReport::id`.
+    KillSession(u64),
 }
 
 /// A session on its way to a worker.
@@ -74,6 +96,8 @@ enum Mail {
     /// What a session waited for has come.
     Wake(SessionId),
     Relocated(SessionId, Box<Result<Relocated, Refusal>>),
+    Report(oneshot::Sender<Report>),
+    Order(Order),
     Quit,
 }
 
@@ -141,10 +165,13 @@ impl Workers {
     /// Starts the threads, all or none; they end by `quit`. To be called within a runtime of tokio.
     pub fn start(&self, shared: &Arc<Shared>) -> io::Result<()> {
         for (number, mailbox) in self.mailboxes.iter().enumerate() {
-            let started = engine::Engine::new(Arc::clone(shared), Arc::clone(mailbox), Handle::current())
-                .and_then(|engine| {
-                    std::thread::Builder::new().name(format!("proxy-{number}")).spawn(move || engine.run())
-                });
+            let started =
+                engine::Engine::new(number, Arc::clone(shared), Arc::clone(mailbox), Handle::current())
+                    .and_then(|engine| {
+                        std::thread::Builder::new()
+                            .name(format!("proxy-{number}"))
+                            .spawn(move || engine.run())
+                    });
             if let Err(error) = started {
                 self.quit();
                 return Err(error);
@@ -166,6 +193,28 @@ impl Workers {
     /// Has all of them look at the topology and the stage.
     pub fn look(&self) {
         self.mailboxes.iter().for_each(|mailbox| mailbox.post(Mail::Look));
+    }
+
+    /// What all of them have now.
+    pub async fn report(&self) -> Report {
+        let mut whole = Report::default();
+        let mut answers = Vec::new();
+        for mailbox in &self.mailboxes {
+            let (sender, answer) = oneshot::channel();
+            mailbox.post(Mail::Report(sender));
+            answers.push(answer);
+        }
+        for (number, answer) in answers.into_iter().enumerate() {
+            // One that quits has nothing any more.
+            if let Ok(report) = answer.await {
+                whole.add(number, report);
+            }
+        }
+        whole
+    }
+
+    pub fn order(&self, order: &Order) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.post(Mail::Order(order.clone())));
     }
 
     pub fn quit(&self) {

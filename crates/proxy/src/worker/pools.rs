@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::EventFlags;
 
 use super::SessionId;
+use super::report::ServerReport;
 use super::socket::{Discarded, Socket};
 use crate::backend::{Choice, Role};
 use crate::cancel::Target;
 use crate::servers::Seat;
 use crate::shares::Prepared;
+use crate::tally::{Owner, startup_value};
 use crate::ties::{Laid, Parameters};
 use crate::topology::Topology;
 
@@ -75,6 +77,21 @@ impl Server {
         }
     }
 
+    pub fn report(&self, user: Option<SessionId>, owner: Owner, application_name: String) -> ServerReport {
+        ServerReport {
+            id: u64::from(self.slot),
+            owner,
+            session: user.map(SessionId::number),
+            node: self.choice.backend.node.clone(),
+            address: Arc::clone(self.target.address()),
+            local: self.socket.addresses().1,
+            opened: self.opened_at,
+            pid: self.target.pid(),
+            prepared: self.prepared.len(),
+            application_name,
+        }
+    }
+
     /// Nobody else has used it since this session did.
     pub fn was_of(&self, session: SessionId) -> bool {
         self.last == Some(session)
@@ -97,6 +114,8 @@ struct Pool {
     /// Slots of those that nobody uses; the last was used last.
     free: Vec<u32>,
     queue: VecDeque<SessionId>,
+    /// Servers from before are not lent again.
+    renewed: Option<Instant>,
     /// As most servers report them: one copy for all.
     parameters: Arc<Parameters>,
 }
@@ -117,6 +136,8 @@ pub struct Wanted<'a> {
     pub laid: &'a Laid,
     /// No primary, now.
     pub held: bool,
+    /// No server at all, now.
+    pub paused: bool,
     /// It is in the queue already.
     pub waits: bool,
 }
@@ -197,6 +218,7 @@ impl Pools {
                     open: 0,
                     free: Vec::new(),
                     queue: VecDeque::new(),
+                    renewed: None,
                     parameters: Arc::default(),
                 });
                 self.by_key.insert(key, number as u32);
@@ -265,7 +287,10 @@ impl Pools {
         let (now, size) = (self.now, self.limits.size);
         let Pools { slots, pools, .. } = self;
         let Some(pool) = pools.get_mut(number as usize).and_then(Option::as_mut) else { return Taken::Wait };
-        if pool.queue.front().is_some_and(|first| *first != session) || held && pool.free.is_empty() {
+        if wanted.paused
+            || pool.queue.front().is_some_and(|first| *first != session)
+            || held && pool.free.is_empty()
+        {
             return pool.enqueue(wanted);
         }
         let mut closed = Vec::new();
@@ -332,7 +357,8 @@ impl Pools {
         let slot = server.slot;
         let Some(number) = self.slots[slot as usize].pool else { return self.close(slot, woken) };
         let Some(pool) = self.pool(number) else { return self.close(slot, woken) };
-        if pool.open > limits.size || now.duration_since(server.opened_at) > limits.lifetime {
+        let is_old = pool.renewed.is_some_and(|renewed| server.opened_at < renewed);
+        if is_old || pool.open > limits.size || now.duration_since(server.opened_at) > limits.lifetime {
             return self.close(slot, woken);
         }
         (server.free_since, server.last) = (now, last);
@@ -370,6 +396,37 @@ impl Pools {
             pool.free.retain(|free| *free != slot);
         }
         self.close(slot, woken);
+    }
+
+    /// Those that nobody uses.
+    pub fn report(&self) -> Vec<ServerReport> {
+        let report = |slot: &Slot| {
+            let (server, pool) = (slot.free.as_deref()?, self.pools.get(slot.pool? as usize)?.as_ref()?);
+            let startup = &pool.key[1..];
+            let name = startup_value(startup, "application_name").unwrap_or_default();
+            Some(server.report(None, Owner::of(startup), name))
+        };
+        self.slots.iter().filter_map(report).collect()
+    }
+
+    /// All who wait look again.
+    pub fn wake_all(&self, woken: &mut Vec<SessionId>) {
+        woken.extend(self.pools.iter().flatten().flat_map(|pool| &pool.queue));
+    }
+
+    /// Closes the servers of `database`, or of all: free ones now, others when they are given back.
+    pub fn renew(&mut self, database: Option<&str>, woken: &mut Vec<SessionId>) {
+        let now = Instant::now();
+        let mut renewed = Vec::new();
+        for (number, pool) in self.pools.iter_mut().enumerate() {
+            let Some(pool) = pool else { continue };
+            if database.is_none_or(|database| Owner::of(&pool.key[1..]).database == database) {
+                pool.renewed = Some(now);
+                renewed.append(&mut pool.free);
+                tracing::debug!(pool = number, "its servers are closed");
+            }
+        }
+        renewed.into_iter().for_each(|slot| self.close(slot, woken));
     }
 
     /// Closes what may not be used any more, and wakes who waits: there may be others to open.

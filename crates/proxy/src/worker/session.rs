@@ -21,6 +21,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
 use super::pools::{Pools, Server};
+use super::report::{Activity, ServerReport, SessionReport};
 use super::socket::{Discarded, Socket};
 use super::{Adopted, Call, Mailbox, SessionId, Start};
 use crate::backend::{Choice, Role};
@@ -30,6 +31,7 @@ use crate::login::Login;
 use crate::refusal::{CutCause, Refusal};
 use crate::relay::{End, Relay, Surroundings};
 use crate::servers::Seat;
+use crate::tally::{Accounts, Meter, Owner};
 use crate::{Counters, PoolMode, Port, Shared, Stage};
 use without::welcome;
 
@@ -68,6 +70,7 @@ pub struct Around<'a> {
     pub epoll: BorrowedFd<'a>,
     pub buffer: &'a mut [u8],
     pub pools: &'a mut Pools,
+    pub accounts: &'a mut Accounts,
     pub again: &'a mut Vec<SessionId>,
 }
 
@@ -109,6 +112,8 @@ pub struct Session {
     /// Where its servers come from, once it has given one back.
     pool: Option<u32>,
     waker: Waker,
+    meter: Meter,
+    connected: Instant,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -184,6 +189,8 @@ impl Session {
             pool: None,
             login_until,
             waker: Call::waker(around.mailbox, around.id),
+            meter: Meter::default(),
+            connected: around.pools.now,
             _permit: permit,
         };
         Ok((session, Unseen { from_client: early, from_server: answer }))
@@ -238,7 +245,10 @@ impl Session {
     pub fn step(&mut self, around: &mut Around<'_>) -> bool {
         match &mut self.phase {
             Phase::Relaying { .. } => match self.relay_some(around) {
-                Ok(()) => self.part_when_done(around),
+                Ok(()) => {
+                    self.measure(around);
+                    self.part_when_done(around)
+                }
                 Err(end) => self.ended(end, around),
             },
             Phase::Resting | Phase::Waiting { .. } => self.rest(around),
@@ -315,6 +325,63 @@ impl Session {
         Ok(())
     }
 
+    fn measure(&mut self, around: &mut Around<'_>) {
+        let ledger = &self.relay.books.ledger;
+        if !self.meter.is_open() {
+            if !ledger.logged_in() {
+                return;
+            }
+            let account = around.accounts.of(self.login.owner());
+            self.meter.open(account, around.accounts);
+        }
+        self.meter.look(ledger, &mut self.relay.bytes, around.pools.now, around.accounts);
+    }
+
+    pub fn owner(&self) -> Owner {
+        self.login.owner()
+    }
+
+    pub fn report(&self, id: SessionId) -> (SessionReport, Option<ServerReport>) {
+        let (owner, application_name) = (self.owner(), self.login.application_name());
+        let server = match &self.phase {
+            Phase::Relaying { server, .. } | Phase::Lingering { server, .. } => Some(server),
+            _ => None,
+        };
+        let (client, local) = self.client.addresses();
+        let ledger = &self.relay.books.ledger;
+        let (activity, waits_since) = match &self.phase {
+            _ if !ledger.logged_in() => (Activity::LoggingIn, None),
+            Phase::Waiting { since, .. } => (Activity::Waiting, Some(*since)),
+            Phase::Between { .. } => (Activity::Waiting, None),
+            _ => (Activity::Active, None),
+        };
+        let report = SessionReport {
+            id: id.number(),
+            owner: owner.clone(),
+            activity,
+            replication: ledger.is_replication(),
+            client,
+            local,
+            connected: self.connected,
+            waits_since,
+            server: server.map(|server| u64::from(server.slot)),
+            application_name: application_name.clone(),
+        };
+        (report, server.map(|server| server.report(Some(id), owner, application_name)))
+    }
+
+    /// Somebody wants the session to end; `false` when it is over.
+    pub fn kill(&mut self, around: &mut Around<'_>) -> bool {
+        match self.phase {
+            Phase::Relaying { .. } => self.cut(CutCause::Killed, around),
+            Phase::Between { .. } | Phase::Resting | Phase::Waiting { .. } => {
+                self.strand(&Refusal::cut(CutCause::Killed), around)
+            }
+            Phase::Leaving { .. } => true,
+            Phase::Lingering { .. } => false,
+        }
+    }
+
     /// Looks whether the server may still be used, and whether the session is to wait or to end.
     pub fn look(&mut self, around: &mut Around<'_>) -> bool {
         let stage = *around.shared.stage.borrow();
@@ -363,7 +430,9 @@ impl Session {
                 let late = self.login_until.is_some_and(|until| until <= Instant::now());
                 !late && self.look(around)
             }
-            Phase::Waiting { since, until, .. } if *until <= Instant::now() => {
+            Phase::Waiting { since, until, .. }
+                if *until <= Instant::now() && !around.shared.desk.pauses(|| self.owner().database) =>
+            {
                 let (waited, pool_size) = (since.elapsed(), around.shared.config.pool_size);
                 Counters::add(&around.shared.counters.queue_timeouts);
                 self.strand(&Refusal::PoolTimeout { waited, pool_size }, around)

@@ -4,7 +4,7 @@
 //! Invariant: a socket that is not marked readable has nothing to read, or an event for it is on its way.
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::BorrowedFd;
@@ -43,6 +43,11 @@ impl Socket {
         epoll::add(epoll, &stream, EventData::new_u64(data), INTEREST)?;
         // The first event says whether there is something to read; to write there nearly always is.
         Ok(Socket { stream, readable: false, writable: true, ended: false })
+    }
+
+    /// Of the other end, and of this one.
+    pub fn addresses(&self) -> (Option<SocketAddr>, Option<SocketAddr>) {
+        (self.stream.peer_addr().ok(), self.stream.local_addr().ok())
     }
 
     pub fn note(&mut self, flags: EventFlags) {

@@ -71,6 +71,7 @@ impl Session {
         let _ = self.relay.poll_part(&self.waker);
         self.relay.take_server_key();
         self.relay.keep_for_later(&unseen.from_client);
+        self.measure(around);
         self.look(around)
     }
 
@@ -166,7 +167,9 @@ impl Session {
             }
             let (waits, laid) = (matches!(self.phase, Phase::Waiting { .. }), self.relay.books.ties.laid());
             let held_until = around.shared.topology.borrow().held_until().map(tokio::time::Instant::into_std);
-            let wanted = Wanted { session: around.id, laid: &laid, held: held_until.is_some(), waits };
+            let paused = around.shared.desk.pauses(|| self.owner().database);
+            let held = held_until.is_some();
+            let wanted = Wanted { session: around.id, laid: &laid, held, paused, waits };
             match around.pools.take(pool, &wanted, around.again) {
                 Taken::Server(server) => return self.go_on_with(server, read, around),
                 Taken::Open => {
@@ -179,6 +182,10 @@ impl Session {
                     self.relay.keep_for_later(bytes);
                     self.relay.hold_back(held_until.is_some());
                     let (since, until) = match self.phase {
+                        // A pause ends by somebody's word, not by the queue's deadline.
+                        Phase::Waiting { since, .. } if paused => {
+                            (since, Instant::now() + patience(around.shared))
+                        }
                         Phase::Waiting { since, until, .. } => (since, until),
                         _ => (Instant::now(), Instant::now() + patience(around.shared)),
                     };
@@ -198,6 +205,11 @@ impl Session {
         read: usize,
         around: &mut Around<'_>,
     ) -> bool {
+        let waited = match self.phase {
+            Phase::Waiting { since, .. } => Some(around.pools.now.saturating_duration_since(since)),
+            _ => None,
+        };
+        self.meter.assigned(waited, around.accounts);
         let (bytes, is_own) = (&around.buffer[..read], server.was_of(around.id));
         self.relay.hold_back(false);
         let parameters = Arc::clone(&server.parameters);
