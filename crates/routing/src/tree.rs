@@ -241,11 +241,12 @@ impl<'n> Look<'_, 'n> {
 
     /// A name that WITH gives may hide a relation, or not, where both have it: the relation counts then.
     fn judge_relations(&mut self) {
+        self.queries.sort_unstable();
         for relation in std::mem::take(&mut self.relations) {
             let Some(name) = relation.relname() else { continue };
             match self.catalog.relation(relation.schemaname(), name) {
                 Known::Harmless => {}
-                Known::Not if relation.schemaname().is_none() && self.queries.contains(&name) => {}
+                Known::Not if relation.schemaname().is_none() && self.queries.binary_search(&name).is_ok() => {}
                 Known::Not => self.found.note(Reason::UnknownRelation(name.into())),
                 Known::Dangerous(hazard) => {
                     self.found.note(Reason::Relation { name: name.into(), hazard: hazard.clone() });

@@ -47,6 +47,8 @@ pub enum Reason {
     Hint,
     /// Longer than `TEXT_BYTES_MAX`.
     TooLong,
+    /// PostgreSQL's lexer would take a time that grows with the square of the length.
+    TooCostly,
     NotUtf8,
     /// PostgreSQL would refuse it too, or knows a newer grammar.
     Unparsable,
@@ -101,6 +103,7 @@ impl Reason {
             Reason::Relation { hazard, .. } => !matches!(hazard, Hazard::Unlogged(_)),
             Reason::Hint
             | Reason::TooLong
+            | Reason::TooCostly
             | Reason::NotUtf8
             | Reason::Unparsable
             | Reason::ParserFailed
@@ -118,6 +121,7 @@ impl fmt::Display for Reason {
         match self {
             Reason::Hint => f.write_str("a hint asks for the primary"),
             Reason::TooLong => f.write_str("the text is too long to be parsed"),
+            Reason::TooCostly => f.write_str("the text is too costly to be parsed"),
             Reason::NotUtf8 => f.write_str("the text is not UTF-8"),
             Reason::Unparsable => f.write_str("the text cannot be parsed"),
             Reason::ParserFailed => f.write_str("the parser failed"),

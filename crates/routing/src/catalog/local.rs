@@ -7,7 +7,7 @@
 //! which are data like any other. Invariant: a client that asks for the primary (`target_session_attrs`) finds it.
 
 /// Functions of pg_catalog in PostgreSQL 15 to 18.
-const FUNCTIONS: [&str; 33] = [
+const FUNCTIONS: [&str; 32] = [
     // Another answer on each server, or in each connection to one.
     "pg_backend_pid",
     "pg_conf_load_time",
@@ -17,7 +17,6 @@ const FUNCTIONS: [&str; 33] = [
     "pg_get_replication_slots",
     "pg_lock_status",
     "pg_listening_channels",
-    "pg_my_temp_schema",
     "pg_postmaster_start_time",
     "pg_prepared_statement",
     "pg_show_all_settings",

@@ -176,81 +176,24 @@ fn bytes_that_are_no_text_and_texts_too_long_go_to_the_primary() {
     assert_eq!(route(format!("{longest} ").as_bytes()), Route::Primary(Reason::TooLong));
 }
 
-/// Far beyond the limit of the length, on the two megabytes of stack that a test's thread has: a route comes out.
+/// Far beyond the limit of the length, on a quarter of the stack that a thread has: a route comes out.
 #[test]
 fn depth_and_length_do_no_harm() {
+    let thread = std::thread::Builder::new().stack_size(512 * 1024).spawn(classify_hostile_texts);
+    thread.unwrap().join().unwrap();
+}
+
+fn classify_hostile_texts() {
     let catalog = catalog(1);
-    let n = 100_000;
-    let nested = |open: &str, inner: &str, close: &str| {
-        format!("SELECT {}{inner}{}", open.repeat(n), close.repeat(n))
-    };
-    let chain = |first: &str, more: &str| format!("SELECT {first}{}", more.repeat(n));
-    let texts = [
-        nested("(", "1", ")"),
-        nested("(SELECT ", "1", ")"),
-        nested("NOT ", "true", ""),
-        nested("- ", "1", ""),
-        nested("ARRAY[", "1", "]"),
-        nested("ROW(", "1", ")"),
-        nested("lower(", "'a'", ")"),
-        nested("CASE WHEN ", "true", " THEN 1 END"),
-        nested("CASE ", "1", " WHEN 1 THEN 1 END"),
-        nested("CASE WHEN true THEN 1 ELSE ", "1", " END"),
-        nested("COALESCE(", "1", ")"),
-        nested("1 + (", "1", ")"),
-        nested("JSON_ARRAY(", "1", ")"),
-        nested("* FROM (SELECT ", "1", ") s"),
-        nested("/* ", "1", " */"),
-        nested("(", "1", ""),
-        nested("", "1", ")"),
-        nested("CAST(", "1", " AS int)"),
-        nested("EXISTS (SELECT ", "1", ")"),
-        nested("1 WHERE true OR (", "true", ")"),
-        chain("true", " OR true"),
-        chain("true", " AND true"),
-        chain("true", " OR true AND false"),
-        chain("'a'", " || 'a'"),
-        chain("1", " UNION SELECT 1"),
-        chain("1", " UNION ALL (SELECT 1)"),
-        chain("1", " EXCEPT SELECT 1"),
-        chain("1", "::int"),
-        chain("1", ", 1"),
-        chain("a", ".a"),
-        chain("(a)", "[1]"),
-        chain("1", " IS NOT NULL"),
-        chain("1", " + 1"),
-        chain("1", " = 1"),
-        chain("1", " COLLATE \"C\""),
-        chain("1", " AT TIME ZONE 'UTC'"),
-        chain("1", "; SELECT 1"),
-        chain("* FROM users", " JOIN users ON true"),
-        chain("* FROM users", " NATURAL JOIN users"),
-        chain("* FROM users", ", users"),
-        chain("1 WHERE 1 IN (1", ", 1"),
-        chain("1 IN (1", ", 1") + ")",
-        chain("1", " WITH"),
-        "BEGIN;".repeat(n),
-        "WITH a AS (".repeat(n),
-        "EXPLAIN ".repeat(n),
-        format!("WITH a AS (SELECT 1){} SELECT 1", ", a AS (SELECT 1)".repeat(n)),
-        format!("SELECT {}", "\"".repeat(n)),
-        format!("SELECT '{}'", "''".repeat(n)),
-        format!("SELECT $a${}$a$", "$".repeat(n)),
-        format!("SELECT {}", "a".repeat(n)),
-        format!("SELECT {}", "9".repeat(n)),
-        format!("SELECT {}", "é".repeat(n)),
-        format!("SELECT 1 {} 2", "+".repeat(n)),
-        format!("{}SELECT 1", "/*".repeat(n)),
-        "\u{feff}".repeat(n),
-        "(".repeat(n),
-        "$".repeat(n),
-        "\\".repeat(n),
-    ];
-    for text in texts {
-        let verdict = classify_any_length(text.as_bytes(), &catalog);
-        assert_ne!(verdict.route, Route::Primary(Reason::ParserFailed), "{}", &text[..40.min(text.len())]);
-        let cut = &text.as_bytes()[..text.floor_char_boundary(TEXT_BYTES_MAX)];
-        classify(cut, &catalog);
+    for line in include_str!("hostile.txt").lines().filter(|line| !line.starts_with('#')) {
+        let unescaped = line.replace("\\n", "\n");
+        let parts: Vec<&str> = unescaped.split('¦').collect();
+        let [before, open, inner, close, after] = parts[..] else { panic!("{line}") };
+        for n in [100, 450, 1_000, 10_000, 100_000] {
+            let text = format!("{before}{}{inner}{}{after}", open.repeat(n), close.repeat(n));
+            let verdict = classify_any_length(text.as_bytes(), &catalog);
+            assert_ne!(verdict.route, Route::Primary(Reason::ParserFailed), "{line}");
+        }
     }
 }
 
