@@ -16,7 +16,10 @@ const ROUNDS: usize = 7;
 fn main() {
     let catalog = catalog();
     let join = "SELECT a.id, b.name, count(*) FROM users a JOIN users b ON b.id = a.id AND b.name LIKE 'x%' ";
-    let long = format!("{}WHERE a.id = $1", join.to_owned() + &"JOIN users c ON c.id = a.id AND c.name = 'y' ".repeat(50));
+    let long = format!(
+        "{}WHERE a.id = $1",
+        join.to_owned() + &"JOIN users c ON c.id = a.id AND c.name = 'y' ".repeat(50)
+    );
     let list = format!("SELECT * FROM users WHERE id IN (1{})", ", 1234567".repeat(1000));
     let texts = [
         ("short select", "SELECT abalance FROM accounts WHERE aid = $1"),

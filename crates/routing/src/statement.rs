@@ -5,7 +5,9 @@
 //! session; SET, PREPARE, LISTEN and their kind are no reads. Invariant: what is not listed is not a read.
 
 use pg_raw_parse::Node;
-use pg_raw_parse::nodes::{CopyStmt, DeclareCursorStmt, DefElem, ExplainStmt, TransactionStmt, VariableSetStmt};
+use pg_raw_parse::nodes::{
+    CopyStmt, DeclareCursorStmt, DefElem, ExplainStmt, TransactionStmt, VariableSetStmt,
+};
 use pg_raw_parse::raw::{CURSOR_OPT_HOLD, TransactionStmtKind as Kind};
 
 use crate::catalog::{Catalog, is_local_setting};
@@ -72,7 +74,8 @@ impl<'c> Statements<'c> {
     /// Without ANALYZE nothing runs, whatever it is, though all is planned.
     fn explain(&mut self, explain: &ExplainStmt) {
         let query = explain.query();
-        let analyze = explain.options().iter().any(|option| option.defname() == Some("analyze") && is_on(option));
+        let analyze =
+            explain.options().iter().any(|option| option.defname() == Some("analyze") && is_on(option));
         let runs = if analyze { Runs::Yes } else { Runs::No };
         match query {
             Node::SelectStmt(_)

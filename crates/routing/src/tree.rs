@@ -246,7 +246,8 @@ impl<'n> Look<'_, 'n> {
             let Some(name) = relation.relname() else { continue };
             match self.catalog.relation(relation.schemaname(), name) {
                 Known::Harmless => {}
-                Known::Not if relation.schemaname().is_none() && self.queries.binary_search(&name).is_ok() => {}
+                Known::Not
+                    if relation.schemaname().is_none() && self.queries.binary_search(&name).is_ok() => {}
                 Known::Not => self.found.note(Reason::UnknownRelation(name.into())),
                 Known::Dangerous(hazard) => {
                     self.found.note(Reason::Relation { name: name.into(), hazard: hazard.clone() });
@@ -258,7 +259,8 @@ impl<'n> Look<'_, 'n> {
 
 /// Schema and name of a function or operator; a database before them says nothing new.
 fn qualified(names: &NodeList) -> (Option<&str>, &str) {
-    let name = |back: usize| names.len().checked_sub(back).and_then(|at| names.get(at)).and_then(Node::as_str);
+    let name =
+        |back: usize| names.len().checked_sub(back).and_then(|at| names.get(at)).and_then(Node::as_str);
     (name(2), name(1).unwrap_or_default())
 }
 

@@ -51,16 +51,29 @@ CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FO
 
 fn server() -> Option<Server> {
     let of_debian = (15..=18).rev().map(|major| PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")));
-    let bin = std::env::var("PGHERD_TEST_PGBIN").map(PathBuf::from).ok().or_else(|| {
-        of_debian.into_iter().find(|bin| bin.join("initdb").exists())
-    })?;
+    let bin = std::env::var("PGHERD_TEST_PGBIN")
+        .map(PathBuf::from)
+        .ok()
+        .or_else(|| of_debian.into_iter().find(|bin| bin.join("initdb").exists()))?;
     let folder = tempfile::tempdir().unwrap();
     std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     let server = Server { bin, folder };
     server.give_to_postgres();
     let data = server.folder.path().join("data").display().to_string();
-    expect(server.program("initdb").args(["-D", &data, "-A", "trust", "-N", "-U", "postgres", "--no-locale", "-E", "UTF8"]));
-    let options = format!("-c listen_addresses= -c fsync=off -k {} -p {PORT}", server.folder.path().display());
+    expect(server.program("initdb").args([
+        "-D",
+        &data,
+        "-A",
+        "trust",
+        "-N",
+        "-U",
+        "postgres",
+        "--no-locale",
+        "-E",
+        "UTF8",
+    ]));
+    let options =
+        format!("-c listen_addresses= -c fsync=off -k {} -p {PORT}", server.folder.path().display());
     let log = server.folder.path().join("log").display().to_string();
     expect(server.program("pg_ctl").args(["-D", &data, "-l", &log, "-o", &options, "-w", "start"]));
     Some(server)
@@ -94,7 +107,20 @@ impl Server {
 
     fn rows(&self, sql: &str) -> Vec<Vec<String>> {
         let mut psql = Command::new("psql");
-        psql.args(["-XAtq", "-v", "ON_ERROR_STOP=1", "-F", "\x1f", "-R", "\x1e", "-U", "postgres", "-p", PORT, "-h"]);
+        psql.args([
+            "-XAtq",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-F",
+            "\x1f",
+            "-R",
+            "\x1e",
+            "-U",
+            "postgres",
+            "-p",
+            PORT,
+            "-h",
+        ]);
         let output = expect(psql.arg(self.folder.path()).args(["-d", "postgres", "-c", sql]));
         let text = String::from_utf8(output.stdout).unwrap();
         let lines = text.trim_end_matches('\n').split('\x1e').filter(|line| !line.is_empty());
@@ -183,8 +209,8 @@ SELECT pg_postmaster_start_time()|function pg_postmaster_start_time tells
 
 /// Words that no read has but as a name. MERGE and LOCK are names of columns in the corpus.
 const WRITES: [&str; 14] = [
-    "INSERT", "UPDATE", "DELETE", "TRUNCATE", "CREATE", "DROP", "ALTER", "GRANT", "REVOKE", "VACUUM", "nextval",
-    "setval", "INTO", "CALL",
+    "INSERT", "UPDATE", "DELETE", "TRUNCATE", "CREATE", "DROP", "ALTER", "GRANT", "REVOKE", "VACUUM",
+    "nextval", "setval", "INTO", "CALL",
 ];
 
 #[test]
@@ -216,7 +242,9 @@ fn a_real_catalog_is_read_and_obeyed() {
 
 /// No statement of PostgreSQL's regression tests that has a word of a write goes to a replica, and none makes a panic.
 fn obey_on_the_corpus(catalog: &Catalog) {
-    let Some(folder) = corpus() else { return eprintln!("the parser's sources are not here: corpus not tested") };
+    let Some(folder) = corpus() else {
+        return eprintln!("the parser's sources are not here: corpus not tested");
+    };
     let (mut count, mut replica, mut wrong) = (0, 0, Vec::new());
     for file in std::fs::read_dir(folder).unwrap() {
         let text = std::fs::read(file.unwrap().path()).unwrap();
@@ -226,7 +254,9 @@ fn obey_on_the_corpus(catalog: &Catalog) {
             assert_ne!(verdict.route, Route::Primary(routing::Reason::ParserFailed));
             if verdict.is_replica() {
                 replica += 1;
-                wrong.extend(write_in(statement).map(|word| (word, String::from_utf8_lossy(statement).into_owned())));
+                wrong.extend(
+                    write_in(statement).map(|word| (word, String::from_utf8_lossy(statement).into_owned())),
+                );
             }
         }
     }
@@ -245,15 +275,18 @@ fn write_in(statement: &[u8]) -> Option<&'static str> {
 }
 
 fn statements(text: &[u8]) -> Vec<&[u8]> {
-    let mut ends: Vec<usize> =
-        wire::token::Tokens::new(text).filter(|token| token.is_byte(b';')).map(|token| token.range().end).collect();
+    let mut ends: Vec<usize> = wire::token::Tokens::new(text)
+        .filter(|token| token.is_byte(b';'))
+        .map(|token| token.range().end)
+        .collect();
     ends.push(text.len());
     let starts = std::iter::once(0).chain(ends.iter().copied());
     starts.zip(&ends).map(|(start, end)| &text[start..*end]).collect()
 }
 
 fn corpus() -> Option<PathBuf> {
-    let home = std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo")).ok()?;
+    let home =
+        std::env::var("CARGO_HOME").or_else(|_| std::env::var("HOME").map(|home| home + "/.cargo")).ok()?;
     let sources = std::fs::read_dir(Path::new(&home).join("registry/src")).ok()?;
     let inside = "pg_raw_parse-0.1.0/libpg_query/test/sql/postgres_regress";
     sources.filter_map(|index| Some(index.ok()?.path().join(inside))).find(|folder| folder.exists())

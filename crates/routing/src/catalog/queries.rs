@@ -80,8 +80,7 @@ SELECT pg_catalog.sum(f) FROM (
     UNION ALL SELECT pg_catalog.sum(xmin::text::pg_catalog.int8) FROM pg_catalog.pg_policy) x (f)";
 
 impl Query {
-    pub const ALL: [Query; 4] =
-        [Query::Functions, Query::Operators, Query::Relations, Query::Dependencies];
+    pub const ALL: [Query; 4] = [Query::Functions, Query::Operators, Query::Relations, Query::Dependencies];
     /// See there: whether it is worth while to ask the others again.
     pub const FINGERPRINT: &'static str = FINGERPRINT;
 
@@ -164,13 +163,15 @@ impl Rows {
     pub fn take(&mut self, query: Query, columns: &[&str]) -> Result<(), BadRow> {
         let number = |text: &str| text.parse::<u32>().map_err(|_| BadRow(query));
         match (query, columns) {
-            (Query::Functions, [oid, schema, name, is_volatile, takes_row]) => self.functions.push(Function {
-                oid: number(oid)?,
-                schema: (*schema).into(),
-                name: (*name).into(),
-                is_volatile: *is_volatile != "f",
-                takes_row: *takes_row == "t",
-            }),
+            (Query::Functions, [oid, schema, name, is_volatile, takes_row]) => {
+                self.functions.push(Function {
+                    oid: number(oid)?,
+                    schema: (*schema).into(),
+                    name: (*name).into(),
+                    is_volatile: *is_volatile != "f",
+                    takes_row: *takes_row == "t",
+                })
+            }
             (Query::Operators, [schema, name, function]) => self.operators.push(Operator {
                 schema: (*schema).into(),
                 name: (*name).into(),
