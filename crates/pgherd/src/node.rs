@@ -115,6 +115,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
         panel,
         store: store.clone() as Arc<dyn Store>,
         addresses,
+        metrics: proxy.metrics(),
         seats: store.seats(),
     });
     let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));

@@ -35,6 +35,7 @@ mod lane;
 mod ledger;
 mod listener;
 mod login;
+mod metrics;
 mod policy;
 mod refusal;
 mod relay;
@@ -49,6 +50,7 @@ mod ties;
 mod worker;
 
 pub use cancel::SyncWaits;
+pub use metrics::Metrics;
 pub use policy::LoweredCommit;
 
 use std::io;
@@ -381,6 +383,10 @@ impl Proxy {
 
     pub fn counts(&self) -> Counts {
         self.shared.counts()
+    }
+
+    pub fn metrics(&self) -> Metrics {
+        Metrics { shared: Arc::clone(&self.shared) }
     }
 
     /// Takes no new session, gives open transactions up to `drain` to end, then cuts what is left.

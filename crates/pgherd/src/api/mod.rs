@@ -44,6 +44,8 @@ pub trait ClusterView: Send + Sync + 'static {
     fn members(&self) -> MembersReport;
     /// What people asked for, oldest first, as far as it is remembered.
     fn requests(&self) -> Vec<RequestReport>;
+    /// What the proxy of this node counts, in Prometheus' text format.
+    fn metrics(&self) -> BoxFuture<'_, String>;
     /// Writes a command down; answers with the request's id where there is one.
     fn command(&self, command: Command) -> BoxFuture<'_, Result<Option<u64>, Refusal>>;
     /// Writes a change of the members down; answers with the revision of the store that has it.

@@ -23,6 +23,7 @@ pub struct NodeView {
     pub panel: Arc<Panel>,
     pub store: Arc<dyn Store>,
     pub addresses: Arc<Addresses>,
+    pub metrics: proxy::Metrics,
     pub seats: watch::Receiver<Arc<SeatReport>>,
 }
 
@@ -48,6 +49,10 @@ fn paused_until(view: &View) -> Option<String> {
 }
 
 impl ClusterView for NodeView {
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        Box::pin(self.metrics.text())
+    }
+
     fn status(&self) -> StatusReport {
         let empty = SyncReport { members: Vec::new(), k: 0, mode: SyncMode::Quorum };
         let Some(seen) = self.panel.seen() else {

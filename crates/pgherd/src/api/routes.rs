@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Json, Router};
@@ -76,6 +77,11 @@ pub const ROUTES: &[Route] = &[
         handler: || post(change::pause).delete(change::resume),
     },
     Route {
+        path: "/metrics",
+        doc: "What the proxy of this node counts, in Prometheus' text format.",
+        handler: || get(metrics),
+    },
+    Route {
         path: "/health",
         doc: "200 when PostgreSQL of this node is up.",
         handler: || get(|State(view): State<View>| async move { answer(&view, is_up) }),
@@ -129,6 +135,11 @@ async fn explain(State(view): State<View>, Path(node): Path<String>) -> Response
         return (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response();
     }
     Json(explanations).into_response()
+}
+
+async fn metrics(State(view): State<View>) -> Response {
+    let kind = [(CONTENT_TYPE, "text/plain; version=0.0.4")];
+    (kind, view.metrics().await).into_response()
 }
 
 async fn unknown() -> Response {

@@ -11,6 +11,10 @@ use super::*;
 struct Told(Mutex<StatusReport>);
 
 impl ClusterView for Told {
+    fn metrics(&self) -> BoxFuture<'_, String> {
+        Box::pin(async { "pgherd_proxy_sessions 1\n".to_owned() })
+    }
+
     fn status(&self) -> StatusReport {
         self.0.lock().unwrap().clone()
     }

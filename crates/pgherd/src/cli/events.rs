@@ -141,6 +141,10 @@ mod tests {
     struct Tells(Vec<EventRecord>);
 
     impl ClusterView for Tells {
+        fn metrics(&self) -> api::BoxFuture<'_, String> {
+            unreachable!("nobody asks for it here")
+        }
+
         fn status(&self) -> StatusReport {
             unreachable!("nobody asks for it here")
         }
