@@ -152,20 +152,20 @@ impl World {
             return self.turn(node);
         }
         if let Some(postgres) = self.look(node) {
-            let (taken_us, postgres) = (self.now_us, Box::new(postgres));
-            self.after(delay, Event::Observed { node, boot, taken_us, postgres });
+            let (taken_us, taken, postgres) = (self.now_us, self.clock(node), Box::new(postgres));
+            self.after(delay, Event::Observed { node, boot, taken_us, taken, postgres });
         } else {
             self.turn(node);
         }
     }
 
-    pub fn observed(&mut self, node: usize, taken_us: u64, postgres: Postgres) {
+    pub fn observed(&mut self, node: usize, taken_us: u64, taken: Millis, postgres: Postgres) {
         let moves_wal = self.moves_wal(node);
         let Node { agent, durable, .. } = &mut self.nodes[node];
         let Some(agent) = agent.as_mut() else { return };
         if taken_us >= agent.observed_us && !moves_wal {
             agent.observed_us = taken_us;
-            agent.view.postgres = postgres;
+            (agent.view.postgres, agent.view.looked_at) = (postgres, Some(taken));
             // It accepts connections, so it has all the WAL that it needs.
             let whole = agent.op.is_none() && agent.view.postgres.standby().is_some();
             durable.rewound &= !whole;
@@ -186,7 +186,7 @@ impl World {
         let seen = self.look(node);
         let Some(agent) = self.agent(node) else { return };
         agent.observed_us = now;
-        agent.view.postgres = seen.unwrap_or(Postgres::Unknown);
+        (agent.view.postgres, agent.view.looked_at) = (seen.unwrap_or(Postgres::Unknown), None);
     }
 
     /// What the agent sees of its server at this moment; `None` while it gets no answer and waits.

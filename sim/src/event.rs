@@ -24,6 +24,8 @@ pub enum Event {
         node: usize,
         boot: u64,
         taken_us: u64,
+        /// The same moment by the node's own clock.
+        taken: Millis,
         postgres: Box<Postgres>,
     },
     Probe {

@@ -351,7 +351,9 @@ impl World {
         match event {
             Event::Heartbeat { node, .. } => self.heartbeat(node),
             Event::Observe { node, .. } => self.observe(node),
-            Event::Observed { node, taken_us, postgres, .. } => self.observed(node, taken_us, *postgres),
+            Event::Observed { node, taken_us, taken, postgres, .. } => {
+                self.observed(node, taken_us, taken, *postgres)
+            }
             Event::Probe { node, .. } => self.probe(node),
             Event::Status { node, status } => self.on_status(node, &status),
             Event::Grant { node, grant } => self.on_grant(node, grant),

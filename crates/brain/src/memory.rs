@@ -11,9 +11,12 @@ use wire::{Lsn, Timeline};
 use crate::fetch::Fetch;
 use crate::mutation::{Mutation, is_on};
 use crate::{
-    Cascade, Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Postgres, Primary,
+    Cascade, Commit, Durable, Grant, Health, Key, MemberId, Millis, NodeName, Operation, Postgres, Primary,
     PrimaryRecord, Requests, Settings, Stage, Status, SyncSet, Term,
 };
+
+/// A moment and an age, both cut to whole milliseconds, make a moment that may be so much too late.
+const ROUNDING_MS: u64 = 2;
 
 /// How many sent heartbeats are remembered: more than one `failure_timeout` of them at any sensible rate.
 const SENT_MAX: usize = 256;
@@ -86,6 +89,9 @@ pub struct Memory {
     /// Since when sessions that were ended, here or by an earlier run of this agent, may have left commits behind that are
     /// visible and not on the quorum. `None` while a server of this process's own promotion has admitted nobody.
     exposed: Option<Millis>,
+    /// When the server was last noted, its gate was being opened or closed.
+    #[serde(default)]
+    gate_moves: bool,
     /// Requests under way: their stage, since when this node knows it, and since when it holds sessions for them.
     requests: BTreeMap<u64, Seen>,
     /// Members that do not stream, and since when.
@@ -342,12 +348,15 @@ impl Memory {
         self.primary_seen.is_some() && self.exposed == self.primary_seen
     }
 
-    pub(crate) fn note_server(&mut self, now: Millis, postgres: &Postgres) {
+    pub(crate) fn note_server(&mut self, now: Millis, postgres: &Postgres, busy: Option<Operation>) {
         self.timeline = self.timeline.max(postgres.timeline());
+        // Sessions that are being ended may commit to the last moment, which is at most now.
+        let gate_moves = busy == Some(Operation::Gate) && !is_on(Mutation::GateForgotten);
+        let gate_moved = std::mem::replace(&mut self.gate_moves, gate_moves);
         match postgres {
             Postgres::Primary(primary) => {
                 self.primary_seen = Some(now);
-                if !primary.quarantined {
+                if !primary.quarantined || gate_moves || gate_moved {
                     self.exposed = Some(now);
                 }
             }
@@ -396,8 +405,11 @@ impl Memory {
 
     /// All that a client could see of `primary` is on the quorum: a probe written after the last session was ended has
     /// been flushed by k, or no session was ever admitted since the promotion, whose opening proved the same (I3).
-    pub fn settled(&self, now: Millis, primary: &Primary) -> bool {
-        let proven = |ended: Millis| primary.probe_age_ms.is_some_and(|age_ms| age_ms <= now.since(ended));
+    ///
+    /// `looked_at`: when the look began that shows `primary`; the age of the probe is of that moment, not of now.
+    pub fn settled(&self, looked_at: Option<Millis>, primary: &Primary) -> bool {
+        let probe = looked_at.zip(primary.probe_age_ms);
+        let proven = |ended: Millis| probe.is_some_and(|(at, age_ms)| at.0 >= ended.0 + age_ms + ROUNDING_MS);
         self.exposed.is_none_or(proven)
     }
 

@@ -70,6 +70,8 @@ mutations! {
     PromoteUnlooked "promote-unlooked" "A standby cluster is promoted without a look at its origin.";
     LeftFollowed "left-followed" "WAL that has left the origin's history is taken for a beginning of it: nobody rewinds.";
     NamesakeFollowed "namesake-followed" "A branch of the origin with the id of this cluster's own passes for it.";
+    OldLookSettles "old-look-settles" "The age of a probe, as a look showed it, counts from now.";
+    GateForgotten "gate-forgotten" "What sessions commit while they are being ended is taken for settled by a probe from before their end.";
     OldProbeJudged "old-probe-judged" "A primary is judged by what it was found to be when it was primary before.";
     StoreLeaseReturned "store-lease-returned" "The store's lease is given back while the server that serves by it is only silent.";
     OriginKept "origin-kept" "Who was rewound to the origin streams on from it while its WAL is compared with the head's.";

@@ -250,7 +250,7 @@ impl View {
         let record =
             self.store.primary.as_ref().map(|versioned| (versioned.value.term, &versioned.value.node));
         self.memory.note_record(now, record);
-        self.memory.note_server(now, &self.postgres);
+        self.memory.note_server(now, &self.postgres, self.busy);
         let origin = self.origin.primary().map(|(_, primary)| primary.history.current);
         self.memory.note_origin(origin);
         let record = self.store.primary.as_ref().map(|versioned| &versioned.value);

@@ -260,7 +260,7 @@ impl Sight<'_> {
             ..Durable::default()
         };
         let mut view = View::new(self.naming.node(self.node as u8), self.settings(), durable, Millis(0));
-        view.postgres = self.server(self.node);
+        (view.postgres, view.looked_at) = (self.server(self.node), Some(NOW));
         view.tags = self.tags(self.node);
         view.busy = node.busy.then_some(Operation::ApplySync);
         view.store = self.store();

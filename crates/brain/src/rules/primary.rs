@@ -244,7 +244,8 @@ pub(super) fn fence_lease(view: &View) -> Option<Want> {
 
 pub(super) fn admit(view: &View) -> Option<Want> {
     let (record, primary) = view.serving()?;
-    let settled = view.memory.settled(view.now, primary) || is_on(Mutation::AdmitUnsettled);
+    let looked_at = if is_on(Mutation::OldLookSettles) { Some(view.now) } else { view.looked_at };
+    let settled = view.memory.settled(looked_at, primary) || is_on(Mutation::AdmitUnsettled);
     let may = primary.quarantined && settled && health::may_serve(view) && view.fencer.obstacle.is_none();
     let may = may || primary.quarantined && is_on(Mutation::AdmitUnopened);
     may.then(|| act(Action::Admit { term: record.value.term }, "open, and the lease is held"))?

@@ -162,7 +162,7 @@ impl World {
         let store = self.store.clone();
         let told = store.members.as_ref().is_some_and(|members| members.value.removed.contains_key(name));
         let node = self.nodes.get_mut(name).unwrap();
-        node.view.postgres = postgres;
+        (node.view.postgres, node.view.looked_at) = (postgres, Some(now));
         node.view.store.removed |= told;
         if connected {
             node.view.store = store;
@@ -221,7 +221,8 @@ impl World {
             self.execute(name, action, connected);
         }
         let observed = self.observe(name);
-        self.nodes.get_mut(name).unwrap().view.postgres = observed;
+        let node = self.nodes.get_mut(name).unwrap();
+        (node.view.postgres, node.view.looked_at) = (observed, Some(self.now));
         self.send(name, decision.rule);
     }
 
