@@ -35,7 +35,7 @@ fn run(options: &Options) -> Result<()> {
     let kept = options.suite.parent().context("a folder above the suite")?;
     let accepted = accepted::list()?;
     println!("{} tests; {}", suite.count(), bench::machine_line()?);
-    let pass = |mode| pass::run(&suite, mode, options.timeout, options.jobs, kept);
+    let pass = |mode| pass::run(&suite, mode, options, kept);
     let direct = pass(Mode::Direct)?;
     let expected = suite.folder.join("expected");
     let mut table = head(&direct, &expected);

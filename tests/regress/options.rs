@@ -6,7 +6,8 @@ use std::time::Duration;
 use crate::pass::Mode;
 
 pub const USAGE: &str = "\
-  next: cargo xtask test regress [--mode transaction|session|both] [--bounded] [--timeout 90] [--jobs 20] [test…]
+  next: cargo xtask test regress [--mode transaction|session|both] [--bounded] [--timeout 90] [--jobs 20] [--crowd 6]
+                                 [--protocol simple|extended|prepared] [test…]
         a test is a name of PostgreSQL's schedule, or of libpq_pipeline's as in libpq_pipeline/nosync; all without one";
 
 #[derive(Debug)]
@@ -20,7 +21,37 @@ pub struct Options {
     pub timeout: Duration,
     /// Tests at once, within a group of the schedule.
     pub jobs: usize,
+    /// Sessions beside the tests that use the same servers and leave settings there.
+    pub crowd: u64,
+    /// In which psql asks.
+    pub protocol: Protocol,
     pub tests: Vec<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Protocol {
+    Simple,
+    /// With the unnamed statement.
+    Extended,
+    /// With a named statement for each text.
+    Prepared,
+}
+
+impl Protocol {
+    const ALL: [Protocol; 3] = [Protocol::Simple, Protocol::Extended, Protocol::Prepared];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Protocol::Simple => "simple",
+            Protocol::Extended => "extended",
+            Protocol::Prepared => "prepared",
+        }
+    }
+
+    fn named(name: &str) -> Result<Protocol, String> {
+        let found = Protocol::ALL.into_iter().find(|protocol| protocol.name() == name);
+        found.ok_or_else(|| format!("--protocol wants simple, extended or prepared, not \"{name}\""))
+    }
 }
 
 impl Options {
@@ -31,6 +62,8 @@ impl Options {
             bounded: false,
             timeout: Duration::from_secs(90),
             jobs: 20,
+            crowd: 6,
+            protocol: Protocol::Simple,
             tests: Vec::new(),
         };
         let mut words = arguments.iter();
@@ -42,6 +75,8 @@ impl Options {
                 "--bounded" => options.bounded = true,
                 "--timeout" => options.timeout = Duration::from_secs(number(&value())?),
                 "--jobs" => options.jobs = number(&value())? as usize,
+                "--crowd" => options.crowd = value().parse().map_err(|_| "--crowd wants a number")?,
+                "--protocol" => options.protocol = Protocol::named(&value())?,
                 flag if flag.starts_with('-') => return Err(format!("unknown argument \"{flag}\"")),
                 test => options.tests.push(test.to_owned()),
             }

@@ -13,6 +13,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tests::wait::wait_at_most;
 use tests::{Cluster, machine};
 
+use crate::options::{Options, Protocol};
 use crate::suite::{PIPELINE, Suite};
 
 const DATABASE: &str = "regression";
@@ -33,6 +34,16 @@ const ENVIRONMENT: [(&str, &str); 7] = [
 const LOCALE: [&str; 4] = ["lc_messages", "lc_monetary", "lc_numeric", "lc_time"];
 /// Rows that a test of libpq_pipeline inserts, as in its own driver.
 const PIPELINE_ROWS: &str = "700";
+/// How much of what these send fits into the sockets decides what they print and send, so that is chance.
+const BY_SOCKETS: [&str; 2] = ["pipelined_insert", "uniqviol"];
+/// Transactions of the crowd, each second: a test's session finds its server taken, and two cores have time for the tests.
+const CROWD_RATE: &str = "300";
+/// What would be seen at once if it stayed on a server that a test gets next.
+const CROWD_SCRIPT: &str = "SET DateStyle = 'ISO, YMD'; SET TimeZone = 'Asia/Tokyo'; SET IntervalStyle = iso_8601;\n\
+                            SET search_path = pg_catalog; SET extra_float_digits = -10; SET bytea_output = escape;\n\
+                            SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_nestloop = off;\n\
+                            SET default_transaction_isolation = serializable; SET work_mem = '64kB';\n\
+                            SELECT 1;\nSELECT 2;\nSELECT 3;\nRESET work_mem;\nSELECT 4;\n";
 /// What the sessions and servers were at when a test did not end.
 const SCENE: &str = "SELECT pid, usename, application_name, state, wait_event, backend_xid, left(query, 200) FROM \
                      pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY pid";
@@ -97,7 +108,7 @@ fn file_name(test: &str) -> String {
 }
 
 /// Runs the suite; `kept` is the folder in which the results and logs stay.
-pub fn run(suite: &Suite, mode: Mode, timeout: Duration, jobs: usize, kept: &Path) -> Result<Pass> {
+pub fn run(suite: &Suite, mode: Mode, options: &Options, kept: &Path) -> Result<Pass> {
     let started = Instant::now();
     let configuration = format!("{CONFIGURATION}pool_mode = \"{}\"\n", mode.pool_mode());
     let cluster = Cluster::start_configured(1, |_| configuration.clone());
@@ -105,11 +116,12 @@ pub fn run(suite: &Suite, mode: Mode, timeout: Duration, jobs: usize, kept: &Pat
     let port = if mode == Mode::Direct { node.postgres } else { node.read_write };
     // The server must be able to enter, and some tests print where they are: the same place in each pass.
     let place = Place::make(suite)?;
-    let stage = Stage { suite, place: &place, port, server: node.postgres, timeout };
+    let stage = Stage { suite, place: &place, port, server: node.postgres, options };
     stage.make_database()?;
     let outcomes = Mutex::new(BTreeMap::new());
     for group in &suite.groups {
-        stage.run_group(group, jobs, &|test, outcome: Outcome| {
+        let _crowd = stage.start_crowd()?;
+        stage.run_group(group, &|test, outcome: Outcome| {
             println!("{:11} {test:40} {:6.1} s{}", mode.name(), outcome.took.as_secs_f64(), outcome.words());
             outcomes.lock().expect("no panic").insert(test.to_owned(), outcome);
         })?;
@@ -186,7 +198,19 @@ struct Stage<'a> {
     port: u16,
     /// PostgreSQL's own port.
     server: u16,
-    timeout: Duration,
+    options: &'a Options,
+}
+
+/// Sessions of the pool that are no test's; ended when dropped.
+struct Crowd(Option<Child>);
+
+impl Drop for Crowd {
+    fn drop(&mut self) {
+        if let Some(pgbench) = &mut self.0 {
+            let _ = pgbench.kill();
+            let _ = pgbench.wait();
+        }
+    }
 }
 
 impl Stage<'_> {
@@ -224,13 +248,24 @@ impl Stage<'_> {
         command.env("PG_LIBDIR", folder.join("lib")).current_dir(folder);
     }
 
-    /// All tests of the group, `jobs` at once.
-    fn run_group(
-        &self,
-        group: &[String],
-        jobs: usize,
-        ended: &(dyn Fn(&str, Outcome) + Sync),
-    ) -> Result<()> {
+    /// It shares the tests' servers, and leaves its settings there. It may end early: where all servers are bound to tests.
+    fn start_crowd(&self) -> Result<Crowd> {
+        if self.options.crowd == 0 {
+            return Ok(Crowd(None));
+        }
+        let script = self.place.folder.join("crowd.sql");
+        fs::write(&script, CROWD_SCRIPT)?;
+        let mut pgbench = Command::new(machine::bin().join("pgbench"));
+        pgbench.args(["-n", "-T", "600", "-R", CROWD_RATE, "-c", &self.options.crowd.to_string(), "-f"]);
+        pgbench.arg(script).arg(DATABASE);
+        self.environment(&mut pgbench);
+        let log = File::options().create(true).append(true).open(self.place.folder.join("results/crowd.log"))?;
+        let started = pgbench.stdout(Stdio::null()).stderr(log).spawn().context("start pgbench")?;
+        Ok(Crowd(Some(started)))
+    }
+
+    /// All tests of the group, so many at once as there may be.
+    fn run_group(&self, group: &[String], ended: &(dyn Fn(&str, Outcome) + Sync)) -> Result<()> {
         let next = AtomicUsize::new(0);
         let work = || -> Result<()> {
             while let Some(test) = group.get(next.fetch_add(1, Ordering::Relaxed)) {
@@ -239,7 +274,7 @@ impl Stage<'_> {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..jobs.min(group.len())).map(|_| scope.spawn(work)).collect();
+            let workers: Vec<_> = (0..self.options.jobs.min(group.len())).map(|_| scope.spawn(work)).collect();
             workers.into_iter().try_for_each(|worker| worker.join().expect("no panic"))
         })
     }
@@ -252,6 +287,10 @@ impl Stage<'_> {
             None => {
                 let mut psql = self.psql(DATABASE, self.port);
                 psql.args(["-a", "-v", "HIDE_TABLEAM=on", "-v", "HIDE_TOAST_COMPRESSION=on"]);
+                if self.options.protocol != Protocol::Simple {
+                    psql.env("LD_PRELOAD", self.suite.folder.join("protocol.so"));
+                    psql.env("PGHERD_PROTOCOL", self.options.protocol.name());
+                }
                 psql.stdin(File::open(self.place.folder.join(format!("sql/{test}.sql")))?);
                 psql
             }
@@ -260,7 +299,7 @@ impl Stage<'_> {
         drop(log);
         let started = Instant::now();
         let mut child = command.stdout(errors.try_clone()?).stderr(errors).spawn()?;
-        let status = wait_at_most(self.timeout, || child.try_wait().ok().flatten());
+        let status = wait_at_most(self.options.timeout, || child.try_wait().ok().flatten());
         let took = started.elapsed();
         match status {
             Some(status) => self.note_status(test, &out, status)?,
@@ -284,11 +323,15 @@ impl Stage<'_> {
     /// How it ended, and what libpq has seen on the wire, are parts of the result.
     fn note_status(&self, test: &str, out: &Path, status: ExitStatus) -> Result<()> {
         let mut text = fs::read(out)?;
-        text.extend_from_slice(format!("-- {status}\n").as_bytes());
         if let Some(name) = test.strip_prefix(PIPELINE) {
-            text.extend(fs::read(self.trace(name)).unwrap_or_default());
+            let trace = fs::read(self.trace(name)).unwrap_or_default();
             let _ = fs::remove_file(self.trace(name));
+            match BY_SOCKETS.contains(&name) {
+                true => text = b"what depends on sockets\n".to_vec(),
+                false => text.extend(trace),
+            }
         }
+        text.extend_from_slice(format!("-- {status}\n").as_bytes());
         fs::write(out, text).with_context(|| format!("write {}", out.display()))
     }
 

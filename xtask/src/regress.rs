@@ -24,6 +24,9 @@ const TAKEN: [&str; 4] = ["sql", "expected", "data", "parallel_schedule"];
 pub fn regress(arguments: &[String]) -> Result<()> {
     setup::postgres()?;
     let suite = suite()?;
+    let mut shim = Command::new("cc");
+    shim.args(["-O1", "-Wall", "-fPIC", "-shared", "tests/regress/protocol.c", "-ldl", "-o"]);
+    shell::run(shim.arg(suite.join("protocol.so")))?;
     shell::cargo(&["build", "--package", "pgherd", "--package", "tests", "--bin", "pgherd", "--bin", "regress"])?;
     let mut program = Command::new(shell::target_dir().join("debug/regress"));
     shell::run(program.arg("--suite").arg(&suite).args(arguments))
