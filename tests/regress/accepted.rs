@@ -59,7 +59,8 @@ mod tests {
 
     #[test]
     fn only_lines_that_are_named_are_accepted() {
-        let text = "[[difference]]\ntest = \"x\"\nmode = \"session\"\nreason = \"r\"\nlines = '''\n- a \n+ b\n'''\n";
+        let text =
+            "[[difference]]\ntest = \"x\"\nmode = \"session\"\nreason = \"r\"\nlines = '''\n- a \n+ b\n'''\n";
         let list: List = toml::from_str(text).unwrap();
         let [one] = &list.difference[..] else { panic!("{text}") };
         assert!(one.is_of(Mode::Session) && !one.is_of(Mode::Transaction));

@@ -237,7 +237,9 @@ impl Stage<'_> {
 
     fn environment(&self, command: &mut Command) {
         // What the user has for psql must not reach the tests.
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("PG") || name.starts_with("LC_")) {
+        for (name, _) in
+            std::env::vars().filter(|(name, _)| name.starts_with("PG") || name.starts_with("LC_"))
+        {
             command.env_remove(name);
         }
         command.env_remove("LANGUAGE").envs(ENVIRONMENT).stdin(Stdio::null());
@@ -259,7 +261,8 @@ impl Stage<'_> {
         pgbench.args(["-n", "-T", "600", "-R", CROWD_RATE, "-c", &self.options.crowd.to_string(), "-f"]);
         pgbench.arg(script).arg(DATABASE);
         self.environment(&mut pgbench);
-        let log = File::options().create(true).append(true).open(self.place.folder.join("results/crowd.log"))?;
+        let log =
+            File::options().create(true).append(true).open(self.place.folder.join("results/crowd.log"))?;
         let started = pgbench.stdout(Stdio::null()).stderr(log).spawn().context("start pgbench")?;
         Ok(Crowd(Some(started)))
     }
@@ -274,7 +277,8 @@ impl Stage<'_> {
             Ok(())
         };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (0..self.options.jobs.min(group.len())).map(|_| scope.spawn(work)).collect();
+            let workers: Vec<_> =
+                (0..self.options.jobs.min(group.len())).map(|_| scope.spawn(work)).collect();
             workers.into_iter().try_for_each(|worker| worker.join().expect("no panic"))
         })
     }

@@ -34,7 +34,8 @@ impl Verdicts {
     }
 
     pub fn failed(&self) -> Vec<&str> {
-        let bad = |verdict: &Verdict| matches!(verdict, Verdict::Different | Verdict::Stuck | Verdict::NotCompared);
+        let bad =
+            |verdict: &Verdict| matches!(verdict, Verdict::Different | Verdict::Stuck | Verdict::NotCompared);
         self.tests.iter().filter(|(_, verdict)| bad(verdict)).map(|(test, _)| test.as_str()).collect()
     }
 }
@@ -85,9 +86,9 @@ fn judge(
 pub fn is_expected(result: &[u8], test: &str, expected: &Path) -> bool {
     let body = result.strip_suffix(b"-- exit status: 0\n").unwrap_or(result);
     let variants = std::iter::once(String::new()).chain((0..10).map(|number| format!("_{number}")));
-    variants.map(|variant| expected.join(format!("{test}{variant}.out"))).any(|path| {
-        fs::read(path).is_ok_and(|text| text == body)
-    })
+    variants
+        .map(|variant| expected.join(format!("{test}{variant}.out")))
+        .any(|path| fs::read(path).is_ok_and(|text| text == body))
 }
 
 /// Lines that begin with + or -, without the two of the head.

@@ -27,15 +27,26 @@ pub fn regress(arguments: &[String]) -> Result<()> {
     let mut shim = Command::new("cc");
     shim.args(["-O1", "-Wall", "-fPIC", "-shared", "tests/regress/protocol.c", "-ldl", "-o"]);
     shell::run(shim.arg(suite.join("protocol.so")))?;
-    shell::cargo(&["build", "--package", "pgherd", "--package", "tests", "--bin", "pgherd", "--bin", "regress"])?;
+    shell::cargo(&[
+        "build",
+        "--package",
+        "pgherd",
+        "--package",
+        "tests",
+        "--bin",
+        "pgherd",
+        "--bin",
+        "regress",
+    ])?;
     let mut program = Command::new(shell::target_dir().join("debug/regress"));
     shell::run(program.arg("--suite").arg(&suite).args(arguments))
 }
 
 /// The suite's folder; it is fetched unless it is there already.
 fn suite() -> Result<PathBuf> {
-    let bin = setup::installed_bin(MAJOR)
-        .with_context(|| format!("the regression suite is that of PostgreSQL {MAJOR}, which is not installed here"))?;
+    let bin = setup::installed_bin(MAJOR).with_context(|| {
+        format!("the regression suite is that of PostgreSQL {MAJOR}, which is not installed here")
+    })?;
     let place = std::path::absolute(shell::target_dir())?.join("regress");
     let suite = place.join("suite");
     let version = version(&bin)?;
@@ -112,7 +123,8 @@ impl Apt {
         let exactly = format!("{SOURCE}={version}-0+deb12u1");
         let fetch = |package: &str| shell::run(self.command().args(["source", "--download-only", package]));
         fetch(&exactly).or_else(|_| fetch(SOURCE)).context("the sources of PostgreSQL from Debian")?;
-        let archive = self.only_file(|name| name.starts_with("postgresql-15_") && name.contains(".orig.tar."))?;
+        let archive =
+            self.only_file(|name| name.starts_with("postgresql-15_") && name.contains(".orig.tar."))?;
         let sources = self.folder.join("sources");
         fs::create_dir_all(&sources)?;
         let mut tar = Command::new("tar");
@@ -128,7 +140,8 @@ impl Apt {
         fetched.or_else(|_| shell::run(self.command().arg("download").args(HEADERS)))?;
         let root = self.folder.join("root");
         for package in HEADERS {
-            let archive = self.only_file(|name| name.starts_with(&format!("{package}_")) && name.ends_with(".deb"))?;
+            let archive =
+                self.only_file(|name| name.starts_with(&format!("{package}_")) && name.ends_with(".deb"))?;
             shell::run(Command::new("dpkg").arg("-x").args([&archive, &root]))?;
         }
         Ok(root)
@@ -136,7 +149,8 @@ impl Apt {
 
     fn only_file(&self, matches: impl Fn(&str) -> bool) -> Result<PathBuf> {
         let paths = fs::read_dir(&self.folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-        let mut found = paths.filter(|path| path.file_name().is_some_and(|name| matches(&name.to_string_lossy())));
+        let mut found =
+            paths.filter(|path| path.file_name().is_some_and(|name| matches(&name.to_string_lossy())));
         found.next().with_context(|| format!("apt-get left nothing in {}", self.folder.display()))
     }
 }
