@@ -36,14 +36,17 @@ const LOCALE: [&str; 4] = ["lc_messages", "lc_monetary", "lc_numeric", "lc_time"
 const PIPELINE_ROWS: &str = "700";
 /// How much of what these send fits into the sockets decides what they print and send, so that is chance.
 const BY_SOCKETS: [&str; 2] = ["pipelined_insert", "uniqviol"];
-/// Transactions of the crowd, each second: a test's session finds its server taken, and two cores have time for the tests.
-const CROWD_RATE: &str = "300";
-/// What would be seen at once if it stayed on a server that a test gets next.
-const CROWD_SCRIPT: &str = "SET DateStyle = 'ISO, YMD'; SET TimeZone = 'Asia/Tokyo'; SET IntervalStyle = iso_8601;\n\
-                            SET search_path = pg_catalog; SET extra_float_digits = -10; SET bytea_output = escape;\n\
-                            SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_nestloop = off;\n\
-                            SET default_transaction_isolation = serializable; SET work_mem = '64kB';\n\
-                            SELECT 1;\nSELECT 2;\nSELECT 3;\nRESET work_mem;\nSELECT 4;\n";
+/// Scripts of the crowd, each second: two cores have time for the tests.
+const CROWD_RATE: &str = "500";
+/// What would be seen at once if it stayed on a server that a test gets next. No two of the crowd have the same settings: so
+/// none finds its own server, and each takes the one that was given back last, a test's.
+const CROWD_SCRIPT: &str = "\\if :fresh\n\
+                            SET DateStyle = 'ISO, YMD';\nSET TimeZone = 'Asia/Tokyo';\nSET IntervalStyle = iso_8601;\n\
+                            SET search_path = pg_catalog;\nSET extra_float_digits = -10;\nSET bytea_output = escape;\n\
+                            SET enable_seqscan = off;\nSET enable_hashjoin = off;\n\
+                            SET default_transaction_isolation = serializable;\n\
+                            \\set fresh 0\n\\endif\n\
+                            \\set kilobytes random(64, 1000000)\nSET work_mem = :kilobytes;\nSELECT 1;\n";
 /// What the sessions and servers were at when a test did not end.
 const SCENE: &str = "SELECT pid, usename, application_name, state, wait_event, backend_xid, left(query, 200) FROM \
                      pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY pid";
@@ -258,7 +261,18 @@ impl Stage<'_> {
         let script = self.place.folder.join("crowd.sql");
         fs::write(&script, CROWD_SCRIPT)?;
         let mut pgbench = Command::new(machine::bin().join("pgbench"));
-        pgbench.args(["-n", "-T", "600", "-R", CROWD_RATE, "-c", &self.options.crowd.to_string(), "-f"]);
+        pgbench.args([
+            "-n",
+            "-T",
+            "600",
+            "-D",
+            "fresh=1",
+            "-R",
+            CROWD_RATE,
+            "-c",
+            &self.options.crowd.to_string(),
+            "-f",
+        ]);
         pgbench.arg(script).arg(DATABASE);
         self.environment(&mut pgbench);
         let log =

@@ -13,11 +13,12 @@ pub const PIPELINE: &str = "libpq_pipeline/";
 const FIXTURES: [&str; 1] = ["test_setup"];
 /// For `--bounded`: those that say most about a proxy, with what they build upon. Sessions and their state, every kind of
 /// transaction, COPY, cursors, large results, errors.
-const BOUNDED: [&str; 44] = [
+const BOUNDED: [&str; 46] = [
     "test_setup",
     "boolean",
     "strings",
     "numerology",
+    "timetz",
     "date",
     "time",
     "timestamp",
