@@ -34,6 +34,7 @@ const BOUNDED: [&str; 46] = [
     "create_table",
     "create_index",
     "create_view",
+    "create_am",
     "errors",
     "create_procedure",
     "select",
