@@ -80,7 +80,7 @@ impl Answers {
             OnSession::DiscardsAll => true,
             OnSession::Sets { key: None } => !named,
             OnSession::Sets { key: Some(key) } => {
-                !named && key == Watched::ClientMinMessages.name().as_bytes()
+                !named && (key == b"all" || key == Watched::ClientMinMessages.name().as_bytes())
             }
             _ => false,
         };

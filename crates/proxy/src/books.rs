@@ -48,14 +48,28 @@ impl Books {
     pub fn share_message(&mut self, frame: &Frame<'_>, effects: Option<&Effects>) -> Option<Vec<u8>> {
         let Books { shares, ties, ledger, .. } = self;
         let shares = shares.as_mut().filter(|_| ledger.logged_in())?;
-        let (settings, keeps_server) = (ties.laid(), ties.bound().is_some());
-        let state =
-            State { request: ledger.next(), settings: &settings, unnamed: ties.unnamed(), keeps_server };
+        let reads = if shares.is_read(frame) { ties.reads() } else { Vec::new() };
+        let state = State {
+            request: ledger.next(),
+            reads: &reads,
+            failed: ledger.has_failed(),
+            unnamed: ties.unnamed(),
+            keeps_server: ties.bound().is_some(),
+        };
         let instead = shares.client_sent(frame, effects, &state);
         if std::mem::take(&mut shares.names_on_server) {
             ties.bind_by_name();
         }
         instead
+    }
+
+    /// A message of the server, after the ledger and the statements know of it.
+    pub fn tie(&mut self, frame: &Frame<'_>, request: u64) {
+        self.ties.server_sent(frame, request);
+        let has_names = self.shares.as_ref().is_some_and(|shares| shares.has_names());
+        if self.ties.take_read_anew() && has_names {
+            self.ties.bind_by_reading();
+        }
     }
 
     /// From now on named statements are those that all sessions share.

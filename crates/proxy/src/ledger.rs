@@ -175,6 +175,11 @@ impl Ledger {
         }
     }
 
+    /// The transaction under way has failed, as far as the server has said.
+    pub fn has_failed(&self) -> bool {
+        self.status == Status::Failed
+    }
+
     pub fn passed(&self) -> &Passed {
         &self.passed
     }

@@ -2,18 +2,16 @@
 //!
 //! What it is: the names that a session's client knows, the statements that a server has, and the change of each message that
 //! names one. A statement that a server lacks is prepared there just before it is used. What it is not: a cache of results or of
-//! plans, which are PostgreSQL's. Invariants: two statements are one only when text, types of parameters and the settings of
-//! the session that prepared them are the same; the client gets one answer to each of its messages, in its place; a server's
+//! plans, which are PostgreSQL's. Invariants: two statements are one only when text, types of parameters and everything that
+//! was set when they were prepared are the same (`Ties::reads`), and none is prepared while something else is set; the client gets one answer to each of its messages, in its place; a server's
 //! name is never used for anything else, so in doubt about what is there new names are taken.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wire::message::{Frame, backend, frontend, put_frame, split_text};
 use wire::{Effects, ErrorFields, OnSession};
-
-use super::ties::Laid;
 
 /// Statements of one session. Drivers keep some hundred; who has more keeps its server.
 const NAMES_MAX: usize = 2_000;
@@ -30,6 +28,8 @@ const NONE: &[u8] = b"S_pgherd\0";
 #[derive(Debug)]
 struct Statement {
     id: u64,
+    /// How it was read.
+    reads: Box<[u8]>,
     /// The body of Parse behind the name: text and types of parameters.
     body: Box<[u8]>,
 }
@@ -38,26 +38,43 @@ struct Statement {
 #[derive(Default, Debug)]
 pub struct Registry {
     known: Mutex<HashMap<Box<[u8]>, Arc<Statement>>>,
+    /// Numbers of those of which PostgreSQL has said that they are of another time.
+    stale: Mutex<BTreeSet<u64>>,
     last: AtomicU64,
 }
 
 impl Registry {
-    /// The one statement with this `body`, prepared under these `settings`.
-    fn statement(&self, settings: &[u8], body: &[u8]) -> Arc<Statement> {
-        let key = [&(settings.len() as u64).to_be_bytes()[..], settings, body].concat();
+    /// The one statement with this `body`, read so.
+    fn statement(&self, reads: &[u8], body: &[u8]) -> Arc<Statement> {
+        let key = [&(reads.len() as u64).to_be_bytes()[..], reads, body].concat();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(statement) = known.get(&key[..]) {
-            return Arc::clone(statement);
+            let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+            if !stale.remove(&statement.id) {
+                return Arc::clone(statement);
+            }
         }
         if known.len() >= KNOWN_MAX {
             known.retain(|_, statement| Arc::strong_count(statement) > 1);
         }
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let statement = Arc::new(Statement { id, body: body.into() });
+        let statement = Arc::new(Statement { id, reads: reads.into(), body: body.into() });
         if known.len() < KNOWN_MAX {
             known.insert(key.into(), Arc::clone(&statement));
         }
         statement
+    }
+}
+
+impl Registry {
+    /// Those that were used are not for new sessions any more.
+    fn outdate<'a>(&self, used: impl Iterator<Item = &'a (u64, u64)>) {
+        let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
+        // As many as there are statements; who never comes back is forgotten with the rest.
+        if stale.len() >= KNOWN_MAX {
+            stale.clear();
+        }
+        stale.extend(used.map(|(_, id)| id));
     }
 }
 
@@ -133,8 +150,10 @@ enum Expected {
 pub struct State<'a> {
     /// Which request of the session it is of.
     pub request: u64,
-    /// What the session has set.
-    pub settings: &'a Laid,
+    /// How the server reads texts now; wanted where `Shares::is_read` says so.
+    pub reads: &'a [u8],
+    /// The transaction has failed: PostgreSQL takes nothing but its end.
+    pub failed: bool,
     /// The Parse of its unnamed statement; empty when there is none.
     pub unnamed: &'a [u8],
     /// It keeps its server, and its statements their names.
@@ -166,6 +185,8 @@ pub struct Shares {
     pub unnamed_is_own: bool,
     /// The client's own name has just gone to the server.
     pub names_on_server: bool,
+    /// Statements that were bound or described, by number, with the request that each is of.
+    used: Vec<(u64, u64)>,
 }
 
 impl Shares {
@@ -179,7 +200,24 @@ impl Shares {
             prepared: Prepared::default(),
             unnamed_is_own: true,
             names_on_server: false,
+            used: Vec::new(),
         }
+    }
+
+    pub fn has_names(&self) -> bool {
+        !self.names.is_empty()
+    }
+
+    /// A text is to be read for this message, now or by the way.
+    pub fn is_read(&self, frame: &Frame<'_>) -> bool {
+        let name = match frame.tag {
+            frontend::PARSE => return split_text(frame.head).is_some_and(|(name, _)| !name.is_empty()),
+            frontend::BIND => split_text(frame.head).and_then(|(_, rest)| split_text(rest)),
+            frontend::DESCRIBE if frame.head.first() == Some(&b'S') => split_text(&frame.head[1..]),
+            _ => None,
+        };
+        let statement = name.and_then(|(name, _)| self.names.get(name));
+        statement.is_some_and(|statement| !self.prepared.ids.contains_key(&statement.id))
     }
 
     /// True when one more name can be kept.
@@ -191,6 +229,7 @@ impl Shares {
     pub fn lose_server(&mut self) {
         self.settle(u64::MAX);
         self.ends.clear();
+        self.used.clear();
         (self.failed, self.prepared) = (false, Prepared::default());
     }
 
@@ -223,7 +262,7 @@ impl Shares {
                 let shared = on_session == Some(&OnSession::Nothing) && whole && !session.keeps_server;
                 if shared && self.has_room() {
                     let body = &frame.head[name.len() + 1..];
-                    return Some(self.parse(name, body, session.settings.bytes(), request));
+                    return Some(self.parse(name, body, session));
                 }
                 self.names_on_server = true;
                 self.awaited.push_back((request, Expected::Own));
@@ -231,10 +270,16 @@ impl Shares {
             }
             frontend::BIND => {
                 let (portal, rest) = split_text(frame.head)?;
-                self.renamed(frame, portal.len() + 1, split_text(rest)?.0, session)
+                let name = split_text(rest)?.0;
+                let changed = self.renamed(frame, portal.len() + 1, name, session);
+                self.note_use(name, request);
+                changed
             }
             frontend::DESCRIBE if frame.head.first() == Some(&b'S') => {
-                self.renamed(frame, 1, split_text(&frame.head[1..])?.0, session)
+                let name = split_text(&frame.head[1..])?.0;
+                let changed = self.renamed(frame, 1, name, session);
+                self.note_use(name, request);
+                changed
             }
             frontend::CLOSE => {
                 // The server has none of the client's names: to close one there is to be told that it is done.
@@ -250,34 +295,58 @@ impl Shares {
         }
     }
 
-    fn parse(&mut self, name: &[u8], body: &[u8], settings: &[u8], request: u64) -> Vec<u8> {
-        let mut out = Vec::new();
-        if let Some(known) = self.names.get(name).cloned() {
+    fn note_use(&mut self, name: &[u8], request: u64) {
+        if let Some(statement) = self.names.get(name) {
+            self.used.push((request, statement.id));
+        }
+    }
+
+    fn parse(&mut self, name: &[u8], body: &[u8], session: &State<'_>) -> Vec<u8> {
+        let (mut out, request) = (Vec::new(), session.request);
+        if let Some(known) = self.provide(name, session, &mut out) {
             // It exists, as the server will say.
-            self.provide(&known, request, &mut out);
             put_frame(&mut out, frontend::PARSE, &[&self.prepared.name(known.id)[..], b"\0", body].concat());
             self.awaited.push_back((request, Expected::Own));
             return out;
         }
-        let statement = self.registry.statement(settings, body);
+        let statement = self.registry.statement(session.reads, body);
         let sent = !self.prepared.has(statement.id);
         if sent {
             self.prepare(&statement, request, &mut out);
+        } else if session.failed {
+            // Whether it may be parsed at all is PostgreSQL's to say.
+            let decoy = self.prepared.decoy();
+            put_frame(&mut out, frontend::PARSE, &[&decoy[..], b"\0", body].concat());
+            put_frame(&mut out, frontend::CLOSE, &[b"S", &decoy[..], b"\0"].concat());
         } else {
             put_frame(&mut out, frontend::CLOSE, NONE);
         }
         // What comes behind it in the pipeline may use it already.
         self.names.insert(name.to_vec(), Arc::clone(&statement));
         self.awaited.push_back((request, Expected::Parse { name: name.to_vec(), statement, sent }));
+        if session.failed && !sent {
+            self.awaited.push_back((request, Expected::Decoy));
+        }
         out
     }
 
-    /// Prepares a statement that the server lacks.
-    fn provide(&mut self, statement: &Statement, request: u64, out: &mut Vec<u8>) {
-        if !self.prepared.has(statement.id) {
-            self.prepare(statement, request, out);
-            self.awaited.push_back((request, Expected::Ours { id: statement.id }));
+    /// The statement of this name, prepared where the server lacks it. One that was read in another way is read as PostgreSQL
+    /// would that had to look at its text again: as it is now.
+    fn provide(&mut self, name: &[u8], session: &State<'_>, out: &mut Vec<u8>) -> Option<Arc<Statement>> {
+        let known = self.names.get(name)?;
+        if self.prepared.has(known.id) {
+            return Some(Arc::clone(known));
         }
+        let statement = match *known.reads == *session.reads {
+            true => Arc::clone(known),
+            false => self.registry.statement(session.reads, &known.body),
+        };
+        if !self.prepared.has(statement.id) {
+            self.prepare(&statement, session.request, out);
+            self.awaited.push_back((session.request, Expected::Ours { id: statement.id }));
+        }
+        self.names.insert(name.to_vec(), Arc::clone(&statement));
+        Some(statement)
     }
 
     /// The Parse that puts it there; whoever has it sent awaits the answer.
@@ -308,9 +377,8 @@ impl Shares {
         if name.is_empty() {
             return self.unnamed(frame, session);
         }
-        let statement = self.names.get(name).cloned()?;
         let mut out = Vec::new();
-        self.provide(&statement, session.request, &mut out);
+        let statement = self.provide(name, session, &mut out)?;
         put_changed(&mut out, frame, start..start + name.len(), &self.prepared.name(statement.id));
         Some(out)
     }
@@ -389,9 +457,18 @@ impl Shares {
                     self.awaited.front(),
                     Some((_, Expected::Ours { .. } | Expected::Parse { sent: true, .. }))
                 );
-                if ours && ErrorFields::new(frame.head).sqlstate() == Some(b"42P05") {
+                match ErrorFields::new(frame.head).sqlstate() {
                     // Something has our name there, whatever it is.
-                    self.prepared.forget();
+                    Some(b"42P05") if ours => self.prepared.forget(),
+                    // Somebody has removed it by SQL that was not seen.
+                    Some(b"26000") if self.used.iter().any(|(of, _)| *of == request) => {
+                        self.prepared.forget()
+                    }
+                    // The tables have changed since: who prepares it anew gets another one.
+                    Some(b"0A000") => {
+                        self.registry.outdate(self.used.iter().filter(|(of, _)| *of == request))
+                    }
+                    _ => {}
                 }
             }
             backend::READY_FOR_QUERY => self.settle(request),
@@ -403,6 +480,7 @@ impl Shares {
     /// All of `request` is answered: what has no answer of its own was not done, and is undone, the last first.
     fn settle(&mut self, request: u64) {
         let failed = std::mem::take(&mut self.failed);
+        self.used.retain(|(of, _)| *of > request);
         let undone = self.awaited.iter().take_while(|(of, _)| *of <= request).count();
         for (_, expected) in self.awaited.drain(..undone).rev() {
             match expected {

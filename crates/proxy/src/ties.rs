@@ -10,6 +10,7 @@ mod replay;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use rand::random;
 use wire::message::{Frame, Status, backend, frontend, split_text};
 use wire::{Effects, OnSession};
 
@@ -30,6 +31,26 @@ const PARAMETERS_MAX: usize = 64;
 /// Encodings in which a byte below 0x80 may be a part of a character, a quote for instance.
 const UNSAFE_ENCODINGS: [&[u8]; 7] =
     [b"SJIS", b"SHIFT_JIS_2004", b"BIG5", b"GBK", b"UHC", b"GB18030", b"JOHAB"];
+
+/// Settings by which PostgreSQL reads the literals of a text when it is prepared. That of `search_path` is not one of them: when it
+/// has changed, PostgreSQL itself reads prepared texts again.
+const READING: [&[u8]; 8] = [
+    b"datestyle",
+    b"intervalstyle",
+    b"timezone",
+    b"client_encoding",
+    b"xmloption",
+    b"xml option document",
+    b"lc_monetary",
+    b"transform_null_equals",
+];
+
+/// Keys of settings that are kept by rules of their own.
+const ALL: &[u8] = b"all";
+const ROLE: &[u8] = b"role";
+const AUTHORIZATION: &[u8] = b"session_authorization";
+const DATE_STYLE: &[u8] = b"datestyle";
+const ENCODING: &[u8] = b"client_encoding";
 
 #[derive(Debug, Default)]
 pub struct Ties {
@@ -57,6 +78,10 @@ pub struct Ties {
     pending: VecDeque<Pending>,
     /// Settings of the transaction under way.
     in_block: Vec<(Option<Vec<u8>>, Vec<u8>)>,
+    /// A setting by which texts are read has changed, and nobody has asked yet.
+    read_anew: bool,
+    /// What changes how texts are read in the transaction under way, and ends with it.
+    in_transaction: Vec<u8>,
     failed: bool,
     committed: bool,
     rolled_back: bool,
@@ -100,6 +125,10 @@ enum Effect {
         key: Option<Vec<u8>>,
         text: Vec<u8>,
         executed: bool,
+    },
+    /// A text that sets something for the transaction only.
+    SetsLocally {
+        text: Vec<u8>,
     },
     Discards {
         executed: bool,
@@ -193,6 +222,26 @@ impl Ties {
         self.bind("a prepared statement that cannot be shared");
     }
 
+    /// Statements that are prepared were read in another way than they would be on another server.
+    pub fn bind_by_reading(&mut self) {
+        self.bind("prepared statements from before a SET that changes how texts are read");
+    }
+
+    pub fn take_read_anew(&mut self) -> bool {
+        std::mem::take(&mut self.read_anew)
+    }
+
+    /// Settings that a server did not take, by place, in ascending order: the session has them no more.
+    pub fn forget_settings(&mut self, places: &[usize]) {
+        for place in places.iter().rev() {
+            if *place < self.settings.len() {
+                let (key, text) = self.settings.remove(*place);
+                self.kept_bytes -= key.as_ref().map_or(0, Vec::len) + text.len();
+            }
+        }
+        self.laid = None;
+    }
+
     fn forget_unnamed(&mut self) {
         self.unnamed_sets = None;
         self.unnamed.clear();
@@ -201,6 +250,9 @@ impl Ties {
 
     fn text(&mut self, frame: &Frame<'_>, effects: Option<&Effects>, ledger: &Ledger, executed: bool) {
         let Some((_, sql, _)) = policy::sql(frame) else { return self.bind("an unreadable message") };
+        if effects.is_some_and(|effects| effects.sets_locally) {
+            self.push(ledger.next(), Effect::SetsLocally { text: sql.to_owned() });
+        }
         let effect = match effects.map(|effects| &effects.on_session) {
             None => return self.bind("an unreadable message"),
             Some(OnSession::Nothing) => return,
@@ -261,7 +313,7 @@ impl Ties {
                 | Effect::Discards { executed }
                 | Effect::DeallocatesAll { executed }
                 | Effect::Deallocates { executed, .. } => *executed = true,
-                Effect::Prepares { .. } | Effect::Closes { .. } => {}
+                Effect::SetsLocally { .. } | Effect::Prepares { .. } | Effect::Closes { .. } => {}
             }
         }
     }
@@ -379,12 +431,19 @@ impl Ties {
             self.bind("a SET or DISCARD in a request that was committed in part");
         }
         if status == Some(Status::Idle) {
+            self.in_transaction = Vec::new();
             let settings = std::mem::take(&mut self.in_block);
             if !failed && !rolled_back {
                 settings.into_iter().for_each(|(key, text)| self.keep_setting(key, text));
             }
-        } else if (committed || rolled_back) && !self.in_block.is_empty() {
-            self.bind("a SET in a transaction with savepoints or AND CHAIN");
+        } else if committed || rolled_back {
+            if !self.in_block.is_empty() {
+                self.bind("a SET in a transaction with savepoints or AND CHAIN");
+            }
+            if !self.in_transaction.is_empty() {
+                // What of it is left is nobody's to know: nobody else reads texts so.
+                self.in_transaction.extend(random::<[u8; 16]>());
+            }
         }
     }
 
@@ -392,6 +451,10 @@ impl Ties {
     fn done(&mut self, effect: Effect) {
         match effect {
             Effect::Sets { key, text, executed: true } => self.in_block.push((key, text)),
+            Effect::SetsLocally { text } => {
+                self.in_transaction.extend_from_slice(&text);
+                self.in_transaction.push(0);
+            }
             Effect::Discards { executed: true } => {
                 let parameters = std::mem::take(&mut self.parameters);
                 let pending = std::mem::take(&mut self.pending);
@@ -435,17 +498,75 @@ impl Ties {
     }
 
     fn keep_setting(&mut self, key: Option<Vec<u8>>, text: Vec<u8>) {
-        let size = |(key, text): &(Option<Vec<u8>>, Vec<u8>)| key.as_ref().map_or(0, Vec::len) + text.len();
-        if key.is_some()
-            && let Some(at) = self.settings.iter().position(|(known, _)| *known == key)
-        {
-            self.kept_bytes -= size(&self.settings.remove(at));
-        }
         self.laid = None;
-        let setting = (key, text);
-        self.kept_bytes += size(&setting);
-        self.settings.push(setting);
+        match key.as_deref() {
+            Some(ALL) => {
+                self.read_anew = true;
+                // These two are not settings to RESET ALL.
+                return self.drop_settings(|key, _| !matches!(key, Some(ROLE | AUTHORIZATION)));
+            }
+            // Whoever becomes somebody else has that one's role at first.
+            Some(AUTHORIZATION) => self.drop_settings(|key, _| matches!(key, Some(ROLE | AUTHORIZATION))),
+            Some(name) => self.drop_settings(|key, _| key == Some(name)),
+            None => self.drop_settings(|key, known| key.is_none() && known == text),
+        }
+        // Of its two parts a SET may name one; the server reports both.
+        let text = match key.as_deref().filter(|key| *key == DATE_STYLE).and_then(|_| self.date_style()) {
+            Some(both) => both,
+            None => text,
+        };
+        self.kept_bytes += key.as_ref().map_or(0, Vec::len) + text.len();
+        self.settings.push((key, text));
+        let by = self.settings.last().and_then(|(key, _)| key.as_deref());
+        self.read_anew |= by.is_none_or(|key| READING.contains(&key));
+        let has = |name: &[u8]| self.settings.iter().any(|(key, _)| key.as_deref() == Some(name));
+        if has(ENCODING) && self.settings.iter().any(|(_, text)| !text.is_ascii()) {
+            return self.bind("a SET with characters beyond ASCII, and another client_encoding");
+        }
         self.check_limit();
+    }
+
+    fn date_style(&self) -> Option<Vec<u8>> {
+        let (_, value) = self.parameters.iter().find(|(name, _)| name.eq_ignore_ascii_case(DATE_STYLE))?;
+        Some([b"SET DateStyle = '", &value[..], b"'"].concat())
+    }
+
+    /// Drops those settings of which key and text are so.
+    fn drop_settings(&mut self, is_meant: impl Fn(Option<&[u8]>, &[u8]) -> bool) {
+        let mut dropped = 0;
+        self.settings.retain(|(key, text)| {
+            let goes = is_meant(key.as_deref(), text);
+            dropped += if goes { key.as_ref().map_or(0, Vec::len) + text.len() } else { 0 };
+            !goes
+        });
+        self.kept_bytes -= dropped;
+    }
+
+    /// Who the session is on its server is not who has logged in.
+    pub fn is_somebody_else(&self) -> bool {
+        self.settings.iter().any(|(key, _)| matches!(key.as_deref(), Some(ROLE | AUTHORIZATION)))
+    }
+
+    /// How the server reads texts now: settings, and what the transaction under way has added. Two sessions with the same
+    /// read the same.
+    pub fn reads(&mut self) -> Vec<u8> {
+        let mut reads = self.laid().bytes().to_vec();
+        for (_, text) in &self.in_block {
+            reads.extend_from_slice(text);
+            reads.push(0);
+        }
+        reads.extend_from_slice(&self.in_transaction);
+        let is_asked = |pending: &Pending| {
+            matches!(
+                pending.effect,
+                Effect::Sets { .. } | Effect::SetsLocally { .. } | Effect::Discards { .. }
+            )
+        };
+        if self.pending.iter().any(is_asked) {
+            // Whether it succeeds is not known yet.
+            reads.extend(random::<[u8; 16]>());
+        }
+        reads
     }
 }
 

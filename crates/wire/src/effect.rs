@@ -58,10 +58,22 @@ const HARMLESS: [&str; 44] = [
     "CREATE",
 ];
 
+const TEMPORARY: &str = "a temporary table";
+
+/// What SET and RESET call by several words, or without `=` and TO, and its key.
+const SPELLED: [(&[&str], &str); 4] = [
+    (&["TIME", "ZONE"], "timezone"),
+    (&["SESSION", "AUTHORIZATION"], "session_authorization"),
+    (&["NAMES"], "client_encoding"),
+    (&["ROLE"], "role"),
+];
+
 /// A text as a whole.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Effects {
     pub on_session: OnSession,
+    /// Something is set for the transaction only.
+    pub sets_locally: bool,
     /// Values given to a watched setting, in order.
     pub assignments: Vec<Assignment>,
 }
@@ -71,8 +83,8 @@ pub struct Effects {
 pub enum OnSession {
     #[default]
     Nothing,
-    /// Nothing but SET and RESET for the session: the same text does the same again. One of a key replaces the one
-    /// before; without a key it does not.
+    /// Nothing but SET and RESET for the session: the same text does the same again. One of a key, the name of what is set in
+    /// small letters, replaces the one before; without a key it does not. RESET ALL has the key `all`.
     Sets {
         key: Option<Vec<u8>>,
     },
@@ -156,6 +168,7 @@ impl Effects {
 
     fn add(&mut self, statement: &mut Statement<'_>, count: &mut u32) {
         let statement = std::mem::take(statement);
+        self.sets_locally |= statement.sets_locally();
         let Some(next) = statement.on_session() else { return };
         let before = std::mem::take(&mut self.on_session);
         self.on_session = match (before, next) {
@@ -197,8 +210,12 @@ impl<'a> Statement<'a> {
         let temporary = token.is("TEMP") || token.is("TEMPORARY");
         let into =
             previous(1, "INTO") || ((previous(1, "LOCAL") || previous(1, "GLOBAL")) && previous(2, "INTO"));
-        if temporary && into {
-            self.binds = Some("a temporary table");
+        let creates = previous(1, "CREATE")
+            || ((previous(1, "LOCAL") || previous(1, "GLOBAL")) && previous(2, "CREATE"));
+        let hidden =
+            self.is(0, "SET") && token.kind == Kind::Text && binding_name(token.plain()) == Some(TEMPORARY);
+        if temporary && (into || creates) || hidden {
+            self.binds = Some(TEMPORARY);
         } else if token.is("HOLD") && previous(1, "WITH") && self.is(0, "DECLARE") {
             self.binds = Some("a cursor WITH HOLD");
         } else if matches!(token.kind, Kind::Word | Kind::Quoted) {
@@ -214,14 +231,29 @@ impl<'a> Statement<'a> {
 
     fn take_key(&mut self, token: Token<'_>) {
         let skipped = self.count == 1 || (self.count == 2 && (token.is("SESSION") || token.is("LOCAL")));
-        if token.is_byte(b'=') || token.is("TO") {
+        // `SET TIME ZONE 'UTC'`, `SET ROLE joe`: the name has a form of its own.
+        let spelled = SPELLED.iter().find(|(words, _)| {
+            let at = words.len() + 1;
+            let from_first = words.iter().enumerate().all(|(n, word)| self.is(n + 1, word));
+            let from_second =
+                self.is(1, "SESSION") && words.iter().enumerate().all(|(n, word)| self.is(n + 2, word));
+            self.count >= at && (from_first || from_second)
+        });
+        if let Some((_, key)) = spelled.filter(|_| !self.key_is_whole) {
+            (self.key, self.key_is_whole) = (key.as_bytes().to_vec(), true);
+        } else if token.is_byte(b'=') || token.is("TO") {
             self.key_is_whole = true;
         } else if !skipped && !self.key_is_whole {
             if !self.key.is_empty() {
                 self.key.push(b' ');
             }
-            self.key.extend(token.raw.iter().map(u8::to_ascii_lowercase));
+            self.key.extend(token.plain().iter().map(u8::to_ascii_lowercase));
         }
+    }
+
+    /// SET LOCAL and SET TRANSACTION end with their transaction, and so may what `set_config` sets.
+    fn sets_locally(&self) -> bool {
+        self.is(0, "SET") && (self.is(1, "LOCAL") || self.is(1, "TRANSACTION"))
     }
 
     /// `name = value`, `name TO value`, and `set_config('name', 'value', …)`.
@@ -270,7 +302,11 @@ impl<'a> Statement<'a> {
         let first = self.words[0]?;
         let is = |at: usize, word: &str| self.is(at, word);
         let temporary = || (1..5).any(|at| is(at, "TEMP") || is(at, "TEMPORARY"));
-        let sets = |key: Vec<u8>| OnSession::Sets { key: Some(key).filter(|key| key != b"all") };
+        let sets = |key: Vec<u8>| match &key[..] {
+            // The next random numbers are what it sets.
+            b"seed" => OnSession::Binds("setseed"),
+            _ => OnSession::Sets { key: Some(key) },
+        };
         Some(match self.binds {
             Some(binds) => OnSession::Binds(binds),
             None if is(0, "SET") => match self.words[1] {
@@ -283,7 +319,7 @@ impl<'a> Statement<'a> {
             None if is(0, "DISCARD") && is(1, "ALL") => OnSession::DiscardsAll,
             None if is(0, "DISCARD") => OnSession::Nothing,
             None if is(0, "DEALLOCATE") => self.deallocates(),
-            None if is(0, "CREATE") && temporary() => OnSession::Binds("a temporary table"),
+            None if is(0, "CREATE") && temporary() => OnSession::Binds(TEMPORARY),
             None if is(0, "PREPARE") && is(1, "TRANSACTION") => OnSession::Nothing,
             None if is(0, "PREPARE") => OnSession::Binds("PREPARE in SQL"),
             None if is(0, "LISTEN") => OnSession::Binds("LISTEN"),
@@ -324,7 +360,7 @@ fn binding_name(name: &[u8]) -> Option<&'static str> {
         _ if (starts("pg_advisory_") || starts("pg_try_advisory_")) && !holds("_xact_") => {
             Some("an advisory lock of the session")
         }
-        _ if starts("pg_temp") => Some("a temporary table"),
+        _ if starts("pg_temp") => Some(TEMPORARY),
         _ if starts("dblink_connect") => Some("a connection of dblink"),
         _ if starts("pg_replication_origin_session") => Some("a replication origin"),
         _ if starts("pg_create_") && holds("_slot") => Some("a replication slot made by SQL"),

@@ -97,7 +97,7 @@ impl Relay {
             }
         };
         books.ledger.server_sent(frame);
-        books.ties.server_sent(frame, request);
+        books.tie(frame, request);
         if !books.news.is_empty() && books.ledger.logged_in() {
             cut.insert(&std::mem::take(&mut books.news));
         }

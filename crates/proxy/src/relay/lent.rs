@@ -6,8 +6,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use wire::ErrorFields;
 use wire::message::{Frame, backend, frontend};
+use wire::{ErrorFields, ErrorResponse, Severity};
 
 use super::super::cancel::{Released, Target};
 use super::super::lane::Cut;
@@ -81,7 +81,13 @@ impl Relay {
         if let Some(shares) = &mut self.books.shares {
             shares.unnamed_is_own = false;
         }
-        self.prelude = Some(Box::new(Prelude { answers_due: replay.answers, parameters }));
+        self.prelude = Some(Box::new(Prelude {
+            answers_due: replay.answers,
+            before_settings: usize::from(!found.is_empty()),
+            answered: 0,
+            refused: Vec::new(),
+            parameters,
+        }));
     }
 
     /// Of what the client has sent and no server has got: what waits, and `bytes` behind it.
@@ -101,7 +107,12 @@ impl Relay {
                     return Err(End::ServerLeft);
                 }
                 let message = String::from_utf8_lossy(fields.message().unwrap_or_default());
-                return Err(End::NotLaid(message.into_owned()));
+                let place = prelude.answered.checked_sub(prelude.before_settings);
+                let Some(place) = place.filter(|_| !self.books.ties.is_somebody_else()) else {
+                    return Err(End::NotLaid(message.into_owned()));
+                };
+                prelude.refused.push(place);
+                self.books.news.extend_from_slice(&not_carried(&message));
             }
             backend::PARAMETER_STATUS => {
                 if let Some((name, value)) = reported(frame.head) {
@@ -110,10 +121,12 @@ impl Relay {
             }
             backend::READY_FOR_QUERY => {
                 prelude.answers_due -= 1;
+                prelude.answered += 1;
                 if prelude.answers_due == 0
                     && let Some(prelude) = self.prelude.take()
                 {
                     self.down.drops_rest = false;
+                    self.books.ties.forget_settings(&prelude.refused);
                     let news = self.books.ties.adopt_parameters(prelude.parameters);
                     cut.insert(&news);
                     self.books.last_words.clear();
@@ -157,4 +170,16 @@ impl Relay {
     pub fn take_server_key(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.server_key)
     }
+}
+
+/// What the setting named is no more, for instance.
+fn not_carried(why: &str) -> Vec<u8> {
+    let warning = ErrorResponse {
+        severity: Severity::Warning,
+        sqlstate: "01000",
+        message: "a setting of this session could not be carried to its next server".to_owned(),
+        detail: format!("PostgreSQL says: {why}."),
+        hint: "Set it anew.".to_owned(),
+    };
+    warning.encode()
 }

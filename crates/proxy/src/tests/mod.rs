@@ -1,5 +1,6 @@
 //! The proxy as a whole, against servers made of a few lines and against a real PostgreSQL.
 
+mod carried;
 mod console;
 mod cuts;
 mod doors;

@@ -20,18 +20,18 @@ async fn fake(pool_size: usize) -> (Server, Stand) {
     (server, stand)
 }
 
-async fn real(pool_size: usize, options: &'static [&'static str]) -> (Postgres, Stand) {
+pub async fn real(pool_size: usize, options: &'static [&'static str]) -> (Postgres, Stand) {
     let postgres = tokio::task::spawn_blocking(|| Postgres::start("trust", options)).await.unwrap();
     let stand = Stand::new(pooled(pool_size), topology(1, Some(&postgres.address), &[])).await;
     drop(postgres.admin().await);
     (postgres, stand)
 }
 
-async fn open(stand: &Stand) -> tokio_postgres::Client {
+pub async fn open(stand: &Stand) -> tokio_postgres::Client {
     connect(client(stand.read_write(), "secret")).await.unwrap()
 }
 
-async fn value(client: &tokio_postgres::Client, sql: &str) -> String {
+pub async fn value(client: &tokio_postgres::Client, sql: &str) -> String {
     let rows = soon(client.simple_query(sql)).await.unwrap();
     let row = rows.iter().find_map(|message| match message {
         tokio_postgres::SimpleQueryMessage::Row(row) => Some(row.get(0).unwrap_or_default().to_owned()),

@@ -7,7 +7,7 @@ use wire::message::{backend, frontend, put_frame};
 use super::{Parameters, Ties};
 
 /// What makes a new server like the old one.
-#[derive(PartialEq, Eq, Debug)]
+#[derive(PartialEq, Eq, Debug, Default)]
 pub struct Replay {
     pub bytes: Vec<u8>,
     /// ReadyForQuery messages that answer it.
@@ -47,6 +47,11 @@ impl Laid {
 pub struct Prelude {
     /// Its answers have not come yet.
     pub answers_due: usize,
+    /// Answers that come before that to the first setting of the session.
+    pub before_settings: usize,
+    pub answered: usize,
+    /// Settings that the server did not take, by place.
+    pub refused: Vec<usize>,
     /// As the server reports them, the answers included so far.
     pub parameters: Arc<Parameters>,
 }

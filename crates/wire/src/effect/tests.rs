@@ -67,9 +67,31 @@ fn settings_are_known_by_their_name() {
     assert_eq!(key("set SESSION Work_Mem TO '8MB';").unwrap(), "work_mem");
     assert_eq!(key("RESET work_mem").unwrap(), "work_mem");
     assert_eq!(key("SET my.app = 1").unwrap(), "my . app");
-    assert_eq!(key("RESET ALL"), None);
+    assert_eq!(key("RESET ALL").unwrap(), "all");
     assert_eq!(key("SET a = 1; SET b = 2"), None);
-    assert!(key("SET ROLE ann").unwrap().starts_with("role"));
+    for sql in
+        ["SET ROLE ann", "RESET ROLE", "SET SESSION ROLE none", "set role to ann", "SET \"role\" = 'ann'"]
+    {
+        assert_eq!(key(sql).unwrap(), "role", "{sql}");
+    }
+    for sql in
+        ["SET SESSION AUTHORIZATION ann", "RESET SESSION AUTHORIZATION", "set session_authorization = ann"]
+    {
+        assert_eq!(key(sql).unwrap(), "session_authorization", "{sql}");
+    }
+    for sql in
+        ["SET TIME ZONE 'UTC'", "SET SESSION TIME ZONE LOCAL", "SET TimeZone TO 'UTC'", "RESET timezone"]
+    {
+        assert_eq!(key(sql).unwrap(), "timezone", "{sql}");
+    }
+    assert_eq!(key("SET NAMES 'UTF8'").unwrap(), "client_encoding");
+    assert!(Effects::read(b"BEGIN; SET LOCAL work_mem = 1", false).sets_locally);
+    assert!(!Effects::read(b"SET work_mem = 1", false).sets_locally);
+    for sql in
+        ["SET seed = 0.5", "EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1", "SET search_path = 'pg_temp'"]
+    {
+        assert!(matches!(Effects::read(sql.as_bytes(), false).on_session, OnSession::Binds(_)), "{sql}");
+    }
     assert_eq!(on_session("DISCARD ALL"), OnSession::DiscardsAll);
     assert_eq!(on_session("DEALLOCATE ALL"), OnSession::DeallocatesAll);
     assert_eq!(on_session("DEALLOCATE PREPARE S1"), OnSession::Deallocates(b"s1".to_vec()));

@@ -20,7 +20,7 @@ use crate::doors::{self, Proof};
 use crate::refusal::{CutCause, Refusal};
 use crate::relay::Wants;
 use crate::relocation::{Relocated, relocate};
-use crate::ties::{Laid, Parameters};
+use crate::ties::{Laid, Parameters, Replay};
 use crate::{Counters, Shared};
 
 /// The search for another server; its end is told in any case.
@@ -127,12 +127,16 @@ impl Session {
 
     /// A server has let the session in: it would its like. What it reports is told to them, unless the session has changed that.
     fn note_door(&mut self, around: &mut Around<'_>) {
+        let (key, proof) = self.door();
         let ties = &mut self.relay.books.ties;
         if ties.laid().is_same(&Laid::default()) {
-            let key = doors::key(self.port, &self.login.startup);
-            let proof = self.login.keys.clone().map_or(Proof::Nothing, Proof::Scram);
             around.shared.doors.seen(&key, proof, ties.parameters(), around.pools.now);
         }
+    }
+
+    fn door(&self) -> (Vec<u8>, Proof) {
+        let proof = self.login.keys.clone().map_or(Proof::Nothing, Proof::Scram);
+        (doors::key(self.port, &self.login.startup), proof)
     }
 
     /// Without a server: looks what the client wants, and gets one for that.
@@ -249,7 +253,9 @@ impl Session {
     /// Has a server looked for and made as the session left its last one; `was`: it had to leave that.
     pub(super) fn search(&mut self, was: Option<Choice>, around: &mut Around<'_>) {
         let (shared, mailbox, id) = (Arc::clone(around.shared), Arc::clone(around.mailbox), around.id);
-        let (port, login, replay) = (self.port, Arc::clone(&self.login), self.relay.books.ties.replay());
+        let (port, login) = (self.port, Arc::clone(&self.login));
+        // One more server of the pool is made as the session's by what any of the pool is.
+        let replay = was.as_ref().map_or_else(Replay::default, |_| self.relay.books.ties.replay());
         let search = Search { mailbox, id, found: None };
         let task = around.runtime.spawn(async move {
             let found = relocate(&shared, port, &login, &replay).await;
@@ -297,8 +303,15 @@ impl Session {
         if let Some(pool) = self.pool {
             around.pools.opened(pool, server.slot);
         }
-        self.relay.take_up(target, Arc::new(found.welcome.parameters));
-        self.note_door(around);
+        let parameters = Arc::new(found.welcome.parameters);
+        match was {
+            Some(_) => self.relay.take_up(target, parameters),
+            None => {
+                let (key, proof) = self.door();
+                around.shared.doors.seen(&key, proof, &parameters, around.pools.now);
+                self.relay.borrow(target, parameters, &Laid::default(), false);
+            }
+        }
         self.phase = Phase::Relaying { server, held_until: None };
         match self.relay.hear_server(&found.rest, &mut self.client) {
             Ok(()) => self.look(around),
