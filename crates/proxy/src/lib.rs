@@ -20,6 +20,7 @@
 //! it is authenticated.
 
 pub mod auth;
+pub mod tls;
 pub mod topology;
 
 mod admission;
@@ -32,6 +33,7 @@ mod lane;
 mod ledger;
 mod listener;
 mod login;
+mod passage;
 mod policy;
 mod refusal;
 mod relay;
@@ -60,6 +62,7 @@ use tokio::task::JoinSet;
 use cancel::CancelMap;
 use servers::Servers;
 use shares::Registry;
+use tls::{Tls, TlsConfig, TlsError};
 use topology::Topology;
 use worker::Workers;
 
@@ -92,6 +95,7 @@ pub struct ProxyConfig {
     pub server_idle_timeout: Duration,
     /// One that is older is closed when it is given back.
     pub server_lifetime: Duration,
+    pub tls: TlsConfig,
 }
 
 /// For how long a session has a server.
@@ -170,6 +174,8 @@ pub enum ProxyError {
          or find that program with \"ss -ltnp 'sport = :{port}'\""
     )]
     PortInUse { host: String, port: u16, setting: &'static str },
+    #[error("TLS of the proxy: {0}")]
+    Tls(#[from] TlsError),
     #[error("cannot start the proxy's threads: {0}")]
     Workers(#[source] io::Error),
     #[error(
@@ -221,6 +227,7 @@ struct Shared {
     counters: Arc<Counters>,
     questions: Questions,
     workers: Workers,
+    tls: Tls,
     statements: Arc<Registry>,
 }
 
@@ -284,7 +291,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     addresses: Addresses,
     listeners: JoinSet<()>,
-    /// Tells the workers of changes; ends with the proxy.
+    /// Tells the workers of changes, and looks at certificates; ends with the proxy.
     _lookout: JoinSet<()>,
 }
 
@@ -327,12 +334,15 @@ impl Proxy {
             counters: Arc::default(),
             questions,
             workers: Workers::new(config.threads).map_err(ProxyError::Workers)?,
+            tls: Tls::start(&config.tls)?,
             statements: Arc::default(),
             config,
         });
         shared.workers.start(&shared).map_err(ProxyError::Workers)?;
         let mut lookout = JoinSet::new();
         lookout.spawn(watch_for_workers(Arc::clone(&shared)));
+        let watching = Arc::clone(&shared);
+        lookout.spawn(async move { watching.tls.watch().await });
         let mut listeners = JoinSet::new();
         let ports =
             [(Port::ReadWrite, Some(read_write)), (Port::ReadOnly, Some(read_only)), (Port::Auto, auto)];

@@ -18,7 +18,6 @@ mod socket;
 pub use session::FAREWELL_TIMEOUT;
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
@@ -34,6 +33,7 @@ use super::login::Login;
 use super::refusal::Refusal;
 use super::relocation::Relocated;
 use super::servers::Seat;
+use super::tls::Parts;
 use super::{Port, Shared};
 
 /// Which session of a worker: its place, and how many have had that place before.
@@ -46,8 +46,8 @@ pub struct SessionId {
 /// A session that has a server, on its way to a worker.
 #[derive(Debug)]
 pub struct Adopted {
-    pub client: TcpStream,
-    pub server: TcpStream,
+    pub client: Parts,
+    pub server: Parts,
     /// What each has said that the other has not seen.
     pub early: Vec<u8>,
     pub answer: Vec<u8>,

@@ -211,7 +211,7 @@ impl Session {
         let slot = around.pools.slot(around.id);
         let socket = found
             .stream
-            .into_std()
+            .into_parts()
             .and_then(|stream| Socket::register(stream, around.epoll, Side::Server.data(slot)));
         let socket = match socket {
             Ok(socket) => socket,
