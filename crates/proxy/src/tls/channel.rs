@@ -161,8 +161,8 @@ impl Channel {
     /// Bytes put into `out`; 0 when there are none without more records.
     pub fn decrypt(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let mut filled = self.take_kept(out);
-        // Without room one turn alone is a handshake's.
-        while self.untried && self.plain.is_empty() && (filled < out.len() || self.is_handshaking()) {
+        // A handshake has no room for bytes; its own last words come as long as there are turns.
+        while self.untried && self.plain.is_empty() && (filled < out.len() || out.is_empty()) {
             match self.turn(Say::Nothing, Sink { out, filled: &mut filled }) {
                 Ok(Next::Again) => {}
                 Ok(_) => self.untried = false,

@@ -39,7 +39,7 @@ use front::Front;
 /// same certificate.
 const ALPN: &[u8] = b"postgresql";
 /// How often the files are looked at: certificates live for weeks, and a look is a stat for each.
-const LOOK_INTERVAL: Duration = Duration::from_secs(5);
+const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// TLS as the node's configuration has it.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
