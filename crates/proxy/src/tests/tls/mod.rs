@@ -42,7 +42,7 @@ impl Authority {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-        params.distinguished_name.push(DnType::CommonName, "authority");
+        params.distinguished_name.push(DnType::CommonName, folder.path().display().to_string());
         let pem = params.self_signed(&key).unwrap().pem();
         std::fs::write(folder.path().join("ca.crt"), &pem).unwrap();
         let issuer = Issuer::from_ca_cert_pem(&pem, key).unwrap();
