@@ -1,6 +1,7 @@
 //! TLS: with hand-made clients against servers of a few lines, and with libpq against a real PostgreSQL.
 
 mod bulk;
+mod cost;
 mod edges;
 mod libpq;
 mod reload;
