@@ -187,12 +187,7 @@ impl CancelMap {
 
     /// Passes the request to the session's server, unless that could end the wait of a commit. Unknown keys are
     /// dropped in silence, as PostgreSQL does, so that nobody learns which keys exist.
-    pub async fn forward(
-        &self,
-        key: CancelKey<'_>,
-        waits: Option<&dyn SyncWaits>,
-        tls: &Tls,
-    ) -> Cancelled {
+    pub async fn forward(&self, key: CancelKey<'_>, waits: Option<&dyn SyncWaits>, tls: &Tls) -> Cancelled {
         let gate = lock(&self.keys).get(&name(key)).cloned();
         let pass = match gate.as_ref().map(Gate::enter) {
             Some(Ok(pass)) => pass,

@@ -89,7 +89,11 @@ pub async fn read_hello(client: &mut Stream, tls: &Tls) -> Result<Hello, HelloEr
             Opening::Startup(startup) => {
                 let replication = startup.get("replication").is_some_and(is_true);
                 if tls.is_required() && !client.is_encrypted() {
-                    return Err(HelloError::Unencrypted(Box::new(unencrypted(client, &startup, replication))));
+                    return Err(HelloError::Unencrypted(Box::new(unencrypted(
+                        client,
+                        &startup,
+                        replication,
+                    ))));
                 }
                 let startup =
                     policy::opening(&packet, &startup).ok_or(OpeningError::Length(packet.len() as u32))?;

@@ -23,7 +23,9 @@ use super::auth::denial::Denial;
 use super::auth::hba::Password;
 use super::auth::messages::{self, ANSWER_BYTES_MAX, Authentication, SASL_BYTES_MAX, SaslInitial};
 use super::auth::roles::{Role, Secret};
-use super::auth::scram::{Answered, Binding, ClientSecret, Keys, Mock, NONCE_BYTES, Opening, SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
+use super::auth::scram::{
+    Answered, Binding, ClientSecret, Keys, Mock, NONCE_BYTES, Opening, SCRAM_SHA_256, SCRAM_SHA_256_PLUS,
+};
 use super::servers::Opened;
 use super::tls::Stream;
 
@@ -78,7 +80,9 @@ pub async fn enter(
     let Opened { stream: mut server, answer } = opened;
     let nonce: [u8; NONCE_BYTES] = std::array::from_fn(|_| random());
     let binding = binding(server.end_point(), Authentication::parse(&answer[5..]));
-    let Some((first, from_server)) = servers_first(&mut server, &binding, nonce).await else { return Entered::Stale };
+    let Some((first, from_server)) = servers_first(&mut server, &binding, nonce).await else {
+        return Entered::Stale;
+    };
     if !is_of(&first, &secret) {
         return Entered::Stale;
     }
@@ -94,7 +98,8 @@ pub async fn enter(
         }
         Err(entered) => return entered,
     };
-    match prove(&mut server, from_server, &first, Opening::new(ClientSecret::Keys(keys.clone()), binding, nonce)).await {
+    let opening = Opening::new(ClientSecret::Keys(keys.clone()), binding, nonce);
+    match prove(&mut server, from_server, &first, opening).await {
         Ok(Answer::Welcome(answer)) => match client.write_all(&last).await {
             Ok(()) => Entered::Proven { opened: Opened { stream: server, answer }, keys },
             Err(_) => Entered::Left,
@@ -148,7 +153,8 @@ fn binding(end_point: Option<&[u8]>, offer: Option<Authentication<'_>>) -> Bindi
 fn initial(opening: &Opening) -> Vec<u8> {
     let mut out = Vec::new();
     let message = opening.message();
-    SaslInitial { mechanism: opening.mechanism().as_bytes(), data: Some(message.as_bytes()) }.encode(&mut out);
+    SaslInitial { mechanism: opening.mechanism().as_bytes(), data: Some(message.as_bytes()) }
+        .encode(&mut out);
     out
 }
 

@@ -45,7 +45,8 @@ pub async fn pass_on(client: &mut Stream, early: &mut Vec<u8>, opened: Opened) -
 fn without_plus(answer: &[u8]) -> Option<Vec<u8>> {
     let (prefix, body) = answer.split_first_chunk::<5>()?;
     let [backend::AUTHENTICATION, word @ ..] = *prefix else { return None };
-    let question = Authentication::parse(body).filter(|_| u32::from_be_bytes(word) as usize == body.len() + 4)?;
+    let question =
+        Authentication::parse(body).filter(|_| u32::from_be_bytes(word) as usize == body.len() + 4)?;
     if !question.offers(SCRAM_SHA_256_PLUS) || !question.offers(SCRAM_SHA_256) {
         return None;
     }

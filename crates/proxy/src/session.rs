@@ -33,12 +33,7 @@ use super::{Counters, Port, Shared, Stage};
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves one connection; without a `permit` only cancel requests and a refusal.
-pub async fn serve(
-    shared: Arc<Shared>,
-    port: Port,
-    client: TcpStream,
-    permit: Option<OwnedSemaphorePermit>,
-) {
+pub async fn serve(shared: Arc<Shared>, port: Port, client: TcpStream, permit: Option<OwnedSemaphorePermit>) {
     let mut client = Stream::from(client);
     let mut stage = shared.stage.subscribe();
     let hello = tokio::select! {
@@ -52,7 +47,9 @@ pub async fn serve(
         }
         Ok(Err(error)) => {
             if let HelloError::Tls(error) = &error {
-                tracing::info!(%error, "could not accept SSL connection");
+                let address =
+                    client.socket().peer_addr().map(|address| address.to_string()).unwrap_or_default();
+                tracing::info!(%error, address, "could not accept SSL connection");
             }
             if let Some(refusal) = error.refusal() {
                 farewell(&mut client, &refusal).await;

@@ -469,7 +469,8 @@ fn a_node_streams_from_another_one_with_postgresql() {
 fn tls_of_the_proxy_is_whole_or_refused() {
     let files = "cert = \"/tls/p.crt\"\nkey = \"/tls/p.key\"\n";
     assert_eq!(read(GOOD).proxy.tls, proxy::tls::TlsConfig::default());
-    let tls = read(&format!("{GOOD}[proxy_tls]\n{files}mode = \"require\"\nmin_version = \"TLSv1.3\"\n")).proxy.tls;
+    let tls =
+        read(&format!("{GOOD}[proxy_tls]\n{files}mode = \"require\"\nmin_version = \"TLSv1.3\"\n")).proxy.tls;
     let client = tls.client.expect("a certificate is given");
     assert_eq!((client.mode.as_str(), client.min_version.as_str()), ("require", "TLSv1.3"));
     assert_eq!(tls.server.mode.as_str(), "disable");
@@ -477,8 +478,14 @@ fn tls_of_the_proxy_is_whole_or_refused() {
         ("cert = \"/tls/p.crt\"", "proxy_tls.cert is of no use without proxy_tls.key; add it"),
         ("key = \"/tls/p.key\"", "proxy_tls.key is of no use without proxy_tls.cert; add it"),
         ("mode = \"require\"", "proxy_tls.mode = \"require\" needs proxy_tls.cert; add it"),
-        ("server_mode = \"verify-full\"", "proxy_tls.server_mode = \"verify-full\" needs proxy_tls.server_ca; add it"),
-        (&format!("{files}mode = \"verify-ca\""), "proxy_tls.mode = \"verify-ca\" needs proxy_tls.client_ca; add it"),
+        (
+            "server_mode = \"verify-full\"",
+            "proxy_tls.server_mode = \"verify-full\" needs proxy_tls.server_ca; add it",
+        ),
+        (
+            &format!("{files}mode = \"verify-ca\""),
+            "proxy_tls.mode = \"verify-ca\" needs proxy_tls.client_ca; add it",
+        ),
     ] {
         let told = refused(&format!("[proxy_tls]\n{more}\n"));
         assert!(told.contains(text), "{told}");

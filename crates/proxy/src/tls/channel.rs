@@ -284,11 +284,13 @@ impl Outs<'_> {
                 }
                 Ok(Next::Again)
             }
-            (Ok(ConnectionState::EncodeTlsData(mut data)), _) => self.append(0, |out| match data.encode(out) {
-                Ok(written) => Ok(written),
-                Err(EncodeError::InsufficientSize(needed)) => Err(Some(needed.required_size)),
-                Err(_) => Err(None),
-            }),
+            (Ok(ConnectionState::EncodeTlsData(mut data)), _) => {
+                self.append(0, |out| match data.encode(out) {
+                    Ok(written) => Ok(written),
+                    Err(EncodeError::InsufficientSize(needed)) => Err(Some(needed.required_size)),
+                    Err(_) => Err(None),
+                })
+            }
             (Ok(ConnectionState::TransmitTlsData(data)), _) => {
                 data.done();
                 Ok(Next::Again)
@@ -301,9 +303,9 @@ impl Outs<'_> {
                 let room = bytes.len() + (bytes.len() / RECORD_MAX + 1) * RECORD_OVERHEAD;
                 self.append(room, |out| needed(traffic.encrypt(bytes, out))).map(|_| Next::Said)
             }
-            (Ok(ConnectionState::WriteTraffic(mut traffic)), Say::Close) => {
-                self.append(RECORD_OVERHEAD + 2, |out| needed(traffic.queue_close_notify(out))).map(|_| Next::Said)
-            }
+            (Ok(ConnectionState::WriteTraffic(mut traffic)), Say::Close) => self
+                .append(RECORD_OVERHEAD + 2, |out| needed(traffic.queue_close_notify(out)))
+                .map(|_| Next::Said),
             (Ok(ConnectionState::ReadEarlyData(_)), _) => Err(ErrorKind::InvalidData.into()),
             (Ok(_), _) => Ok(Next::Rest),
         };

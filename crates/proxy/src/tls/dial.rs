@@ -40,17 +40,14 @@ impl Dial {
             _ => None,
         };
         let names = server.mode == ServerTlsMode::VerifyFull;
-        let verifier =
-            Verifier { trust, names, algorithms: provider.signature_verification_algorithms };
+        let verifier = Verifier { trust, names, algorithms: provider.signature_verification_algorithms };
         let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
         let builder = builder.map_err(|error| TlsError::Unusable {
             path: server.ca.clone().unwrap_or_default(),
             reason: error.to_string(),
         })?;
-        let mut config = builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_no_client_auth();
+        let mut config =
+            builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
         config.alpn_protocols = vec![ALPN.to_vec()];
         Ok(Dial { mode: server.mode, config: Arc::new(config) })
     }

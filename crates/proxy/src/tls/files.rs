@@ -36,14 +36,14 @@ pub enum TlsError {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Stamp {
     /// Modification in seconds and nanoseconds, length, inode and mode; `None` for a file that is not there.
-    files: Vec<Option<(i64, i64, u64, u64, u32)>>,
+    files: Vec<Option<[i64; 5]>>,
 }
 
 impl Stamp {
     pub fn of<'a>(paths: impl Iterator<Item = &'a Path>) -> Stamp {
         let stamp = |path: &Path| {
             let data = fs::metadata(path).ok()?;
-            Some((data.mtime(), data.mtime_nsec(), data.len(), data.ino(), data.mode()))
+            Some([data.mtime(), data.mtime_nsec(), data.size() as i64, data.ino() as i64, data.mode().into()])
         };
         Stamp { files: paths.map(stamp).collect() }
     }

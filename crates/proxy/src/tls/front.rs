@@ -32,13 +32,15 @@ impl Front {
         let ClientTls { cert, key, .. } = client;
         let chain = certificates(cert)?;
         let end_point = certificate::end_point(&chain[0]);
-        let unusable = |error: rustls::Error| TlsError::Unusable { path: cert.clone(), reason: error.to_string() };
+        let unusable =
+            |error: rustls::Error| TlsError::Unusable { path: cert.clone(), reason: error.to_string() };
         let versions: &[_] = match client.min_version {
             TlsVersion::V12 => &[&TLS12, &TLS13],
             TlsVersion::V13 => &[&TLS13],
         };
-        let builder =
-            ServerConfig::builder_with_provider(provider()).with_protocol_versions(versions).map_err(unusable)?;
+        let builder = ServerConfig::builder_with_provider(provider())
+            .with_protocol_versions(versions)
+            .map_err(unusable)?;
         let builder = match verifier(client)? {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),

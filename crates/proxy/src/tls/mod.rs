@@ -172,8 +172,10 @@ pub struct Tls {
     front: RwLock<Option<Arc<Front>>>,
     /// `None`: no TLS with servers.
     dial: RwLock<Option<Arc<Dial>>>,
-    /// For those who compute in a handshake.
+    /// For those who compute in a handshake with a client.
     permits: Semaphore,
+    /// With a server: a storm of clients must not keep a session from the server that it needs. `servers` bounds how many there are.
+    dial_permits: Semaphore,
 }
 
 impl Tls {
@@ -186,6 +188,7 @@ impl Tls {
             front: RwLock::new(front),
             dial: RwLock::new(dial),
             permits: Semaphore::new((cores / 2).max(1)),
+            dial_permits: Semaphore::new((cores / 2).max(1)),
         })
     }
 
@@ -213,7 +216,7 @@ impl Tls {
     /// `host:port`.
     pub async fn encrypt(&self, server: &mut Stream, address: &str) -> io::Result<()> {
         match current(&self.dial) {
-            Some(dial) => dial.encrypt(server, address, &self.permits).await,
+            Some(dial) => dial.encrypt(server, address, &self.dial_permits).await,
             None => Ok(()),
         }
     }
@@ -256,7 +259,8 @@ impl Tls {
 impl TlsConfig {
     fn paths(&self) -> impl Iterator<Item = &Path> {
         let client = self.client.iter().filter(|client| client.mode != ClientTlsMode::Disable);
-        let client = client.flat_map(|client| [Some(&client.cert), Some(&client.key), client.client_ca.as_ref()]);
+        let client =
+            client.flat_map(|client| [Some(&client.cert), Some(&client.key), client.client_ca.as_ref()]);
         let server = Some(&self.server).filter(|server| server.mode != ServerTlsMode::Disable);
         client.flatten().chain(server.and_then(|server| server.ca.as_ref())).map(PathBuf::as_path)
     }

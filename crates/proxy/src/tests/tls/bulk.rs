@@ -31,7 +31,8 @@ async fn large_results_and_large_copies_arrive_whole() {
         let mut stream = encrypted(stand.read_write(), authority.trusting()).await.unwrap();
         log_in(&mut stream).await;
         // Down, while the client sleeps again and again.
-        let sql = format!("SELECT i, repeat(chr(97 + i % 26), 1000000) FROM generate_series(1, {MEGABYTES}) i");
+        let sql =
+            format!("SELECT i, repeat(chr(97 + i % 26), 1000000) FROM generate_series(1, {MEGABYTES}) i");
         stream.write_all(&query(&sql)).await.unwrap();
         for number in 1..=MEGABYTES {
             let row = loop {
@@ -60,7 +61,10 @@ async fn large_results_and_large_copies_arrive_whole() {
         soon(stream.write_all(&out)).await.unwrap();
         soon(stream.flush()).await.unwrap();
         rows(&mut stream).await;
-        assert_eq!(ask(&mut stream, "SELECT sum(length(x)) FROM t").await, (MEGABYTES * 1_000_000).to_string());
+        assert_eq!(
+            ask(&mut stream, "SELECT sum(length(x)) FROM t").await,
+            (MEGABYTES * 1_000_000).to_string()
+        );
     }
 }
 

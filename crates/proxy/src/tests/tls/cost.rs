@@ -4,7 +4,8 @@
 //! cargo test --release -p proxy --lib -- --ignored --nocapture --test-threads 1 tls::cost
 //! ```
 //!
-//! Clients are other processes, so that this process's memory and time are the proxy's.
+//! Clients are other processes, so that this process's memory and time are the proxy's; and each figure of memory wants a process
+//! of its own (`tls::cost::bytes_per_idle_client_with_tls`), since what was freed is used again.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -41,7 +42,7 @@ sys.stdin.read()
 fn resident() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
     let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
-    pages * rustix::param::page_size()
+    pages * 4096
 }
 
 /// Seconds of this process's threads, all of them.
@@ -51,40 +52,48 @@ fn processor_time() -> f64 {
     (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
 
+async fn idle(kind: &str) {
+    let authority = Authority::new();
+    let server = Server::new(Manner::Trusting).await;
+    let tls = authority.front(ClientTlsMode::Allow);
+    let config = ProxyConfig {
+        tls,
+        pool_mode: PoolMode::Transaction,
+        pool_size: 1,
+        threads: 1,
+        sessions_max: 2 * CLIENTS,
+        ..config()
+    };
+    let stand = Stand::new(config, topology(1, Some(&server.address), &[])).await;
+    let hold = |count: usize| {
+        let port = stand.read_write().port().to_string();
+        let mut holder = std::process::Command::new("python3");
+        holder.args(["-c", HOLDER, &port, &count.to_string(), kind]);
+        let mut child = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        child
+    };
+    let mut first = tokio::task::block_in_place(|| hold(100));
+    let before = resident();
+    let mut holder = tokio::task::block_in_place(|| hold(CLIENTS));
+    println!("{kind}: {} bytes per idle client", (resident() - before) / CLIENTS);
+    for child in [&mut first, &mut holder] {
+        drop(child.stdin.take());
+        child.wait().unwrap();
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
-async fn bytes_per_idle_client() {
-    for kind in ["plain", "tls", "plain", "tls"] {
-        let authority = Authority::new();
-        let server = Server::new(Manner::Trusting).await;
-        let tls = authority.front(ClientTlsMode::Allow);
-        let config = ProxyConfig {
-            tls,
-            pool_mode: PoolMode::Transaction,
-            pool_size: 1,
-            threads: 1,
-            sessions_max: 2 * CLIENTS,
-            ..config()
-        };
-        let stand = Stand::new(config, topology(1, Some(&server.address), &[])).await;
-        let hold = |count: usize| {
-            let port = stand.read_write().port().to_string();
-            let mut holder = std::process::Command::new("python3");
-            holder.args(["-c", HOLDER, &port, &count.to_string(), kind]);
-            let mut child = holder.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-            let mut line = String::new();
-            BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-            child
-        };
-        let mut first = tokio::task::block_in_place(|| hold(100));
-        let before = resident();
-        let mut holder = tokio::task::block_in_place(|| hold(CLIENTS));
-        println!("{kind}: {} bytes per idle client", (resident() - before) / CLIENTS);
-        for child in [&mut first, &mut holder] {
-            drop(child.stdin.take());
-            child.wait().unwrap();
-        }
-    }
+async fn bytes_per_idle_client_in_clear() {
+    idle("plain").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn bytes_per_idle_client_with_tls() {
+    idle("tls").await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -99,10 +108,13 @@ async fn processor_time_per_transaction() {
     let postgres = tokio::task::spawn_blocking(start).await.unwrap();
     drop(postgres.admin().await);
     let port = postgres.address.rsplit_once(':').unwrap().1;
-    let filled = command("pgbench").args(["-i", "-q", "-h", "127.0.0.1", "-p", port, "postgres"]).status().unwrap();
+    let filled =
+        command("pgbench").args(["-i", "-q", "-h", "127.0.0.1", "-p", port, "postgres"]).status().unwrap();
     assert!(filled.success());
     for round in 1..=3 {
-        for (client, server) in [("disable", "disable"), ("require", "disable"), ("disable", "require"), ("require", "require")] {
+        for (client, server) in
+            [("disable", "disable"), ("require", "disable"), ("disable", "require"), ("require", "require")]
+        {
             let server_tls = ServerTls { mode: ServerTlsMode::of(server), ca: None };
             let tls = TlsConfig { server: server_tls, ..authority.front(ClientTlsMode::Allow) };
             let config = ProxyConfig { tls, pool_mode: PoolMode::Transaction, threads: 1, ..config() };
@@ -110,7 +122,9 @@ async fn processor_time_per_transaction() {
             let conninfo =
                 format!("host=127.0.0.1 port={} dbname=postgres sslmode={client}", stand.read_write().port());
             let mut pgbench = command("pgbench");
-            pgbench.env("HOME", "/nonexistent").args(["-n", "-S", "-c", "16", "-j", "2", "-T", "5", &conninfo]);
+            pgbench
+                .env("HOME", "/nonexistent")
+                .args(["-n", "-S", "-c", "16", "-j", "2", "-T", "5", &conninfo]);
             pgbench.stdout(Stdio::piped());
             let before = processor_time();
             let output = tokio::task::block_in_place(|| pgbench.output().unwrap());

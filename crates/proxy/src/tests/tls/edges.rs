@@ -13,7 +13,8 @@ use super::*;
 async fn stand(mode: ClientTlsMode) -> (Authority, Server, Stand) {
     let authority = Authority::new();
     let server = Server::new(Manner::Trusting).await;
-    let config = ProxyConfig { tls: authority.front(mode), login_timeout: Duration::from_secs(5), ..config() };
+    let config =
+        ProxyConfig { tls: authority.front(mode), login_timeout: Duration::from_secs(5), ..config() };
     let stand = Stand::new(config, topology(1, Some(&server.address), &[])).await;
     (authority, server, stand)
 }
@@ -29,7 +30,8 @@ async fn ends(mut stream: impl AsyncRead + Unpin) -> Vec<u8> {
 async fn versions_resumption_and_a_second_request() {
     let (authority, server, stand) = stand(ClientTlsMode::Allow).await;
     let builder = |versions| {
-        let builder = ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
         builder.with_root_certificates(authority.roots()).with_no_client_auth()
     };
     for config in [builder(&[&TLS12]), builder(&[&TLS13])] {
@@ -111,7 +113,9 @@ async fn what_comes_in_clear_before_the_handshake_is_refused() {
     let text = String::from_utf8_lossy(&said);
     assert!(text.contains("08P01") && text.contains("received unencrypted data after SSL request"), "{text}");
     // After the answer: that is no TLS.
-    for garbage in [startup_packet(0, &[("user", "mallory")]), vec![0x16, 3, 1, 0xff, 0xff, 9], vec![0; 100_000]] {
+    for garbage in
+        [startup_packet(0, &[("user", "mallory")]), vec![0x16, 3, 1, 0xff, 0xff, 9], vec![0; 100_000]]
+    {
         let mut stream = TcpStream::connect(stand.read_write()).await.unwrap();
         stream.write_all(&ssl_request()).await.unwrap();
         assert_eq!(soon(stream.read_u8()).await.unwrap(), b'S');
@@ -173,7 +177,11 @@ impl AsyncRead for Drip {
 }
 
 impl AsyncWrite for Drip {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(cx, &bytes[..bytes.len().min(1)])
     }
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
@@ -223,7 +231,8 @@ async fn a_client_shows_whom_it_is_or_not() {
         if let Some(client) = &mut tls.client {
             client.client_ca = Some(authority.ca());
         }
-        let stand = Stand::new(ProxyConfig { tls, ..config() }, topology(1, Some(&server.address), &[])).await;
+        let stand =
+            Stand::new(ProxyConfig { tls, ..config() }, topology(1, Some(&server.address), &[])).await;
         let comes_in = async |config| {
             let Ok(mut stream) = encrypted(stand.read_write(), config).await else { return false };
             let _ = stream.write_all(&startup_packet(0, &[("user", "ann")])).await;

@@ -26,11 +26,16 @@ pub async fn stored(postgres: &Postgres) -> Option<String> {
 
 /// What psql says: what it was answered, or the error.
 pub async fn psql(address: SocketAddr, conninfo: &str, sql: &str) -> Result<String, String> {
-    let conninfo =
-        format!("host=127.0.0.1 port={} user=postgres password=secret dbname=postgres {conninfo}", address.port());
+    let conninfo = format!(
+        "host=127.0.0.1 port={} user=postgres password=secret dbname=postgres {conninfo}",
+        address.port()
+    );
     let mut psql = command("psql");
     // libpq looks for certificates of its own there.
-    psql.env("HOME", "/nonexistent").args(["-XAt", "-c", sql, &conninfo]).stdout(Stdio::piped()).stderr(Stdio::piped());
+    psql.env("HOME", "/nonexistent")
+        .args(["-XAt", "-c", sql, &conninfo])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let output = soon(tokio::task::spawn_blocking(move || psql.output().unwrap())).await.unwrap();
     match output.status.success() {
         true => Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned()),
@@ -70,11 +75,16 @@ async fn each_sslmode_finds_what_it_asks_for() {
     ];
     good.extend(direct().map(str::to_owned));
     for conninfo in &good {
-        assert_eq!(psql(stand.read_write(), conninfo, "SELECT 41 + 1").await.as_deref(), Ok("42"), "{conninfo}");
+        assert_eq!(
+            psql(stand.read_write(), conninfo, "SELECT 41 + 1").await.as_deref(),
+            Ok("42"),
+            "{conninfo}"
+        );
     }
     let conninfo = psql(stand.read_write(), "sslmode=require", "\\conninfo").await.unwrap();
     assert!(conninfo.contains("TLS"), "{conninfo}");
-    let told = psql(stand.read_write(), &format!("sslmode=verify-full sslrootcert={wrong}"), "").await.unwrap_err();
+    let told =
+        psql(stand.read_write(), &format!("sslmode=verify-full sslrootcert={wrong}"), "").await.unwrap_err();
     assert!(told.contains("certificate verify failed"), "{told}");
     let told = psql(stand.read_write(), "sslmode=disable channel_binding=require", "").await.unwrap_err();
     assert!(told.contains("channel binding"), "{told}");
@@ -99,7 +109,9 @@ async fn psql_cancels_its_statement() {
     let mut psql = command("psql");
     let port = stand.read_write().port();
     let conninfo = format!("host=127.0.0.1 port={port} user=postgres password=secret sslmode=require");
-    psql.env("HOME", "/nonexistent").args(["-XAt", "-c", "SELECT pg_sleep(60)", &conninfo]).stderr(Stdio::piped());
+    psql.env("HOME", "/nonexistent")
+        .args(["-XAt", "-c", "SELECT pg_sleep(60)", &conninfo])
+        .stderr(Stdio::piped());
     let child = psql.spawn().unwrap();
     let admin = postgres.admin().await;
     let sleepers = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep'";

@@ -25,7 +25,12 @@ async fn server(authority: &Authority, hosts: &[&str]) -> Postgres {
 /// With TLS to servers, and with the rest as `front` has it.
 fn asking(front: TlsConfig, mode: ServerTlsMode, ca: Option<PathBuf>) -> ProxyConfig {
     let tls = TlsConfig { server: ServerTls { mode, ca }, ..front };
-    ProxyConfig { tls, queue_timeout: Duration::from_millis(500), pool_mode: PoolMode::Transaction, ..config() }
+    ProxyConfig {
+        tls,
+        queue_timeout: Duration::from_millis(500),
+        pool_mode: PoolMode::Transaction,
+        ..config()
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,7 +68,9 @@ async fn a_server_is_believed_as_far_as_was_asked() {
     let plain = tokio::task::spawn_blocking(|| Postgres::start("trust", &[])).await.unwrap();
     drop(plain.admin().await);
     for (mode, comes_in) in [(Prefer, true), (Require, false)] {
-        let stand = Stand::new(asking(TlsConfig::default(), mode, None), topology(1, Some(&plain.address), &[])).await;
+        let stand =
+            Stand::new(asking(TlsConfig::default(), mode, None), topology(1, Some(&plain.address), &[]))
+                .await;
         let answer = psql(stand.read_write(), "", WHO).await;
         assert_eq!(answer.is_ok(), comes_in, "{mode:?}: {answer:?}");
     }
@@ -75,7 +82,8 @@ async fn scram_binds_on_both_sides_or_says_why_not() {
     let postgres = server(&authority, &["127.0.0.1"]).await;
     let known = stored(&postgres).await;
     let start = async |secret| {
-        let config = asking(authority.front(ClientTlsMode::Allow), ServerTlsMode::VerifyFull, Some(authority.ca()));
+        let config =
+            asking(authority.front(ClientTlsMode::Allow), ServerTlsMode::VerifyFull, Some(authority.ca()));
         Stand::knowing(config, topology(1, Some(&postgres.address), &[]), Arc::new(Known(secret))).await
     };
     // The proxy asks, bound to its own certificate, and answers bound to the server's.
@@ -112,7 +120,8 @@ async fn sessions_are_moved_and_statements_cancelled_over_tls() {
     let authority = Authority::new();
     let postgres = server(&authority, &["127.0.0.1"]).await;
     let known = Arc::new(Known(stored(&postgres).await));
-    let config = asking(authority.front(ClientTlsMode::Allow), ServerTlsMode::VerifyFull, Some(authority.ca()));
+    let config =
+        asking(authority.front(ClientTlsMode::Allow), ServerTlsMode::VerifyFull, Some(authority.ca()));
     let config = ProxyConfig { pool_mode: PoolMode::Session, queue_timeout: PATIENCE, ..config };
     let stand = Stand::knowing(config, topology(1, Some(&postgres.address), &[]), known).await;
     let session = connect(client(stand.read_write(), "secret")).await.unwrap();
