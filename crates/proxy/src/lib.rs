@@ -1,7 +1,7 @@
 //! The proxy: clients connect here and reach the right server.
 //!
 //! ```text
-//! listener ─► session ─► hello        what does the client want?
+//! listener ─► session ─► hello        what does the client want? (tls, if it wishes)
 //!                    ├─► admission    wait for a server (queue), choose (backend), connect (servers)
 //!                    ├─► relay        move bytes, keep the books (ledger, ties, answers, shares), mind cancels
 //!                    ├─► relocation   a new server for a session whose old one is gone

@@ -223,6 +223,9 @@ impl Tls {
 
     /// Looks at the files until the proxy ends, and takes what has changed in force.
     pub async fn watch(&self) {
+        if self.config.paths().next().is_none() {
+            return;
+        }
         let mut stamp = self.stamp().await;
         loop {
             tokio::time::sleep(LOOK_INTERVAL).await;

@@ -222,6 +222,31 @@ async fn records_may_come_byte_by_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_said_ahead_is_kept_and_keys_may_change() {
+    let (authority, server, stand) = stand(ClientTlsMode::Require).await;
+    for _ in 0..20 {
+        let mut stream = encrypted(stand.read_write(), authority.trusting()).await.unwrap();
+        // In one record: the log-in, and what is to be asked after it, of which no event will tell.
+        let start = startup_packet(0, &[("user", "ann")]);
+        let ahead = [start, query("SELECT 1"), query("SELECT big"), query("SELECT 3")].concat();
+        stream.write_all(&ahead).await.unwrap();
+        let mut ready = 0;
+        while ready < 4 {
+            ready += u32::from(soon(read_frame(&mut stream)).await.unwrap().0 == b'Z');
+        }
+        for round in 0..10 {
+            if round % 2 == 0 {
+                // Asks the proxy for new keys of its own, too (RFC 8446, 4.6.3).
+                stream.get_mut().1.refresh_traffic_keys().unwrap();
+            }
+            stream.write_all(&query("SELECT big")).await.unwrap();
+            assert_eq!(rows(&mut stream).await.len(), 1);
+        }
+    }
+    assert_eq!(server.logins(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_client_shows_whom_it_is_or_not() {
     let authority = Authority::new();
     let server = Server::new(Manner::Trusting).await;
