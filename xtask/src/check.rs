@@ -70,6 +70,7 @@ pub fn test(arguments: &[String]) -> Result<()> {
         return test_on(major, &filter);
     }
     if !wanted.without_setup {
+        setup::parser()?;
         setup::postgres()?;
     }
     // The tests of real processes start this binary; cargo builds it for them only when told.
@@ -144,6 +145,7 @@ pub fn worlds(arguments: &[String]) -> Result<()> {
 pub fn ci() -> Result<()> {
     shell::cargo(&["fmt", "--all", "--check"])?;
     tidy::tidy()?;
+    setup::parser()?;
     shell::cargo(&["clippy", "--workspace", "--all-targets", "--quiet", "--", "--deny", "warnings"])?;
     test(&[])
 }

@@ -52,6 +52,29 @@ fn keep_port_5432_free() -> Result<()> {
     Ok(())
 }
 
+/// PostgreSQL's parser is C, and bindgen reads its headers with libclang: Debian's packages of the library and of its own headers.
+const FOR_PARSER: [&str; 2] = ["libclang1-14", "libclang-common-14-dev"];
+
+/// Installs what the build of the SQL parser needs when there is no libclang.
+pub fn parser() -> Result<()> {
+    let is_there = |dir: &Path| {
+        let files = std::fs::read_dir(dir).into_iter().flatten().flatten();
+        files.into_iter().any(|file| file.file_name().to_string_lossy().starts_with("libclang"))
+    };
+    let llvm = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut llvm = llvm.filter(|path| path.to_string_lossy().contains("/llvm-"));
+    if std::env::var_os("LIBCLANG_PATH").is_some() || llvm.any(|llvm| is_there(&llvm.join("lib"))) {
+        return Ok(());
+    }
+    if !shell::has_program("apt-get") {
+        bail!(
+            "there is no libclang below /usr/lib/llvm-*; install it, or name its directory in LIBCLANG_PATH"
+        );
+    }
+    println!("Installing libclang, with which the SQL parser is built.");
+    FOR_PARSER.into_iter().try_for_each(install)
+}
+
 /// What namespaces and cuts need, with the program that shows that a package is there.
 const FOR_NAMESPACES: [(&str, &str); 3] =
     [("nsenter", "util-linux"), ("tc", "iproute2"), ("nft", "nftables")];

@@ -119,7 +119,7 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
                         continue;
                     }
                 },
-                opened = timeout_at(open_deadline, seat.open(startup, config.connect_timeout)) => opened,
+                opened = timeout_at(open_deadline, seat.open(startup, config.connect_timeout, &shared.tls)) => opened,
             };
             match opened {
                 Ok(Ok(opened)) => return Ok(Admitted { choice, seat, opened, at_once }),

@@ -18,6 +18,8 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use wire::startup::CancelKey;
 
+use super::tls::{Stream, Tls};
+
 /// From the connection to the server's close of it, which says that the signal was sent. A commit waits for this.
 const CANCEL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -190,7 +192,7 @@ impl CancelMap {
 
     /// Passes the request to the session's server, unless that could end the wait of a commit. Unknown keys are
     /// dropped in silence, as PostgreSQL does, so that nobody learns which keys exist.
-    pub async fn forward(&self, key: CancelKey<'_>, waits: Option<&dyn SyncWaits>) -> Cancelled {
+    pub async fn forward(&self, key: CancelKey<'_>, waits: Option<&dyn SyncWaits>, tls: &Tls) -> Cancelled {
         let gate = lock(&self.keys).get(&name(key)).cloned();
         let pass = match gate.as_ref().map(Gate::enter) {
             Some(Ok(pass)) => pass,
@@ -216,7 +218,7 @@ impl CancelMap {
                 }
             }
         }
-        match timeout(CANCEL_TIMEOUT, send(&target.address, key)).await {
+        match timeout(CANCEL_TIMEOUT, send(&target.address, key, tls)).await {
             Ok(Ok(())) => Cancelled::Sent,
             _ => {
                 pass.is_late();
@@ -226,8 +228,9 @@ impl CancelMap {
     }
 }
 
-async fn send(address: &str, key: CancelKey<'_>) -> std::io::Result<()> {
-    let mut server = TcpStream::connect(address).await?;
+async fn send(address: &str, key: CancelKey<'_>, tls: &Tls) -> std::io::Result<()> {
+    let mut server = Stream::from(TcpStream::connect(address).await?);
+    tls.encrypt(&mut server, address).await?;
     server.write_all(&key.request()).await?;
     // The postmaster's child closes after it has sent the signal.
     server.read(&mut [0]).await.map(drop)

@@ -20,13 +20,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::io::AsyncWriteExt;
-use tokio::net::TcpStream;
 use wire::message::{backend, frontend, put_frame};
 use wire::{ErrorResponse, Severity};
 
 use super::admission::until_left;
 use super::auth::roles::Role;
 use super::login::Incoming;
+use super::tls::Stream;
 use super::worker::{Activity, Order};
 use super::{Shared, Stage};
 pub use averages::PERIOD;
@@ -127,7 +127,7 @@ fn refusal(message: String, hint: String) -> ErrorResponse {
 /// One client of the console, which is let in, up to its end.
 pub struct Console<'a> {
     pub shared: &'a Shared,
-    pub client: TcpStream,
+    pub client: Stream,
     pub incoming: Incoming,
     pub superuser: bool,
 }

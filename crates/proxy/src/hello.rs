@@ -4,18 +4,25 @@
 //! passes between client and server. Invariant: at most `STARTUP_BODY_MAX` bytes are held for a client that has not
 //! said who it is, and it has `login_timeout` for all of it (the caller's clock).
 //!
-//! The seam for TLS: `encryption` answers every request with `N` today. A proxy that ends TLS here cannot pass
-//! SCRAM-SHA-256-PLUS through, because the client binds to this certificate and the server to its own; it must then
-//! take that mechanism out of the server's offer or authenticate by itself (docs/decisions/0005-proxy.md).
+//! TLS begins here, by a request or (PostgreSQL 17) at once. A request is answered before any more is read, so what came in clear
+//! behind it can only be the beginning of a handshake, never of a session (CVE-2021-23214); it is refused all the same.
 
 use std::io;
 
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use wire::startup::{CancelKey, Opening, OpeningError, Startup, opening_body_length, parse_opening};
+
+use super::auth::denial::Denial;
+use super::auth::hba::{Origin, Replication, Request};
 use super::policy;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use wire::startup::{CancelKey, Opening, OpeningError, opening_body_length, parse_opening};
+use super::refusal::Refusal;
+use super::tls::{Stream, Tls};
 
 /// TLS once and GSSAPI once, as PostgreSQL allows.
 const NEGOTIATIONS_MAX: usize = 2;
+/// The first byte of a TLS handshake; that of a start-up packet, of 10,000 bytes at most, is 0.
+const TLS_HANDSHAKE: u8 = 0x16;
 
 /// What a client came for.
 #[derive(Debug)]
@@ -33,26 +40,61 @@ pub enum HelloError {
     Malformed(#[from] OpeningError),
     #[error("the client asked for encryption more than {NEGOTIATIONS_MAX} times")]
     Insists,
+    #[error("could not accept SSL connection: {0}")]
+    Tls(#[source] io::Error),
+    /// A bug of the client, or somebody in the middle who wants it to be taken for the client's.
+    #[error("received unencrypted data after SSL request")]
+    Stuffed,
+    #[error("the client does not encrypt")]
+    Unencrypted(Box<Denial>),
 }
 
-/// Reads up to the packet that says what the client wants.
-pub async fn read_hello<C>(client: &mut C) -> Result<Hello, HelloError>
-where
-    C: AsyncRead + AsyncWrite + Unpin,
-{
-    for _ in 0..=NEGOTIATIONS_MAX {
-        let mut packet = vec![0; 4];
-        client.read_exact(&mut packet).await?;
-        let body = opening_body_length([packet[0], packet[1], packet[2], packet[3]])?;
-        packet.resize(4 + body, 0);
+impl HelloError {
+    /// What the client is told; `None` when there is nobody who would hear it.
+    pub fn refusal(self) -> Option<Refusal> {
+        match self {
+            HelloError::Left(_) | HelloError::Tls(_) => None,
+            // A client that speaks something else would not understand, but a person who looks will.
+            HelloError::Malformed(_) | HelloError::Insists | HelloError::Stuffed => {
+                Some(Refusal::Protocol(self.to_string()))
+            }
+            HelloError::Unencrypted(denial) => Some(Refusal::Unencrypted(*denial)),
+        }
+    }
+}
+
+/// Reads up to the packet that says what the client wants. From then on the client is encrypted, if it wished so and may.
+pub async fn read_hello(client: &mut Stream, tls: &Tls) -> Result<Hello, HelloError> {
+    let mut word = [0; 4];
+    client.read_exact(&mut word).await?;
+    if word[0] == TLS_HANDSHAKE && tls.is_offered() {
+        tls.accept(client, &word, true).await.map_err(HelloError::Tls)?;
+        client.read_exact(&mut word).await?;
+    }
+    for round in 0..=NEGOTIATIONS_MAX {
+        if round > 0 {
+            client.read_exact(&mut word).await?;
+        }
+        let mut packet = word.to_vec();
+        packet.resize(4 + opening_body_length(word)?, 0);
         client.read_exact(&mut packet[4..]).await?;
         match parse_opening(&packet[4..])? {
-            Opening::SslRequest | Opening::GssEncRequest => encryption(client).await?,
+            Opening::SslRequest if client.is_encrypted() => return Err(HelloError::Insists),
+            Opening::SslRequest if tls.is_offered() => encrypt(client, tls).await?,
+            Opening::SslRequest | Opening::GssEncRequest => client.write_all(b"N").await?,
+            // In clear, too: libpq before 17 cancels so whatever its session does, and the key says enough.
             Opening::Cancel(CancelKey { pid, secret }) => {
                 return Ok(Hello::Cancel { pid, secret: secret.to_owned() });
             }
             Opening::Startup(startup) => {
                 let replication = startup.get("replication").is_some_and(is_true);
+                if tls.is_required() && !client.is_encrypted() {
+                    return Err(HelloError::Unencrypted(Box::new(unencrypted(
+                        client,
+                        &startup,
+                        replication,
+                    ))));
+                }
                 let startup =
                     policy::opening(&packet, &startup).ok_or(OpeningError::Length(packet.len() as u32))?;
                 return Ok(Hello::Session { startup, replication });
@@ -62,8 +104,30 @@ where
     Err(HelloError::Insists)
 }
 
-async fn encryption<C: AsyncWrite + Unpin>(client: &mut C) -> io::Result<()> {
-    client.write_all(b"N").await
+async fn encrypt(client: &mut Stream, tls: &Tls) -> Result<(), HelloError> {
+    let peeked = recv(client.socket(), &mut [0; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
+    if matches!(peeked, Ok((1.., _))) {
+        return Err(HelloError::Stuffed);
+    }
+    client.write_all(b"S").await?;
+    tls.accept(client, &[], false).await.map_err(HelloError::Tls)
+}
+
+/// As a server refuses it whose rules are all of the type hostssl.
+fn unencrypted(client: &Stream, startup: &Startup<'_>, replication: bool) -> Denial {
+    let text = |name| startup.get(name).map(String::from_utf8_lossy);
+    let user = text("user").unwrap_or_default();
+    let database = text("database").unwrap_or_else(|| user.clone());
+    let origin = match client.socket().peer_addr() {
+        Ok(address) => Origin::Host { address: address.ip().to_canonical(), tls: false },
+        Err(_) => Origin::Local,
+    };
+    let replication = match startup.get("replication") {
+        Some(b"database") => Replication::Logical,
+        _ if replication => Replication::Physical,
+        _ => Replication::No,
+    };
+    Denial::no_entry(&Request { database: &database, user: &user, origin, replication })
 }
 
 /// `database`, or one of PostgreSQL's words for true; what is neither is refused by the server.

@@ -1,7 +1,7 @@
 //! The proxy: clients connect here and reach the right server.
 //!
 //! ```text
-//! listener ─► session ─► hello        what does the client want?
+//! listener ─► session ─► hello        what does the client want? (tls, if it wishes)
 //!                    ├─► doors        was its like let in a moment ago? Then it needs no server to log in
 //!                    ├─► admission    wait for a server (queue), choose (backend), connect (servers)
 //!                    ├─► relay        move bytes, keep the books (ledger, ties, answers, shares), mind cancels
@@ -21,6 +21,7 @@
 //! it is authenticated.
 
 pub mod auth;
+pub mod tls;
 pub mod topology;
 
 mod admission;
@@ -36,6 +37,7 @@ mod ledger;
 mod listener;
 mod login;
 mod metrics;
+mod passage;
 mod policy;
 mod refusal;
 mod relay;
@@ -69,6 +71,7 @@ use console::Desk;
 use doors::Doors;
 use servers::Servers;
 use shares::Registry;
+use tls::{Tls, TlsConfig, TlsError};
 use topology::Topology;
 use worker::Workers;
 
@@ -101,6 +104,7 @@ pub struct ProxyConfig {
     pub server_idle_timeout: Duration,
     /// One that is older is closed when it is given back.
     pub server_lifetime: Duration,
+    pub tls: TlsConfig,
 }
 
 /// For how long a session has a server.
@@ -179,6 +183,8 @@ pub enum ProxyError {
          or find that program with \"ss -ltnp 'sport = :{port}'\""
     )]
     PortInUse { host: String, port: u16, setting: &'static str },
+    #[error("TLS of the proxy: {0}")]
+    Tls(#[from] TlsError),
     #[error("cannot start the proxy's threads: {0}")]
     Workers(#[source] io::Error),
     #[error(
@@ -232,6 +238,7 @@ struct Shared {
     counters: Arc<Counters>,
     questions: Questions,
     workers: Workers,
+    tls: Tls,
     statements: Arc<Registry>,
 }
 
@@ -314,7 +321,7 @@ pub struct Proxy {
     shared: Arc<Shared>,
     addresses: Addresses,
     listeners: JoinSet<()>,
-    /// Tells the workers of changes; ends with the proxy.
+    /// Tells the workers of changes, and looks at certificates; ends with the proxy.
     _lookout: JoinSet<()>,
 }
 
@@ -359,6 +366,7 @@ impl Proxy {
             counters: Arc::default(),
             questions,
             workers: Workers::new(config.threads).map_err(ProxyError::Workers)?,
+            tls: Tls::start(&config.tls)?,
             statements: Arc::default(),
             config,
         });
@@ -366,6 +374,8 @@ impl Proxy {
         let mut lookout = JoinSet::new();
         lookout.spawn(watch_for_workers(Arc::clone(&shared)));
         lookout.spawn(console::keep_averages(Arc::clone(&shared)));
+        let watching = Arc::clone(&shared);
+        lookout.spawn(async move { watching.tls.watch().await });
         let mut listeners = JoinSet::new();
         let ports =
             [(Port::ReadWrite, Some(read_write)), (Port::ReadOnly, Some(read_only)), (Port::Auto, auto)];

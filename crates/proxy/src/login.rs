@@ -13,7 +13,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use rand::random;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 use wire::message::{backend, put_frame};
 use zeroize::Zeroizing;
@@ -24,10 +23,13 @@ use super::auth::denial::Denial;
 use super::auth::hba::Password;
 use super::auth::messages::{self, ANSWER_BYTES_MAX, Authentication, SASL_BYTES_MAX, SaslInitial};
 use super::auth::roles::{Role, Secret};
-use super::auth::scram::{Answered, Binding, ClientSecret, Keys, Mock, NONCE_BYTES, Opening, SCRAM_SHA_256};
+use super::auth::scram::{
+    Answered, Binding, ClientSecret, Keys, Mock, NONCE_BYTES, Opening, SCRAM_SHA_256, SCRAM_SHA_256_PLUS,
+};
 use super::doors::{Door, Proof};
 use super::servers::Opened;
 use super::tally::{Owner, startup_value};
+use super::tls::Stream;
 
 /// For a look into the local server's catalog; without an answer the exchange passes through.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(1);
@@ -54,7 +56,7 @@ pub async fn pass(
     door: &Door,
     questions: &Questions,
     user: &str,
-    client: &mut TcpStream,
+    client: &mut Stream,
     early: &mut Vec<u8>,
 ) -> Passed {
     if let Proof::Nothing = door.proof {
@@ -117,7 +119,7 @@ pub enum Entered {
 pub async fn enter(
     questions: &Questions,
     user: &str,
-    client: &mut TcpStream,
+    client: &mut Stream,
     early: &mut Vec<u8>,
     asked: &AtomicBool,
     opened: Opened,
@@ -127,9 +129,12 @@ pub async fn enter(
     }
     let known = role(questions, user).await;
     let Some(Role { secret: secret @ Secret::Scram(_), .. }) = known else { return Entered::Through(opened) };
-    let Opened { stream: mut server, .. } = opened;
+    let Opened { stream: mut server, answer } = opened;
     let nonce: [u8; NONCE_BYTES] = std::array::from_fn(|_| random());
-    let Some((first, from_server)) = servers_first(&mut server, nonce).await else { return Entered::Stale };
+    let binding = binding(server.end_point(), Authentication::parse(&answer[5..]));
+    let Some((first, from_server)) = servers_first(&mut server, &binding, nonce).await else {
+        return Entered::Stale;
+    };
     if !is_of(&first, &secret) {
         return Entered::Stale;
     }
@@ -140,14 +145,15 @@ pub async fn enter(
         Ok(proven) => proven,
         // The server says so itself, in its log too, and as slowly as it was told to (auth_delay).
         Err(Entered::Denied(denial)) if denial.sqlstate == WRONG_PASSWORD => {
-            return match send_wrong_proof(&mut server, &first).await {
+            return match send_wrong_proof(&mut server, &binding, &first).await {
                 Some(()) => Entered::Through(Opened { stream: server, answer: from_server.bytes }),
                 None => Entered::Broken(CLOSED),
             };
         }
         Err(entered) => return entered,
     };
-    match prove(&mut server, from_server, &first, keys.clone(), nonce).await {
+    let opening = Opening::new(ClientSecret::Keys(keys.clone()), binding, nonce);
+    match prove(&mut server, from_server, &first, opening).await {
         Ok(Answer::Welcome(answer)) => match client.write_all(&last).await {
             Ok(()) => Entered::Proven { opened: Opened { stream: server, answer }, keys },
             Err(_) => Entered::Left,
@@ -166,10 +172,14 @@ fn asks_for_scram(answer: &[u8]) -> bool {
 }
 
 /// Begins the exchange with the server, which names the salt of its verifier.
-async fn servers_first(server: &mut TcpStream, nonce: [u8; NONCE_BYTES]) -> Option<(Vec<u8>, Incoming)> {
+async fn servers_first(
+    server: &mut Stream,
+    binding: &Binding,
+    nonce: [u8; NONCE_BYTES],
+) -> Option<(Vec<u8>, Incoming)> {
     // What a client says first is the same whatever its secret.
     let nobody = ClientSecret::Password(Zeroizing::default());
-    let out = initial(&Opening::new(nobody, Binding::None, nonce));
+    let out = initial(&Opening::new(nobody, binding.clone(), nonce));
     let mut incoming = Incoming::default();
     let (tag, body) = timeout(ANSWER_TIMEOUT, async {
         server.write_all(&out).await.ok()?;
@@ -183,11 +193,22 @@ async fn servers_first(server: &mut TcpStream, nonce: [u8; NONCE_BYTES]) -> Opti
     }
 }
 
+/// The strongest that goes with the connection and the server's offer.
+fn binding(end_point: Option<&[u8]>, offer: Option<Authentication<'_>>) -> Binding {
+    let offers_plus = offer.is_some_and(|offer| offer.offers(SCRAM_SHA_256_PLUS));
+    match end_point {
+        None => Binding::None,
+        Some(end_point) if offers_plus => Binding::EndPoint(end_point.to_vec()),
+        Some(_) => Binding::NotOffered,
+    }
+}
+
 /// The first message to a server.
 fn initial(opening: &Opening) -> Vec<u8> {
     let mut out = Vec::new();
     let message = opening.message();
-    SaslInitial { mechanism: SCRAM_SHA_256.as_bytes(), data: Some(message.as_bytes()) }.encode(&mut out);
+    SaslInitial { mechanism: opening.mechanism().as_bytes(), data: Some(message.as_bytes()) }
+        .encode(&mut out);
     out
 }
 
@@ -204,11 +225,12 @@ fn is_of(server_first: &[u8], secret: &Secret) -> bool {
 pub async fn ask(
     user: &str,
     role: &Role,
-    client: &mut TcpStream,
+    client: &mut Stream,
     early: &mut Vec<u8>,
 ) -> Result<(Keys, Vec<u8>), Entered> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
-    let applicant = Applicant { user, role: Some(role), end_point: None, now };
+    let end_point = client.end_point().map(<[u8]>::to_vec);
+    let applicant = Applicant { user, role: Some(role), end_point: end_point.as_deref(), now };
     let pretence = Pretence { mock: Mock::new(random(), 4096), prefers_md5: false };
     let random = Random { nonce: std::array::from_fn(|_| random()), salt: random() };
     let mut step = Attempt::begin(&Method::Password(Password::ScramSha256), &applicant, &pretence, random);
@@ -243,26 +265,24 @@ enum Answer {
 }
 
 /// A proof that is right once in 2^256 times.
-async fn send_wrong_proof(server: &mut TcpStream, server_first: &[u8]) -> Option<()> {
+async fn send_wrong_proof(server: &mut Stream, binding: &Binding, server_first: &[u8]) -> Option<()> {
     let text = std::str::from_utf8(server_first).ok()?;
     let nonce = text.split(',').find_map(|part| part.strip_prefix("r="))?;
-    let proof = STANDARD.encode(random::<[u8; 32]>());
+    let (bound, proof) = (binding.input(), STANDARD.encode(random::<[u8; 32]>()));
     let mut out = Vec::new();
-    messages::put_sasl_response(&mut out, format!("c=biws,r={nonce},p={proof}").as_bytes());
+    messages::put_sasl_response(&mut out, format!("c={bound},r={nonce},p={proof}").as_bytes());
     server.write_all(&out).await.ok()
 }
 
 /// Shows the server the client's key. Whatever it says before its signature was right is no welcome.
 async fn prove(
-    server: &mut TcpStream,
+    server: &mut Stream,
     mut incoming: Incoming,
     first: &[u8],
-    keys: Keys,
-    nonce: [u8; NONCE_BYTES],
+    opening: Opening,
 ) -> Result<Answer, &'static str> {
     let odd = "it does not do the exchange that it asked for";
-    let answered =
-        Opening::new(ClientSecret::Keys(keys), Binding::None, nonce).answer(first).map_err(|_| odd)?;
+    let answered = opening.answer(first).map_err(|_| odd)?;
     let mut out = Vec::new();
     messages::put_sasl_response(&mut out, answered.message());
     let exchange = async {
@@ -322,6 +342,8 @@ impl Incoming {
 /// The log-in at another server with the keys of before.
 pub struct Entry {
     keys: Option<Keys>,
+    /// To what the exchange can be bound.
+    end_point: Option<Vec<u8>>,
     stage: Stage,
 }
 
@@ -333,8 +355,8 @@ enum Stage {
 }
 
 impl Entry {
-    pub fn new(keys: Option<Keys>) -> Entry {
-        Entry { keys, stage: Stage::Begun }
+    pub fn new(keys: Option<Keys>, end_point: Option<&[u8]>) -> Entry {
+        Entry { keys, end_point: end_point.map(<[u8]>::to_vec), stage: Stage::Begun }
     }
 
     /// A server's Authentication message: what to answer, empty for nothing. The error says why there is no way in.
@@ -349,7 +371,8 @@ impl Entry {
                 if sasl.offers(SCRAM_SHA_256) =>
             {
                 let nonce = std::array::from_fn(|_| random());
-                let opening = Opening::new(ClientSecret::Keys(keys), Binding::None, nonce);
+                let binding = binding(self.end_point.as_deref(), Some(sasl));
+                let opening = Opening::new(ClientSecret::Keys(keys), binding, nonce);
                 out = initial(&opening);
                 self.stage = Stage::Opened(opening);
             }

@@ -44,6 +44,10 @@ pub enum Refusal {
     Protocol(String),
     /// The client has not proven to be who it says.
     Denied(Denial),
+    /// The session is in clear, and this proxy takes none.
+    Unencrypted(Denial),
+    /// SCRAM with the server could be bound to its TLS connection, which is not the client's.
+    Unbindable,
     /// The start-up packet lowers `synchronous_commit`, and the cluster forbids it.
     LoweredCommit,
     Cut {
@@ -152,6 +156,20 @@ impl Refusal {
             }
             Refusal::LoweredCommit => return policy::forbidden(),
             Refusal::Denied(denial) => return denial.response(),
+            Refusal::Unencrypted(denial) => (
+                denial.sqlstate,
+                denial.message.clone(),
+                "This proxy takes encrypted sessions only ([proxy_tls] mode).".to_owned(),
+                "Connect with sslmode=require, or verify-full and sslrootcert.".to_owned(),
+            ),
+            Refusal::Unbindable => (
+                "28000",
+                "SCRAM channel binding negotiation error".to_owned(),
+                "The server can bind SCRAM to its own TLS connection, which ends at this proxy, and the proxy does not know this \
+                 role's verifier, with which it would ask for the password itself."
+                    .to_owned(),
+                "Connect with channel_binding=disable, or through the proxy of a node with PostgreSQL.".to_owned(),
+            ),
             Refusal::Protocol(error) => ("08P01", error.clone(), String::new(), String::new()),
             Refusal::Cut { cause, loss } => cut(cause, *loss),
         };

@@ -8,7 +8,6 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use wire::ErrorFields;
 use wire::message::{Framer, Piece, backend};
@@ -21,6 +20,7 @@ use super::login::{Entry, Login};
 use super::refusal::{CutCause, Refusal};
 use super::servers::{Opened, Seat};
 use super::ties::{Parameters, Replay, reported};
+use super::tls::Stream;
 use super::{Port, Shared};
 
 /// For the login without questions and for the replay: each takes milliseconds on a server that is well.
@@ -36,7 +36,7 @@ const ANSWER_MAX: usize = 64 * 1024;
 pub struct Relocated {
     pub choice: Choice,
     pub seat: Seat,
-    pub stream: TcpStream,
+    pub stream: Stream,
     pub welcome: Welcome,
     /// What it has said since.
     pub rest: Vec<u8>,
@@ -116,13 +116,13 @@ async fn settle(
     opened: Opened,
     keys: Option<Keys>,
     replay: &Replay,
-) -> Result<(TcpStream, Welcome, Vec<u8>), Hitch> {
+) -> Result<(Stream, Welcome, Vec<u8>), Hitch> {
     let Opened { mut stream, answer } = opened;
     let silent = |_| Hitch::NotNow("it fell silent".to_owned());
     let mut reader = Reader {
         bytes: answer,
         framer: Framer::new(wanted),
-        entry: Entry::new(keys),
+        entry: Entry::new(keys, stream.end_point()),
         welcome: Welcome::default(),
     };
     timeout(STEP_TIMEOUT, reader.until_ready(&mut stream)).await.map_err(silent)??;

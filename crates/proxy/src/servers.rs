@@ -20,6 +20,7 @@ use wire::message::backend;
 use super::Port;
 use super::backend::Choice;
 use super::listener::set_socket_options;
+use super::tls::{Stream, Tls};
 use super::topology::Topology;
 
 /// Simultaneous openings of one server. A fork of PostgreSQL costs a few milliseconds, so 32 keep two cores busy and
@@ -100,7 +101,7 @@ impl Drop for Seat {
 /// A server that has answered the start-up packet.
 #[derive(Debug)]
 pub struct Opened {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What it has said so far; the client has not seen it yet.
     pub answer: Vec<u8>,
 }
@@ -124,14 +125,21 @@ impl Seat {
         &self.server.address
     }
 
-    /// Connects, sends the client's start-up packet as it is and waits for the first answer.
-    pub async fn open(&self, startup: &[u8], connect_timeout: Duration) -> Result<Opened, OpenError> {
+    /// Connects, encrypts, sends the client's start-up packet as it is and waits for the first answer.
+    pub async fn open(
+        &self,
+        startup: &[u8],
+        connect_timeout: Duration,
+        tls: &Tls,
+    ) -> Result<Opened, OpenError> {
         let address = || self.server.address.to_string();
         // The semaphore is never closed; without a permit the opening would only be less bounded.
         let _permit = self.server.openings.acquire().await.ok();
         let connect = async {
-            let mut stream = TcpStream::connect(&*self.server.address).await?;
+            let stream = TcpStream::connect(&*self.server.address).await?;
             set_socket_options(&stream);
+            let mut stream = Stream::from(stream);
+            tls.encrypt(&mut stream, &self.server.address).await?;
             stream.write_all(startup).await?;
             Ok(stream)
         };
@@ -151,7 +159,7 @@ impl Seat {
 }
 
 /// The first bytes, and the whole message when it is an error; `None` when the server ends before.
-async fn first_answer(stream: &mut TcpStream) -> Option<Vec<u8>> {
+async fn first_answer(stream: &mut Stream) -> Option<Vec<u8>> {
     let mut answer = Vec::with_capacity(1024);
     loop {
         let read = stream.read_buf(&mut answer).await.ok()?;

@@ -25,10 +25,12 @@ use super::console::{self, Console};
 use super::doors::{self, Door};
 use super::hello::{Hello, HelloError, read_hello};
 use super::login::{self, Entered, Incoming, Login, Passed, enter, pass};
+use super::passage::{NotPassed, pass_on};
 use super::policy::{self, LoweredCommit};
 use super::refusal::{CutCause, Refusal};
 use super::servers::Opened;
 use super::tally::Owner;
+use super::tls::Stream;
 use super::worker::{Adopted, FAREWELL_TIMEOUT, Start};
 use super::{Counters, PoolMode, Port, Shared, Stage};
 
@@ -36,15 +38,11 @@ use super::{Counters, PoolMode, Port, Shared, Stage};
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves one connection; without a `permit` only cancel requests and a refusal.
-pub async fn serve(
-    shared: Arc<Shared>,
-    port: Port,
-    mut client: TcpStream,
-    permit: Option<OwnedSemaphorePermit>,
-) {
+pub async fn serve(shared: Arc<Shared>, port: Port, client: TcpStream, permit: Option<OwnedSemaphorePermit>) {
+    let mut client = Stream::from(client);
     let mut stage = shared.stage.subscribe();
     let hello = tokio::select! {
-        hello = timeout(shared.config.login_timeout, read_hello(&mut client)) => hello,
+        hello = timeout(shared.config.login_timeout, read_hello(&mut client, &shared.tls)) => hello,
         () = Stage::Draining.reached(&mut stage) => return,
     };
     let (startup, replication) = match hello {
@@ -52,16 +50,22 @@ pub async fn serve(
         Ok(Ok(Hello::Cancel { pid, secret })) => {
             return cancel(&shared, CancelKey { pid, secret: &secret }).await;
         }
-        Ok(Err(HelloError::Left(_))) => return,
-        Ok(Err(HelloError::Malformed(error))) => {
-            // A client that speaks something else would not understand, but a person who looks will.
-            return farewell(&mut client, &Refusal::Protocol(error.to_string())).await;
-        }
-        Ok(Err(error @ HelloError::Insists)) => {
-            return farewell(&mut client, &Refusal::Protocol(error.to_string())).await;
+        Ok(Err(error)) => {
+            if let HelloError::Tls(error) = &error {
+                let address =
+                    client.socket().peer_addr().map(|address| address.to_string()).unwrap_or_default();
+                tracing::info!(%error, address, "could not accept SSL connection");
+            }
+            if let Some(refusal) = error.refusal() {
+                farewell(&mut client, &refusal).await;
+            }
+            return;
         }
         Err(_) => return,
     };
+    if let Some(common_name) = client.common_name() {
+        tracing::debug!(common_name, "a client has shown a certificate that was verified");
+    }
     let Some(permit) = permit else {
         Counters::add(&shared.counters.refused);
         let sessions_max = shared.config.sessions_max;
@@ -89,7 +93,7 @@ pub async fn serve(
 }
 
 async fn cancel(shared: &Shared, key: CancelKey<'_>) {
-    match shared.cancels.forward(key, shared.questions.sync_waits.as_deref()).await {
+    match shared.cancels.forward(key, shared.questions.sync_waits.as_deref(), &shared.tls).await {
         Cancelled::Sent => Counters::add(&shared.counters.cancels),
         Cancelled::Withheld => Counters::add(&shared.counters.withheld_cancels),
         Cancelled::Lost => {}
@@ -98,7 +102,7 @@ async fn cancel(shared: &Shared, key: CancelKey<'_>) {
 
 /// A client that wants a session.
 struct Newcomer {
-    client: TcpStream,
+    client: Stream,
     startup: Vec<u8>,
     replication: bool,
     books: Books,
@@ -149,7 +153,11 @@ impl Newcomer {
                 None => Ok(Entered::Through(opened)),
             };
             let (opened, keys) = match entered {
-                Ok(Entered::Through(opened)) => (opened, None),
+                Ok(Entered::Through(opened)) => match self.pass_on(opened).await {
+                    Ok(opened) => (opened, None),
+                    Err(NotPassed::Left) => return,
+                    Err(NotPassed::Refused(refusal)) => break refusal,
+                },
                 Ok(Entered::Proven { opened, keys }) => (opened, Some(keys)),
                 // Once more, and the server's question goes to the client as it is.
                 Ok(Entered::Stale) => {
@@ -168,7 +176,7 @@ impl Newcomer {
                 Err(Parted::Unasked) => continue,
                 Err(Parted::Asked(refusal)) => break refusal,
             };
-            match opened.stream.into_std() {
+            match opened.stream.into_parts() {
                 Ok(stream) => {
                     let start = Start::Served { stream, answer: opened.answer, choice, seat };
                     self.adopt(shared, port, start, keys);
@@ -228,8 +236,8 @@ impl Newcomer {
         let topology = shared.topology.borrow();
         let leads_somewhere = Choice::candidates(port, &topology).iter().any(|class| !class.is_empty());
         drop(topology);
-        let lends = shared.config.pool_mode == PoolMode::Transaction && self.asks_for_nothing_new();
-        (lends && leads_somewhere)
+        let lends = shared.config.pool_mode == PoolMode::Transaction && !self.replication;
+        (lends && leads_somewhere && self.asks_for_nothing_new())
             .then(|| shared.doors.find(&doors::key(port, &self.startup), Instant::now()))
             .flatten()
     }
@@ -250,10 +258,17 @@ impl Newcomer {
         }
     }
 
-    /// In whose name the proxy may log in. A replication session goes with its server, so it logs in by itself.
+    /// The client's answer to the server's own question, where TLS stands between the two.
+    async fn pass_on(&mut self, opened: Opened) -> Result<Opened, NotPassed> {
+        let passing = pass_on(&mut self.client, &mut self.early, opened);
+        timeout(AUTHENTICATION_TIMEOUT, passing).await.unwrap_or(Err(NotPassed::Left))
+    }
+
+    /// In whose name the proxy may log in. A replication session goes with its server, so it logs in by itself, unless it binds
+    /// its log-in to the TLS connection with the proxy.
     fn user(&self) -> Option<String> {
         match parse_opening(&self.startup[4..]) {
-            Ok(Opening::Startup(packet)) if !self.replication => {
+            Ok(Opening::Startup(packet)) if !self.replication || self.client.is_encrypted() => {
                 packet.get("user").and_then(|user| std::str::from_utf8(user).ok()).map(str::to_owned)
             }
             _ => None,
@@ -284,7 +299,7 @@ impl Newcomer {
     }
 
     fn adopt(self, shared: &Shared, port: Port, start: Start, keys: Option<Keys>) {
-        match self.client.into_std() {
+        match self.client.into_parts() {
             Ok(client) => shared.workers.adopt(Adopted {
                 client,
                 early: self.early,

@@ -22,6 +22,7 @@ pub(super) fn check(draft: &mut Draft) {
     sync(draft);
     super::slots::check(draft);
     standby_cluster(draft);
+    super::proxy_tls::check(draft);
 }
 
 fn peers(draft: &mut Draft) {

@@ -14,6 +14,7 @@ mod error;
 mod file;
 mod model;
 mod parameters;
+mod proxy_tls;
 mod reference;
 mod render;
 pub mod settings;

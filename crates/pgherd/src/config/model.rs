@@ -7,9 +7,11 @@ use std::time::Duration;
 use brain::OnLastStandbyLost;
 
 use super::draft::Draft;
+use super::proxy_tls;
 use super::slots::Slots;
 use super::value::{Value, split_address};
 use crate::postgres::Method;
+use proxy::tls::TlsConfig;
 use proxy::{LoweredCommit, PoolMode};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -90,6 +92,7 @@ pub struct Proxy {
     pub pool_size: u32,
     pub server_idle_timeout: Duration,
     pub server_lifetime: Duration,
+    pub tls: TlsConfig,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -295,6 +298,7 @@ impl Config {
                 pool_size: take.number("proxy.pool_size")?,
                 server_idle_timeout: take.duration("proxy.server_idle_timeout")?,
                 server_lifetime: take.duration("proxy.server_lifetime")?,
+                tls: proxy_tls::from_draft(draft),
             },
             http: Http { listen: take.text("http.listen")?, port: take.number("http.port")? },
             peer: PeerListen { listen: take.text("peer.listen")?, port: take.number("peer.port")? },
@@ -377,6 +381,7 @@ impl Config {
             "proxy.pool_size" => Some(self.proxy.pool_size.to_string()),
             "proxy.server_idle_timeout" => duration(self.proxy.server_idle_timeout),
             "proxy.server_lifetime" => duration(self.proxy.server_lifetime),
+            key if key.starts_with("proxy_tls.") => proxy_tls::written(&self.proxy.tls, key),
             "http.listen" => text(&self.http.listen),
             "http.port" => Some(self.http.port.to_string()),
             "peer.listen" => text(&self.peer.listen),

@@ -38,6 +38,11 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "node", doc: "Who this node is and where its files are." },
     Section { name: "postgres", doc: "The PostgreSQL server of this node." },
     Section { name: "proxy", doc: "What applications connect to." },
+    Section {
+        name: "proxy_tls",
+        doc: "TLS between the proxy and its clients, and between the proxy and the servers; see docs/concepts/tls.md. The files \
+              are read anew when they change.",
+    },
     Section { name: "http", doc: "Health endpoints, API and dashboard." },
     Section { name: "peer", doc: "Where this node listens for the other agents." },
     Section { name: "tls", doc: "Certificates of the peer link." },
@@ -241,6 +246,59 @@ pub const SETTINGS: &[Setting] = &[
         Default::Value("1h"),
         "\"30min\"",
         "A server of a pool that is older is closed after its transaction: its memory grows with what it has seen.",
+    ),
+    setting(
+        "proxy_tls.cert",
+        Kind::File,
+        Default::Derived("none: a client that asks for encryption is told that there is none"),
+        "\"/etc/pgherd/proxy.crt\"",
+        "Certificate that clients are shown (PEM), followed by those that lead to its authority.",
+    ),
+    setting(
+        "proxy_tls.key",
+        Kind::File,
+        Default::Derived("none"),
+        "\"/etc/pgherd/proxy.key\"",
+        "Its key (PEM). Refused when others may read the file.",
+    ),
+    setting(
+        "proxy_tls.mode",
+        Kind::Choice(&["disable", "allow", "require", "verify-ca"]),
+        Default::Value("allow"),
+        "\"require\"",
+        "What clients must do: `allow` encrypts the sessions of those who ask for it (PgBouncer's `allow` and `prefer`), \
+         `require` refuses sessions in clear, `verify-ca` also those without a certificate of `client_ca`; `disable` \
+         encrypts nothing.",
+    ),
+    setting(
+        "proxy_tls.client_ca",
+        Kind::File,
+        Default::Derived("none: clients are asked for no certificate"),
+        "\"/etc/pgherd/clients.crt\"",
+        "Authorities of clients' certificates (PEM). A certificate of another is refused; none is refused by `verify-ca` alone.",
+    ),
+    setting(
+        "proxy_tls.min_version",
+        Kind::Choice(&["TLSv1.2", "TLSv1.3"]),
+        Default::Value("TLSv1.2"),
+        "\"TLSv1.3\"",
+        "The lowest version of TLS that is spoken with clients.",
+    ),
+    setting(
+        "proxy_tls.server_mode",
+        Kind::Choice(&["disable", "prefer", "require", "verify-ca", "verify-full"]),
+        Default::Value("disable"),
+        "\"verify-full\"",
+        "What the proxy asks of servers, as libpq's `sslmode`: nothing, encryption where there is some, encryption, a \
+         certificate of `server_ca`, or one that also names the host in [peers]. Servers get theirs by `ssl`, \
+         `ssl_cert_file` and `ssl_key_file` in [postgres.parameters].",
+    ),
+    setting(
+        "proxy_tls.server_ca",
+        Kind::File,
+        Default::Derived("none; required for `verify-ca` and `verify-full`"),
+        "\"/etc/pgherd/servers.crt\"",
+        "Authorities of the servers' certificates, or these themselves (PEM).",
     ),
     setting("http.listen", Kind::Host, LOCALHOST, "\"0.0.0.0\"", "Address the HTTP server listens on."),
     setting("http.port", PORT, Default::Value("8432"), "8432", "Port of the HTTP server."),

@@ -464,3 +464,30 @@ fn a_node_streams_from_another_one_with_postgresql() {
         "F:15:17: tags.replicatefrom: n3 is a witness, which has no PostgreSQL to stream from"
     );
 }
+
+#[test]
+fn tls_of_the_proxy_is_whole_or_refused() {
+    let files = "cert = \"/tls/p.crt\"\nkey = \"/tls/p.key\"\n";
+    assert_eq!(read(GOOD).proxy.tls, proxy::tls::TlsConfig::default());
+    let tls =
+        read(&format!("{GOOD}[proxy_tls]\n{files}mode = \"require\"\nmin_version = \"TLSv1.3\"\n")).proxy.tls;
+    let client = tls.client.expect("a certificate is given");
+    assert_eq!((client.mode.as_str(), client.min_version.as_str()), ("require", "TLSv1.3"));
+    assert_eq!(tls.server.mode.as_str(), "disable");
+    for (more, text) in [
+        ("cert = \"/tls/p.crt\"", "proxy_tls.cert is of no use without proxy_tls.key; add it"),
+        ("key = \"/tls/p.key\"", "proxy_tls.key is of no use without proxy_tls.cert; add it"),
+        ("mode = \"require\"", "proxy_tls.mode = \"require\" needs proxy_tls.cert; add it"),
+        (
+            "server_mode = \"verify-full\"",
+            "proxy_tls.server_mode = \"verify-full\" needs proxy_tls.server_ca; add it",
+        ),
+        (
+            &format!("{files}mode = \"verify-ca\""),
+            "proxy_tls.mode = \"verify-ca\" needs proxy_tls.client_ca; add it",
+        ),
+    ] {
+        let told = refused(&format!("[proxy_tls]\n{more}\n"));
+        assert!(told.contains(text), "{told}");
+    }
+}

@@ -137,6 +137,7 @@ pub(super) fn proxy_config(config: &Config) -> ProxyConfig {
         threads,
         pool_mode: config.proxy.pool_mode,
         pool_size: config.proxy.pool_size as usize,
+        tls: config.proxy.tls.clone(),
         server_idle_timeout: config.proxy.server_idle_timeout,
         server_lifetime: config.proxy.server_lifetime,
     }

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::{JoinHandle, JoinSet};
@@ -13,6 +13,7 @@ use wire::{ErrorFields, ErrorResponse, Severity};
 
 use super::soon;
 use crate::hello::{Hello, read_hello};
+use crate::tls::{Stream, Tls, TlsConfig};
 
 /// How the server answers a start-up packet.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,13 +101,15 @@ fn fatal(sqlstate: &'static str) -> Vec<u8> {
 }
 
 async fn serve(
-    mut stream: TcpStream,
+    stream: TcpStream,
     manner: Manner,
     secret: u8,
     log: &watch::Sender<Seen>,
     ends: &mut watch::Receiver<Option<&'static str>>,
 ) -> std::io::Result<()> {
-    match read_hello(&mut stream).await {
+    let mut stream = Stream::from(stream);
+    let tls = Tls::start(&TlsConfig::default()).unwrap();
+    match read_hello(&mut stream, &tls).await {
         Ok(Hello::Cancel { pid, secret }) => {
             log.send_modify(|seen| seen.cancels.push((pid, secret)));
             return Ok(());
@@ -185,7 +188,7 @@ async fn serve(
     }
 }
 
-pub async fn read_frame(stream: &mut TcpStream) -> std::io::Result<(u8, Vec<u8>)> {
+pub async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<(u8, Vec<u8>)> {
     let tag = stream.read_u8().await?;
     let mut body = vec![0; stream.read_u32().await? as usize - 4];
     stream.read_exact(&mut body).await?;

@@ -12,6 +12,7 @@ use super::server::{Postgres, client, connect};
 use super::*;
 use crate::auth::roles::{Role, Secret};
 use crate::hello;
+use crate::tls::{Stream, Tls};
 
 /// One secret for whoever is asked for, and whether it is a superuser's.
 pub struct Known(pub Mutex<Option<String>>, pub AtomicBool);
@@ -110,8 +111,10 @@ async fn impostor(salt: String, early: bool) -> (String, tokio::task::JoinHandle
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let task = tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            let _ = hello::read_hello(&mut stream).await;
+        let tls = Tls::start(&TlsConfig::default()).unwrap();
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut stream = Stream::from(stream);
+            let _ = hello::read_hello(&mut stream, &tls).await;
             let _ = stream.write_all(&authentication(&[&[0, 0, 0, 10][..], b"SCRAM-SHA-256\0\0"])).await;
             let Ok((_, first)) = read_frame(&mut stream).await else { continue };
             let nonce = first.split(|byte| *byte == b',').next_back().unwrap()[2..].to_vec();

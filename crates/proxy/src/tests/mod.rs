@@ -15,6 +15,7 @@ mod real_auth;
 mod real_hba;
 mod server;
 mod switchover;
+mod tls;
 mod truth;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::tls::TlsConfig;
 use super::topology::{Backend, Topology};
 use super::{Counts, LoweredCommit, PoolMode, Proxy, ProxyConfig, Questions, Secrets, SyncWaits};
 
@@ -50,6 +52,7 @@ pub fn config() -> ProxyConfig {
         pool_size: 20,
         server_idle_timeout: PATIENCE,
         server_lifetime: PATIENCE,
+        tls: TlsConfig::default(),
     }
 }
 

@@ -17,7 +17,7 @@ use super::*;
 pub struct Postgres {
     child: Child,
     pub address: String,
-    folder: tempfile::TempDir,
+    pub folder: tempfile::TempDir,
 }
 
 impl Drop for Postgres {
@@ -77,7 +77,7 @@ fn postgres_user() -> Option<(u32, u32)> {
     Some((fields[2].parse().unwrap(), fields[3].parse().unwrap()))
 }
 
-fn give(path: &Path) {
+pub fn give(path: &Path) {
     if let Some((uid, gid)) = postgres_user() {
         std::os::unix::fs::chown(path, Some(uid), Some(gid)).unwrap();
     }

@@ -20,7 +20,6 @@ pub use report::{Activity, Report, ServerReport, SessionReport};
 pub use session::FAREWELL_TIMEOUT;
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Wake, Waker};
@@ -37,6 +36,7 @@ use super::refusal::Refusal;
 use super::relocation::Relocated;
 use super::servers::Seat;
 use super::ties::Parameters;
+use super::tls::Parts;
 use super::{Port, Shared};
 
 /// Which session of a worker: its place, and how many have had that place before.
@@ -69,7 +69,7 @@ pub enum Order {
 /// A session on its way to a worker.
 #[derive(Debug)]
 pub struct Adopted {
-    pub client: TcpStream,
+    pub client: Parts,
     /// What the client has said that no server has seen.
     pub early: Vec<u8>,
     pub port: Port,
@@ -83,7 +83,7 @@ pub struct Adopted {
 #[derive(Debug)]
 pub enum Start {
     /// A server that lets it in, and what that has said and the client has not seen.
-    Served { stream: TcpStream, answer: Vec<u8>, choice: Choice, seat: Seat },
+    Served { stream: Parts, answer: Vec<u8>, choice: Choice, seat: Seat },
     /// It is let in; it gets a server when it wants one. This is what servers report to its like.
     Known(Arc<Parameters>),
 }

@@ -9,7 +9,6 @@ mod parting;
 mod without;
 
 use std::io;
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -32,6 +31,7 @@ use crate::refusal::{CutCause, Refusal};
 use crate::relay::{End, Relay, Surroundings};
 use crate::servers::Seat;
 use crate::tally::{Accounts, Meter, Owner};
+use crate::tls::Parts;
 use crate::{Counters, PoolMode, Port, Shared, Stage};
 use without::welcome;
 
@@ -78,7 +78,7 @@ impl Around<'_> {
     /// A connection to a server, for the session that acts.
     fn server(
         &mut self,
-        stream: TcpStream,
+        stream: Parts,
         choice: Choice,
         seat: Seat,
         target: Target,

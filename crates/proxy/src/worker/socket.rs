@@ -1,7 +1,11 @@
 //! A connection as its worker has it: never waited for, and known to be ready or not.
 //!
+//! With TLS a read may be served by what was received before, and what is told as taken may not have left yet (`encrypted`).
+//!
 //! What it is: the edges that epoll reports, remembered until a call says that they are used up. What it is not: a buffer.
 //! Invariant: a socket that is not marked readable has nothing to read, or an event for it is on its way.
+
+mod encrypted;
 
 use std::io::{self, ErrorKind, IoSlice, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
@@ -10,6 +14,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::fd::BorrowedFd;
 
 use crate::lane::Receiver;
+use crate::tls::{Channel, Parts};
 
 /// What is asked of epoll for each socket, once and for all.
 const INTEREST: EventFlags =
@@ -31,18 +36,23 @@ pub enum Discarded {
 #[derive(Debug)]
 pub struct Socket {
     stream: TcpStream,
+    /// `None`: in clear.
+    channel: Option<Box<Channel>>,
     readable: bool,
     writable: bool,
     /// What is there is the last.
     ended: bool,
+    /// Nothing more will be written than what the channel still has.
+    closes: bool,
 }
 
 impl Socket {
     /// Takes over a connection, which must not block, and asks `epoll` for its events under `data`.
-    pub fn register(stream: TcpStream, epoll: BorrowedFd<'_>, data: u64) -> io::Result<Socket> {
+    pub fn register(parts: Parts, epoll: BorrowedFd<'_>, data: u64) -> io::Result<Socket> {
+        let Parts { socket: stream, channel } = parts;
         epoll::add(epoll, &stream, EventData::new_u64(data), INTEREST)?;
         // The first event says whether there is something to read; to write there nearly always is.
-        Ok(Socket { stream, readable: false, writable: true, ended: false })
+        Ok(Socket { stream, channel, readable: false, writable: true, ended: false, closes: false })
     }
 
     /// Of the other end, and of this one.
@@ -54,10 +64,17 @@ impl Socket {
         self.ended |= flags.intersects(ENDED);
         self.readable |= self.ended || flags.contains(EventFlags::IN);
         self.writable |= self.ended || flags.contains(EventFlags::OUT);
+        if self.channel.is_some() {
+            // Why it fails is said by the next call.
+            let _ = self.send();
+        }
     }
 
     /// Bytes read into `buffer`; 0 at the end, `None` when there is nothing at present.
     pub fn read(&mut self, buffer: &mut [u8]) -> io::Result<Option<usize>> {
+        if self.channel.is_some() {
+            return self.read_records(buffer);
+        }
         while self.readable {
             match self.stream.read(buffer) {
                 Ok(read) => {
@@ -84,18 +101,24 @@ impl Socket {
 
     /// True unless there is surely nothing to read.
     pub fn may_read(&self) -> bool {
-        self.readable
+        self.readable || self.has_unread()
     }
 
     /// True when the other side has sent anything, its end included, that nobody has asked for.
     pub fn has_ended(&mut self) -> bool {
         self.ended
-            || self.readable
+            || self.may_read()
             || !matches!(self.stream.peek(&mut [0]), Err(error) if error.kind() == ErrorKind::WouldBlock)
     }
 
     /// Says that nothing more will be written.
     pub fn close_writing(&mut self) {
+        self.closes = true;
+        if let Some(channel) = &mut self.channel {
+            channel.close();
+            let _ = self.send();
+            return;
+        }
         // Who has gone already is noticed by reading.
         let _ = self.stream.shutdown(Shutdown::Write);
     }
@@ -103,6 +126,9 @@ impl Socket {
 
 impl Receiver for Socket {
     fn take(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        if self.channel.is_some() {
+            return self.take_records(parts);
+        }
         while self.writable {
             let written = match parts {
                 [part] => self.stream.write(part),

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::failure::{Exit, Failure};
 use crate::cli::target;
+use crate::config::Tls;
 
 pub const CLUSTER: &str = "demo";
 pub const BASE_PORT_DEFAULT: u16 = 17_000;
@@ -278,6 +279,11 @@ read_write_port = {read_write}
 read_only_port = {read_only}
 auto_port = {auto}
 
+# Encrypts for clients who ask for it. Outside of a demo the proxy deserves a certificate of its own.
+[proxy_tls]
+cert = {cert}
+key = {key}
+
 [http]
 listen = "127.0.0.1"
 port = {http}
@@ -291,7 +297,9 @@ standbys = 1
 {peers}"#,
         name = node.name,
         config = node.config().display(),
-        dir = toml::Value::String(node.dir.display().to_string()),
+        dir = quoted(&node.dir),
+        cert = quoted(&Tls::below(&node.dir).cert),
+        key = quoted(&Tls::below(&node.dir).key),
         postgres = ports.postgres,
         read_write = ports.read_write,
         read_only = ports.read_only,
@@ -299,6 +307,10 @@ standbys = 1
         http = ports.http,
         peer = ports.peer,
     )
+}
+
+fn quoted(path: &Path) -> toml::Value {
+    toml::Value::String(path.display().to_string())
 }
 
 #[cfg(test)]

@@ -35,6 +35,22 @@ pub enum Binding {
     EndPoint(Vec<u8>),
 }
 
+impl Binding {
+    fn gs2_header(&self) -> &'static str {
+        match self {
+            Binding::None => "n,,",
+            Binding::NotOffered => "y,,",
+            Binding::EndPoint(_) => "p=tls-server-end-point,,",
+        }
+    }
+
+    /// The value of `c=`: what the proof binds to.
+    pub fn input(&self) -> String {
+        let bound: &[u8] = if let Binding::EndPoint(end_point) = self { end_point } else { &[] };
+        STANDARD.encode([self.gs2_header().as_bytes(), bound].concat())
+    }
+}
+
 /// Why a server is not answered or not believed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 pub enum ClientError {
@@ -85,11 +101,7 @@ impl Opening {
     }
 
     fn gs2_header(&self) -> &'static str {
-        match self.binding {
-            Binding::None => "n,,",
-            Binding::NotOffered => "y,,",
-            Binding::EndPoint(_) => "p=tls-server-end-point,,",
-        }
+        self.binding.gs2_header()
     }
 
     /// Takes server-first-message. With a password it does PBKDF2, with keys nothing of the kind.
@@ -107,8 +119,7 @@ impl Opening {
             return Err(ClientError::Malformed);
         }
         let keys = self.keys(salt, iterations)?;
-        let bound: &[u8] = if let Binding::EndPoint(end_point) = &self.binding { end_point } else { &[] };
-        let channel_binding = STANDARD.encode([self.gs2_header().as_bytes(), bound].concat());
+        let channel_binding = self.binding.input();
         let without_proof = format!("c={channel_binding},r={nonce}");
         let bare = self.bare();
         let parts = [&bare, ",", text, ",", &without_proof].map(str::as_bytes);

@@ -286,7 +286,7 @@ impl Session {
             (found.choice.backend.node.clone(), Target::new(found.seat.address(), &found.welcome.key));
         let server = found
             .stream
-            .into_std()
+            .into_parts()
             .and_then(|stream| around.server(stream, found.choice, found.seat, target.clone()));
         let server = match server {
             Ok(server) => server,
