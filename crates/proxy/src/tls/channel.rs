@@ -115,6 +115,18 @@ impl Channel {
         self.state().is_handshaking()
     }
 
+    /// Version and cipher suite, such as `TLSv1.3/TLS13_AES_256_GCM_SHA384`; empty before the handshake.
+    pub fn describe(&self) -> String {
+        let state = self.state();
+        let version = match state.protocol_version() {
+            Some(rustls::ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            Some(rustls::ProtocolVersion::TLSv1_2) => "TLSv1.2",
+            _ => return String::new(),
+        };
+        let suite = state.negotiated_cipher_suite().map(|suite| format!("/{:?}", suite.suite()));
+        format!("{version}{}", suite.unwrap_or_default())
+    }
+
     /// The protocol that both sides have named.
     pub fn alpn(&self) -> Option<&[u8]> {
         self.state().alpn_protocol()

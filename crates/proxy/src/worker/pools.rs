@@ -88,6 +88,7 @@ impl Server {
             opened: self.opened_at,
             pid: self.target.pid(),
             prepared: self.prepared.len(),
+            tls: self.socket.tls(),
             application_name,
         }
     }

@@ -75,6 +75,7 @@ pub struct SessionReport {
     /// The id of its server.
     pub server: Option<u64>,
     pub application_name: String,
+    pub tls: String,
 }
 
 #[derive(Clone, Debug)]
@@ -91,4 +92,5 @@ pub struct ServerReport {
     pub pid: u32,
     pub prepared: usize,
     pub application_name: String,
+    pub tls: String,
 }

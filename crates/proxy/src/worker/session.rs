@@ -366,6 +366,7 @@ impl Session {
             waits_since,
             server: server.map(|server| u64::from(server.slot)),
             application_name: application_name.clone(),
+            tls: self.client.tls(),
         };
         (report, server.map(|server| server.report(Some(id), owner, application_name)))
     }

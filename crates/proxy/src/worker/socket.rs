@@ -60,6 +60,11 @@ impl Socket {
         (self.stream.peer_addr().ok(), self.stream.local_addr().ok())
     }
 
+    /// By which TLS, as `Channel::describe`; empty in clear.
+    pub fn tls(&self) -> String {
+        self.channel.as_ref().map(|channel| channel.describe()).unwrap_or_default()
+    }
+
     pub fn note(&mut self, flags: EventFlags) {
         self.ended |= flags.intersects(ENDED);
         self.readable |= self.ended || flags.contains(EventFlags::IN);
