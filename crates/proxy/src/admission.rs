@@ -41,6 +41,8 @@ pub struct Search<'a> {
     pub deadline: Instant,
     /// Takes a place in the queue. A session that had a server already takes none: the limit on sessions holds it.
     pub queues: bool,
+    /// A database that is paused has none. Who has been let in waits elsewhere, and who wants to end the pause not at all.
+    pub minds_pause: bool,
 }
 
 /// Why there is none.
@@ -57,10 +59,11 @@ pub async fn admit<C: AsyncRead + Unpin>(
     startup: &[u8],
     client: &mut C,
     early: &mut Vec<u8>,
+    minds_pause: bool,
 ) -> Result<Admitted, NotAdmitted> {
     let mut stage = shared.stage.subscribe();
     let deadline = Instant::now() + shared.config.queue_timeout;
-    let search = Search { port, startup, deadline, queues: true };
+    let search = Search { port, startup, deadline, queues: true, minds_pause };
     tokio::select! {
         biased;
         outcome = find(shared, &search) => outcome.map_err(NotAdmitted::Refused),
@@ -87,7 +90,7 @@ pub async fn until_left<C: AsyncRead + Unpin>(client: &mut C, early: &mut Vec<u8
 /// Waits for a server up to the deadline of `search`.
 pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refusal> {
     let config = &shared.config;
-    let Search { port, startup, deadline, queues } = *search;
+    let Search { port, startup, deadline, queues, minds_pause } = *search;
     let started = Instant::now();
     let open_deadline = deadline.max(started + config.connect_timeout);
     let mut topology = shared.topology.clone();
@@ -102,7 +105,7 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
             now.primary = None;
             now.reason = "A switchover is under way.".to_owned();
         }
-        let paused = shared.desk.pauses(|| Owner::of(startup).database);
+        let paused = minds_pause && shared.desk.pauses(|| Owner::of(startup).database);
         if paused {
             (now.primary, now.replicas) = (None, Vec::new());
             now.reason = "The database is paused; RESUME in the console ends that.".to_owned();

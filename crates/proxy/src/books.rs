@@ -14,7 +14,7 @@ use super::answers::Answers;
 use super::ledger::Ledger;
 use super::policy::LoweredCommit;
 use super::shares::{Registry, Shares, State};
-use super::ties::Ties;
+use super::ties::{Reads, Ties};
 
 #[derive(Debug)]
 pub struct Books {
@@ -48,10 +48,10 @@ impl Books {
     pub fn share_message(&mut self, frame: &Frame<'_>, effects: Option<&Effects>) -> Option<Vec<u8>> {
         let Books { shares, ties, ledger, .. } = self;
         let shares = shares.as_mut().filter(|_| ledger.logged_in())?;
-        let reads = if shares.is_read(frame) { ties.reads() } else { Vec::new() };
+        let reads = if shares.is_read(frame) { ties.reads() } else { Reads::default() };
         let state = State {
             request: ledger.next(),
-            reads: &reads,
+            reads,
             failed: ledger.has_failed(),
             unnamed: ties.unnamed(),
             keeps_server: ties.bound().is_some(),

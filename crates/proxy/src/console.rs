@@ -100,10 +100,10 @@ pub async fn keep_averages(shared: std::sync::Arc<Shared>) {
 /// What a role may do here; the error is for the client.
 pub fn admits(user: &str, role: Option<&Role>) -> Result<(), ErrorResponse> {
     match role {
-        Some(role) if may_look(role) => Ok(()),
+        Some(role) if role.can_login && may_look(role) => Ok(()),
         Some(_) => Err(refusal(
             format!(
-                "permission denied for the console: \"{user}\" is neither a superuser nor a member of {MONITOR}"
+                "permission denied for the console: \"{user}\" is neither a superuser nor a member of {MONITOR}, or may not log in"
             ),
             format!("GRANT {MONITOR} TO \"{user}\" lets it look."),
         )),

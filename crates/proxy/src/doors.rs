@@ -61,9 +61,12 @@ impl Doors {
         self.lock().get(key).filter(|door| now.duration_since(door.seen) < FRESH).cloned()
     }
 
-    /// A server has let somebody in.
+    /// A server has let somebody in, who came at `now`.
     pub fn seen(&self, key: &[u8], proof: Proof, parameters: &Arc<Parameters>, now: Instant) {
         let mut doors = self.lock();
+        if doors.get(key).is_some_and(|door| door.seen > now) {
+            return;
+        }
         if doors.len() >= DOORS_MAX && !doors.contains_key(key) {
             doors.retain(|_, door| now.duration_since(door.seen) < FRESH);
             if doors.len() >= DOORS_MAX {

@@ -43,6 +43,8 @@ pub enum End {
     Drained,
     /// The server did not take what the session needs there.
     NotLaid(String),
+    /// It could not at this moment; another may, or this one later.
+    NotNow(String),
 }
 
 /// What lies between a client and its server.

@@ -68,7 +68,7 @@ pub async fn relocate(
 ) -> Result<Relocated, Refusal> {
     let started = Instant::now();
     let deadline = started + shared.config.queue_timeout.max(shared.config.connect_timeout);
-    let search = Search { port, startup: &login.startup, deadline, queues: false };
+    let search = Search { port, startup: &login.startup, deadline, queues: false, minds_pause: false };
     let mut at_once = shared.topology.borrow().held_until().is_none();
     loop {
         let found = find(shared, &search).await.map_err(|refusal| match refusal {

@@ -16,6 +16,7 @@ use wire::startup::{CancelKey, Opening, parse_opening, with_parameter};
 
 use super::admission::{Admitted, NotAdmitted, admit};
 use super::auth::denial::Denial;
+use super::auth::messages::ANSWER_BYTES_MAX;
 use super::auth::roles::Secret;
 use super::auth::scram::Keys;
 use super::backend::Choice;
@@ -34,6 +35,8 @@ use super::tls::Stream;
 use super::worker::{Adopted, FAREWELL_TIMEOUT, Start};
 use super::{Counters, PoolMode, Port, Shared, Stage};
 
+/// For a server that lets somebody in without a question.
+const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 /// PostgreSQL's `authentication_timeout`, for a client to prove its password: it may ask a person.
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -142,11 +145,12 @@ impl Newcomer {
             }
         }
         let refusal = loop {
-            let admitted = match admit(shared, port, &self.startup, &mut self.client, &mut self.early).await {
-                Ok(admitted) => admitted,
-                Err(NotAdmitted::ClientLeft) => return,
-                Err(NotAdmitted::Refused(refusal)) => break refusal,
-            };
+            let admitted =
+                match admit(shared, port, &self.startup, &mut self.client, &mut self.early, true).await {
+                    Ok(admitted) => admitted,
+                    Err(NotAdmitted::ClientLeft) => return,
+                    Err(NotAdmitted::Refused(refusal)) => break refusal,
+                };
             let Admitted { choice, seat, opened, .. } = admitted;
             let entered = match &user {
                 Some(user) => self.log_in(shared, user, &choice, opened).await,
@@ -198,6 +202,10 @@ impl Newcomer {
             return farewell_with(&mut self.client, &refusal.encode()).await;
         }
         let Some(role) = role else { return };
+        if self.replication {
+            let refusal = Refusal::Protocol("the console is no place for replication".to_owned());
+            return farewell(&mut self.client, &refusal).await;
+        }
         if !matches!(role.secret, Secret::Scram(_)) {
             if let Err(refusal) = self.is_let_in_unasked(shared, port).await {
                 Counters::add(&shared.counters.refused);
@@ -222,9 +230,11 @@ impl Newcomer {
     /// PostgreSQL lets the user into the database `postgres` without a question.
     async fn is_let_in_unasked(&mut self, shared: &Shared, port: Port) -> Result<(), Refusal> {
         let startup = with_parameter(&self.startup, "database", b"postgres").unwrap_or_default();
-        match admit(shared, port, &startup, &mut self.client, &mut self.early).await {
-            Ok(Admitted { opened, .. }) if asks_nothing(&opened.answer) => Ok(()),
-            Ok(_) => Err(Refusal::Denied(Denial::console())),
+        match admit(shared, port, &startup, &mut self.client, &mut self.early, false).await {
+            Ok(Admitted { opened, .. }) => match timeout(QUESTION_TIMEOUT, is_let_in(opened)).await {
+                Ok(true) => Ok(()),
+                _ => Err(Refusal::Denied(Denial::console())),
+            },
             Err(NotAdmitted::Refused(refusal)) => Err(refusal),
             Err(NotAdmitted::ClientLeft) => Err(Refusal::cut(CutCause::Shutdown)),
         }
@@ -314,9 +324,20 @@ impl Newcomer {
     }
 }
 
-/// AuthenticationOk comes first.
-fn asks_nothing(answer: &[u8]) -> bool {
-    answer.starts_with(&[backend::AUTHENTICATION, 0, 0, 0, 8, 0, 0, 0, 0])
+/// The server asks nothing and is ready for a query: rights to the database and limits are looked at after AuthenticationOk.
+async fn is_let_in(opened: Opened) -> bool {
+    let Opened { mut stream, answer } = opened;
+    let mut incoming = Incoming { bytes: answer };
+    let mut is_first = true;
+    while let Some((tag, body)) = incoming.next(&mut stream, ANSWER_BYTES_MAX).await {
+        match tag {
+            backend::AUTHENTICATION if is_first && body[..] == [0; 4] => is_first = false,
+            backend::READY_FOR_QUERY => return !is_first,
+            backend::AUTHENTICATION | backend::ERROR_RESPONSE => return false,
+            _ => {}
+        }
+    }
+    false
 }
 
 async fn farewell<C: AsyncRead + AsyncWrite + Unpin>(client: &mut C, refusal: &Refusal) {

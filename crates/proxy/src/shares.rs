@@ -13,12 +13,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use wire::message::{Frame, backend, frontend, put_frame, split_text};
 use wire::{Effects, ErrorFields, OnSession};
 
+use super::ties::Reads;
+
 /// Statements of one session. Drivers keep some hundred; who has more keeps its server.
 const NAMES_MAX: usize = 2_000;
 /// Statements of one server; that which was used longest ago makes room.
 const PREPARED_MAX: usize = if cfg!(test) { 3 } else { 1_000 };
 /// Statements of all sessions; what nobody uses goes when there are more.
 const KNOWN_MAX: usize = 50_000;
+/// Uses of one pipeline that are remembered, for the case that it fails.
+const USED_MAX: usize = 256;
 /// Before a message's body: its type byte and its length.
 const HEADER: usize = 5;
 /// Nobody has a statement of this name: to close it does nothing.
@@ -29,7 +33,7 @@ const NONE: &[u8] = b"S_pgherd\0";
 struct Statement {
     id: u64,
     /// How it was read.
-    reads: Box<[u8]>,
+    reads: Reads,
     /// The body of Parse behind the name: text and types of parameters.
     body: Box<[u8]>,
 }
@@ -45,8 +49,8 @@ pub struct Registry {
 
 impl Registry {
     /// The one statement with this `body`, read so.
-    fn statement(&self, reads: &[u8], body: &[u8]) -> Arc<Statement> {
-        let key = [&(reads.len() as u64).to_be_bytes()[..], reads, body].concat();
+    fn statement(&self, reads: Reads, body: &[u8]) -> Arc<Statement> {
+        let key = [&reads[..], body].concat();
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(statement) = known.get(&key[..]) {
             let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
@@ -58,7 +62,7 @@ impl Registry {
             known.retain(|_, statement| Arc::strong_count(statement) > 1);
         }
         let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let statement = Arc::new(Statement { id, reads: reads.into(), body: body.into() });
+        let statement = Arc::new(Statement { id, reads, body: body.into() });
         if known.len() < KNOWN_MAX {
             known.insert(key.into(), Arc::clone(&statement));
         }
@@ -151,7 +155,7 @@ pub struct State<'a> {
     /// Which request of the session it is of.
     pub request: u64,
     /// How the server reads texts now; wanted where `Shares::is_read` says so.
-    pub reads: &'a [u8],
+    pub reads: Reads,
     /// The transaction has failed: PostgreSQL takes nothing but its end.
     pub failed: bool,
     /// The Parse of its unnamed statement; empty when there is none.
@@ -271,15 +275,11 @@ impl Shares {
             frontend::BIND => {
                 let (portal, rest) = split_text(frame.head)?;
                 let name = split_text(rest)?.0;
-                let changed = self.renamed(frame, portal.len() + 1, name, session);
-                self.note_use(name, request);
-                changed
+                self.renamed(frame, portal.len() + 1, name, session)
             }
             frontend::DESCRIBE if frame.head.first() == Some(&b'S') => {
                 let name = split_text(&frame.head[1..])?.0;
-                let changed = self.renamed(frame, 1, name, session);
-                self.note_use(name, request);
-                changed
+                self.renamed(frame, 1, name, session)
             }
             frontend::CLOSE => {
                 // The server has none of the client's names: to close one there is to be told that it is done.
@@ -295,9 +295,9 @@ impl Shares {
         }
     }
 
-    fn note_use(&mut self, name: &[u8], request: u64) {
-        if let Some(statement) = self.names.get(name) {
-            self.used.push((request, statement.id));
+    fn note_use(&mut self, id: u64, request: u64) {
+        if self.used.last() != Some(&(request, id)) && self.used.len() < USED_MAX {
+            self.used.push((request, id));
         }
     }
 
@@ -330,14 +330,14 @@ impl Shares {
         out
     }
 
-    /// The statement of this name, prepared where the server lacks it. One that was read in another way is read as PostgreSQL
-    /// would that had to look at its text again: as it is now.
+    /// The statement of this name, prepared where the server lacks it. One that was read in another way is read for this use
+    /// as PostgreSQL would that had to look at its text again: as it is now.
     fn provide(&mut self, name: &[u8], session: &State<'_>, out: &mut Vec<u8>) -> Option<Arc<Statement>> {
         let known = self.names.get(name)?;
         if self.prepared.has(known.id) {
             return Some(Arc::clone(known));
         }
-        let statement = match *known.reads == *session.reads {
+        let statement = match known.reads == session.reads {
             true => Arc::clone(known),
             false => self.registry.statement(session.reads, &known.body),
         };
@@ -345,7 +345,6 @@ impl Shares {
             self.prepare(&statement, session.request, out);
             self.awaited.push_back((session.request, Expected::Ours { id: statement.id }));
         }
-        self.names.insert(name.to_vec(), Arc::clone(&statement));
         Some(statement)
     }
 
@@ -379,6 +378,7 @@ impl Shares {
         }
         let mut out = Vec::new();
         let statement = self.provide(name, session, &mut out)?;
+        self.note_use(statement.id, session.request);
         put_changed(&mut out, frame, start..start + name.len(), &self.prepared.name(statement.id));
         Some(out)
     }

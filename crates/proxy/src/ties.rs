@@ -11,8 +11,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use rand::random;
+use sha2::{Digest, Sha256};
 use wire::message::{Frame, Status, backend, frontend, split_text};
-use wire::{Effects, OnSession};
+use wire::{Effects, OnSession, changes_reading};
 
 use super::ledger::Ledger;
 use super::policy;
@@ -20,6 +21,9 @@ pub use replay::{Laid, Prelude, Replay};
 
 /// What a server reports of its settings: names and values.
 pub type Parameters = Vec<(Vec<u8>, Vec<u8>)>;
+
+/// How a server reads texts: a digest of all that was set.
+pub type Reads = [u8; 32];
 
 /// Bytes of settings and prepared statements that one session may have us keep. A driver's cache of 256 statements
 /// of 250 bytes fits; at 5,000 sessions that all use it up, 320 MB.
@@ -34,13 +38,14 @@ const UNSAFE_ENCODINGS: [&[u8]; 7] =
 
 /// Settings by which PostgreSQL reads the literals of a text when it is prepared. That of `search_path` is not one of them: when it
 /// has changed, PostgreSQL itself reads prepared texts again.
-const READING: [&[u8]; 8] = [
+const READING: [&[u8]; 9] = [
     b"datestyle",
     b"intervalstyle",
     b"timezone",
     b"client_encoding",
     b"xmloption",
-    b"xml option document",
+    b"array_nulls",
+    b"timezone_abbreviations",
     b"lc_monetary",
     b"transform_null_equals",
 ];
@@ -80,8 +85,9 @@ pub struct Ties {
     in_block: Vec<(Option<Vec<u8>>, Vec<u8>)>,
     /// A setting by which texts are read has changed, and nobody has asked yet.
     read_anew: bool,
-    /// What changes how texts are read in the transaction under way, and ends with it.
-    in_transaction: Vec<u8>,
+    in_block_bytes: usize,
+    /// Everything that has changed how texts are read in the transaction under way, in its order.
+    in_transaction: Option<Reads>,
     failed: bool,
     committed: bool,
     rolled_back: bool,
@@ -180,7 +186,7 @@ impl Ties {
         self.statements = BTreeMap::new();
         self.kept_bytes = 0;
         self.unnamed = Vec::new();
-        self.in_block = Vec::new();
+        (self.in_block, self.in_block_bytes) = (Vec::new(), 0);
         self.pending.retain(|pending| matches!(pending.effect, Effect::Discards { .. }));
     }
 
@@ -286,9 +292,13 @@ impl Ties {
                 self.unnamed.extend_from_slice(frame.bytes);
             }
             self.unnamed_too_long = !frame.is_whole();
-            let sets = effects.is_some_and(|effects| effects.on_session != OnSession::Nothing);
+            let sets = effects
+                .is_some_and(|effects| effects.on_session != OnSession::Nothing || effects.sets_locally);
             self.unnamed_sets = sets.then(|| ledger.next());
             return self.text(frame, effects, ledger, false);
+        }
+        if effects.is_some_and(|effects| effects.sets_locally) {
+            return self.bind("a prepared SET LOCAL");
         }
         match effects.map(|effects| &effects.on_session) {
             Some(OnSession::Nothing) if frame.is_whole() => {
@@ -418,20 +428,31 @@ impl Ties {
         self.answered = Counts::default();
         // Part of what failed may have been committed before.
         let mut unsure = failed && committed && !self.in_block.is_empty();
+        let (ends, before) = (status == Some(Status::Idle), (self.in_block.len(), self.in_transaction));
         while self.pending.front().is_some_and(|pending| pending.request <= request) {
             match self.pending.pop_front().map(|pending| pending.effect) {
                 Some(effect) if !failed => self.done(effect),
+                // Perhaps it was done, and a savepoint behind it keeps it.
+                Some(effect @ (Effect::Sets { executed: true, .. } | Effect::SetsLocally { .. }))
+                    if !ends =>
+                {
+                    unsure |= committed;
+                    self.done(effect);
+                }
                 Some(Effect::Sets { executed: true, .. }) => unsure |= committed,
                 // It commits by itself; what failed may have come behind it.
                 Some(Effect::Discards { executed: true }) => unsure = true,
                 _ => {}
             }
         }
-        if unsure || rolled_back && committed && !self.in_block.is_empty() {
+        // What was set behind a ROLLBACK is not rolled back.
+        let set_now = before != (self.in_block.len(), self.in_transaction);
+        if unsure || rolled_back && (committed && !self.in_block.is_empty() || set_now) {
             self.bind("a SET or DISCARD in a request that was committed in part");
         }
         if status == Some(Status::Idle) {
-            self.in_transaction = Vec::new();
+            self.in_transaction = None;
+            self.in_block_bytes = 0;
             let settings = std::mem::take(&mut self.in_block);
             if !failed && !rolled_back {
                 settings.into_iter().for_each(|(key, text)| self.keep_setting(key, text));
@@ -440,9 +461,9 @@ impl Ties {
             if !self.in_block.is_empty() {
                 self.bind("a SET in a transaction with savepoints or AND CHAIN");
             }
-            if !self.in_transaction.is_empty() {
+            if self.in_transaction.is_some() {
                 // What of it is left is nobody's to know: nobody else reads texts so.
-                self.in_transaction.extend(random::<[u8; 16]>());
+                self.note_reading(&random::<[u8; 16]>());
             }
         }
     }
@@ -450,11 +471,17 @@ impl Ties {
     /// Its request has succeeded. Parse and Close have answers of their own, which did not come.
     fn done(&mut self, effect: Effect) {
         match effect {
-            Effect::Sets { key, text, executed: true } => self.in_block.push((key, text)),
-            Effect::SetsLocally { text } => {
-                self.in_transaction.extend_from_slice(&text);
-                self.in_transaction.push(0);
+            Effect::Sets { key, text, executed: true } => {
+                if key.as_deref().is_none_or(changes_reading) {
+                    self.note_reading(&text);
+                }
+                self.in_block_bytes += text.len();
+                self.in_block.push((key, text));
+                if self.in_block_bytes > KEPT_BYTES_MAX {
+                    self.bind("more settings in a transaction than are kept");
+                }
             }
+            Effect::SetsLocally { text } => self.note_reading(&text),
             Effect::Discards { executed: true } => {
                 let parameters = std::mem::take(&mut self.parameters);
                 let pending = std::mem::take(&mut self.pending);
@@ -547,26 +574,28 @@ impl Ties {
         self.settings.iter().any(|(key, _)| matches!(key.as_deref(), Some(ROLE | AUTHORIZATION)))
     }
 
-    /// How the server reads texts now: settings, and what the transaction under way has added. Two sessions with the same
-    /// read the same.
-    pub fn reads(&mut self) -> Vec<u8> {
-        let mut reads = self.laid().bytes().to_vec();
-        for (_, text) in &self.in_block {
-            reads.extend_from_slice(text);
-            reads.push(0);
-        }
-        reads.extend_from_slice(&self.in_transaction);
+    fn note_reading(&mut self, text: &[u8]) {
+        let before = self.in_transaction.unwrap_or_default();
+        self.in_transaction = Some(Sha256::new().chain_update(before).chain_update(text).finalize().into());
+    }
+
+    /// How the server reads texts now: by settings, and by what the transaction under way has added. Two sessions with the
+    /// same read the same.
+    pub fn reads(&mut self) -> Reads {
+        let reads = self.laid().reads();
         let is_asked = |pending: &Pending| {
             matches!(
                 pending.effect,
                 Effect::Sets { .. } | Effect::SetsLocally { .. } | Effect::Discards { .. }
             )
         };
-        if self.pending.iter().any(is_asked) {
-            // Whether it succeeds is not known yet.
-            reads.extend(random::<[u8; 16]>());
+        // Whether what was asked succeeds is not known yet.
+        let doubt = self.pending.iter().any(is_asked).then(random::<[u8; 16]>);
+        if self.in_transaction.is_none() && doubt.is_none() {
+            return reads;
         }
-        reads
+        let digest = Sha256::new().chain_update(reads).chain_update(self.in_transaction.unwrap_or_default());
+        digest.chain_update(doubt.unwrap_or_default()).finalize().into()
     }
 }
 

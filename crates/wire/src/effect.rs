@@ -61,18 +61,59 @@ const HARMLESS: [&str; 44] = [
 const TEMPORARY: &str = "a temporary table";
 
 /// What SET and RESET call by several words, or without `=` and TO, and its key.
-const SPELLED: [(&[&str], &str); 4] = [
+const SPELLED: [(&[&str], &str); 5] = [
+    (&["XML", "OPTION"], "xmloption"),
     (&["TIME", "ZONE"], "timezone"),
     (&["SESSION", "AUTHORIZATION"], "session_authorization"),
     (&["NAMES"], "client_encoding"),
     (&["ROLE"], "role"),
 ];
 
+/// Beginnings of settings that change neither how PostgreSQL reads a text when it prepares it, nor what a role may do:
+/// limits, costs, the output, the log.
+const BY_THE_WAY: [&str; 29] = [
+    "statement_timeout",
+    "lock_timeout",
+    "idle_",
+    "transaction_timeout",
+    "deadlock_timeout",
+    "work_mem",
+    "maintenance_work_mem",
+    "hash_mem_multiplier",
+    "temp_",
+    "application_name",
+    "client_min_messages",
+    "synchronous_commit",
+    "extra_float_digits",
+    "log_",
+    "track_",
+    "enable_",
+    "jit",
+    "random_page_cost",
+    "seq_page_cost",
+    "cpu_",
+    "parallel_",
+    "effective_",
+    "max_parallel_",
+    "geqo",
+    "plan_cache_mode",
+    "from_collapse_limit",
+    "join_collapse_limit",
+    "tcp_",
+    "vacuum_",
+];
+
+/// Texts may be read otherwise, or roles have other rights, once the setting of this key has another value. A name with a dot
+/// is an extension's or an application's own.
+pub fn changes_reading(key: &[u8]) -> bool {
+    !key.contains(&b'.') && !BY_THE_WAY.iter().any(|beginning| key.starts_with(beginning.as_bytes()))
+}
+
 /// A text as a whole.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Effects {
     pub on_session: OnSession,
-    /// Something is set for the transaction only.
+    /// Something by which texts are read, or rights are checked, is set for the transaction only.
     pub sets_locally: bool,
     /// Values given to a watched setting, in order.
     pub assignments: Vec<Assignment>,
@@ -251,9 +292,8 @@ impl<'a> Statement<'a> {
         }
     }
 
-    /// SET LOCAL and SET TRANSACTION end with their transaction, and so may what `set_config` sets.
     fn sets_locally(&self) -> bool {
-        self.is(0, "SET") && (self.is(1, "LOCAL") || self.is(1, "TRANSACTION"))
+        self.is(0, "SET") && self.is(1, "LOCAL") && changes_reading(&self.key)
     }
 
     /// `name = value`, `name TO value`, and `set_config('name', 'value', …)`.

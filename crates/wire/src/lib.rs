@@ -16,7 +16,7 @@ mod timeline;
 pub mod token;
 
 pub use command::Commands;
-pub use effect::{Assignment, Effects, OnSession, Watched};
+pub use effect::{Assignment, Effects, OnSession, Watched, changes_reading};
 pub use error::{ErrorFields, ErrorResponse, Severity};
 pub use lsn::{Lsn, ParseLsnError};
 pub use timeline::{Branch, History, HistoryError, Timeline};

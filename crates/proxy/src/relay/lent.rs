@@ -6,11 +6,12 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use wire::message::{Frame, backend, frontend};
+use wire::message::{Frame, Framer, backend, frontend};
 use wire::{ErrorFields, ErrorResponse, Severity};
 
 use super::super::cancel::{Released, Target};
 use super::super::lane::Cut;
+use super::super::ledger::backend_wanted;
 use super::super::shares::Prepared;
 use super::super::ties::{Laid, Parameters, Prelude, note_parameter, reported};
 use super::{End, Relay, UNREAD_MAX};
@@ -35,7 +36,12 @@ impl Relay {
     pub fn lose_server(&mut self) {
         self.up.broken = false;
         self.down.unread = Vec::new();
-        self.prelude = None;
+        self.down.drops_rest = false;
+        if self.prelude.take().is_some() {
+            // What was to make it ready is for no other, and the rest of its answer will not come.
+            self.up.take_waiting();
+            self.down.frames = Framer::new(backend_wanted);
+        }
         if let Some(shares) = &mut self.books.shares {
             shares.lose_server();
         }
@@ -107,6 +113,10 @@ impl Relay {
                     return Err(End::ServerLeft);
                 }
                 let message = String::from_utf8_lossy(fields.message().unwrap_or_default());
+                // A limit that somebody has left there, a cancel, a lack of memory: none of the setting's doing.
+                if !matches!(fields.sqlstate(), Some([b'2', b'2', ..] | [b'4', b'2', ..])) {
+                    return Err(End::NotNow(message.into_owned()));
+                }
                 let place = prelude.answered.checked_sub(prelude.before_settings);
                 let Some(place) = place.filter(|_| !self.books.ties.is_somebody_else()) else {
                     return Err(End::NotLaid(message.into_owned()));

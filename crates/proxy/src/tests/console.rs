@@ -132,6 +132,11 @@ async fn where_postgresql_asks_nothing_neither_does_the_console() {
     let error = soon(console.query("SHOW POOLS", &[])).await.unwrap_err();
     assert!(error.as_db_error().unwrap().message().contains("simple"), "{error}");
     assert_eq!(table(&console, "SHOW client_encoding").await.1, [["UTF8"]]);
+    // Who has paused everything comes in again to end that.
+    console.simple_query("PAUSE").await.unwrap();
+    drop(console);
+    let console = self::console(&stand, "").await.unwrap();
+    console.simple_query("RESUME").await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

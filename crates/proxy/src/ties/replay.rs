@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use sha2::{Digest, Sha256};
+use wire::changes_reading;
 use wire::message::{backend, frontend, put_frame};
 
-use super::{Parameters, Ties};
+use super::{Parameters, Reads, Ties};
 
 /// What makes a new server like the old one.
 #[derive(PartialEq, Eq, Debug, Default)]
@@ -25,15 +27,17 @@ pub struct Laid(Arc<Put>);
 struct Put {
     bytes: Vec<u8>,
     answers: usize,
+    /// Of those settings by which texts are read.
+    reads: Reads,
 }
 
 impl Laid {
-    pub fn is_empty(&self) -> bool {
-        self.0.bytes.is_empty()
+    pub fn reads(&self) -> Reads {
+        self.0.reads
     }
 
-    pub fn bytes(&self) -> &[u8] {
-        &self.0.bytes
+    pub fn is_empty(&self) -> bool {
+        self.0.bytes.is_empty()
     }
 
     /// True when a server with the one is as good as one with the other.
@@ -76,7 +80,11 @@ impl Ties {
         let Ties { settings, statements, laid, .. } = self;
         let laid = laid.get_or_insert_with(|| {
             let mut bytes = Vec::new();
-            for (_, text) in settings.iter() {
+            let mut reads = Reads::default();
+            for (key, text) in settings.iter() {
+                if key.as_deref().is_none_or(changes_reading) {
+                    reads = Sha256::new().chain_update(reads).chain_update(text).finalize().into();
+                }
                 put_frame(&mut bytes, frontend::QUERY, &[text, &b"\0"[..]].concat());
             }
             let mut answers = settings.len();
@@ -85,7 +93,7 @@ impl Ties {
                 put_frame(&mut bytes, frontend::SYNC, &[]);
                 answers += 1;
             }
-            Laid(Arc::new(Put { bytes, answers }))
+            Laid(Arc::new(Put { bytes, answers, reads }))
         });
         laid.clone()
     }

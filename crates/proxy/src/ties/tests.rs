@@ -185,3 +185,99 @@ fn the_client_is_told_what_the_new_server_reports_differently() {
     assert_eq!(news, expected);
     assert_eq!(script.ties.parameters.len(), 2);
 }
+
+impl Script {
+    /// Parse, Bind and Execute of the unnamed statement.
+    fn run(&mut self, sql: &str) -> &mut Script {
+        self.parse("", sql).client(b'B', b"\0\0\0\0\0\0\0\0").client(b'E', b"\0\0\0\0\0")
+    }
+
+    /// Answers to such.
+    fn ran(&mut self, tag: &str) -> &mut Script {
+        self.server(b'1', b"").server(b'2', b"").server(b'C', format!("{tag}\0").as_bytes())
+    }
+
+    fn reads(&mut self) -> Reads {
+        self.ties.reads()
+    }
+}
+
+#[test]
+fn what_is_set_behind_a_rollback_of_the_same_group_binds() {
+    let mut script = Script::new();
+    script.query("BEGIN", "BEGIN", b"T");
+    script.run("ROLLBACK").run("SET search_path = evil").client(b'S', b"");
+    script.ran("ROLLBACK").ran("SET").server(b'Z', b"I");
+    assert!(script.ties.bound().is_some());
+}
+
+#[test]
+fn what_a_savepoint_of_a_failed_group_may_keep_binds() {
+    let mut script = Script::new();
+    script.query("BEGIN", "BEGIN", b"T");
+    script.run("SET work_mem = '1MB'").run("SAVEPOINT s").run("SELECT bad").client(b'S', b"");
+    script.ran("SET").ran("SAVEPOINT").server(b'E', b"SERROR\0C42703\0Mx\0\0").server(b'Z', b"E");
+    script.query("ROLLBACK TO s", "ROLLBACK", b"T");
+    assert!(script.ties.bound().is_some());
+    // Of a whole ROLLBACK nothing is left.
+    let mut script = Script::new();
+    let plain = script.reads();
+    script.query("BEGIN", "BEGIN", b"T");
+    script.run("SET LOCAL DateStyle = 'DMY'").run("SELECT bad").client(b'S', b"");
+    script.ran("SET").server(b'E', b"SERROR\0C42703\0Mx\0\0").server(b'Z', b"E");
+    assert_ne!(script.reads(), plain);
+    script.query("ROLLBACK", "ROLLBACK", b"I");
+    assert_eq!((script.ties.bound(), script.reads()), (None, plain));
+}
+
+#[test]
+fn texts_are_read_by_what_was_set_in_its_order() {
+    let reads = |texts: &[&str]| {
+        let mut script = Script::new();
+        script.query("BEGIN", "BEGIN", b"T");
+        for text in texts {
+            script.query(text, "SET", b"T");
+        }
+        (script.reads(), script.ties.bound())
+    };
+    let (a, b) = ("SET DateStyle = 'DMY'", "SET LOCAL DateStyle = 'MDY'");
+    assert_eq!(reads(&[a, b]), reads(&[a, b]));
+    assert_ne!(reads(&[a, b]), reads(&[b, a]));
+    assert_ne!(reads(&[b]), reads(&[]));
+    let by_the_way =
+        ["SET LOCAL statement_timeout = 1", "SET LOCAL app.user = 'ann'", "SET TRANSACTION READ ONLY"];
+    assert_eq!(reads(&by_the_way), reads(&[]));
+    // What is not answered may fail.
+    let mut script = Script::new();
+    script.query("BEGIN", "BEGIN", b"T").run(b);
+    assert_ne!(script.reads(), script.reads());
+}
+
+#[test]
+fn a_local_setting_that_is_prepared_binds() {
+    let mut script = Script::new();
+    script.parse("s", "SET LOCAL DateStyle = 'DMY'");
+    assert!(script.ties.bound().is_some());
+    let mut script = Script::new();
+    script.query("BEGIN", "BEGIN", b"T").parse("", "SET LOCAL DateStyle = 'DMY'").client(b'S', b"");
+    script.server(b'1', b"").server(b'Z', b"T");
+    script.client(b'B', b"\0\0\0\0\0\0\0\0");
+    assert!(script.ties.bound().is_some(), "it is run in a later group");
+}
+
+#[test]
+fn settings_of_one_transaction_are_bounded() {
+    let mut script = Script::new();
+    script.query("BEGIN", "BEGIN", b"T");
+    let long = "x".repeat(8_000);
+    for n in 0..9 {
+        script.query(&format!("SET a.b{n} = '{long}'"), "SET", b"T");
+    }
+    assert!(script.ties.bound().is_some());
+    let mut script = Script::new();
+    script.query("BEGIN", "BEGIN", b"T");
+    for _ in 0..1_000 {
+        script.query("SET LOCAL DateStyle = 'DMY'", "SET", b"T");
+    }
+    assert_eq!(script.ties.bound(), None, "of these a digest is kept");
+}

@@ -114,6 +114,8 @@ pub struct Session {
     waker: Waker,
     meter: Meter,
     connected: Instant,
+    /// Servers in a row that could not be made ready for it.
+    vain: u8,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -191,6 +193,7 @@ impl Session {
             waker: Call::waker(around.mailbox, around.id),
             meter: Meter::default(),
             connected: around.pools.now,
+            vain: 0,
             _permit: permit,
         };
         Ok((session, Unseen { from_client: early, from_server: answer }))

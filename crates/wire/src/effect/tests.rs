@@ -85,8 +85,17 @@ fn settings_are_known_by_their_name() {
         assert_eq!(key(sql).unwrap(), "timezone", "{sql}");
     }
     assert_eq!(key("SET NAMES 'UTF8'").unwrap(), "client_encoding");
-    assert!(Effects::read(b"BEGIN; SET LOCAL work_mem = 1", false).sets_locally);
-    assert!(!Effects::read(b"SET work_mem = 1", false).sets_locally);
+    for sql in ["BEGIN; SET LOCAL DateStyle = 'DMY'", "SET LOCAL ROLE ann", "set local search_path to a, b"] {
+        assert!(Effects::read(sql.as_bytes(), false).sets_locally, "{sql}");
+    }
+    for sql in [
+        "SET DateStyle = 'DMY'",
+        "SET LOCAL statement_timeout = 1",
+        "SET LOCAL my.app = 1",
+        "SET TRANSACTION READ ONLY",
+    ] {
+        assert!(!Effects::read(sql.as_bytes(), false).sets_locally, "{sql}");
+    }
     for sql in
         ["SET seed = 0.5", "EXPLAIN ANALYZE CREATE TEMP TABLE t AS SELECT 1", "SET search_path = 'pg_temp'"]
     {

@@ -16,6 +16,9 @@ use crate::{Counters, Shared, Stage};
 /// For a server to finish what a client asked and did not wait for, as it would without a proxy.
 const LINGER: Duration = Duration::from_secs(10);
 
+/// Servers in a row that could not be made ready.
+const VAIN_MAX: u8 = 3;
+
 impl Session {
     pub(super) fn ended(&mut self, end: End, around: &mut Around<'_>) -> bool {
         let node = match &self.phase {
@@ -32,7 +35,18 @@ impl Session {
                     around,
                 );
             }
-            End::NotLaid(reason) => {
+            End::NotNow(reason) if self.vain < VAIN_MAX && self.pool.is_some() => {
+                tracing::debug!(
+                    node,
+                    reason,
+                    "a server could not be made ready for a session; another one is taken"
+                );
+                self.vain += 1;
+                self.lose_server(around);
+                self.phase = Phase::Resting;
+                return self.rest(around);
+            }
+            End::NotLaid(reason) | End::NotNow(reason) => {
                 self.lose_server(around);
                 return self.strand(&Refusal::cut(CutCause::NotTaken { node, reason }), around);
             }

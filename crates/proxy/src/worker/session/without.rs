@@ -105,6 +105,7 @@ impl Session {
             Released::Tainted => around.pools.end(server, around.again),
         }
         self.relay.hold_back(false);
+        self.vain = 0;
         // What the client has said meanwhile has its turn after the other sessions'.
         if self.client.may_read() || !self.relay.up.unread.is_empty() {
             around.again.push(around.id);
@@ -130,7 +131,7 @@ impl Session {
         let (key, proof) = self.door();
         let ties = &mut self.relay.books.ties;
         if ties.laid().is_same(&Laid::default()) {
-            around.shared.doors.seen(&key, proof, ties.parameters(), around.pools.now);
+            around.shared.doors.seen(&key, proof, ties.parameters(), self.connected);
         }
     }
 
@@ -266,6 +267,8 @@ impl Session {
 
     /// The search for another server has ended.
     pub fn relocated(&mut self, found: Result<Relocated, Refusal>, around: &mut Around<'_>) -> bool {
+        // Not before this was it let in.
+        let began = around.pools.now;
         let Phase::Between { was, .. } = &mut self.phase else { return true };
         let was = was.take();
         let found = match found {
@@ -306,9 +309,16 @@ impl Session {
         let parameters = Arc::new(found.welcome.parameters);
         match was {
             Some(_) => self.relay.take_up(target, parameters),
+            None if around.shared.desk.pauses(|| self.owner().database) => {
+                let mut server = server;
+                server.parameters = parameters;
+                around.pools.give_back(server, None, around.again);
+                self.phase = Phase::Resting;
+                return self.rest(around);
+            }
             None => {
                 let (key, proof) = self.door();
-                around.shared.doors.seen(&key, proof, &parameters, around.pools.now);
+                around.shared.doors.seen(&key, proof, &parameters, began);
                 self.relay.borrow(target, parameters, &Laid::default(), false);
             }
         }
