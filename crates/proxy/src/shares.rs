@@ -150,6 +150,22 @@ enum Expected {
     Close { name: Vec<u8>, statement: Arc<Statement> },
 }
 
+impl Expected {
+    /// It is the answer to a Parse of the client under this name.
+    fn names(&self, of: &[u8]) -> bool {
+        matches!(self, Expected::Parse { name, .. } if name == of)
+    }
+
+    /// It is the answer to what puts this statement on the server.
+    fn puts(&self, id: u64) -> bool {
+        match self {
+            Expected::Ours { id: put } => *put == id,
+            Expected::Parse { statement, sent, .. } => *sent && statement.id == id,
+            _ => false,
+        }
+    }
+}
+
 /// What a message finds.
 pub struct State<'a> {
     /// Which request of the session it is of.
@@ -221,7 +237,10 @@ impl Shares {
             _ => None,
         };
         let statement = name.and_then(|(name, _)| self.names.get(name));
-        statement.is_some_and(|statement| !self.prepared.ids.contains_key(&statement.id))
+        // What is in doubt is put there once more.
+        statement.is_some_and(|statement| {
+            !self.awaited.is_empty() || !self.prepared.ids.contains_key(&statement.id)
+        })
     }
 
     /// True when one more name can be kept.
@@ -310,7 +329,7 @@ impl Shares {
             return out;
         }
         let statement = self.registry.statement(session.reads, body);
-        let sent = !self.prepared.has(statement.id);
+        let sent = !self.is_there(statement.id, request);
         if sent {
             self.prepare(&statement, request, &mut out);
         } else if session.failed {
@@ -333,23 +352,35 @@ impl Shares {
     /// The statement of this name, prepared where the server lacks it. One that was read in another way is read for this use
     /// as PostgreSQL would that had to look at its text again: as it is now.
     fn provide(&mut self, name: &[u8], session: &State<'_>, out: &mut Vec<u8>) -> Option<Arc<Statement>> {
-        let known = self.names.get(name)?;
-        if self.prepared.has(known.id) {
-            return Some(Arc::clone(known));
+        let known = Arc::clone(self.names.get(name)?);
+        if self.is_there(known.id, session.request) {
+            return Some(known);
         }
         let statement = match known.reads == session.reads {
-            true => Arc::clone(known),
+            true => known,
             false => self.registry.statement(session.reads, &known.body),
         };
-        if !self.prepared.has(statement.id) {
+        if !self.is_there(statement.id, session.request) {
             self.prepare(&statement, session.request, out);
             self.awaited.push_back((session.request, Expected::Ours { id: statement.id }));
         }
         Some(statement)
     }
 
+    /// The server has it when it comes to `request`, whatever becomes of the requests before.
+    fn is_there(&mut self, id: u64, request: u64) -> bool {
+        let in_doubt = self.awaited.iter().any(|(of, expected)| *of < request && expected.puts(id));
+        self.prepared.has(id) && !in_doubt
+    }
+
     /// The Parse that puts it there; whoever has it sent awaits the answer.
     fn prepare(&mut self, statement: &Statement, request: u64, out: &mut Vec<u8>) {
+        if self.prepared.has(statement.id) {
+            // Perhaps: an earlier request, not answered yet, was to put it there.
+            let name = self.prepared.name(statement.id);
+            put_frame(out, frontend::CLOSE, &[b"S", &name[..], b"\0"].concat());
+            self.awaited.push_back((request, Expected::Decoy));
+        }
         self.make_room(request, out);
         self.prepared.add(statement.id);
         let body = [&self.prepared.name(statement.id)[..], b"\0", &statement.body].concat();
@@ -477,20 +508,31 @@ impl Shares {
         Fate::Keep
     }
 
+    /// What was to put it on the server was not done; a later request may have asked for it again.
+    fn is_not_there(&mut self, id: u64) {
+        if !self.awaited.iter().any(|(_, expected)| expected.puts(id)) {
+            self.prepared.ids.remove(&id);
+        }
+    }
+
     /// All of `request` is answered: what has no answer of its own was not done, and is undone, the last first.
     fn settle(&mut self, request: u64) {
         let failed = std::mem::take(&mut self.failed);
         self.used.retain(|(of, _)| *of > request);
         let undone = self.awaited.iter().take_while(|(of, _)| *of <= request).count();
-        for (_, expected) in self.awaited.drain(..undone).rev() {
+        let undone: Vec<Expected> = self.awaited.drain(..undone).map(|(_, expected)| expected).collect();
+        for expected in undone.into_iter().rev() {
             match expected {
                 Expected::Own | Expected::Decoy | Expected::Unnamed => {}
-                Expected::Ours { id } => drop(self.prepared.ids.remove(&id)),
+                Expected::Ours { id } => self.is_not_there(id),
                 Expected::Room { id } => self.prepared.add(id),
                 Expected::Parse { name, statement, sent } => {
-                    self.names.remove(&name);
+                    // A later request may have taken the name already.
+                    if !self.awaited.iter().any(|(_, later)| later.names(&name)) {
+                        self.names.remove(&name);
+                    }
                     if sent {
-                        self.prepared.ids.remove(&statement.id);
+                        self.is_not_there(statement.id);
                     }
                 }
                 Expected::Close { name, statement } => drop(self.names.insert(name, statement)),

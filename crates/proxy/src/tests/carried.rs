@@ -1,7 +1,10 @@
 //! What sessions that share servers read, each by its own settings.
 
+use tokio::io::AsyncWriteExt;
 use tokio_postgres::error::SqlState;
+use wire::message::put_frame;
 
+use super::fake::Client;
 use super::pools::{open, real, value};
 use super::*;
 
@@ -162,4 +165,38 @@ async fn what_is_reset_again_and_again_does_not_pile_up() {
         session.batch_execute(&format!("SET statement_timeout = {n}; SET lock_timeout = 5")).await.unwrap();
     }
     assert_eq!(crowd.around(value(&session, "SHOW statement_timeout")).await, "299ms");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_failed_request_was_to_prepare_is_prepared_for_the_next() {
+    let (_postgres, stand) = real(1, &[]).await;
+    let mut client = Client::knock_with(stand.read_write(), &[("user", "postgres")]).await;
+    client.ready().await.unwrap();
+    let mut out = Vec::new();
+    // Two groups at once: what the first cannot prepare is asked for again by the second.
+    for name in ["one", "two"] {
+        put_frame(&mut out, b'P', format!("{name}\0SELECT * FROM gone\0\0\0").as_bytes());
+        put_frame(&mut out, b'D', format!("S{name}\0").as_bytes());
+        put_frame(&mut out, b'S', b"");
+    }
+    client.stream.write_all(&out).await.unwrap();
+    for _ in 0..2 {
+        assert_eq!(client.ready().await.unwrap_err().sqlstate, "42P01");
+        client.ready().await.unwrap();
+    }
+    // What a failed group skips is there for the next.
+    out.clear();
+    put_frame(&mut out, b'P', b"bad\0SELECT 1/0\0\0\0");
+    put_frame(&mut out, b'B', b"\0bad\0\0\0\0\0\0\0");
+    put_frame(&mut out, b'E', b"\0\0\0\0\0");
+    put_frame(&mut out, b'P', b"good\0SELECT 1\0\0\0");
+    put_frame(&mut out, b'S', b"");
+    put_frame(&mut out, b'P', b"other\0SELECT 1\0\0\0");
+    put_frame(&mut out, b'B', b"\0other\0\0\0\0\0\0\0");
+    put_frame(&mut out, b'E', b"\0\0\0\0\0");
+    put_frame(&mut out, b'S', b"");
+    client.stream.write_all(&out).await.unwrap();
+    assert_eq!(client.ready().await.unwrap_err().sqlstate, "22012");
+    client.ready().await.unwrap();
+    assert_eq!(client.tags_until_ready().await, "12DCZ");
 }
