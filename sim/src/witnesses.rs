@@ -28,7 +28,7 @@ pub const WITNESSES: &[Row] = rows! {
     "admit-unopened" Seed(110), "I8";
     "admit-unsettled" Scenario("bared-is-not-read", 0), "I3";
     "open-unflushed" Seed(121), "I2";
-    "promised-serves" Seed(496), "I4";
+    "promised-serves" Seed(1344), "I4";
     "deposed-serves" Seed(4), "I5";
     "remove-store-first" Scenario("removal-in-force-first", 0), "I2";
     "change-unflushed" Scenario("removal-waits", 0), "I2";
