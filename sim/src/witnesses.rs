@@ -50,7 +50,7 @@ pub const WITNESSES: &[Row] = rows! {
     "follow-unpromised" Seed(2), "I2";
     "copied-counted" CrashSteps("reinit", 0), "I5";
     "stay-dropped" CrashSteps("remove node, from two to one", 0), "I5";
-    "gate-forgotten" Met(3000002343), "I1";
+    "lease-write-unseen" Met(2000002343), "I1";
     "old-look-settles" Met(3000911950), "I3";
     "old-probe-judged" Met(4001316550), "I5";
     "late-word-taken" Scenario("last-words-are-late", 3), "I8";
@@ -99,6 +99,10 @@ pub const UNCAUGHT: &[(&str, &str)] = &[
     (
         "add-postgres-first",
         "the store's write follows within milliseconds; an earlier model met the moment at seed 180",
+    ),
+    (
+        "gate-forgotten",
+        "a session ends within milliseconds of the order, and a probe must lie between its last commit and that",
     ),
     ("settle-dropped", "it takes a write of /sync that arrives after the next change"),
     (

@@ -173,6 +173,17 @@ pub fn releases_store_lease(view: &View) -> bool {
     wants_store_lease(view).is_none() && (!keeps_lease(view) || is_on(Mutation::StoreLeaseReturned))
 }
 
+/// Others may take over once the store's lease is gone: so it says in the store, or a write of this node that says so may have
+/// arrived there, unseen as yet.
+fn by_store_lease(view: &View, sync: &SyncRecord) -> bool {
+    let version = view.store.sync.as_ref().map_or(0, |sync| sync.version);
+    let perhaps = sync.set.k == 0
+        && view.settings.is_async()
+        && view.memory.in_doubt(version)
+        && !is_on(Mutation::LeaseWriteUnseen);
+    sync.is_async() || perhaps
+}
+
 /// k members of the set promise nobody else. With k = 0 nobody else may take over; where that was chosen for several
 /// nodes, the store's lease says so.
 pub fn lease_held(view: &View) -> bool {
@@ -180,7 +191,7 @@ pub fn lease_held(view: &View) -> bool {
     if is_on(Mutation::LeaseIgnored) {
         return true;
     }
-    if sync.is_async() {
+    if by_store_lease(view, sync) {
         let term = view.record().map(|record| record.term);
         return view.store_lease.is_some_and(|(held, until)| Some(held) == term && view.now < until);
     }
@@ -191,7 +202,7 @@ pub fn lease_held(view: &View) -> bool {
 /// store's where that was chosen; else nobody takes over by himself, and the right lasts while the agent lives.
 pub fn lease_until(view: &View) -> Option<Millis> {
     let sync = view.sync()?;
-    if sync.is_async() {
+    if by_store_lease(view, sync) {
         let term = view.record().map(|record| record.term);
         return view.store_lease.filter(|(held, _)| Some(*held) == term).map(|(_, until)| until);
     }

@@ -70,6 +70,7 @@ mutations! {
     PromoteUnlooked "promote-unlooked" "A standby cluster is promoted without a look at its origin.";
     LeftFollowed "left-followed" "WAL that has left the origin's history is taken for a beginning of it: nobody rewinds.";
     NamesakeFollowed "namesake-followed" "A branch of the origin with the id of this cluster's own passes for it.";
+    LeaseWriteUnseen "lease-write-unseen" "Who has written that the store's lease decides serves without one until it reads that.";
     OldLookSettles "old-look-settles" "The age of a probe, as a look showed it, counts from now.";
     GateForgotten "gate-forgotten" "What sessions commit while they are being ended is taken for settled by a probe from before their end.";
     OldProbeJudged "old-probe-judged" "A primary is judged by what it was found to be when it was primary before.";
