@@ -11,6 +11,7 @@ mod backend_killed;
 mod bad_input;
 mod bootstrap_and_replicate;
 mod cascading;
+mod causal_reads;
 mod copy_interrupted;
 mod copy_tool_killed;
 mod degraded;

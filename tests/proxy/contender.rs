@@ -67,6 +67,7 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
     let debian = Debian::new(bench);
     for name in &options.versus {
         contenders.push(match name.as_str() {
+            "auto" => auto(node)?,
             "pgbouncer" => pgbouncer(node, &debian)?,
             _ => haproxy(node, &debian)?,
         });
@@ -75,6 +76,19 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
         contenders.push(other(node, name, line)?);
     }
     Ok(contenders)
+}
+
+/// The same process by its third port: each text is judged, and none may go to a replica, for there is none.
+fn auto(node: &Node) -> Result<Contender> {
+    Ok(Contender {
+        name: "pgherd auto".to_owned(),
+        description: "the same node's auto port".to_owned(),
+        port: node.auto,
+        pid: Some(node.agent_pid().context("the agent runs")?),
+        clients_max: usize::MAX,
+        refuses: None,
+        process: None,
+    })
 }
 
 /// Any other proxy, by its command line.

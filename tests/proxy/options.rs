@@ -3,7 +3,7 @@
 use crate::load::{Mode, Workload};
 
 pub const USAGE: &str = "\
-  next: cargo xtask bench proxy [--versus pgbouncer,haproxy] [--rounds 5] [--seconds 5] [--clients 1,16,64]
+  next: cargo xtask bench proxy [--versus auto,pgbouncer,haproxy] [--rounds 5] [--seconds 5] [--clients 1,16,64]
                                 [--modes simple,extended,prepared] [--idle-clients 1000] [--strace] [--json]
                                 [--also \"NAME PROGRAM {listen} {server} …\"]   another proxy; the ports are put in,
                                 and for {socket} the path of the server's socket";
@@ -74,6 +74,6 @@ fn number(value: &str) -> Result<usize, String> {
 }
 
 fn known(name: &str) -> Result<String, String> {
-    let there = ["pgbouncer", "haproxy"].contains(&name);
-    there.then(|| name.to_owned()).ok_or_else(|| format!("\"{name}\": there are pgbouncer and haproxy"))
+    let there = ["auto", "pgbouncer", "haproxy"].contains(&name);
+    there.then(|| name.to_owned()).ok_or_else(|| format!("\"{name}\": there are auto, pgbouncer and haproxy"))
 }

@@ -64,6 +64,7 @@ pub struct Node {
     pub postgres: u16,
     pub read_write: u16,
     pub read_only: u16,
+    pub auto: u16,
     pub http: u16,
     pub peer: u16,
 }
@@ -80,6 +81,7 @@ impl Node {
             postgres: first,
             read_write: first + 1,
             read_only: first + 2,
+            auto: first + 3,
             http: first + 4,
             peer: first + 5,
         }

@@ -28,7 +28,7 @@ pub fn bench(arguments: &[String]) -> Result<()> {
 }
 
 fn failover(arguments: &[String]) -> Result<()> {
-    setup::postgres()?;
+    setup::all()?;
     setup::namespaces()?;
     shell::cargo(&["build", "--release", "--package", "pgherd", "--package", "tests", "--bins"])?;
     if compares(arguments) {
@@ -38,7 +38,7 @@ fn failover(arguments: &[String]) -> Result<()> {
 }
 
 fn proxy(arguments: &[String]) -> Result<()> {
-    setup::postgres()?;
+    setup::all()?;
     shell::cargo(&["build", "--release", "--package", "pgherd", "--package", "tests", "--bins"])?;
     if compares(arguments) {
         let packages = [HAPROXY.as_slice(), &PGBOUNCER].concat();

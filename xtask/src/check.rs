@@ -70,8 +70,7 @@ pub fn test(arguments: &[String]) -> Result<()> {
         return test_on(major, &filter);
     }
     if !wanted.without_setup {
-        setup::parser()?;
-        setup::postgres()?;
+        setup::all()?;
     }
     // The tests of real processes start this binary; cargo builds it for them only when told.
     shell::cargo(&["build", "--package", "pgherd"])?;
@@ -96,7 +95,7 @@ pub fn chaos(arguments: &[String]) -> Result<()> {
 
 fn chaos_with(arguments: &[&str], setup: bool) -> Result<()> {
     if setup {
-        setup::postgres()?;
+        setup::all()?;
         setup::namespaces()?;
     }
     shell::cargo(&["build", "--package", "pgherd", "--package", "tests", "--bins"])?;

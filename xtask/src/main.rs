@@ -58,7 +58,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "worlds" => check::worlds(rest),
         "chaos" => check::chaos(rest),
         "bench" => bench::bench(rest),
-        "setup" => setup::parser().and_then(|()| setup::postgres()),
+        "setup" => setup::all(),
         "tidy" => tidy::tidy(),
         "ci" => check::ci(),
         "help" | "--help" | "-h" => {
@@ -72,7 +72,7 @@ fn run(arguments: &[String]) -> Result<()> {
 /// The dev profile: it builds in half the time of the release profile on a machine that has built nothing yet, and a
 /// demo waits for PostgreSQL, not for us. Figures come from `bench`, which builds the release profile.
 fn demo(arguments: &[String]) -> Result<()> {
-    setup::postgres()?;
+    setup::all()?;
     shell::cargo(&["build", "--package", "pgherd"])?;
     shell::become_program(&shell::target_dir().join("debug/pgherd"), "demo", arguments)
 }

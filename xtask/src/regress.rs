@@ -22,7 +22,7 @@ const TAKEN: [&str; 4] = ["sql", "expected", "data", "parallel_schedule"];
 
 /// `test regress …`: the arguments pass through to the program of that name.
 pub fn regress(arguments: &[String]) -> Result<()> {
-    setup::postgres()?;
+    setup::all()?;
     let suite = suite()?;
     let mut shim = Command::new("cc");
     shim.args(["-O1", "-Wall", "-fPIC", "-shared", "tests/regress/protocol.c", "-ldl", "-o"]);

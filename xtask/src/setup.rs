@@ -15,6 +15,12 @@ const BINARIES: &str = "/usr/lib/postgresql";
 /// pgherd's range of major versions.
 const MAJORS: std::ops::RangeInclusive<u32> = 15..=18;
 
+/// Whatever a build of pgherd and a cluster on this machine need.
+pub fn all() -> Result<()> {
+    parser()?;
+    postgres()
+}
+
 /// Installs Debian's PostgreSQL when no server of a major that we run is there.
 pub fn postgres() -> Result<()> {
     if installed_major().is_some() {

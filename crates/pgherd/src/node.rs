@@ -19,15 +19,15 @@ use tokio::sync::{mpsc, watch};
 use self::parts::{fencing, followed, peer_config, proxy_config, reread, seeds, settings, tunable};
 use self::pid_file::PidFile;
 use crate::agent::{
-    self, Addresses, Agent, CredentialsFile, EventLog, MembersFile, Panel, Parts, ServerSecrets, ServerWaits,
-    SlotPolicy, Words, WordsFile, Worker,
+    self, Addresses, Agent, CredentialsFile, EventLog, MembersFile, Panel, Parts, SlotPolicy, Words,
+    WordsFile, Worker,
 };
 use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Incoming, Link};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
 use crate::store::{RaftConfig, RaftStore, SeatReport, Standing, Store};
-use proxy::{Proxy, Questions, topology::Topology};
+use proxy::{Proxy, topology::Topology};
 
 /// Messages of all peers that wait for the agent: at 4 a second and peer, seconds of them.
 const MESSAGES_MAX: usize = 256;
@@ -69,7 +69,7 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
 
     let (topology, seen_topology) = watch::channel(Topology::default());
-    let proxy = Proxy::start(proxy_config(&config), seen_topology, questions(worker.as_ref())).await?;
+    let proxy = Proxy::start(proxy_config(&config), seen_topology, agent::questions(worker.as_ref())).await?;
 
     let (raft_out, raft_outgoing) = mpsc::channel(RAFT_MESSAGES_MAX);
     let founding = serde_json::to_value(&seeds).context("write the first record of members")?;
@@ -287,13 +287,4 @@ async fn listen(host: &str, port: u16, setting: &str) -> Result<TcpListener> {
             "cannot listen on {host}:{port}; see who uses it (ss -ltnp 'sport = :{port}') or change {setting}"
         )
     })
-}
-
-/// A witness has no server that it could ask, and no password of the cluster's own roles for another's.
-fn questions(worker: Option<&Arc<Worker>>) -> Questions {
-    let Some(worker) = worker else { return Questions::default() };
-    Questions {
-        sync_waits: Some(Arc::new(ServerWaits::new(Arc::clone(worker)))),
-        secrets: Some(Arc::new(ServerSecrets(Arc::clone(worker)))),
-    }
 }

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::backend::Choice;
 use super::refusal::{CutCause, Refusal};
+use super::routes::Moment;
 use super::servers::{Opened, Seat};
 use super::tally::Owner;
 use super::{Counters, Port, Shared, Stage};
@@ -33,9 +34,26 @@ pub struct Admitted {
     pub at_once: bool,
 }
 
+/// Which servers will do.
+#[derive(Clone, Debug)]
+pub struct Way {
+    pub port: Port,
+    /// A replica must show everything up to then.
+    pub since: Moment,
+    /// Best of all the one at this address.
+    pub prefers: Option<String>,
+}
+
+impl Way {
+    /// Any to which the port leads.
+    pub fn of(port: Port) -> Way {
+        Way { port, since: Moment::default(), prefers: None }
+    }
+}
+
 /// What is looked for.
 pub struct Search<'a> {
-    pub port: Port,
+    pub way: &'a Way,
     pub startup: &'a [u8],
     /// Without any queue time a healthy server must still have time to accept: this is never before it could.
     pub deadline: Instant,
@@ -63,7 +81,8 @@ pub async fn admit<C: AsyncRead + Unpin>(
 ) -> Result<Admitted, NotAdmitted> {
     let mut stage = shared.stage.subscribe();
     let deadline = Instant::now() + shared.config.queue_timeout;
-    let search = Search { port, startup, deadline, queues: true, minds_pause };
+    let way = Way::of(port);
+    let search = Search { way: &way, startup, deadline, queues: true, minds_pause };
     tokio::select! {
         biased;
         outcome = find(shared, &search) => outcome.map_err(NotAdmitted::Refused),
@@ -90,7 +109,8 @@ pub async fn until_left<C: AsyncRead + Unpin>(client: &mut C, early: &mut Vec<u8
 /// Waits for a server up to the deadline of `search`.
 pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refusal> {
     let config = &shared.config;
-    let Search { port, startup, deadline, queues, minds_pause } = *search;
+    let Search { way, startup, deadline, queues, minds_pause } = *search;
+    let Way { port, since, .. } = *way;
     let started = Instant::now();
     let open_deadline = deadline.max(started + config.connect_timeout);
     let mut topology = shared.topology.clone();
@@ -105,12 +125,16 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
             now.primary = None;
             now.reason = "A switchover is under way.".to_owned();
         }
+        let seen = shared.freshness.seen();
+        let listed = now.replicas.len();
+        now.replicas.retain(|replica| seen.serves(&replica.address, since));
+        let may_catch_up = now.replicas.len() < listed;
         let paused = minds_pause && shared.desk.pauses(|| Owner::of(startup).database);
         if paused {
             (now.primary, now.replicas) = (None, Vec::new());
             now.reason = "The database is paused; RESUME in the console ends that.".to_owned();
         }
-        if let Some((choice, seat)) = shared.servers.pick(port, &now, &failed) {
+        if let Some((choice, seat)) = shared.servers.pick(way, &now, &failed) {
             let mut watched = topology.clone();
             let opened = tokio::select! {
                 biased;
@@ -146,7 +170,7 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
                 reason: now.reason.clone(),
             })?);
         }
-        let retries = paused || !failed.is_empty();
+        let retries = paused || may_catch_up || !failed.is_empty();
         let wake = async {
             tokio::select! {
                 changed = topology.changed() => changed.is_ok(),

@@ -12,7 +12,7 @@
 //! What it is: a session relay with pools. Start-up packet and authentication pass through, so every method of pg_hba works
 //! as without a proxy, and what was let in is let in again (`doors`); between transactions a session has no server (`worker::pools`), or keeps the one that it needs
 //! (`ties`) until that is gone or is no primary any more, and is then moved to another when nothing of it is lost by that.
-//! During a hold it is parked at its next transaction boundary. What it is not yet: a router by statement.
+//! During a hold it is parked at its next transaction boundary. On the auto port each request goes where it may (`routes`).
 //!
 //! Invariants: the topology is learnt from one watch and from nowhere else. A server connection to a primary ends the
 //! moment the topology names another primaryship, another primary or none; one to a replica, when that replica is not
@@ -42,6 +42,7 @@ mod policy;
 mod refusal;
 mod relay;
 mod relocation;
+mod routes;
 mod servers;
 mod session;
 mod shares;
@@ -54,6 +55,8 @@ mod worker;
 pub use cancel::SyncWaits;
 pub use metrics::Metrics;
 pub use policy::LoweredCommit;
+pub use routes::{CatalogNews, Catalogs, Consistency, Position, Positions};
+pub use routing::{HARMLESS_FUNCTIONS, Overrides, Query as CatalogQuery, Rows as CatalogRows};
 
 use std::io;
 use std::net::SocketAddr;
@@ -69,6 +72,7 @@ use auth::roles::Role;
 use cancel::CancelMap;
 use console::Desk;
 use doors::Doors;
+use routes::{Databases, Freshness};
 use servers::Servers;
 use shares::Registry;
 use tls::{Tls, TlsConfig, TlsError};
@@ -82,8 +86,14 @@ pub struct ProxyConfig {
     pub listen: String,
     pub read_write_port: u16,
     pub read_only_port: u16,
-    /// Behaves as the read-write port until routing by statement comes.
+    /// In transaction mode its sessions read from replicas; in session mode it behaves as the read-write port.
     pub auto_port: Option<u16>,
+    /// What a read on a replica must see.
+    pub read_consistency: Consistency,
+    /// A replica that is further behind serves nobody.
+    pub replica_lag_max: Duration,
+    /// Functions that the auto port sends to the primary, or lets replicas run, whatever the catalog says.
+    pub functions: Overrides,
     /// Connections that may wait for a server at the same time.
     pub queue_max: usize,
     /// How long one waits at most. Zero: one attempt within `connect_timeout`.
@@ -147,6 +157,10 @@ pub struct Questions {
     pub sync_waits: Option<Arc<dyn SyncWaits>>,
     /// Without it each password is for the server alone, and a session that has one cannot be moved to another.
     pub secrets: Option<Arc<dyn Secrets>>,
+    /// Without it the auto port sends all that names a table or a function to the primary.
+    pub catalogs: Option<Arc<dyn Catalogs>>,
+    /// Without it no replica is known to have what somebody wrote.
+    pub positions: Option<Arc<dyn Positions>>,
 }
 
 /// A port of the proxy.
@@ -240,6 +254,8 @@ struct Shared {
     workers: Workers,
     tls: Tls,
     statements: Arc<Registry>,
+    databases: Databases,
+    freshness: Freshness,
 }
 
 impl Shared {
@@ -257,6 +273,9 @@ impl Shared {
             moved: total(&self.counters.moved),
             unacknowledged: total(&self.counters.unacknowledged),
             lowered_commits: total(&self.counters.lowered_commits),
+            reads_by_replicas: total(&self.counters.reads_by_replicas),
+            reads_by_primary: total(&self.counters.reads_by_primary),
+            repeated: total(&self.counters.repeated),
         }
     }
 }
@@ -269,6 +288,9 @@ struct Counters {
     withheld_cancels: AtomicU64,
     unacknowledged: AtomicU64,
     lowered_commits: AtomicU64,
+    reads_by_replicas: AtomicU64,
+    reads_by_primary: AtomicU64,
+    repeated: AtomicU64,
     refused: AtomicU64,
     queue_timeouts: AtomicU64,
     cuts: AtomicU64,
@@ -306,6 +328,12 @@ pub struct Counts {
     pub unacknowledged: u64,
     /// Times that a user lowered `synchronous_commit` and was warned.
     pub lowered_commits: u64,
+    /// Reads of the auto port that a replica ran.
+    pub reads_by_replicas: u64,
+    /// Such that the primary ran, because no replica was known to have what they must see.
+    pub reads_by_primary: u64,
+    /// Such that were asked again of another server.
+    pub repeated: u64,
 }
 
 /// Where it listens; tells the ports when the configuration left them to the kernel (port 0).
@@ -368,6 +396,8 @@ impl Proxy {
             workers: Workers::new(config.threads).map_err(ProxyError::Workers)?,
             tls: Tls::start(&config.tls)?,
             statements: Arc::default(),
+            databases: Databases::default(),
+            freshness: Freshness::new(config.replica_lag_max),
             config,
         });
         shared.workers.start(&shared).map_err(ProxyError::Workers)?;
@@ -376,6 +406,16 @@ impl Proxy {
         lookout.spawn(console::keep_averages(Arc::clone(&shared)));
         let watching = Arc::clone(&shared);
         lookout.spawn(async move { watching.tls.watch().await });
+        if let Some(catalogs) = shared.questions.catalogs.clone() {
+            let watching = Arc::clone(&shared);
+            lookout.spawn(async move {
+                watching.databases.watch(&*catalogs, &watching.config.functions).await;
+            });
+        }
+        if let Some(positions) = shared.questions.positions.clone() {
+            let watching = Arc::clone(&shared);
+            lookout.spawn(async move { watching.freshness.watch(&watching, &positions).await });
+        }
         let mut listeners = JoinSet::new();
         let ports =
             [(Port::ReadWrite, Some(read_write)), (Port::ReadOnly, Some(read_only)), (Port::Auto, auto)];

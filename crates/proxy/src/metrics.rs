@@ -98,6 +98,21 @@ fn text(counts: &Counts, report: &Report) -> String {
             "Times that a user lowered synchronous_commit and was warned.",
             counts.lowered_commits,
         ),
+        (
+            "pgherd_proxy_reads_by_replicas_total",
+            "Reads of the auto port that a replica ran.",
+            counts.reads_by_replicas,
+        ),
+        (
+            "pgherd_proxy_reads_by_primary_total",
+            "Reads of the auto port that the primary ran, no replica being known to have what they must see.",
+            counts.reads_by_primary,
+        ),
+        (
+            "pgherd_proxy_reads_repeated_total",
+            "Reads of the auto port that were asked again of another server.",
+            counts.repeated,
+        ),
     ];
     for (name, help, value) in counters {
         Family::new(&mut out, name, "counter", help).value("", value);

@@ -126,12 +126,39 @@ pub fn change(policy: LoweredCommit, frame: &Frame<'_>, start: usize, effects: &
     (Change::Edited(bytes), lowers && policy == LoweredCommit::Warn)
 }
 
-/// A statement in place of the client's that fails with the reason: so the transaction, the pipeline and the client
-/// go on as after any other error.
 fn refusal(frame: &Frame<'_>, start: usize) -> Vec<u8> {
+    failing(frame, start, "42501", MESSAGE, DETAIL, HINT)
+}
+
+/// In the place of a statement that would keep the session with a replica, for the reason `why`.
+pub fn refused_by_replica(frame: &Frame<'_>, start: usize, why: &str) -> Vec<u8> {
+    let detail = format!(
+        "It would need this server for longer than its READ ONLY block: {}.",
+        why.replace('\'', "''")
+    );
+    failing(
+        frame,
+        start,
+        "25006",
+        "this statement cannot be run in a READ ONLY block of the auto port",
+        &detail,
+        "Begin the block without READ ONLY, or connect to the read-write or the read-only port.",
+    )
+}
+
+/// A statement in place of the client's that fails with the reason: so the transaction, the pipeline and the client
+/// go on as after any other error. Quotes in the texts are doubled.
+fn failing(
+    frame: &Frame<'_>,
+    start: usize,
+    sqlstate: &str,
+    message: &str,
+    detail: &str,
+    hint: &str,
+) -> Vec<u8> {
     let sql = format!(
-        "DO $pgherd$ BEGIN RAISE EXCEPTION USING ERRCODE = '42501', MESSAGE = '{MESSAGE}', DETAIL = '{DETAIL}', \
-         HINT = '{HINT}'; END $pgherd$"
+        "DO $pgherd$ BEGIN RAISE EXCEPTION USING ERRCODE = '{sqlstate}', MESSAGE = '{message}', DETAIL = '{detail}', \
+         HINT = '{hint}'; END $pgherd$"
     );
     let mut body = frame.head.get(..start).unwrap_or_default().to_vec();
     body.extend_from_slice(sql.as_bytes());

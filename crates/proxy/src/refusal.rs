@@ -209,11 +209,11 @@ impl CutCause {
     /// True when the session could go on with another server.
     pub fn leaves_room(&self) -> bool {
         match self {
-            CutCause::Takeover { .. } | CutCause::PrimaryClosed { .. } | CutCause::ServerClosed { .. } => {
-                true
-            }
-            CutCause::ReplicaGone { .. }
-            | CutCause::ServerGarbled { .. }
+            CutCause::Takeover { .. }
+            | CutCause::PrimaryClosed { .. }
+            | CutCause::ReplicaGone { .. }
+            | CutCause::ServerClosed { .. } => true,
+            CutCause::ServerGarbled { .. }
             | CutCause::Bound { .. }
             | CutCause::NotTaken { .. }
             | CutCause::LoginBroken { .. }

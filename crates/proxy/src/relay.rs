@@ -8,6 +8,7 @@
 
 mod frames;
 mod lent;
+mod repeat;
 
 use std::io;
 use std::sync::Arc;
@@ -21,10 +22,13 @@ use super::books::{Books, Parking};
 use super::cancel::{CancelMap, Commit, Gate, Registered};
 use super::lane::{Cut, Lane, Receiver};
 use super::ledger::{backend_wanted, frontend_wanted};
-use super::shares::Registry;
+use super::routes::{Known, Request};
+use super::shares::{Registry, Shares};
 use super::tally::Bytes;
 use super::ties::Prelude;
 pub use lent::Wants;
+pub use repeat::Failed;
+use repeat::{Repeat, Turn};
 
 /// Bytes of the client that are kept while it is parked: one read, and the beginning of a message before it.
 pub const UNREAD_MAX: usize = 32 * 1024;
@@ -68,6 +72,9 @@ pub struct Relay {
     /// The server is made ready for this session, which waits.
     prelude: Option<Box<Prelude>>,
     parking: Parking,
+    turn: Turn,
+    /// Of a session whose requests go to different servers.
+    repeat: Option<Box<Repeat>>,
     /// `up.unread` may hold whole messages.
     backlog: bool,
     /// End as soon as the session is idle.
@@ -105,6 +112,8 @@ impl Relay {
             server_key: Vec::new(),
             hides_key: around.statements.is_some(),
             prelude: None,
+            turn: Turn::Any,
+            repeat: None,
             backlog: false,
             draining: false,
             hold: false,
@@ -152,7 +161,8 @@ impl Relay {
 
     /// To end, and with nothing left to say or to hear.
     pub fn is_drained(&self) -> bool {
-        self.draining && self.down.is_clear() && self.at_boundary() && self.up.unread.is_empty()
+        let is_idle = self.down.is_clear() && self.at_boundary() && self.up.unread.is_empty();
+        self.draining && is_idle && !self.has_failed_read()
     }
 
     /// Writes to the server what waits for it; true when nothing does. A commit waits for a cancel that is under way, whose
@@ -171,8 +181,21 @@ impl Relay {
     pub fn pauses(&self) -> bool {
         // A server that has said its last word would never answer.
         let is_held = self.hold && self.books.ledger.may_pause();
-        let waits = is_held || !self.books.last_words.is_empty() || self.prelude.is_some();
+        let waits =
+            is_held || !self.books.last_words.is_empty() || self.prelude.is_some() || self.turn == Turn::Over;
         waits && self.up.frames.at_boundary()
+    }
+
+    /// What the client's first request is; `is_read` is asked for each text of it.
+    pub fn request(&self, is_read: impl FnMut(&[u8]) -> bool) -> Request {
+        let Books { shares, ties, .. } = &self.books;
+        let shares = shares.as_deref();
+        let known = Known {
+            text: |name: &[u8]| shares.and_then(|shares| shares.text(name)),
+            unnamed: ties.unnamed(),
+            room: shares.map_or(0, Shares::room),
+        };
+        known.first(&self.up.unread, is_read)
     }
 
     /// No more of the client can be kept.

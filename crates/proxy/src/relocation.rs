@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use wire::ErrorFields;
 use wire::message::{Framer, Piece, backend};
 
-use super::admission::{Search, find};
+use super::Shared;
+use super::admission::{Search, Way, find};
 use super::auth::scram::Keys;
 use super::backend::Choice;
 use super::ledger::backend_wanted;
@@ -21,7 +22,6 @@ use super::refusal::{CutCause, Refusal};
 use super::servers::{Opened, Seat};
 use super::ties::{Parameters, Replay, reported};
 use super::tls::Stream;
-use super::{Port, Shared};
 
 /// For the login without questions and for the replay: each takes milliseconds on a server that is well.
 const STEP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -59,16 +59,16 @@ enum Hitch {
     Never(String),
 }
 
-/// Waits for a primary until `queue_timeout` and makes it like the old server.
+/// Waits for a server until `queue_timeout` and makes it like the old one.
 pub async fn relocate(
     shared: &Shared,
-    port: Port,
+    way: &Way,
     login: &Login,
     replay: &Replay,
 ) -> Result<Relocated, Refusal> {
     let started = Instant::now();
     let deadline = started + shared.config.queue_timeout.max(shared.config.connect_timeout);
-    let search = Search { port, startup: &login.startup, deadline, queues: false, minds_pause: false };
+    let search = Search { way, startup: &login.startup, deadline, queues: false, minds_pause: false };
     let mut at_once = shared.topology.borrow().held_until().is_none();
     loop {
         let found = find(shared, &search).await.map_err(|refusal| match refusal {

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use wire::ErrorFields;
 use wire::message::backend;
 
-use super::Port;
+use super::admission::Way;
 use super::backend::Choice;
 use super::listener::set_socket_options;
 use super::tls::{Stream, Tls};
@@ -48,18 +48,20 @@ struct Server {
 }
 
 impl Servers {
-    /// Takes a seat on the least used of the best servers that are not in `failed`.
-    pub fn pick(&self, port: Port, topology: &Topology, failed: &[String]) -> Option<(Choice, Seat)> {
+    /// Takes a seat on the least used of the best servers that are not in `failed`, or where the way prefers it.
+    pub fn pick(&self, way: &Way, topology: &Topology, failed: &[String]) -> Option<(Choice, Seat)> {
         let mut by_address = lock(&self.by_address);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        for class in Choice::candidates(port, topology) {
+        for class in Choice::candidates(way.port, topology) {
             let class: Vec<Choice> =
                 class.into_iter().filter(|choice| !failed.contains(&choice.backend.address)).collect();
             let sessions = |choice: &Choice| {
                 by_address.get(&choice.backend.address).map_or(0, |s| s.sessions.load(Ordering::Relaxed))
             };
             let start = turn % class.len().max(1);
-            let best = class[start..].iter().chain(&class[..start]).min_by_key(|choice| sessions(choice));
+            let preferred = class.iter().find(|choice| way.prefers.as_ref() == Some(&choice.backend.address));
+            let least = || class[start..].iter().chain(&class[..start]).min_by_key(|choice| sessions(choice));
+            let best = preferred.or_else(least);
             if let Some(choice) = best.cloned() {
                 // Those that nobody uses go, so that the map stays as small as the cluster.
                 by_address.retain(|address, server| {

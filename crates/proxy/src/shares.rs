@@ -245,7 +245,22 @@ impl Shares {
 
     /// True when one more name can be kept.
     fn has_room(&self) -> bool {
-        self.names.len() < NAMES_MAX
+        self.room() > 0
+    }
+
+    /// So many more names can be kept.
+    pub fn room(&self) -> usize {
+        NAMES_MAX.saturating_sub(self.names.len())
+    }
+
+    /// The text of the statement of this name.
+    pub fn text(&self, name: &[u8]) -> Option<&[u8]> {
+        split_text(&self.names.get(name)?.body).map(|(text, _)| text)
+    }
+
+    /// The Parse that has given it is asked once more, and that answer counts.
+    pub fn forget_name(&mut self, name: &[u8]) {
+        self.names.remove(name);
     }
 
     /// A server is gone, and what was asked of it.
@@ -267,7 +282,7 @@ impl Shares {
         match frame.tag {
             frontend::QUERY | frontend::FUNCTION_CALL => {
                 self.unnamed_is_own = true;
-                self.text(frame, 0, on_session, request)
+                self.run(frame, 0, on_session, request)
             }
             frontend::PARSE => {
                 let Some((name, _)) = split_text(frame.head) else {
@@ -277,7 +292,7 @@ impl Shares {
                 };
                 if name.is_empty() {
                     self.unnamed_is_own = true;
-                    let changed = self.text(frame, 1, on_session, request);
+                    let changed = self.run(frame, 1, on_session, request);
                     self.awaited.push_back((request, Expected::Own));
                     return changed;
                 }
@@ -430,7 +445,7 @@ impl Shares {
     }
 
     /// A text that is run or prepared without a name; it begins at `start` of the body.
-    fn text(
+    fn run(
         &mut self,
         frame: &Frame<'_>,
         start: usize,

@@ -50,6 +50,9 @@ const READING: [&[u8]; 9] = [
     b"transform_null_equals",
 ];
 
+/// What PostgreSQL 14 and later reports of the kind of server.
+const HOT_STANDBY: &[u8] = b"in_hot_standby";
+
 /// Keys of settings that are kept by rules of their own.
 const ALL: &[u8] = b"all";
 const ROLE: &[u8] = b"role";
@@ -70,6 +73,8 @@ pub struct Ties {
     /// The last Bind was of the unnamed statement.
     binds_unnamed: bool,
     replication: bool,
+    /// Which kind of server it has now is not for the client to know.
+    hides_standby: bool,
     /// Named statements are somebody else's to keep (`shares`).
     leaves_statements: bool,
     /// Texts of SET and RESET by what they set, in the order in which they are to be run.
@@ -155,6 +160,16 @@ impl Ties {
 
     pub fn leave_statements(&mut self) {
         self.leaves_statements = true;
+    }
+
+    /// Its servers are primaries and standbys, by turns.
+    pub fn hide_standby(&mut self) {
+        self.hides_standby = true;
+    }
+
+    /// The text of the SET by which the session has given a value to the setting `key`, in small letters.
+    pub fn setting(&self, key: &[u8]) -> Option<&[u8]> {
+        self.settings.iter().find(|(known, _)| known.as_deref() == Some(key)).map(|(_, text)| &text[..])
     }
 
     /// True while there is a use in keeping what could be replayed.
@@ -492,6 +507,7 @@ impl Ties {
                     pending,
                     replication: self.replication,
                     leaves_statements: self.leaves_statements,
+                    hides_standby: self.hides_standby,
                     bound_since: self.bound_since,
                     unnamed: std::mem::take(&mut self.unnamed),
                     unnamed_too_long: self.unnamed_too_long,

@@ -45,6 +45,10 @@ pub enum Access {
 pub enum Reason {
     /// A comment at its beginning says so.
     Hint,
+    /// A replica did not run it.
+    Refused,
+    /// It would keep the session with its server.
+    Binds,
     /// Longer than `TEXT_BYTES_MAX`.
     TooLong,
     /// PostgreSQL's lexer would take a time that grows with the square of the length.
@@ -102,6 +106,8 @@ impl Reason {
             | Reason::UnknownRelation(_) => true,
             Reason::Relation { hazard, .. } => !matches!(hazard, Hazard::Unlogged(_)),
             Reason::Hint
+            | Reason::Refused
+            | Reason::Binds
             | Reason::TooLong
             | Reason::TooCostly
             | Reason::NotUtf8
@@ -120,6 +126,8 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Hint => f.write_str("a hint asks for the primary"),
+            Reason::Refused => f.write_str("a replica refused it"),
+            Reason::Binds => f.write_str("it keeps the session with its server"),
             Reason::TooLong => f.write_str("the text is too long to be parsed"),
             Reason::TooCostly => f.write_str("the text is too costly to be parsed"),
             Reason::NotUtf8 => f.write_str("the text is not UTF-8"),
@@ -162,5 +170,13 @@ impl Verdict {
 
     pub fn is_replica(&self) -> bool {
         self.route == Route::Replica
+    }
+
+    /// As `is_replica`, for a client that vouches for its texts as the hint `replica` does for one.
+    pub fn is_replica_on_trust(&self) -> bool {
+        match &self.route {
+            Route::Replica => true,
+            Route::Primary(reason) => reason.is_doubt(),
+        }
     }
 }

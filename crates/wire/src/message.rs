@@ -35,7 +35,10 @@ pub mod backend {
     pub const NOTIFICATION: u8 = b'A';
     pub const PARAMETER_STATUS: u8 = b'S';
     pub const PARSE_COMPLETE: u8 = b'1';
+    pub const BIND_COMPLETE: u8 = b'2';
     pub const CLOSE_COMPLETE: u8 = b'3';
+    pub const PARAMETER_DESCRIPTION: u8 = b't';
+    pub const NO_DATA: u8 = b'n';
     pub const COPY_IN_RESPONSE: u8 = b'G';
     pub const COPY_BOTH_RESPONSE: u8 = b'W';
     pub const COMMAND_COMPLETE: u8 = b'C';

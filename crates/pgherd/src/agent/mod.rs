@@ -33,13 +33,12 @@ mod origin;
 mod panel;
 mod probing;
 mod publish;
+mod questions;
 mod records;
 mod requests;
 mod retry;
-mod secrets;
 mod slots;
 mod tidings;
-mod waits;
 mod work;
 
 pub use changes::change_members;
@@ -52,9 +51,8 @@ pub use members::{Addresses, MembersFile, addresses, follow as follow_members, p
 pub use message::Message;
 pub use panel::Panel;
 pub use publish::topology;
+pub use questions::questions;
 pub use records::Credentials;
 pub use requests::{Command, PAUSE_SECONDS_MAX, Refusal, submit};
-pub use secrets::ServerSecrets;
 pub use slots::SlotPolicy;
-pub use waits::ServerWaits;
 pub use work::{Followed, Worker};

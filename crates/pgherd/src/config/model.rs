@@ -12,7 +12,7 @@ use super::slots::Slots;
 use super::value::{Value, split_address};
 use crate::postgres::Method;
 use proxy::tls::TlsConfig;
-use proxy::{LoweredCommit, PoolMode};
+use proxy::{Consistency, LoweredCommit, PoolMode};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -83,6 +83,10 @@ pub struct Proxy {
     pub read_write_port: u16,
     pub read_only_port: u16,
     pub auto_port: u16,
+    pub read_consistency: Consistency,
+    pub replica_lag_max: Duration,
+    pub primary_functions: Vec<String>,
+    pub replica_functions: Vec<String>,
     pub sessions_max: u32,
     /// 0: as many as the machine asks for.
     pub threads: u32,
@@ -290,6 +294,10 @@ impl Config {
                 read_write_port: take.number("proxy.read_write_port")?,
                 read_only_port: take.number("proxy.read_only_port")?,
                 auto_port: take.number("proxy.auto_port")?,
+                read_consistency: Consistency::of(&take.text("proxy.read_consistency")?),
+                replica_lag_max: take.duration("proxy.replica_lag_max")?,
+                primary_functions: take.list("proxy.primary_functions")?,
+                replica_functions: take.list("proxy.replica_functions")?,
                 sessions_max: take.number("proxy.sessions_max")?,
                 threads: take.number("proxy.threads")?,
                 queue_max: take.number("proxy.queue_max")?,
@@ -373,6 +381,14 @@ impl Config {
             "proxy.read_write_port" => Some(self.proxy.read_write_port.to_string()),
             "proxy.read_only_port" => Some(self.proxy.read_only_port.to_string()),
             "proxy.auto_port" => Some(self.proxy.auto_port.to_string()),
+            "proxy.read_consistency" => text(self.proxy.read_consistency.as_str()),
+            "proxy.replica_lag_max" => duration(self.proxy.replica_lag_max),
+            "proxy.primary_functions" => {
+                Some(quote_list(self.proxy.primary_functions.iter().map(String::as_str)))
+            }
+            "proxy.replica_functions" => {
+                Some(quote_list(self.proxy.replica_functions.iter().map(String::as_str)))
+            }
             "proxy.sessions_max" => Some(self.proxy.sessions_max.to_string()),
             "proxy.threads" => Some(self.proxy.threads.to_string()),
             "proxy.queue_max" => Some(self.proxy.queue_max.to_string()),

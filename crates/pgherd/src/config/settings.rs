@@ -187,7 +187,38 @@ pub const SETTINGS: &[Setting] = &[
         PORT,
         Default::Value("6434"),
         "6434",
-        "Port that splits reads from writes. Reserved: nothing listens there yet.",
+        "Port that splits reads from writes: each statement goes where it may, see docs/concepts/routing.md. With pool_mode = \
+         \"session\" it behaves as the read-write port.",
+    ),
+    setting(
+        "proxy.read_consistency",
+        Kind::Choice(&["session", "cluster", "eventual"]),
+        Default::Value("session"),
+        "\"cluster\"",
+        "What a read of the auto port sees on a replica: all that its own session has written; all that anybody's commit was \
+         acknowledged before; or what the replica has. The primary answers where no replica has that.",
+    ),
+    setting(
+        "proxy.replica_lag_max",
+        Kind::Duration { min: MILLISECOND, max: Duration::from_secs(86_400) },
+        Default::Value("10s"),
+        "\"1min\"",
+        "A replica that is further behind is not read from, by either port, while there is another server.",
+    ),
+    setting(
+        "proxy.primary_functions",
+        Kind::Functions,
+        Default::List(&[]),
+        "[\"next_ticket\", \"shop.price_now\"]",
+        "Functions whose calls the auto port sends to the primary, though the catalog calls them STABLE or IMMUTABLE: such as \
+         write all the same. `name` means it in every schema.",
+    ),
+    setting(
+        "proxy.replica_functions",
+        Kind::Functions,
+        Default::List(&proxy::HARMLESS_FUNCTIONS),
+        "[\"pg_catalog.random\", \"audit.current_actor\"]",
+        "Functions that replicas may run though the catalog calls them VOLATILE, as it does with each that says nothing.",
     ),
     setting(
         "proxy.sessions_max",
@@ -593,7 +624,7 @@ impl Setting {
 
     /// The environment variable that sets it; lists and peers have none.
     pub fn variable(&self) -> Option<String> {
-        let plain = !self.key.contains('*') && !matches!(self.kind, Kind::Lines);
+        let plain = !self.key.contains('*') && !matches!(self.kind, Kind::Lines | Kind::Functions);
         plain.then(|| format!("PGHERD_{}", self.key.replace('.', "_").to_uppercase()))
     }
 }

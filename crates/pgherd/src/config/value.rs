@@ -40,6 +40,8 @@ pub enum Kind {
     Flag,
     /// Lines of pg_hba.conf.
     Lines,
+    /// Functions: `name`, in any schema, or `schema.name`.
+    Functions,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -70,7 +72,7 @@ impl Kind {
                 choices.iter().map(|choice| format!("{choice:?}")).collect::<Vec<_>>().join(" or ")
             }
             Kind::Flag => "true or false".into(),
-            Kind::Lines => "a list of strings".into(),
+            Kind::Lines | Kind::Functions => "a list of strings".into(),
         }
     }
 
@@ -94,7 +96,7 @@ impl Kind {
                 choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ")
             }
             Kind::Flag => "`true` or `false`".into(),
-            Kind::Lines => "list of strings".into(),
+            Kind::Lines | Kind::Functions => "list of strings".into(),
         }
     }
 
@@ -105,15 +107,15 @@ impl Kind {
                 let number = i64::from_str_radix(number.as_str(), number.radix());
                 self.integer(number.map_err(|_| format!("expected {}", self.expected()))?)
             }
-            (Kind::Lines, DeValue::Array(items)) => {
-                let lines = items.iter().map(|item| {
-                    let line = item.get_ref().as_str().ok_or_else(|| self.mismatch(item.get_ref()))?;
-                    hba_line(line)
-                });
-                Ok(Value::List(lines.collect::<Result<_, _>>()?))
+            (Kind::Lines | Kind::Functions, DeValue::Array(items)) => {
+                let read = if matches!(self, Kind::Lines) { hba_line } else { function };
+                let items = items
+                    .iter()
+                    .map(|item| read(item.get_ref().as_str().ok_or_else(|| self.mismatch(item.get_ref()))?));
+                Ok(Value::List(items.collect::<Result<_, _>>()?))
             }
             (Kind::Flag, DeValue::Boolean(truth)) => Ok(Value::Flag(*truth)),
-            (Kind::Port | Kind::Integer { .. } | Kind::Lines | Kind::Flag, other) => {
+            (Kind::Port | Kind::Integer { .. } | Kind::Lines | Kind::Functions | Kind::Flag, other) => {
                 Err(self.mismatch(other))
             }
             (_, DeValue::String(text)) => self.read_text(text),
@@ -154,7 +156,7 @@ impl Kind {
                 "false" => return Ok(Value::Flag(false)),
                 _ => Err(format!("expected {}, found {text:?}", self.expected())),
             },
-            Kind::Lines => Err("expected a list; it can be set in the file only".into()),
+            Kind::Lines | Kind::Functions => Err("expected a list; it can be set in the file only".into()),
         };
         checked.map(|()| Value::Text(text.to_owned()))
     }
@@ -283,6 +285,18 @@ pub(super) fn format_duration(duration: Duration) -> String {
 }
 
 /// One record of pg_hba.conf: its words are PostgreSQL's to judge, but it must be one record, and no `include`.
+/// As the catalog spells it: it is compared, not parsed.
+fn function(name: &str) -> Result<String, String> {
+    let parts: Vec<&str> = name.split('.').collect();
+    let fine = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty());
+    if !fine || name.chars().any(|c| c.is_control() || c == '(') {
+        return Err(format!(
+            "expected the name of a function, or schema.name, without arguments, found {name:?}"
+        ));
+    }
+    Ok(name.to_owned())
+}
+
 fn hba_line(line: &str) -> Result<String, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let needed = match words.first().copied() {

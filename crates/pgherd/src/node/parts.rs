@@ -13,7 +13,7 @@ use crate::agent::{self, CredentialsFile, EventLog, Fencing, FencingConfig, Foll
 use crate::config::{Config, NodeKind, Peer, Watchdog};
 use crate::peer::{Identity, PeerConfig};
 use crate::postgres::{SlotSettings, Tunable};
-use proxy::ProxyConfig;
+use proxy::{Overrides, ProxyConfig};
 
 /// For the proxy's connections to servers: a local network answers in milliseconds, a dead host never.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -128,6 +128,12 @@ pub(super) fn proxy_config(config: &Config) -> ProxyConfig {
         read_write_port: config.proxy.read_write_port,
         read_only_port: config.proxy.read_only_port,
         auto_port: Some(config.proxy.auto_port),
+        read_consistency: config.proxy.read_consistency,
+        replica_lag_max: config.proxy.replica_lag_max,
+        functions: Overrides {
+            always_primary: config.proxy.primary_functions.clone(),
+            always_replica: config.proxy.replica_functions.clone(),
+        },
         queue_max: config.proxy.queue_max as usize,
         queue_timeout: config.proxy.queue_timeout,
         sessions_max: config.proxy.sessions_max as usize,

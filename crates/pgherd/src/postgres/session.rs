@@ -59,6 +59,11 @@ impl Row {
     pub fn get(&self, index: usize) -> Option<&str> {
         self.0.get(index)?.as_deref()
     }
+
+    /// All that are not NULL, in their order.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().flatten().map(String::as_str)
+    }
 }
 
 impl Session {

@@ -1,9 +1,9 @@
 //! One frame on its way: into the books, then kept, changed or left out.
 
 use rand::random;
-use wire::message::{Frame, backend, put_frame};
+use wire::message::{Frame, Status, backend, frontend, put_frame};
 use wire::startup::CancelKey;
-use wire::{Effects, ErrorFields};
+use wire::{Effects, ErrorFields, OnSession};
 
 use super::super::Counters;
 use super::super::answers::Verdict;
@@ -11,10 +11,18 @@ use super::super::cancel::Target;
 use super::super::lane::Cut;
 use super::super::policy::{self, Change};
 use super::super::shares::Fate;
+use super::repeat::{Heard, Turn, note_turn};
 use super::{End, Relay};
 
 impl Relay {
     pub(super) fn client_frame(&mut self, frame: &Frame<'_>, cut: &mut Cut<'_>) {
+        if let Some(repeat) = &mut self.repeat {
+            repeat.client_sent(frame);
+        }
+        if self.turn == Turn::One && asks(frame.tag) {
+            self.turn = Turn::Over;
+        }
+        let on_replica = self.is_on_replica();
         let books = &mut self.books;
         let text = policy::sql(frame).filter(|_| books.ledger.logged_in());
         let Some((start, sql, is_whole)) = text else {
@@ -24,9 +32,17 @@ impl Relay {
             self.up.drops_rest = false;
             return put(cut, frame, shared);
         };
-        let effects = Effects::read(sql, !is_whole);
+        let mut effects = Effects::read(sql, !is_whole);
+        let (change, warns) = match &effects.on_session {
+            OnSession::Binds(why) if on_replica => {
+                let refused = policy::refused_by_replica(frame, start, why);
+                // It is not run, so it leaves nothing.
+                effects = Effects::default();
+                (Change::Refused(refused), false)
+            }
+            _ => policy::change(books.policy, frame, start, &effects),
+        };
         books.answers.client_asks(&effects);
-        let (change, warns) = policy::change(books.policy, frame, start, &effects);
         if warns {
             Counters::add(&self.counters.lowered_commits);
             if !books.answers.hides_warnings() {
@@ -97,11 +113,19 @@ impl Relay {
             }
         };
         books.ledger.server_sent(frame);
+        if frame.tag == backend::READY_FOR_QUERY {
+            note_turn(&mut self.turn, Status::parse(frame.head));
+        }
         books.tie(frame, request);
         if !books.news.is_empty() && books.ledger.logged_in() {
             cut.insert(&std::mem::take(&mut books.news));
         }
-        let verdict = books.answers.server_sent(frame);
+        let mut verdict = books.answers.server_sent(frame);
+        match self.repeat.as_mut().map_or(Heard::Pass, |repeat| repeat.server_sent(frame)) {
+            Heard::Pass => {}
+            Heard::Hide => verdict = Verdict::Drop,
+            Heard::Differs => return Err(End::NotLaid("what it reads has changed meanwhile".to_owned())),
+        }
         self.down.drops_rest = matches!(verdict, Verdict::Drop | Verdict::Unacknowledged(_));
         match verdict {
             Verdict::Pass => put(cut, frame, matches!(fate, Fate::Becomes(_)).then(|| frame.bytes.to_vec())),
@@ -123,6 +147,11 @@ impl Relay {
         }
         Ok(())
     }
+}
+
+/// The message asks for an answer up to ReadyForQuery.
+fn asks(tag: u8) -> bool {
+    matches!(tag, frontend::QUERY | frontend::SYNC | frontend::FUNCTION_CALL)
 }
 
 /// Passes the frame on, or `instead`.

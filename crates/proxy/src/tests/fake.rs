@@ -280,6 +280,25 @@ impl Client {
         .await
     }
 
+    /// The parameters that are reported up to ReadyForQuery.
+    pub async fn parameters_until_ready(&mut self) -> std::collections::BTreeMap<String, String> {
+        let mut told = std::collections::BTreeMap::new();
+        soon(async {
+            loop {
+                let (tag, body) = read_frame(&mut self.stream).await.unwrap();
+                let mut texts =
+                    body.split(|byte| *byte == 0).map(|text| String::from_utf8_lossy(text).into_owned());
+                match tag {
+                    b'Z' => break,
+                    b'S' => drop(told.insert(texts.next().unwrap(), texts.next().unwrap())),
+                    _ => {}
+                }
+            }
+        })
+        .await;
+        told
+    }
+
     /// The error that comes without being asked for, after which the connection ends.
     pub async fn last_words(&mut self) -> Told {
         let told = self.ready().await.unwrap_err();

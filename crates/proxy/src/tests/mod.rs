@@ -13,6 +13,7 @@ mod queue;
 mod real;
 mod real_auth;
 mod real_hba;
+mod routing;
 mod server;
 mod switchover;
 mod tls;
@@ -26,7 +27,10 @@ use tokio::time::timeout;
 
 use super::tls::TlsConfig;
 use super::topology::{Backend, Topology};
-use super::{Counts, LoweredCommit, PoolMode, Proxy, ProxyConfig, Questions, Secrets, SyncWaits};
+
+use super::{
+    Consistency, Counts, LoweredCommit, PoolMode, Proxy, ProxyConfig, Questions, Secrets, SyncWaits,
+};
 
 /// Every wait of a test; never reached when things work.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -41,6 +45,9 @@ pub fn config() -> ProxyConfig {
         read_write_port: 0,
         read_only_port: 0,
         auto_port: Some(0),
+        read_consistency: Consistency::Session,
+        replica_lag_max: PATIENCE,
+        functions: super::Overrides::default(),
         queue_max: 100,
         queue_timeout: PATIENCE,
         sessions_max: 100,
@@ -86,17 +93,17 @@ impl Stand {
 
     pub async fn with(config: ProxyConfig, topology: Topology, waits: Option<Arc<dyn SyncWaits>>) -> Stand {
         let (sender, receiver) = watch::channel(topology);
-        let questions = Questions { sync_waits: waits, secrets: None };
+        let questions = Questions { sync_waits: waits, ..Questions::default() };
         Stand::asking(config, sender, receiver, questions).await
     }
 
     pub async fn knowing(config: ProxyConfig, topology: Topology, secrets: Arc<dyn Secrets>) -> Stand {
         let (sender, receiver) = watch::channel(topology);
-        let questions = Questions { sync_waits: None, secrets: Some(secrets) };
+        let questions = Questions { secrets: Some(secrets), ..Questions::default() };
         Stand::asking(config, sender, receiver, questions).await
     }
 
-    async fn asking(
+    pub async fn asking(
         config: ProxyConfig,
         topology: watch::Sender<Topology>,
         seen: watch::Receiver<Topology>,

@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 use wire::changes_reading;
 use wire::message::{backend, frontend, put_frame};
 
-use super::{Parameters, Reads, Ties};
+use super::{HOT_STANDBY, Parameters, Reads, Ties};
 
 /// What makes a new server like the old one.
 #[derive(PartialEq, Eq, Debug, Default)]
@@ -135,7 +135,9 @@ impl Ties {
         if Arc::ptr_eq(&self.parameters, &reported) {
             return news;
         }
-        for pair in reported.iter().filter(|pair| !self.parameters.contains(pair)) {
+        let is_told = |name: &[u8]| !self.hides_standby || name != HOT_STANDBY;
+        let told = reported.iter().filter(|(name, _)| is_told(name));
+        for pair in told.filter(|pair| !self.parameters.contains(pair)) {
             let body = [&pair.0[..], b"\0", &pair.1, b"\0"].concat();
             put_frame(&mut news, backend::PARAMETER_STATUS, &body);
         }

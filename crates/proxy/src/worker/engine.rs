@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 
+use super::guide::Guide;
 use super::pools::{Limits, Pools};
 use super::report::{Report, split_id};
 use super::session::{Around, Session, Side};
@@ -35,26 +36,49 @@ const BELL: u64 = u64::MAX;
 pub struct Engine {
     /// Among the workers.
     number: usize,
-    epoll: OwnedFd,
-    mailbox: Arc<Mailbox>,
-    shared: Arc<Shared>,
-    runtime: Handle,
     places: Vec<Place>,
     free: Vec<u32>,
     /// Places that are free from the next batch on.
     freed: Vec<u32>,
-    pools: Pools,
-    accounts: Accounts,
+    common: Common,
     /// What was seen of them last.
     topology: watch::Receiver<Topology>,
     stage: watch::Receiver<Stage>,
     published: bool,
-    /// Sessions that have more to do than they could do in their turn.
-    again: Vec<SessionId>,
     /// No session has a deadline before.
     next: Option<Instant>,
-    buffer: Vec<u8>,
     quits: bool,
+}
+
+/// What the sessions of a worker use in turn.
+struct Common {
+    shared: Arc<Shared>,
+    mailbox: Arc<Mailbox>,
+    runtime: Handle,
+    epoll: OwnedFd,
+    buffer: Vec<u8>,
+    pools: Pools,
+    accounts: Accounts,
+    guide: Guide,
+    /// Sessions that have more to do than they could do in their turn.
+    again: Vec<SessionId>,
+}
+
+impl Common {
+    fn around(&mut self, id: SessionId) -> Around<'_> {
+        Around {
+            id,
+            shared: &self.shared,
+            mailbox: &self.mailbox,
+            runtime: &self.runtime,
+            epoll: self.epoll.as_fd(),
+            buffer: &mut self.buffer,
+            pools: &mut self.pools,
+            accounts: &mut self.accounts,
+            guide: &mut self.guide,
+            again: &mut self.again,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -79,24 +103,28 @@ impl Engine {
             lifetime: config.server_lifetime,
         };
         epoll::add(&epoll, &mailbox.bell, EventData::new_u64(BELL), EventFlags::IN)?;
-        Ok(Engine {
-            number,
-            epoll,
+        let common = Common {
+            guide: Guide::default(),
             mailbox,
             runtime,
+            epoll,
+            buffer: vec![0; READ_MAX],
+            pools: Pools::new(limits),
+            accounts: Accounts::default(),
+            again: Vec::new(),
+            shared,
+        };
+        Ok(Engine {
+            number,
             places: Vec::new(),
             free: Vec::new(),
             freed: Vec::new(),
-            pools: Pools::new(limits),
-            accounts: Accounts::default(),
-            topology: shared.topology.clone(),
-            stage: shared.stage.subscribe(),
+            topology: common.shared.topology.clone(),
+            stage: common.shared.stage.subscribe(),
             published: true,
-            again: Vec::new(),
             next: None,
-            buffer: vec![0; READ_MAX],
             quits: false,
-            shared,
+            common,
         })
     }
 
@@ -104,7 +132,7 @@ impl Engine {
         let mut events = [const { MaybeUninit::uninit() }; EVENTS_MAX];
         while !self.quits {
             let timeout = self.timeout();
-            let ready = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            let ready = match epoll::wait(&self.common.epoll, &mut events, timeout.as_ref()) {
                 Ok((ready, _)) => ready,
                 Err(Errno::INTR) => continue,
                 Err(error) => {
@@ -112,7 +140,7 @@ impl Engine {
                     break;
                 }
             };
-            self.pools.now = Instant::now();
+            self.common.pools.now = Instant::now();
             // What was published before these bytes came is known before they are looked at.
             self.look_if_changed();
             for event in ready {
@@ -121,12 +149,12 @@ impl Engine {
                     data => self.ready(data, event.flags),
                 }
             }
-            for session in std::mem::take(&mut self.again) {
+            for session in std::mem::take(&mut self.common.again) {
                 self.visit(session, Session::step);
             }
             self.mind_deadlines();
             self.free.append(&mut self.freed);
-            self.pools.turn();
+            self.common.pools.turn();
         }
         for place in 0..self.places.len() as u32 {
             self.end(place);
@@ -142,14 +170,14 @@ impl Engine {
         }
         self.topology.mark_unchanged();
         self.stage.mark_unchanged();
-        self.pools.look(&self.topology.borrow(), &mut self.again);
+        self.common.pools.look(&self.topology.borrow(), &mut self.common.again);
         for id in self.present() {
             self.visit(id, Session::look);
         }
     }
 
     fn timeout(&self) -> Option<Timespec> {
-        let left = match self.again.is_empty() {
+        let left = match self.common.again.is_empty() {
             false => Duration::ZERO,
             // A little later rather than a little before, which would be a turn for nothing.
             true => self.deadline()?.saturating_duration_since(Instant::now()) + Duration::from_millis(1),
@@ -164,20 +192,20 @@ impl Engine {
                 .places
                 .get(number as usize)
                 .map(|place| SessionId { place: number, generation: place.generation }),
-            Side::Server => self.pools.user(number),
+            Side::Server => self.common.pools.user(number),
         };
         match session {
             Some(id) => self.visit(id, |session, around| {
                 session.note(side, flags);
                 session.step(around)
             }),
-            None => self.pools.heard(number, flags, &mut self.buffer, &mut self.again),
+            None => self.common.pools.heard(number, flags, &mut self.common.buffer, &mut self.common.again),
         }
     }
 
     /// Nothing has to be done before, as far as nothing is heard.
     fn deadline(&self) -> Option<Instant> {
-        [self.next, self.pools.next].into_iter().flatten().min()
+        [self.next, self.common.pools.next].into_iter().flatten().min()
     }
 
     /// Lets a session act; `false` of it is its end.
@@ -186,17 +214,7 @@ impl Engine {
         let Some(session) = place.session.as_mut().filter(|_| place.generation == id.generation) else {
             return;
         };
-        let mut around = Around {
-            id,
-            shared: &self.shared,
-            mailbox: &self.mailbox,
-            runtime: &self.runtime,
-            epoll: self.epoll.as_fd(),
-            buffer: &mut self.buffer,
-            pools: &mut self.pools,
-            accounts: &mut self.accounts,
-            again: &mut self.again,
-        };
+        let mut around = self.common.around(id);
         let goes_on = catch_unwind(AssertUnwindSafe(|| act(session, &mut around))).unwrap_or_else(|_| {
             tracing::error!("a session of the proxy panicked; only that session ended");
             false
@@ -213,8 +231,8 @@ impl Engine {
         let id = SessionId { place: number, generation: place.generation };
         if let Some(session) = place.session.take() {
             self.freed.push(number);
-            session.end(id, &mut self.pools, &mut self.again);
-            self.shared.workers.ended(&self.mailbox);
+            session.end(id, &mut self.common.pools, &mut self.common.again);
+            self.common.shared.workers.ended(&self.common.mailbox);
         }
     }
 
@@ -231,8 +249,8 @@ impl Engine {
         if self.deadline().is_none_or(|next| now() < next) {
             return;
         }
-        if self.pools.next.is_some_and(|next| next <= now()) {
-            self.pools.mind_age(&mut self.again);
+        if self.common.pools.next.is_some_and(|next| next <= now()) {
+            self.common.pools.mind_age(&mut self.common.again);
         }
         self.next = None;
         for id in self.present() {
@@ -250,7 +268,7 @@ impl Engine {
         });
         let generation = self.places[place as usize].generation.wrapping_add(1);
         let id = SessionId { place, generation };
-        match Session::new(adopted, &mut self.around(id)) {
+        match Session::new(adopted, &mut self.common.around(id)) {
             Ok((session, unseen)) => {
                 self.places[place as usize] = Place { generation, session: Some(Box::new(session)) };
                 self.visit(id, |session, around| session.begin(unseen, around));
@@ -258,15 +276,15 @@ impl Engine {
             Err(error) => {
                 tracing::warn!(%error, "a session ends: its sockets cannot be watched");
                 self.freed.push(place);
-                self.shared.workers.ended(&self.mailbox);
+                self.common.shared.workers.ended(&self.common.mailbox);
             }
         }
     }
 
     fn report(&self) -> Report {
         let mut report = Report {
-            servers: self.pools.report(),
-            tallies: self.accounts.list().to_vec(),
+            servers: self.common.pools.report(),
+            tallies: self.common.accounts.list().to_vec(),
             ..Report::default()
         };
         for id in self.present() {
@@ -282,11 +300,13 @@ impl Engine {
 
     fn obey(&mut self, order: &Order) {
         match order {
-            Order::Resume => self.pools.wake_all(&mut self.again),
-            Order::Reconnect(database) => self.pools.renew(database.as_deref(), &mut self.again),
+            Order::Resume => self.common.pools.wake_all(&mut self.common.again),
+            Order::Reconnect(database) => {
+                self.common.pools.renew(database.as_deref(), &mut self.common.again)
+            }
             Order::Kill(database) => {
                 self.kill(|_, session| database.as_ref().is_none_or(|d| *d == session.owner().database));
-                self.pools.renew(database.as_deref(), &mut self.again);
+                self.common.pools.renew(database.as_deref(), &mut self.common.again);
             }
             Order::KillSession(number) => {
                 let (worker, number) = split_id(*number);
@@ -303,25 +323,15 @@ impl Engine {
         }
     }
 
-    fn around(&mut self, id: SessionId) -> Around<'_> {
-        Around {
-            id,
-            shared: &self.shared,
-            mailbox: &self.mailbox,
-            runtime: &self.runtime,
-            epoll: self.epoll.as_fd(),
-            buffer: &mut self.buffer,
-            pools: &mut self.pools,
-            accounts: &mut self.accounts,
-            again: &mut self.again,
-        }
-    }
-
     fn read_mail(&mut self) {
-        for mail in self.mailbox.empty() {
+        for mail in self.common.mailbox.empty() {
             match mail {
                 Mail::Adopt(adopted) => self.adopt(*adopted),
                 Mail::Look => self.look_if_changed(),
+                Mail::LookAtReplicas => {
+                    let Common { shared, guide, again, .. } = &mut self.common;
+                    guide.look(&shared.freshness, again);
+                }
                 Mail::Wake(id) => self.visit(id, Session::step),
                 Mail::Relocated(id, found) => {
                     self.visit(id, |session, around| session.relocated(*found, around));

@@ -11,6 +11,7 @@
 //! Invariant: a session never changes its thread, so nothing of it is shared.
 
 mod engine;
+mod guide;
 mod pools;
 mod report;
 mod session;
@@ -93,6 +94,8 @@ enum Mail {
     Adopt(Box<Adopted>),
     /// The topology or the proxy's stage is another.
     Look,
+    /// It was looked how far replicas are.
+    LookAtReplicas,
     /// What a session waited for has come.
     Wake(SessionId),
     Relocated(SessionId, Box<Result<Relocated, Refusal>>),
@@ -193,6 +196,11 @@ impl Workers {
     /// Has all of them look at the topology and the stage.
     pub fn look(&self) {
         self.mailboxes.iter().for_each(|mailbox| mailbox.post(Mail::Look));
+    }
+
+    /// Has them see how far replicas are.
+    pub fn look_at_replicas(&self) {
+        self.mailboxes.iter().for_each(|mailbox| mailbox.post(Mail::LookAtReplicas));
     }
 
     /// What all of them have now.

@@ -16,16 +16,20 @@ use super::report::ServerReport;
 use super::socket::{Discarded, Socket};
 use crate::backend::{Choice, Role};
 use crate::cancel::Target;
+use crate::routes::{Moment, Seen};
 use crate::servers::Seat;
 use crate::shares::Prepared;
 use crate::tally::{Owner, startup_value};
 use crate::ties::{Laid, Parameters};
-use crate::topology::Topology;
+use crate::topology::{Backend, Topology};
 
 /// So many free servers are looked through for one that is as the session left its last.
 const LOOKED_THROUGH: usize = 8;
 /// After this a server is asked before it is lent whether it has closed: the event may not have been read yet.
 const FRESH: Duration = Duration::from_millis(500);
+
+/// A replica that no server could be opened on is not tried again before, while there are others.
+const TRY_AGAIN: Duration = Duration::from_secs(2);
 
 /// How servers are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -103,6 +107,8 @@ impl Server {
 struct Slot {
     user: Option<SessionId>,
     pool: Option<u32>,
+    /// Where its server is, by place in the pool's list.
+    node: usize,
     free: Option<Box<Server>>,
 }
 
@@ -112,6 +118,11 @@ struct Pool {
     sessions: usize,
     /// Servers, those that are lent or being opened included.
     open: usize,
+    /// Of these, being opened.
+    opening: usize,
+    nodes: Vec<Node>,
+    /// Servers that were lent so far.
+    lent: u64,
     /// Slots of those that nobody uses; the last was used last.
     free: Vec<u32>,
     queue: VecDeque<SessionId>,
@@ -121,13 +132,27 @@ struct Pool {
     parameters: Arc<Parameters>,
 }
 
+/// A pool's servers at one address.
+struct Node {
+    address: String,
+    open: usize,
+    /// Of these, lent.
+    busy: usize,
+    /// When one was lent last, by the pool's count.
+    last: u64,
+    /// When one was to be opened there to begin with.
+    tried: Option<Instant>,
+}
+
 /// What a session gets that asks for a server.
 pub enum Taken {
     Server(Box<Server>),
-    /// It is to open one itself.
-    Open,
+    /// It is to open one itself, best of all at this address.
+    Open(Option<String>),
     /// It is woken when its turn comes.
     Wait,
+    /// There are servers enough, but none has what the session must see.
+    Elsewhere,
 }
 
 /// What a session asks for.
@@ -141,6 +166,26 @@ pub struct Wanted<'a> {
     pub paused: bool,
     /// It is in the queue already.
     pub waits: bool,
+    /// Where it may read, best of all on one that is less used; none for who writes.
+    pub replicas: &'a [Backend],
+    pub seen: &'a Seen,
+    /// It must see everything up to then.
+    pub since: Moment,
+}
+
+impl Wanted<'_> {
+    fn is_usable(&self, server: &Server) -> bool {
+        match server.choice.role {
+            Role::Primary => !self.held,
+            Role::Replica => self.seen.serves(&server.choice.backend.address, self.since),
+        }
+    }
+
+    /// There is one at least to open a server on.
+    fn has_room(&self) -> bool {
+        let serves = |replica: &Backend| self.seen.serves(&replica.address, self.since);
+        !self.held || self.replicas.iter().any(serves)
+    }
 }
 
 pub struct Pools {
@@ -177,7 +222,7 @@ impl Pools {
             self.slots.push(Slot::default());
             self.slots.len() as u32 - 1
         });
-        self.slots[slot as usize] = Slot { user: Some(user), pool: None, free: None };
+        self.slots[slot as usize] = Slot { user: Some(user), ..Slot::default() };
         slot
     }
 
@@ -217,6 +262,9 @@ impl Pools {
                     key: Arc::clone(&key),
                     sessions: 0,
                     open: 0,
+                    opening: 0,
+                    nodes: Vec::new(),
+                    lent: 0,
                     free: Vec::new(),
                     queue: VecDeque::new(),
                     renewed: None,
@@ -232,24 +280,37 @@ impl Pools {
         number
     }
 
-    /// A session of the pool brings the server in `slot`.
-    pub fn bring(&mut self, number: u32, slot: u32) {
-        self.slots[slot as usize].pool = Some(number);
+    /// A session of the pool brings a server, which it uses.
+    pub fn bring(&mut self, number: u32, server: &Server) {
         if let Some(pool) = self.pool(number) {
             pool.open += 1;
         }
+        self.enter(number, server);
     }
 
-    /// The session that was to open a server for `pool` has it in `slot`.
-    pub fn opened(&mut self, pool: u32, slot: u32) {
+    /// The session that was to open a server for `pool` has it, and uses it.
+    pub fn opened(&mut self, number: u32, server: &Server) {
         // It is counted since it was to be opened.
-        self.slots[slot as usize].pool = Some(pool);
+        if let Some(pool) = self.pool(number) {
+            pool.opening -= 1;
+        }
+        self.enter(number, server);
+    }
+
+    fn enter(&mut self, number: u32, server: &Server) {
+        let Some(pool) = self.pool(number) else { return };
+        let node = pool.node(&server.choice.backend.address);
+        pool.nodes[node].open += 1;
+        pool.lend(node);
+        let slot = &mut self.slots[server.slot as usize];
+        (slot.pool, slot.node) = (Some(number), node);
     }
 
     /// The session that was to open a server for `pool` does not.
     pub fn not_opened(&mut self, pool: u32, woken: &mut Vec<SessionId>) {
         if let Some(pool) = self.pool(pool) {
             pool.open -= 1;
+            pool.opening -= 1;
             woken.extend(pool.queue.front());
         }
     }
@@ -284,54 +345,75 @@ impl Pools {
 
     /// A server that suits; who gets none at once and has not waited yet is put into the queue.
     pub fn take(&mut self, number: u32, wanted: &Wanted<'_>, woken: &mut Vec<SessionId>) -> Taken {
-        let Wanted { session, laid, held, .. } = *wanted;
-        let (now, size) = (self.now, self.limits.size);
-        let Pools { slots, pools, .. } = self;
-        let Some(pool) = pools.get_mut(number as usize).and_then(Option::as_mut) else { return Taken::Wait };
-        if wanted.paused
-            || pool.queue.front().is_some_and(|first| *first != session)
-            || held && pool.free.is_empty()
-        {
+        let (session, size, now) = (wanted.session, self.limits.size, self.now);
+        let Some(pool) = self.pool(number) else { return Taken::Wait };
+        let is_next = pool.queue.front().is_none_or(|first| *first == session);
+        if wanted.paused || !is_next {
             return pool.enqueue(wanted);
         }
-        let mut closed = Vec::new();
-        let mut found = None;
-        while found.is_none() {
-            let server = |slot: u32| slots[slot as usize].free.as_deref();
-            let usable = |slot: &u32| server(*slot).is_some_and(|s| !held || s.choice.role != Role::Primary);
-            let from = pool.free.len().saturating_sub(LOOKED_THROUGH);
-            let alike = |slot: &u32| usable(slot) && server(*slot).is_some_and(|s| s.laid.is_same(laid));
-            let best = (from..pool.free.len())
-                .rev()
-                .find(|at| alike(&pool.free[*at]))
-                .or_else(|| (0..pool.free.len()).rev().find(|at| usable(&pool.free[*at])));
-            let Some(at) = best else { break };
-            let slot = pool.free.remove(at);
-            let place = &mut slots[slot as usize];
-            let Some(mut server) = place.free.take() else { continue };
-            if now.duration_since(server.free_since) > FRESH && server.socket.has_ended() {
-                closed.push(slot);
-                continue;
-            }
-            place.user = Some(session);
-            found = Some(server);
+        let lacks = pool.lacks_one_of(wanted, size, now);
+        let found = if lacks.is_some() { None } else { self.find(number, wanted) };
+        if lacks.is_some() {
+            self.make_room(number, woken);
         }
-        pool.open -= closed.len();
-        self.vacated.extend(closed);
         let Some(pool) = self.pool(number) else { return Taken::Wait };
         let taken = match found {
             Some(server) => Taken::Server(server),
-            None if held || pool.open >= size => return pool.enqueue(wanted),
-            None => {
+            None if !wanted.has_room() => return pool.enqueue(wanted),
+            None if pool.open < size => {
                 pool.open += 1;
-                Taken::Open
+                pool.opening += 1;
+                if let Some(address) = &lacks {
+                    let node = pool.node(address);
+                    pool.nodes[node].tried = Some(now);
+                }
+                Taken::Open(lacks)
             }
+            // All that are free are of no use to this session.
+            None if !pool.free.is_empty() && wanted.since > Moment::default() => Taken::Elsewhere,
+            None if !pool.free.is_empty() && !wanted.held => {
+                self.make_room(number, woken);
+                return self.take(number, wanted, woken);
+            }
+            None => return pool.enqueue(wanted),
         };
         if pool.queue.front() == Some(&session) {
             pool.queue.pop_front();
             woken.extend(pool.queue.front());
         }
         taken
+    }
+
+    /// Closes the free server that was used longest ago, if the pool is full.
+    fn make_room(&mut self, number: u32, woken: &mut Vec<SessionId>) {
+        let size = self.limits.size;
+        let oldest = self.pool(number).filter(|pool| pool.open >= size).and_then(|pool| pool.free.first());
+        if let Some(oldest) = oldest.copied() {
+            self.close_free(oldest, woken);
+        }
+    }
+
+    /// The best of those that are free, lent to the session.
+    fn find(&mut self, number: u32, wanted: &Wanted<'_>) -> Option<Box<Server>> {
+        let now = self.now;
+        loop {
+            let Pools { slots, pools, .. } = self;
+            let pool = pools.get_mut(number as usize)?.as_mut()?;
+            let at = pool.best(slots, wanted)?;
+            let slot = pool.free.remove(at);
+            let place = &mut slots[slot as usize];
+            let mut server = place.free.take()?;
+            if now.duration_since(server.free_since) > FRESH && server.socket.has_ended() {
+                pool.open -= 1;
+                pool.nodes[place.node].open -= 1;
+                *place = Slot::default();
+                self.vacated.push(slot);
+                continue;
+            }
+            place.user = Some(wanted.session);
+            pool.lend(place.node);
+            return Some(server);
+        }
     }
 
     /// The copy that all have who were told the same, most of them at least.
@@ -363,10 +445,14 @@ impl Pools {
             return self.close(slot, woken);
         }
         (server.free_since, server.last) = (now, last);
-        pool.free.push(slot);
-        woken.extend(pool.queue.front());
-        self.slots[slot as usize].user = None;
-        self.slots[slot as usize].free = Some(server);
+        let place = &mut self.slots[slot as usize];
+        (place.user, place.free) = (None, Some(server));
+        let node = place.node;
+        if let Some(pool) = self.pool(number) {
+            pool.nodes[node].busy -= 1;
+            pool.free.push(slot);
+            woken.extend(pool.queue.front());
+        }
         let until = now + limits.idle;
         self.next = Some(self.next.map_or(until, |next| next.min(until)));
     }
@@ -381,11 +467,13 @@ impl Pools {
     /// The server in `slot`, which its user has dropped, is no more.
     pub fn close(&mut self, slot: u32, woken: &mut Vec<SessionId>) {
         let Some(place) = self.slots.get_mut(slot as usize) else { return };
-        let pool = std::mem::take(place).pool;
+        let Slot { user, pool, node, .. } = std::mem::take(place);
         self.vacated.push(slot);
         let Some(number) = pool else { return };
         if let Some(pool) = self.pool(number) {
             pool.open -= 1;
+            pool.nodes[node].open -= 1;
+            pool.nodes[node].busy -= usize::from(user.is_some());
             woken.extend(pool.queue.front());
         }
         self.drop_if_unused(number);
@@ -419,12 +507,10 @@ impl Pools {
     pub fn renew(&mut self, database: Option<&str>, woken: &mut Vec<SessionId>) {
         let now = Instant::now();
         let mut renewed = Vec::new();
-        for (number, pool) in self.pools.iter_mut().enumerate() {
-            let Some(pool) = pool else { continue };
+        for pool in self.pools.iter_mut().flatten() {
             if database.is_none_or(|database| Owner::of(&pool.key[1..]).database == database) {
                 pool.renewed = Some(now);
                 renewed.append(&mut pool.free);
-                tracing::debug!(pool = number, "its servers are closed");
             }
         }
         renewed.into_iter().for_each(|slot| self.close(slot, woken));
@@ -455,6 +541,60 @@ impl Pools {
 }
 
 impl Pool {
+    /// The place of the servers at `address` in the list.
+    fn node(&mut self, address: &str) -> usize {
+        self.nodes.iter().position(|node| node.address == address).unwrap_or_else(|| {
+            self.nodes.push(Node { address: address.to_owned(), open: 0, busy: 0, last: 0, tried: None });
+            self.nodes.len() - 1
+        })
+    }
+
+    fn lend(&mut self, node: usize) {
+        self.lent += 1;
+        self.nodes[node].busy += 1;
+        self.nodes[node].last = self.lent;
+    }
+
+    /// Where the session may read and this pool has no server, nor is about to have one. Only where there is a choice, and a place
+    /// for a server in the pool.
+    fn lacks_one_of(&self, wanted: &Wanted<'_>, size: usize, now: Instant) -> Option<String> {
+        let is_known = |address: &str| {
+            let node = self.nodes.iter().find(|node| node.address == address);
+            let tried = |node: &Node| node.tried.is_some_and(|tried| now.duration_since(tried) < TRY_AGAIN);
+            node.is_some_and(|node| node.open > 0 || tried(node))
+        };
+        let lacks = |r: &&Backend| !is_known(&r.address) && wanted.seen.serves(&r.address, wanted.since);
+        let has_choice = wanted.replicas.len() > 1 && self.opening == 0 && !self.free.is_empty();
+        let has_place = self.open < size || wanted.replicas.len() <= size;
+        let replicas = wanted.replicas.iter().filter(|_| has_choice && has_place);
+        replicas.into_iter().find(lacks).map(|replica| replica.address.clone())
+    }
+
+    /// The free server of the least busy node, of these the node that was asked longest ago; there one that is laid out as the
+    /// session needs it, of those that were used last.
+    fn best(&self, slots: &[Slot], wanted: &Wanted<'_>) -> Option<usize> {
+        let usable = |at: &usize| {
+            let server = slots[self.free[*at] as usize].free.as_deref();
+            server.is_some_and(|server| wanted.is_usable(server))
+        };
+        let node_of = |at: usize| slots[self.free[at] as usize].node;
+        let last = match self.nodes.len() {
+            1 => (0..self.free.len()).rev().find(usable)?,
+            _ => (0..self.free.len()).rev().filter(usable).min_by_key(|at| {
+                let node = &self.nodes[node_of(*at)];
+                (node.busy, node.last)
+            })?,
+        };
+        let is_alike = |at: &usize| {
+            let server = slots[self.free[*at] as usize].free.as_deref();
+            node_of(*at) == node_of(last)
+                && server.is_some_and(|server| server.laid.is_same(wanted.laid))
+                && usable(at)
+        };
+        let from = self.free.len().saturating_sub(LOOKED_THROUGH);
+        (from..self.free.len()).rev().find(is_alike).or(Some(last))
+    }
+
     fn enqueue(&mut self, wanted: &Wanted<'_>) -> Taken {
         if !wanted.waits {
             self.queue.push_back(wanted.session);

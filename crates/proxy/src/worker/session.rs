@@ -5,6 +5,7 @@
 //! (`relocation`). Invariant: when the choice of its server becomes wrong, that connection is closed before anything else is
 //! done; then the session is moved when that is possible without lying, or the client is told.
 
+mod directed;
 mod parting;
 mod without;
 
@@ -19,6 +20,7 @@ use tokio::runtime::Handle;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::AbortHandle;
 
+use super::guide::Guide;
 use super::pools::{Pools, Server};
 use super::report::{Activity, ServerReport, SessionReport};
 use super::socket::{Discarded, Socket};
@@ -29,10 +31,12 @@ use crate::lane::Lane;
 use crate::login::Login;
 use crate::refusal::{CutCause, Refusal};
 use crate::relay::{End, Relay, Surroundings};
+use crate::routes::Reader;
 use crate::servers::Seat;
 use crate::tally::{Accounts, Meter, Owner};
 use crate::tls::Parts;
 use crate::{Counters, PoolMode, Port, Shared, Stage};
+use directed::Directed;
 use without::welcome;
 
 /// From the server's first answer to its first ReadyForQuery: PostgreSQL's greatest `authentication_timeout` and a
@@ -71,6 +75,7 @@ pub struct Around<'a> {
     pub buffer: &'a mut [u8],
     pub pools: &'a mut Pools,
     pub accounts: &'a mut Accounts,
+    pub guide: &'a mut Guide,
     pub again: &'a mut Vec<SessionId>,
 }
 
@@ -111,12 +116,15 @@ pub struct Session {
     parts: bool,
     /// Where its servers come from, once it has given one back.
     pool: Option<u32>,
+    /// Its reads may go to replicas.
+    directed: Option<Box<Directed>>,
     waker: Waker,
     meter: Meter,
     connected: Instant,
     /// Servers in a row that could not be made ready for it.
     vain: u8,
     _permit: OwnedSemaphorePermit,
+    _reader: Option<Reader>,
 }
 
 enum Phase {
@@ -181,10 +189,16 @@ impl Session {
             }
             Start::Known(parameters) => (Arc::from(""), Phase::Resting, welcome(&parameters), None),
         };
+        let directed = (parts && port == Port::Auto).then(|| Box::new(Directed::new(shared, &login)));
+        let mut relay = Relay::new(books, surroundings, address);
+        if directed.is_some() {
+            relay.take_turns();
+        }
         let session = Session {
             client,
             phase,
-            relay: Relay::new(books, surroundings, address),
+            relay,
+            directed,
             port,
             login,
             parts,
@@ -195,6 +209,7 @@ impl Session {
             connected: around.pools.now,
             vain: 0,
             _permit: permit,
+            _reader: (port != Port::ReadWrite).then(|| shared.freshness.reader()),
         };
         Ok((session, Unseen { from_client: early, from_server: answer }))
     }
@@ -217,7 +232,8 @@ impl Session {
             Phase::Waiting { until, held_until, .. } => {
                 [Some(*until), *held_until].into_iter().flatten().min()
             }
-            Phase::Resting | Phase::Between { .. } => None,
+            Phase::Resting => self.directed.as_ref().and_then(|directed| directed.deadline()),
+            Phase::Between { .. } => None,
             Phase::Leaving { until, .. } | Phase::Lingering { until, .. } => Some(*until),
         }
     }
@@ -441,8 +457,8 @@ impl Session {
                 Counters::add(&around.shared.counters.queue_timeouts);
                 self.strand(&Refusal::PoolTimeout { waited, pool_size }, around)
             }
-            Phase::Waiting { .. } => self.rest(around),
-            Phase::Resting | Phase::Between { .. } => true,
+            Phase::Waiting { .. } | Phase::Resting => self.rest(around),
+            Phase::Between { .. } => true,
             // A client that takes nothing within the time learns it from the closed connection.
             Phase::Leaving { .. } | Phase::Lingering { .. } => false,
         }
@@ -458,7 +474,7 @@ impl Session {
             (Phase::Waiting { .. }, Some(pool)) => pools.unqueue(pool, id, woken),
             _ => {}
         }
-        if let Some(pool) = self.pool {
+        for pool in [self.pool, self.other_pool()].into_iter().flatten() {
             pools.leave(pool);
         }
     }

@@ -39,7 +39,7 @@ The cluster is up: {count} nodes, {primary} is primary.
   postgresql://postgres@127.0.0.1:{first}/postgres
   postgresql://postgres@{all}/postgres        any node, whichever answers
 
-  node  read-write  read-only  PostgreSQL  HTTP",
+  node  read-write  read-only  auto   PostgreSQL  HTTP",
         count = layout.nodes.len(),
         all = hosts.join(","),
     );
@@ -47,8 +47,8 @@ The cluster is up: {count} nodes, {primary} is primary.
         let ports = node.ports;
         let _ = writeln!(
             text,
-            "  {:<4}  {:<10}  {:<9}  {:<10}  http://127.0.0.1:{}",
-            node.name, ports.read_write, ports.read_only, ports.postgres, ports.http
+            "  {:<4}  {:<10}  {:<9}  {:<5}  {:<10}  http://127.0.0.1:{}",
+            node.name, ports.read_write, ports.read_only, ports.auto, ports.postgres, ports.http
         );
     }
     let _ = writeln!(

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::{Around, FAREWELL_TIMEOUT, Phase, Session};
 use crate::backend::Role;
 use crate::lane::Lane;
-use crate::ledger::backend_wanted;
+use crate::ledger::{Loss, backend_wanted};
 use crate::refusal::{CutCause, Refusal};
 use crate::relay::End;
 use crate::{Counters, Shared, Stage};
@@ -66,14 +66,22 @@ impl Session {
         let was = server.choice.clone();
         let has_room = goes_on && (was.role == Role::Primary || self.pool.is_some());
         let movable = has_room && self.relay.is_movable();
+        let asks_again = goes_on && self.pool.is_some() && self.relay.loses_read();
         self.lose_server(around);
+        if asks_again {
+            self.relay.forgive();
+            self.relay.books.last_words.clear();
+            self.ask_again(around);
+            self.phase = Phase::Resting;
+            return self.rest(around);
+        }
         if movable && self.pool.is_some() {
             self.relay.books.last_words.clear();
             self.phase = Phase::Resting;
             return self.rest(around);
         }
         if movable {
-            self.search(Some(was), around);
+            self.search(Some(was), None, around);
             return self.keep_early(around);
         }
         let books = &self.relay.books;
@@ -83,7 +91,11 @@ impl Session {
             None => cause,
         };
         count_cut(around.shared, &cause);
-        let loss = books.ledger.loss();
+        // What ran on a replica has committed nothing.
+        let loss = match books.ledger.loss() {
+            Loss::Unknown if was.role == Role::Replica => Loss::OpenTransaction,
+            loss => loss,
+        };
         self.part(&Refusal::Cut { cause, loss }, around)
     }
 
@@ -93,6 +105,7 @@ impl Session {
         // Whatever comes next takes its place.
         let last = Phase::Leaving { last: Lane::new(backend_wanted), until: Instant::now() };
         if let Phase::Relaying { server, .. } = std::mem::replace(&mut self.phase, last) {
+            self.end_turn(server.choice.role, around.shared);
             around.pools.end(server, around.again);
         }
     }

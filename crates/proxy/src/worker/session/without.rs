@@ -12,16 +12,18 @@ use wire::message::{backend, put_frame};
 
 use super::super::pools::{Server, Taken, Wanted};
 use super::super::{Mail, Mailbox, SessionId};
+use super::directed::Direction;
 use super::{Around, Phase, Session, Unseen};
+use crate::admission::Way;
 use crate::auth::messages::Authentication;
-use crate::backend::Choice;
+use crate::backend::{Choice, Role};
 use crate::cancel::{Released, Target};
 use crate::doors::{self, Proof};
 use crate::refusal::{CutCause, Refusal};
 use crate::relay::Wants;
 use crate::relocation::{Relocated, relocate};
 use crate::ties::{Laid, Parameters, Replay};
-use crate::{Counters, Shared};
+use crate::{Counters, Port, Shared};
 
 /// The search for another server; its end is told in any case.
 struct Search {
@@ -61,8 +63,7 @@ pub(super) fn welcome(parameters: &Parameters) -> Vec<u8> {
 impl Session {
     /// Begins without a server: the client is told that it is in.
     pub(super) fn come_in(&mut self, unseen: &Unseen, around: &mut Around<'_>) -> bool {
-        let pool = around.pools.join(&doors::key(self.port, &self.login.startup));
-        self.pool = Some(pool);
+        let pool = self.join(around);
         if let Err(end) = self.relay.hear_server(&unseen.from_server, &mut self.client) {
             return self.ended(end, around);
         }
@@ -77,6 +78,13 @@ impl Session {
 
     /// Gives the server back when nothing of the session is left there.
     pub(super) fn part_when_done(&mut self, around: &mut Around<'_>) -> bool {
+        if self.relay.is_kept_in_vain() {
+            return self.leave_replica(around);
+        }
+        if self.relay.stays_with_primary() {
+            // What waits goes on.
+            around.again.push(around.id);
+        }
         if !self.parts || !self.relay.may_part() {
             return true;
         }
@@ -91,6 +99,7 @@ impl Session {
             Some(pool) => pool,
             None => self.bring(&mut server, around),
         };
+        self.end_turn(server.choice.role, around.shared);
         let ties = &mut self.relay.books.ties;
         around.pools.shared(pool, ties.parameters());
         (server.laid, server.parameters) = (ties.laid(), Arc::clone(ties.parameters()));
@@ -106,6 +115,7 @@ impl Session {
         }
         self.relay.hold_back(false);
         self.vain = 0;
+        self.ask_again(around);
         // What the client has said meanwhile has its turn after the other sessions'.
         if self.client.may_read() || !self.relay.up.unread.is_empty() {
             around.again.push(around.id);
@@ -119,9 +129,8 @@ impl Session {
         if !key.is_empty() {
             server.target = Target::new(server.seat.address(), &key);
         }
-        let pool = around.pools.join(&doors::key(self.port, &self.login.startup));
-        around.pools.bring(pool, server.slot);
-        self.pool = Some(pool);
+        let pool = self.join(around);
+        around.pools.bring(pool, server);
         self.note_door(around);
         pool
     }
@@ -142,13 +151,15 @@ impl Session {
 
     /// Without a server: looks what the client wants, and gets one for that.
     pub(super) fn rest(&mut self, around: &mut Around<'_>) -> bool {
-        let Some(pool) = self.pool else { return false };
+        if self.pool.is_none() {
+            return false;
+        }
         // A slow client may not have the end of its last answer yet.
         if self.relay.down.write_out(&mut self.client).is_err() {
             return false;
         }
         loop {
-            let read = match self.relay.is_full() {
+            let mut read = match self.relay.is_full() {
                 true => 0,
                 false => match self.client.read(around.buffer) {
                     Ok(None) => 0,
@@ -158,6 +169,15 @@ impl Session {
             };
             let bytes = &around.buffer[..read];
             match self.relay.wants(bytes) {
+                Wants::Server if self.directed.is_some() => {
+                    self.relay.keep_for_later(bytes);
+                    match self.direct(around) {
+                        Direction::More if read == 0 => return true,
+                        Direction::More => continue,
+                        Direction::Later => return true,
+                        Direction::Known => read = 0,
+                    }
+                }
                 Wants::Server => {}
                 Wants::Nothing => return false,
                 Wants::More if read == 0 => return true,
@@ -170,17 +190,34 @@ impl Session {
                     return self.leave(Vec::new(), &refusal.response().encode(), around);
                 }
             }
+            let Some(pool) = self.pool else { return false };
+            let bytes = &around.buffer[..read];
             let (waits, laid) = (matches!(self.phase, Phase::Waiting { .. }), self.relay.books.ties.laid());
-            let held_until = around.shared.topology.borrow().held_until().map(tokio::time::Instant::into_std);
             let paused = around.shared.desk.pauses(|| self.owner().database);
-            let held = held_until.is_some();
-            let wanted = Wanted { session: around.id, laid: &laid, held, paused, waits };
-            match around.pools.take(pool, &wanted, around.again) {
+            let topology = around.shared.topology.borrow();
+            let held_until = topology.held_until().map(tokio::time::Instant::into_std);
+            let wanted = Wanted {
+                session: around.id,
+                laid: &laid,
+                held: held_until.is_some(),
+                paused,
+                waits,
+                replicas: if self.way() == Port::ReadOnly { &topology.replicas } else { &[] },
+                seen: &around.guide.seen,
+                since: self.must_see(),
+            };
+            let taken = around.pools.take(pool, &wanted, around.again);
+            drop(topology);
+            match taken {
                 Taken::Server(server) => return self.go_on_with(server, read, around),
-                Taken::Open => {
+                Taken::Elsewhere => {
+                    self.turn_to_primary(around);
+                    continue;
+                }
+                Taken::Open(at) => {
                     self.relay.keep_for_later(bytes);
                     self.relay.hold_back(false);
-                    self.search(None, around);
+                    self.search(None, at, around);
                     return true;
                 }
                 Taken::Wait => {
@@ -221,6 +258,7 @@ impl Session {
         if let Some(prepared) = self.relay.prepared() {
             *prepared = std::mem::take(&mut server.prepared);
         }
+        self.begin_turn(server.choice.role, around.shared);
         self.relay.borrow(server.target.clone(), parameters, &server.laid, is_own);
         let heard = match self.relay.pauses() {
             true => {
@@ -251,15 +289,16 @@ impl Session {
         true
     }
 
-    /// Has a server looked for and made as the session left its last one; `was`: it had to leave that.
-    pub(super) fn search(&mut self, was: Option<Choice>, around: &mut Around<'_>) {
+    /// Has a server looked for and made as the session left its last one; `was`: it had to leave that, `at`: best of all there.
+    pub(super) fn search(&mut self, was: Option<Choice>, at: Option<String>, around: &mut Around<'_>) {
         let (shared, mailbox, id) = (Arc::clone(around.shared), Arc::clone(around.mailbox), around.id);
-        let (port, login) = (self.port, Arc::clone(&self.login));
+        let way = Way { port: self.way(), since: self.must_see(), prefers: at };
+        let login = Arc::clone(&self.login);
         // One more server of the pool is made as the session's by what any of the pool is.
         let replay = was.as_ref().map_or_else(Replay::default, |_| self.relay.books.ties.replay());
         let search = Search { mailbox, id, found: None };
         let task = around.runtime.spawn(async move {
-            let found = relocate(&shared, port, &login, &replay).await;
+            let found = relocate(&shared, &way, &login, &replay).await;
             search.end_with(found);
         });
         self.phase = Phase::Between { task: task.abort_handle(), was };
@@ -304,7 +343,7 @@ impl Session {
             tracing::debug!(from, to, "a session moved");
         }
         if let Some(pool) = self.pool {
-            around.pools.opened(pool, server.slot);
+            around.pools.opened(pool, &server);
         }
         let parameters = Arc::new(found.welcome.parameters);
         match was {
@@ -317,8 +356,12 @@ impl Session {
                 return self.rest(around);
             }
             None => {
-                let (key, proof) = self.door();
-                around.shared.doors.seen(&key, proof, &parameters, began);
+                // What it reports is told to newcomers: not that it is a standby, to those of the auto port.
+                if self.directed.is_none() || server.choice.role == Role::Primary {
+                    let (key, proof) = self.door();
+                    around.shared.doors.seen(&key, proof, &parameters, began);
+                }
+                self.begin_turn(server.choice.role, around.shared);
                 self.relay.borrow(target, parameters, &Laid::default(), false);
             }
         }
