@@ -12,7 +12,7 @@ use wire::message::Frame;
 use super::Counters;
 use super::answers::Answers;
 use super::ledger::Ledger;
-use super::policy::LoweredCommit;
+use super::policy::{Leaks, LoweredCommit};
 use super::shares::{Registry, Shares, State};
 use super::ties::{Reads, Ties};
 
@@ -24,6 +24,7 @@ pub struct Books {
     /// Of a session that gives its server back.
     pub shares: Option<Box<Shares>>,
     pub policy: LoweredCommit,
+    pub leaks: Leaks,
     /// For the client, before the next message of the server.
     pub news: Vec<u8>,
     /// The server has ended an idle session that can be moved, with this message, which the client has not seen.
@@ -38,6 +39,7 @@ impl Books {
             answers: Answers::new(hides_warnings),
             shares: None,
             policy,
+            leaks: Leaks::Pin,
             news: Vec::new(),
             last_words: Vec::new(),
         }
@@ -72,8 +74,9 @@ impl Books {
         }
     }
 
-    /// From now on named statements are those that all sessions share.
-    pub fn share(&mut self, registry: &Arc<Registry>) {
+    /// From now on named statements are those that all sessions share; for what cannot be carried along there is a policy.
+    pub fn share(&mut self, registry: &Arc<Registry>, leaks: Leaks) {
+        self.leaks = leaks;
         self.shares = Some(Box::new(Shares::new(registry)));
         self.ties.leave_statements();
     }

@@ -194,10 +194,19 @@ impl CancelMap {
     /// dropped in silence, as PostgreSQL does, so that nobody learns which keys exist.
     pub async fn forward(&self, key: CancelKey<'_>, waits: Option<&dyn SyncWaits>, tls: &Tls) -> Cancelled {
         let gate = lock(&self.keys).get(&name(key)).cloned();
-        let pass = match gate.as_ref().map(Gate::enter) {
-            Some(Ok(pass)) => pass,
-            Some(Err(cancelled)) => return cancelled,
-            None => return Cancelled::Lost,
+        match gate {
+            Some(gate) => gate.cancel(waits, tls).await,
+            None => Cancelled::Lost,
+        }
+    }
+}
+
+impl Gate {
+    /// Cancels what runs in the session behind the gate, unless that could end the wait of a commit.
+    pub async fn cancel(self: Arc<Gate>, waits: Option<&dyn SyncWaits>, tls: &Tls) -> Cancelled {
+        let pass = match self.enter() {
+            Ok(pass) => pass,
+            Err(cancelled) => return cancelled,
         };
         let target = &pass.target;
         let Some(key) = CancelKey::parse(&target.key) else { return Cancelled::Lost };

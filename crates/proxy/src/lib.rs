@@ -16,7 +16,8 @@
 //!
 //! Invariants: the topology is learnt from one watch and from nowhere else. A server connection to a primary ends the
 //! moment the topology names another primaryship, another primary or none; one to a replica, when that replica is not
-//! listed. A message that a server was sent is never sent to another. A commit whose wait for standbys was cancelled
+//! listed. A message that a server was sent is never sent to another, but for a read that a replica has failed
+//! (`relay::repeat`). A commit whose wait for standbys was cancelled
 //! is never told as success (`answers`). No client can make the proxy hold unbounded memory, or a slot for ever before
 //! it is authenticated.
 
@@ -50,13 +51,15 @@ mod tally;
 #[cfg(test)]
 mod tests;
 mod ties;
+mod time_limits;
 mod worker;
 
 pub use cancel::SyncWaits;
 pub use metrics::Metrics;
-pub use policy::LoweredCommit;
+pub use policy::{Leaks, LoweredCommit};
 pub use routes::{CatalogNews, Catalogs, Consistency, Position, Positions};
 pub use routing::{HARMLESS_FUNCTIONS, Overrides, Query as CatalogQuery, Rows as CatalogRows};
+pub use time_limits::TimeLimits;
 
 use std::io;
 use std::net::SocketAddr;
@@ -90,7 +93,7 @@ pub struct ProxyConfig {
     pub auto_port: Option<u16>,
     /// What a read on a replica must see.
     pub read_consistency: Consistency,
-    /// A replica that is further behind serves nobody.
+    /// A replica that is further behind serves nobody while there is a primary.
     pub replica_lag_max: Duration,
     /// Functions that the auto port sends to the primary, or lets replicas run, whatever the catalog says.
     pub functions: Overrides,
@@ -108,6 +111,9 @@ pub struct ProxyConfig {
     /// Threads that move the sessions' bytes.
     pub threads: usize,
     pub pool_mode: PoolMode,
+    /// For statements that leave what cannot be carried to another server. In transaction mode only.
+    pub leaks: Leaks,
+    pub time_limits: TimeLimits,
     /// Servers for all sessions with one and the same start-up packet.
     pub pool_size: usize,
     /// A server that nobody uses for so long is closed.
@@ -276,6 +282,7 @@ impl Shared {
             reads_by_replicas: total(&self.counters.reads_by_replicas),
             reads_by_primary: total(&self.counters.reads_by_primary),
             repeated: total(&self.counters.repeated),
+            overdue: total(&self.counters.overdue),
         }
     }
 }
@@ -291,6 +298,7 @@ struct Counters {
     reads_by_replicas: AtomicU64,
     reads_by_primary: AtomicU64,
     repeated: AtomicU64,
+    overdue: AtomicU64,
     refused: AtomicU64,
     queue_timeouts: AtomicU64,
     cuts: AtomicU64,
@@ -334,6 +342,8 @@ pub struct Counts {
     pub reads_by_primary: u64,
     /// Such that were asked again of another server.
     pub repeated: u64,
+    /// Sessions ended by a limit in time.
+    pub overdue: u64,
 }
 
 /// Where it listens; tells the ports when the configuration left them to the kernel (port 0).

@@ -108,6 +108,7 @@ fn text(counts: &Counts, report: &Report) -> String {
             "Reads of the auto port that the primary ran, no replica being known to have what they must see.",
             counts.reads_by_primary,
         ),
+        ("pgherd_proxy_overdue_total", "Sessions ended by a limit in time.", counts.overdue),
         (
             "pgherd_proxy_reads_repeated_total",
             "Reads of the auto port that were asked again of another server.",

@@ -36,6 +36,36 @@ impl LoweredCommit {
     }
 }
 
+/// For statements that leave in a session what cannot be carried to another server.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Leaks {
+    /// The session keeps its server.
+    #[default]
+    Pin,
+    Refuse,
+    /// Whoever has the server next finds it there.
+    Allow,
+}
+
+impl Leaks {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Leaks::Pin => "pin",
+            Leaks::Refuse => "refuse",
+            Leaks::Allow => "allow",
+        }
+    }
+
+    /// Of one of the words above, which the table of settings has checked.
+    pub fn of(text: &str) -> Leaks {
+        match text {
+            "refuse" => Leaks::Refuse,
+            "allow" => Leaks::Allow,
+            _ => Leaks::Pin,
+        }
+    }
+}
+
 /// The level that the server keeps when the client wants less.
 const LOWEST: &str = "warning";
 /// Before a message's body: its type byte and its length.
@@ -143,6 +173,21 @@ pub fn refused_by_replica(frame: &Frame<'_>, start: usize, why: &str) -> Vec<u8>
         "this statement cannot be run in a READ ONLY block of the auto port",
         &detail,
         "Begin the block without READ ONLY, or connect to the read-write or the read-only port.",
+    )
+}
+
+/// In the place of a statement that would leave what it names, `why`, on a server that is lent.
+pub fn refused_as_leak(frame: &Frame<'_>, start: usize, why: &str) -> Vec<u8> {
+    failing(
+        frame,
+        start,
+        "0A000",
+        "this statement needs a server of its own, and this proxy lends servers for a transaction",
+        &format!(
+            "It would leave something on the server: {} (setting [proxy] leaks).",
+            why.replace('\'', "''")
+        ),
+        "Connect to PostgreSQL itself, or ask the cluster''s operator to set leaks to pin.",
     )
 }
 

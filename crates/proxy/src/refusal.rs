@@ -11,6 +11,7 @@ use super::Port;
 use super::auth::denial::Denial;
 use super::ledger::Loss;
 use super::policy;
+use super::time_limits::Overdue;
 
 const STATUS_HINT: &str = "Run \"pgherd status\" to see the cluster.";
 
@@ -50,6 +51,12 @@ pub enum Refusal {
     Unbindable,
     /// The start-up packet lowers `synchronous_commit`, and the cluster forbids it.
     LoweredCommit,
+    /// It has taken longer than it may.
+    Overdue {
+        overdue: Overdue,
+        limit: Duration,
+        loss: Loss,
+    },
     Cut {
         cause: CutCause,
         loss: Loss,
@@ -171,6 +178,21 @@ impl Refusal {
                 "Connect with channel_binding=disable, or through the proxy of a node with PostgreSQL.".to_owned(),
             ),
             Refusal::Protocol(error) => ("08P01", error.clone(), String::new(), String::new()),
+            Refusal::Overdue { overdue, limit, loss } => {
+                let unknown = *loss == Loss::Unknown;
+                let sqlstate = if unknown { "08007" } else { overdue.sqlstate() };
+                let outcome = match loss {
+                    Loss::Nothing => "No transaction was open.",
+                    Loss::OpenTransaction => "Its transaction is rolled back.",
+                    Loss::Unknown => "Whether what it asked last took effect is not known.",
+                };
+                (
+                    sqlstate,
+                    overdue.message().to_owned(),
+                    format!("This proxy allows {:?} (setting [proxy] {}). {outcome}", limit, overdue.setting()),
+                    "Connect again; if it needs longer, ask the cluster's operator to raise the limit.".to_owned(),
+                )
+            }
             Refusal::Cut { cause, loss } => cut(cause, *loss),
         };
         ErrorResponse { severity: Severity::Fatal, sqlstate, message, detail, hint }

@@ -22,6 +22,7 @@ use super::books::{Books, Parking};
 use super::cancel::{CancelMap, Commit, Gate, Registered};
 use super::lane::{Cut, Lane, Receiver};
 use super::ledger::{backend_wanted, frontend_wanted};
+use super::policy::Leaks;
 use super::routes::{Known, Request};
 use super::shares::{Registry, Shares};
 use super::tally::Bytes;
@@ -90,12 +91,13 @@ pub struct Surroundings {
     pub counters: Arc<Counters>,
     /// For a session that gives its server back.
     pub statements: Option<Arc<Registry>>,
+    pub leaks: Leaks,
 }
 
 impl Relay {
     pub fn new(mut books: Books, around: Surroundings, address: Arc<str>) -> Self {
         if let Some(statements) = &around.statements {
-            books.share(statements);
+            books.share(statements, around.leaks);
         }
         Relay {
             books,
@@ -118,6 +120,11 @@ impl Relay {
             draining: false,
             hold: false,
         }
+    }
+
+    /// The way to cancel what runs.
+    pub fn gate(&self) -> Arc<Gate> {
+        Arc::clone(&self.gate)
     }
 
     /// True when a message may follow what the client was sent, and what still waits for it.

@@ -181,13 +181,15 @@ pub struct Meter {
     /// Since when a transaction, or a request by itself, is under way.
     began: Option<Instant>,
     asked: Option<Instant>,
+    /// When the last answer ended, or the session was let in.
+    answered: Option<Instant>,
     passed: Passed,
 }
 
 impl Meter {
     /// The session was let in.
-    pub fn open(&mut self, account: u32, accounts: &mut Accounts) {
-        self.account = Some(account);
+    pub fn open(&mut self, account: u32, now: Instant, accounts: &mut Accounts) {
+        (self.account, self.answered) = (Some(account), Some(now));
         if let Some(tally) = accounts.tally(account) {
             tally.logins += 1;
         }
@@ -195,6 +197,19 @@ impl Meter {
 
     pub fn is_open(&self) -> bool {
         self.account.is_some()
+    }
+
+    pub fn transaction_since(&self) -> Option<Instant> {
+        self.began
+    }
+
+    pub fn request_since(&self) -> Option<Instant> {
+        self.asked
+    }
+
+    /// Since when nothing has been asked.
+    pub fn idle_since(&self) -> Option<Instant> {
+        self.answered.filter(|_| self.asked.is_none())
     }
 
     /// The session has a server, after `waited` if it had to wait.
@@ -220,7 +235,7 @@ impl Meter {
         }
         let Some(tally) = self.account.and_then(|account| accounts.tally(account)) else { return };
         if let Some(since) = answered {
-            self.asked = None;
+            (self.asked, self.answered) = (None, Some(now));
             tally.query.add(now.duration_since(since));
         }
         if let Some(since) = ended {

@@ -12,7 +12,7 @@ use super::slots::Slots;
 use super::value::{Value, split_address};
 use crate::postgres::Method;
 use proxy::tls::TlsConfig;
-use proxy::{Consistency, LoweredCommit, PoolMode};
+use proxy::{Consistency, Leaks, LoweredCommit, PoolMode, TimeLimits};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -93,6 +93,8 @@ pub struct Proxy {
     pub queue_max: u32,
     pub queue_timeout: Duration,
     pub pool_mode: PoolMode,
+    pub leaks: Leaks,
+    pub time_limits: TimeLimits,
     pub pool_size: u32,
     pub server_idle_timeout: Duration,
     pub server_lifetime: Duration,
@@ -303,6 +305,13 @@ impl Config {
                 queue_max: take.number("proxy.queue_max")?,
                 queue_timeout: take.duration("proxy.queue_timeout")?,
                 pool_mode: PoolMode::of(&take.text("proxy.pool_mode")?),
+                leaks: Leaks::of(&take.text("proxy.leaks")?),
+                time_limits: TimeLimits {
+                    client_idle: take.duration("proxy.client_idle_timeout")?,
+                    transaction_idle: take.duration("proxy.transaction_idle_timeout")?,
+                    transaction: take.duration("proxy.transaction_timeout")?,
+                    query: take.duration("proxy.query_timeout")?,
+                },
                 pool_size: take.number("proxy.pool_size")?,
                 server_idle_timeout: take.duration("proxy.server_idle_timeout")?,
                 server_lifetime: take.duration("proxy.server_lifetime")?,
@@ -394,6 +403,11 @@ impl Config {
             "proxy.queue_max" => Some(self.proxy.queue_max.to_string()),
             "proxy.queue_timeout" => duration(self.proxy.queue_timeout),
             "proxy.pool_mode" => text(self.proxy.pool_mode.as_str()),
+            "proxy.leaks" => text(self.proxy.leaks.as_str()),
+            "proxy.client_idle_timeout" => duration(self.proxy.time_limits.client_idle),
+            "proxy.transaction_idle_timeout" => duration(self.proxy.time_limits.transaction_idle),
+            "proxy.transaction_timeout" => duration(self.proxy.time_limits.transaction),
+            "proxy.query_timeout" => duration(self.proxy.time_limits.query),
             "proxy.pool_size" => Some(self.proxy.pool_size.to_string()),
             "proxy.server_idle_timeout" => duration(self.proxy.server_idle_timeout),
             "proxy.server_lifetime" => duration(self.proxy.server_lifetime),

@@ -77,6 +77,8 @@ pub const SECTIONS: &[Section] = &[
 const PORT: Kind = Kind::Port;
 const LOCALHOST: Default = Default::Value("127.0.0.1");
 const MILLISECOND: Duration = Duration::from_millis(1);
+/// Of a proxy's client; zero is none.
+const LIMIT: Kind = Kind::Duration { min: Duration::ZERO, max: Duration::from_secs(604_800) };
 
 const fn setting(
     key: &'static str,
@@ -203,7 +205,7 @@ pub const SETTINGS: &[Setting] = &[
         Kind::Duration { min: MILLISECOND, max: Duration::from_secs(86_400) },
         Default::Value("10s"),
         "\"1min\"",
-        "A replica that is further behind is not read from, by either port, while there is another server.",
+        "A replica that is further behind is not read from, by either port, while there is a primary.",
     ),
     setting(
         "proxy.primary_functions",
@@ -277,6 +279,44 @@ pub const SETTINGS: &[Setting] = &[
         Default::Value("1h"),
         "\"30min\"",
         "A server of a pool that is older is closed after its transaction: its memory grows with what it has seen.",
+    ),
+    setting(
+        "proxy.leaks",
+        Kind::Choice(&["pin", "refuse", "allow"]),
+        Default::Value("pin"),
+        "\"refuse\"",
+        "In transaction mode, for a statement that leaves what cannot be carried to another server (LISTEN, temporary tables, session \
+         advisory locks, PREPARE …): its session keeps the server until DISCARD ALL; it fails (0A000); or whoever has the server \
+         next finds it there, as with PgBouncer.",
+    ),
+    setting(
+        "proxy.client_idle_timeout",
+        LIMIT,
+        Default::Value("0s"),
+        "\"8h\"",
+        "A client that asks nothing for so long is sent away (57P05). 0s: never.",
+    ),
+    setting(
+        "proxy.transaction_idle_timeout",
+        LIMIT,
+        Default::Value("0s"),
+        "\"5min\"",
+        "The same within a transaction, which is rolled back (25P03). 0s: never.",
+    ),
+    setting(
+        "proxy.transaction_timeout",
+        LIMIT,
+        Default::Value("0s"),
+        "\"1h\"",
+        "A transaction that takes longer is rolled back, and its session ended (25P04). 0s: never.",
+    ),
+    setting(
+        "proxy.query_timeout",
+        LIMIT,
+        Default::Value("0s"),
+        "\"10min\"",
+        "A request that takes longer is cancelled (57014), as by its client; a session that has no answer five seconds later is ended. \
+         0s: never.",
     ),
     setting(
         "proxy_tls.cert",

@@ -142,6 +142,8 @@ pub(super) fn proxy_config(config: &Config) -> ProxyConfig {
         lowered_commit: config.sync.lowered_commit,
         threads,
         pool_mode: config.proxy.pool_mode,
+        leaks: config.proxy.leaks,
+        time_limits: config.proxy.time_limits,
         pool_size: config.proxy.pool_size as usize,
         tls: config.proxy.tls.clone(),
         server_idle_timeout: config.proxy.server_idle_timeout,

@@ -9,7 +9,7 @@ use super::super::Counters;
 use super::super::answers::Verdict;
 use super::super::cancel::Target;
 use super::super::lane::Cut;
-use super::super::policy::{self, Change};
+use super::super::policy::{self, Change, Leaks};
 use super::super::shares::Fate;
 use super::repeat::{Heard, Turn, note_turn};
 use super::{End, Relay};
@@ -33,14 +33,21 @@ impl Relay {
             return put(cut, frame, shared);
         };
         let mut effects = Effects::read(sql, !is_whole);
-        let (change, warns) = match &effects.on_session {
-            OnSession::Binds(why) if on_replica => {
-                let refused = policy::refused_by_replica(frame, start, why);
-                // It is not run, so it leaves nothing.
-                effects = Effects::default();
-                (Change::Refused(refused), false)
+        let refused = match (&effects.on_session, books.leaks) {
+            (OnSession::Binds(why), _) if on_replica => Some(policy::refused_by_replica(frame, start, why)),
+            (OnSession::Binds(why), Leaks::Refuse) if is_whole => {
+                Some(policy::refused_as_leak(frame, start, why))
             }
-            _ => policy::change(books.policy, frame, start, &effects),
+            _ => None,
+        };
+        let is_leak = matches!(effects.on_session, OnSession::Binds(_)) && is_whole;
+        if refused.is_some() || is_leak && books.leaks == Leaks::Allow {
+            effects.on_session = OnSession::Nothing;
+        }
+        let leaves_nothing = effects.on_session == OnSession::Nothing;
+        let (change, warns) = match refused {
+            Some(bytes) => (Change::Refused(bytes), false),
+            None => policy::change(books.policy, frame, start, &effects),
         };
         books.answers.client_asks(&effects);
         if warns {
@@ -61,10 +68,10 @@ impl Relay {
                 let length = frame.length + bytes.len() as u32 - frame.bytes.len() as u32;
                 let as_sent = Frame { length, head: &bytes[5..], bytes: &bytes, ..*frame };
                 books.ties.client_sent(&as_sent, Some(&effects), &books.ledger);
-                // Nothing of the kind is shared; its answer is awaited all the same.
-                books.share_message(&as_sent, None);
+                // A SET is not shared, though its answer is awaited; what says why something else is refused may be.
+                let shared = books.share_message(&as_sent, Some(&effects).filter(|_| leaves_nothing));
                 cut.drop(frame.bytes.len());
-                cut.insert(&bytes);
+                cut.insert(shared.as_deref().unwrap_or(&bytes));
             }
         }
         books.ledger.client_sent(frame);

@@ -66,7 +66,12 @@ fn bytes_pass_unchanged_however_they_are_cut() {
         put_frame(&mut down, b'Z', b"I");
         down.extend(frames(&mut chance, &answers));
         let up = frames(&mut chance, &asks);
-        let around = Surroundings { cancels: Arc::default(), counters: Arc::default(), statements: None };
+        let around = Surroundings {
+            cancels: Arc::default(),
+            counters: Arc::default(),
+            statements: None,
+            leaks: Leaks::Pin,
+        };
         let books = Books::new(false, false, LoweredCommit::Forbid);
         let mut relay = Relay::new(books, around, "n1:5432".into());
         let mut moody = || Moody { chance: StdRng::seed_from_u64(chance.random()), got: Vec::new() };

@@ -61,19 +61,19 @@ impl Judge {
     /// True when a replica may run `text`.
     pub fn is_read(&mut self, text: &[u8], trust: Trust) -> bool {
         let misses = self.verdicts.hits_and_misses().1;
-        self.verdicts.of(text, &self.catalog);
+        let verdict = self.verdicts.of(text, &self.catalog);
+        let is_read = match trust {
+            Trust::Auto => verdict.is_replica(),
+            Trust::Primary => false,
+            Trust::Replica => verdict.is_replica_on_trust(),
+        };
         // Once for each text: what would keep the session with its server is no read, whatever the grammar calls it.
         let is_new = self.verdicts.hits_and_misses().1 > misses;
         if is_new && Effects::read(text, false).on_session != OnSession::Nothing {
             self.verdicts.correct(text, Reason::Binds);
             return false;
         }
-        let verdict = self.verdicts.of(text, &self.catalog);
-        match trust {
-            Trust::Auto => verdict.is_replica(),
-            Trust::Primary => false,
-            Trust::Replica => verdict.is_replica_on_trust(),
-        }
+        is_read
     }
 
     /// A replica has refused `text`.

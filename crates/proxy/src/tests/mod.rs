@@ -6,6 +6,7 @@ mod cuts;
 mod doors;
 mod edges;
 mod fake;
+mod limits;
 mod login;
 mod moves;
 mod pools;
@@ -29,7 +30,8 @@ use super::tls::TlsConfig;
 use super::topology::{Backend, Topology};
 
 use super::{
-    Consistency, Counts, LoweredCommit, PoolMode, Proxy, ProxyConfig, Questions, Secrets, SyncWaits,
+    Consistency, Counts, Leaks, LoweredCommit, PoolMode, Proxy, ProxyConfig, Questions, Secrets, SyncWaits,
+    TimeLimits,
 };
 
 /// Every wait of a test; never reached when things work.
@@ -56,6 +58,8 @@ pub fn config() -> ProxyConfig {
         lowered_commit: LoweredCommit::Allow,
         threads: 2,
         pool_mode: PoolMode::Session,
+        leaks: Leaks::Pin,
+        time_limits: TimeLimits::default(),
         pool_size: 20,
         server_idle_timeout: PATIENCE,
         server_lifetime: PATIENCE,

@@ -220,7 +220,7 @@ impl Engine {
             false
         });
         if goes_on {
-            self.next = [self.next, session.deadline()].into_iter().flatten().min();
+            self.next = [self.next, session.deadline(&self.common.shared)].into_iter().flatten().min();
         } else {
             self.end(id.place);
         }
@@ -254,7 +254,7 @@ impl Engine {
         }
         self.next = None;
         for id in self.present() {
-            self.visit(id, |session, around| match session.deadline() {
+            self.visit(id, |session, around| match session.deadline(around.shared) {
                 Some(deadline) if deadline <= now() => session.time_out(around),
                 _ => true,
             });

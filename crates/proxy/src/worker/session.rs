@@ -6,6 +6,7 @@
 //! done; then the session is moved when that is possible without lying, or the client is told.
 
 mod directed;
+mod overdue;
 mod parting;
 mod without;
 
@@ -123,6 +124,8 @@ pub struct Session {
     connected: Instant,
     /// Servers in a row that could not be made ready for it.
     vain: u8,
+    /// The request that was asked then took too long and was cancelled.
+    cancelled: Option<Instant>,
     _permit: OwnedSemaphorePermit,
     _reader: Option<Reader>,
 }
@@ -176,6 +179,7 @@ impl Session {
             cancels: Arc::clone(&shared.cancels),
             counters: Arc::clone(&shared.counters),
             statements: parts.then(|| Arc::clone(&shared.statements)),
+            leaks: shared.config.leaks,
         };
         let client = Socket::register(client, around.epoll, Side::Client.data(around.id.place))?;
         let (address, phase, answer, login_until) = match start {
@@ -208,6 +212,7 @@ impl Session {
             meter: Meter::default(),
             connected: around.pools.now,
             vain: 0,
+            cancelled: None,
             _permit: permit,
             _reader: (port != Port::ReadWrite).then(|| shared.freshness.reader()),
         };
@@ -226,7 +231,12 @@ impl Session {
     }
 
     /// When something is to happen though nothing is heard.
-    pub fn deadline(&self) -> Option<Instant> {
+    pub fn deadline(&self, shared: &Shared) -> Option<Instant> {
+        let overdue = self.next_limit(shared).map(|(until, _)| until);
+        [self.phase_deadline(), overdue].into_iter().flatten().min()
+    }
+
+    fn phase_deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Relaying { held_until, .. } => [*held_until, self.login_until].into_iter().flatten().min(),
             Phase::Waiting { until, held_until, .. } => {
@@ -351,7 +361,7 @@ impl Session {
                 return;
             }
             let account = around.accounts.of(self.login.owner());
-            self.meter.open(account, around.accounts);
+            self.meter.open(account, around.pools.now, around.accounts);
         }
         self.meter.look(ledger, &mut self.relay.bytes, around.pools.now, around.accounts);
     }
@@ -445,6 +455,11 @@ impl Session {
 
     /// The deadline has come.
     pub fn time_out(&mut self, around: &mut Around<'_>) -> bool {
+        if let Some((until, overdue)) = self.next_limit(around.shared)
+            && until <= Instant::now()
+        {
+            return self.is_overdue(overdue, around);
+        }
         match &self.phase {
             Phase::Relaying { .. } => {
                 let late = self.login_until.is_some_and(|until| until <= Instant::now());
