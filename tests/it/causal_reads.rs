@@ -12,8 +12,8 @@ const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reads by replicas that show that these serve.
 const SERVED: u64 = 100;
 const SERVED_TIMEOUT: Duration = Duration::from_secs(60);
-/// A session that lost its server in the middle of a write connects again.
-const PAUSE: Duration = Duration::from_millis(20);
+/// Between two reads, so that a replica has time to have what was written: a read, too.
+const PAUSE: &str = "SELECT pg_sleep(0.02)";
 
 async fn connect(port: u16) -> Result<Client> {
     let text = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres connect_timeout=10");
@@ -26,10 +26,8 @@ async fn connect(port: u16) -> Result<Client> {
 async fn count_up(port: u16, id: i32, rounds: &AtomicU64, stop: &AtomicBool) -> Result<()> {
     let mut known = 0i64;
     while !stop.load(Ordering::Relaxed) {
-        let Ok(session) = connect(port).await else {
-            tokio::time::sleep(PAUSE).await;
-            continue;
-        };
+        // The proxy has those wait who come while there is no primary.
+        let Ok(session) = connect(port).await else { continue };
         while !stop.load(Ordering::Relaxed) {
             let raise = "UPDATE counters SET n = n + 1 WHERE id = $1 RETURNING n";
             let Ok(row) = session.query_one(raise, &[&id]).await else { break };
@@ -43,7 +41,7 @@ async fn count_up(port: u16, id: i32, rounds: &AtomicU64, stop: &AtomicBool) -> 
                 let Ok(row) = session.query_one(read, &[&id]).await else { continue };
                 let read: i64 = row.get(0);
                 ensure!(read == known, "session {id}: it wrote {known} and reads {read}");
-                tokio::time::sleep(PAUSE).await;
+                let _ = session.batch_execute(PAUSE).await;
             }
             rounds.fetch_add(1, Ordering::Relaxed);
         }

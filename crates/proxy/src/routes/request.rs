@@ -65,11 +65,9 @@ impl<'k, S: Fn(&[u8]) -> Option<&'k [u8]>> Known<'k, S> {
                 frontend::BIND | frontend::DESCRIBE => match statement(&frame) {
                     Used::None => true,
                     Used::Garbage => false,
-                    Used::Statement(b"") => {
-                        unnamed || text_of(self.unnamed).is_some_and(|text| is_read(text))
-                    }
+                    Used::Statement(b"") => unnamed || text_of(self.unnamed).is_some_and(&mut is_read),
                     Used::Statement(name) => {
-                        names.contains(&name) || (self.text)(name).is_some_and(|text| is_read(text))
+                        names.contains(&name) || (self.text)(name).is_some_and(&mut is_read)
                     }
                 },
                 frontend::EXECUTE | frontend::CLOSE => true,

@@ -8,6 +8,7 @@ mod edges;
 mod fake;
 mod limits;
 mod login;
+mod mingling;
 mod moves;
 mod pools;
 mod queue;

@@ -68,11 +68,12 @@ impl Positions for Knows {
     }
 }
 
-struct Herd {
-    primary: Postgres,
-    replicas: Vec<Postgres>,
-    stand: Stand,
-    admin: Client,
+/// A primary, standbys and a proxy before them.
+pub struct Herd {
+    pub primary: Postgres,
+    pub replicas: Vec<Postgres>,
+    pub stand: Stand,
+    pub admin: Client,
 }
 
 /// Functions about which the catalog is wrong: one writes, one reads what only the primary has.
@@ -88,7 +89,7 @@ const MADE: &str = "
     CREATE FUNCTION slow() RETURNS text STABLE LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(0.3); RETURN server(); END'";
 
 impl Herd {
-    async fn new(config: ProxyConfig, replicas: usize) -> Herd {
+    pub async fn new(config: ProxyConfig, replicas: usize) -> Herd {
         let primary = tokio::task::spawn_blocking(|| Postgres::start("trust", &[])).await.unwrap();
         let admin = primary.admin().await;
         admin.batch_execute(MADE).await.unwrap();
@@ -118,7 +119,7 @@ impl Herd {
     }
 
     /// A session whose reads are known to be served by replicas by now.
-    async fn reader(&self) -> Client {
+    pub async fn reader(&self) -> Client {
         let session = self.session().await;
         caught_up(&session).await;
         session
