@@ -12,10 +12,12 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::backend::Choice;
+use super::ceilings::{Crowd, Place};
 use super::refusal::{CutCause, Refusal};
 use super::routes::Moment;
 use super::servers::{Opened, Seat};
 use super::tally::Owner;
+use super::worker::Order;
 use super::{Counters, Port, Shared, Stage};
 
 /// Between two rounds over servers that all failed. Ten tries a second find a server that has just opened soon, and
@@ -116,8 +118,9 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
     let mut topology = shared.topology.clone();
     let mut failed: Vec<String> = Vec::new();
     let mut last_error = None;
-    let mut place = None;
+    let mut queued = None;
     let mut at_once = true;
+    let mut place = None;
     loop {
         let mut now = topology.borrow_and_update().clone();
         let held_until = now.held_until().filter(|_| now.primary.is_some());
@@ -134,7 +137,18 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
             (now.primary, now.replicas) = (None, Vec::new());
             now.reason = "The database is paused; RESUME in the console ends that.".to_owned();
         }
-        if let Some((choice, seat)) = shared.servers.pick(way, &now, &failed) {
+        if let Some((choice, mut seat)) = shared.servers.pick(way, &now, &failed) {
+            let at_hand =
+                place.take().map_or_else(|| shared.server_ceilings.try_place(|| Owner::of(startup)), Ok);
+            match at_hand {
+                Ok(place) => seat.hold(place),
+                Err(_) => {
+                    place = Some(wait_for_place(shared, startup, deadline).await?);
+                    // Meanwhile much may have happened.
+                    at_once = false;
+                    continue;
+                }
+            }
             let mut watched = topology.clone();
             let opened = tokio::select! {
                 biased;
@@ -159,12 +173,14 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
                 Err(_) => last_error = last_error.or(Some(format!("{} did not answer.", seat.address()))),
             }
         }
+        // Who waits for a server takes nobody's place.
+        place = None;
         if now.is_standby && port != Port::ReadOnly {
             return Err(Refusal::StandbyCluster { port, reason: now.reason });
         }
         at_once = false;
-        if queues && place.is_none() {
-            place = Some(Place::take(shared).ok_or_else(|| Refusal::QueueFull {
+        if queues && queued.is_none() {
+            queued = Some(InQueue::enter(shared).ok_or_else(|| Refusal::QueueFull {
                 port,
                 queue_max: config.queue_max,
                 reason: now.reason.clone(),
@@ -188,13 +204,29 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
     }
 }
 
+/// Waits until the limits on servers allow one more.
+async fn wait_for_place(shared: &Shared, startup: &[u8], deadline: Instant) -> Result<Place, Refusal> {
+    let mut full = None;
+    let make_room = |crowd: &Crowd| shared.workers.order_one(&Order::MakeRoom(crowd.clone()));
+    let placing = shared.server_ceilings.place(|| Owner::of(startup), &mut full, make_room);
+    match timeout_at(deadline, placing).await {
+        Ok(place) => Ok(place),
+        Err(_) => {
+            Counters::add(&shared.counters.queue_timeouts);
+            let crowd = full.unwrap_or(Crowd::All);
+            let limit = shared.server_ceilings.limit(&crowd);
+            Err(Refusal::Crowded { what: "server connections", crowd, limit })
+        }
+    }
+}
+
 /// A place in the queue, given back when dropped.
-struct Place {
+struct InQueue {
     queued: Arc<AtomicUsize>,
 }
 
-impl Place {
-    fn take(shared: &Shared) -> Option<Place> {
+impl InQueue {
+    fn enter(shared: &Shared) -> Option<InQueue> {
         let queue_max = shared.config.queue_max;
         shared
             .queued
@@ -202,11 +234,11 @@ impl Place {
                 (queued < queue_max).then_some(queued + 1)
             })
             .ok()?;
-        Some(Place { queued: Arc::clone(&shared.queued) })
+        Some(InQueue { queued: Arc::clone(&shared.queued) })
     }
 }
 
-impl Drop for Place {
+impl Drop for InQueue {
     fn drop(&mut self) {
         self.queued.fetch_sub(1, Ordering::Relaxed);
     }

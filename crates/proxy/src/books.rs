@@ -65,6 +65,13 @@ impl Books {
         instead
     }
 
+    /// Nobody knows which statements the server has.
+    pub fn forget_statements(&mut self) {
+        if let Some(shares) = &mut self.shares {
+            shares.prepared.forget();
+        }
+    }
+
     /// A message of the server, after the ledger and the statements know of it.
     pub fn tie(&mut self, frame: &Frame<'_>, request: u64) {
         self.ties.server_sent(frame, request);

@@ -95,6 +95,11 @@ impl Gate {
         (state.target, state.late) = (Some(target), false);
     }
 
+    /// It is for nobody: the server is gone.
+    pub fn forget(&self) {
+        lock(&self.state).target = None;
+    }
+
     /// From now on it is for nobody, once no cancel is under way any more.
     pub fn poll_release(&self, cx: &mut Context<'_>) -> Poll<Released> {
         let mut state = lock(&self.state);
@@ -106,7 +111,8 @@ impl Gate {
         Poll::Ready(if std::mem::take(&mut state.late) { Released::Tainted } else { Released::Clean })
     }
 
-    fn enter(self: &Arc<Gate>) -> Result<Pass, Cancelled> {
+    /// Begins a cancel of what runs now.
+    pub fn enter(self: &Arc<Gate>) -> Result<Pass, Cancelled> {
         let mut state = lock(&self.state);
         let target = state.target.clone().ok_or(Cancelled::Lost)?;
         if state.commit == Commit::Asked {
@@ -119,7 +125,7 @@ impl Gate {
 }
 
 /// One cancel under way; a commit waits until it is dropped.
-struct Pass {
+pub struct Pass {
     gate: Arc<Gate>,
     commit: Commit,
     target: Target,
@@ -194,23 +200,20 @@ impl CancelMap {
     /// dropped in silence, as PostgreSQL does, so that nobody learns which keys exist.
     pub async fn forward(&self, key: CancelKey<'_>, waits: Option<&dyn SyncWaits>, tls: &Tls) -> Cancelled {
         let gate = lock(&self.keys).get(&name(key)).cloned();
-        match gate {
-            Some(gate) => gate.cancel(waits, tls).await,
+        match gate.as_ref().map(Gate::enter) {
+            Some(Ok(pass)) => pass.cancel(waits, tls).await,
+            Some(Err(cancelled)) => cancelled,
             None => Cancelled::Lost,
         }
     }
 }
 
-impl Gate {
+impl Pass {
     /// Cancels what runs in the session behind the gate, unless that could end the wait of a commit.
-    pub async fn cancel(self: Arc<Gate>, waits: Option<&dyn SyncWaits>, tls: &Tls) -> Cancelled {
-        let pass = match self.enter() {
-            Ok(pass) => pass,
-            Err(cancelled) => return cancelled,
-        };
-        let target = &pass.target;
+    pub async fn cancel(self, waits: Option<&dyn SyncWaits>, tls: &Tls) -> Cancelled {
+        let target = &self.target;
         let Some(key) = CancelKey::parse(&target.key) else { return Cancelled::Lost };
-        if let (Commit::Possible, Some(waits)) = (pass.commit, waits) {
+        if let (Commit::Possible, Some(waits)) = (self.commit, waits) {
             let question = timeout(QUESTION_TIMEOUT, waits.waits(&target.address, key.pid));
             match question.await.ok().flatten() {
                 Some(false) => {}
@@ -230,7 +233,7 @@ impl Gate {
         match timeout(CANCEL_TIMEOUT, send(&target.address, key, tls)).await {
             Ok(Ok(())) => Cancelled::Sent,
             _ => {
-                pass.is_late();
+                self.is_late();
                 Cancelled::Lost
             }
         }

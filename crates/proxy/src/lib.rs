@@ -30,6 +30,7 @@ mod answers;
 mod backend;
 mod books;
 mod cancel;
+mod ceilings;
 mod console;
 mod doors;
 mod hello;
@@ -55,6 +56,7 @@ mod time_limits;
 mod worker;
 
 pub use cancel::SyncWaits;
+pub use ceilings::CeilingLimits;
 pub use metrics::Metrics;
 pub use policy::{Leaks, LoweredCommit};
 pub use routes::{CatalogNews, Catalogs, Consistency, Position, Positions};
@@ -73,6 +75,7 @@ use tokio::task::JoinSet;
 
 use auth::roles::Role;
 use cancel::CancelMap;
+use ceilings::Ceilings;
 use console::Desk;
 use doors::Doors;
 use routes::{Databases, Freshness};
@@ -116,6 +119,15 @@ pub struct ProxyConfig {
     pub time_limits: TimeLimits,
     /// Servers for all sessions with one and the same start-up packet.
     pub pool_size: usize,
+    /// So many of them stay, though nobody uses them.
+    pub pool_min: usize,
+    /// So many more there may be once somebody has waited for `pool_reserve_after`.
+    pub pool_reserve: usize,
+    pub pool_reserve_after: Duration,
+    /// Connections to servers, those of log-ins included.
+    pub server_limits: CeilingLimits,
+    /// Clients that have been let in; `sessions_max` is the total.
+    pub session_limits: CeilingLimits,
     /// A server that nobody uses for so long is closed.
     pub server_idle_timeout: Duration,
     /// One that is older is closed when it is given back.
@@ -252,6 +264,8 @@ struct Shared {
     doors: Doors,
     desk: Desk,
     sessions: Arc<Semaphore>,
+    server_ceilings: Ceilings,
+    session_ceilings: Ceilings,
     dead_ends: Arc<Semaphore>,
     queued: Arc<AtomicUsize>,
     cancels: Arc<CancelMap>,
@@ -398,6 +412,8 @@ impl Proxy {
             doors: Doors::default(),
             desk: Desk::default(),
             sessions: Arc::new(Semaphore::new(config.sessions_max)),
+            server_ceilings: Ceilings::new(config.server_limits),
+            session_ceilings: Ceilings::new(config.session_limits),
             dead_ends: listener::dead_ends(),
             queued: Arc::default(),
             cancels: Arc::default(),

@@ -9,6 +9,7 @@ use wire::{ErrorResponse, Severity};
 
 use super::Port;
 use super::auth::denial::Denial;
+use super::ceilings::Crowd;
 use super::ledger::Loss;
 use super::policy;
 use super::time_limits::Overdue;
@@ -36,6 +37,13 @@ pub enum Refusal {
     PoolTimeout {
         waited: Duration,
         pool_size: usize,
+    },
+    /// A user, a database or all together have as many as they may.
+    Crowded {
+        /// Server connections or sessions.
+        what: &'static str,
+        crowd: Crowd,
+        limit: usize,
     },
     /// Writes go to another cluster.
     StandbyCluster {
@@ -145,6 +153,21 @@ impl Refusal {
                  server until DISCARD ALL."
                     .to_owned(),
             ),
+            Refusal::Crowded { what, crowd, limit } => {
+                let whose = match crowd {
+                    Crowd::User(user) => format!("user \"{user}\""),
+                    Crowd::Database(database) => format!("database \"{database}\""),
+                    Crowd::All => "all users together".to_owned(),
+                };
+                (
+                    "53300",
+                    format!("too many {what} for {whose}"),
+                    format!("All {limit} that the proxy of this node allows are in use."),
+                    "Close sessions, connect to another node, or raise the limit ([proxy] user_servers_max, database_servers_max, \
+                     servers_max, user_sessions_max, database_sessions_max)."
+                        .to_owned(),
+                )
+            }
             Refusal::QueueFull { port, queue_max, reason } => (
                 "53300",
                 format!("{}, and the queue that waits for it is full", port.lack()),

@@ -19,6 +19,7 @@ use wire::message::backend;
 
 use super::admission::Way;
 use super::backend::Choice;
+use super::ceilings::Place;
 use super::listener::set_socket_options;
 use super::tls::{Stream, Tls};
 use super::topology::Topology;
@@ -71,7 +72,7 @@ impl Servers {
                     .entry(choice.backend.address.clone())
                     .or_insert_with_key(|address| Arc::new(Server::new(address)));
                 server.sessions.fetch_add(1, Ordering::Relaxed);
-                return Some((choice, Seat { server: Arc::clone(server) }));
+                return Some((choice, Seat { server: Arc::clone(server), _place: Place::default() }));
             }
         }
         None
@@ -92,6 +93,7 @@ impl Server {
 #[derive(Debug)]
 pub struct Seat {
     server: Arc<Server>,
+    _place: Place,
 }
 
 impl Drop for Seat {
@@ -123,6 +125,11 @@ pub enum OpenError {
 }
 
 impl Seat {
+    /// Keeps the place among all servers as long as the seat.
+    pub fn hold(&mut self, place: Place) {
+        self._place = place;
+    }
+
     pub fn address(&self) -> &Arc<str> {
         &self.server.address
     }

@@ -22,6 +22,7 @@ use super::auth::scram::Keys;
 use super::backend::Choice;
 use super::books::Books;
 use super::cancel::Cancelled;
+use super::ceilings::Place;
 use super::console::{self, Console};
 use super::doors::{self, Door};
 use super::hello::{Hello, HelloError, read_hello};
@@ -131,8 +132,15 @@ impl Newcomer {
             match self.pass(shared, user, &door).await {
                 Passed::Unsure => {}
                 Passed::In { said, keys } => {
+                    let place = match self.place(shared) {
+                        Ok(place) => place,
+                        Err(refusal) => {
+                            Counters::add(&shared.counters.refused);
+                            return farewell(&mut self.client, &refusal).await;
+                        }
+                    };
                     if self.client.write_all(&said).await.is_ok() {
-                        self.adopt(shared, port, Start::Known(door.parameters), keys);
+                        self.adopt(shared, port, Start::Known(door.parameters), keys, place);
                     }
                     return;
                 }
@@ -180,10 +188,14 @@ impl Newcomer {
                 Err(Parted::Unasked) => continue,
                 Err(Parted::Asked(refusal)) => break refusal,
             };
+            let place = match self.place(shared) {
+                Ok(place) => place,
+                Err(refusal) => break refusal,
+            };
             match opened.stream.into_parts() {
                 Ok(stream) => {
                     let start = Start::Served { stream, answer: opened.answer, choice, seat };
-                    self.adopt(shared, port, start, keys);
+                    self.adopt(shared, port, start, keys, place);
                 }
                 Err(error) => tracing::warn!(%error, "a session ends: its server cannot be handed on"),
             }
@@ -308,7 +320,16 @@ impl Newcomer {
         }
     }
 
-    fn adopt(self, shared: &Shared, port: Port, start: Start, keys: Option<Keys>) {
+    /// Among the sessions of its user and of its database.
+    fn place(&self, shared: &Shared) -> Result<Place, Refusal> {
+        let place = shared.session_ceilings.try_place(|| Owner::of(&self.startup));
+        place.map_err(|crowd| {
+            let limit = shared.session_ceilings.limit(&crowd);
+            Refusal::Crowded { what: "sessions", crowd, limit }
+        })
+    }
+
+    fn adopt(self, shared: &Shared, port: Port, start: Start, keys: Option<Keys>, place: Place) {
         match self.client.into_parts() {
             Ok(client) => shared.workers.adopt(Adopted {
                 client,
@@ -318,6 +339,7 @@ impl Newcomer {
                 books: self.books,
                 start,
                 permit: self.permit,
+                place,
             }),
             Err(error) => tracing::warn!(%error, "a session ends: its client cannot be handed on"),
         }

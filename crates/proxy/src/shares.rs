@@ -121,7 +121,7 @@ impl Prepared {
     }
 
     /// Nobody knows what is still there.
-    fn forget(&mut self) {
+    pub fn forget(&mut self) {
         (self.epoch, self.ids) = (self.epoch.wrapping_add(1), HashMap::new());
     }
 

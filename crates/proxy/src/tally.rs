@@ -183,6 +183,10 @@ pub struct Meter {
     asked: Option<Instant>,
     /// When the last answer ended, or the session was let in.
     answered: Option<Instant>,
+    /// The same as `began` and `asked`, of what runs now: in a pipeline one follows upon the other.
+    runs: Option<Instant>,
+    lasts: Option<Instant>,
+    seen: Passed,
     passed: Passed,
 }
 
@@ -200,16 +204,37 @@ impl Meter {
     }
 
     pub fn transaction_since(&self) -> Option<Instant> {
-        self.began
+        self.lasts
     }
 
     pub fn request_since(&self) -> Option<Instant> {
-        self.asked
+        self.runs
     }
 
     /// Since when nothing has been asked.
     pub fn idle_since(&self) -> Option<Instant> {
-        self.answered.filter(|_| self.asked.is_none())
+        self.answered.filter(|_| self.runs.is_none())
+    }
+
+    /// Notes what runs now.
+    fn follow(&mut self, ledger: &Ledger, now: Instant) {
+        let passed = *ledger.passed();
+        let before = std::mem::replace(&mut self.seen, passed);
+        if passed.transactions != before.transactions {
+            self.lasts = None;
+        }
+        if passed.queries != before.queries {
+            self.runs = None;
+        }
+        if ledger.outstanding() {
+            self.lasts.get_or_insert(now);
+            self.runs.get_or_insert(now);
+        } else {
+            self.runs = None;
+            if ledger.idle() {
+                self.lasts = None;
+            }
+        }
     }
 
     /// The session has a server, after `waited` if it had to wait.
@@ -223,6 +248,7 @@ impl Meter {
 
     /// Looks at what has passed since it was called last.
     pub fn look(&mut self, ledger: &Ledger, bytes: &mut Bytes, now: Instant, accounts: &mut Accounts) {
+        self.follow(ledger, now);
         let outstanding = ledger.outstanding();
         if outstanding {
             self.began.get_or_insert(now);

@@ -69,8 +69,8 @@ impl TimeLimits {
         }
     }
 
-    /// The first of the limits that the session of this meter is under, and when it is over; that of a request `grace` later.
-    pub fn next(self, meter: &Meter, grace: Duration) -> Option<(Instant, Overdue)> {
+    /// The first of the limits that the session of this meter is under, and when it is over; for a request not before `patience`.
+    pub fn next(self, meter: &Meter, patience: Option<Instant>) -> Option<(Instant, Overdue)> {
         let under = [
             (meter.idle_since().filter(|_| meter.transaction_since().is_none()), Overdue::ClientIdle),
             (meter.idle_since().filter(|_| meter.transaction_since().is_some()), Overdue::TransactionIdle),
@@ -79,8 +79,8 @@ impl TimeLimits {
         ];
         let ends = |(since, overdue): (Option<Instant>, Overdue)| {
             let limit = Some(self.of(overdue)).filter(|limit| !limit.is_zero())?;
-            let grace = if overdue == Overdue::Query { grace } else { Duration::ZERO };
-            Some((since? + limit + grace, overdue))
+            let until = since? + limit;
+            Some((patience.filter(|_| overdue == Overdue::Query).map_or(until, |at| at.max(until)), overdue))
         };
         under.into_iter().filter_map(ends).min_by_key(|(until, _)| *until)
     }

@@ -12,7 +12,7 @@ use super::slots::Slots;
 use super::value::{Value, split_address};
 use crate::postgres::Method;
 use proxy::tls::TlsConfig;
-use proxy::{Consistency, Leaks, LoweredCommit, PoolMode, TimeLimits};
+use proxy::{CeilingLimits, Consistency, Leaks, LoweredCommit, PoolMode, TimeLimits};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -96,6 +96,12 @@ pub struct Proxy {
     pub leaks: Leaks,
     pub time_limits: TimeLimits,
     pub pool_size: u32,
+    pub pool_min: u32,
+    pub pool_reserve: u32,
+    pub pool_reserve_after: Duration,
+    pub server_limits: CeilingLimits,
+    /// Without a total.
+    pub session_limits: CeilingLimits,
     pub server_idle_timeout: Duration,
     pub server_lifetime: Duration,
     pub tls: TlsConfig,
@@ -313,6 +319,19 @@ impl Config {
                     query: take.duration("proxy.query_timeout")?,
                 },
                 pool_size: take.number("proxy.pool_size")?,
+                pool_min: take.number("proxy.pool_min")?,
+                pool_reserve: take.number("proxy.pool_reserve")?,
+                pool_reserve_after: take.duration("proxy.pool_reserve_after")?,
+                server_limits: CeilingLimits {
+                    user: take.number("proxy.user_servers_max")?,
+                    database: take.number("proxy.database_servers_max")?,
+                    total: take.number("proxy.servers_max")?,
+                },
+                session_limits: CeilingLimits {
+                    user: take.number("proxy.user_sessions_max")?,
+                    database: take.number("proxy.database_sessions_max")?,
+                    total: 0,
+                },
                 server_idle_timeout: take.duration("proxy.server_idle_timeout")?,
                 server_lifetime: take.duration("proxy.server_lifetime")?,
                 tls: proxy_tls::from_draft(draft),
@@ -409,6 +428,14 @@ impl Config {
             "proxy.transaction_timeout" => duration(self.proxy.time_limits.transaction),
             "proxy.query_timeout" => duration(self.proxy.time_limits.query),
             "proxy.pool_size" => Some(self.proxy.pool_size.to_string()),
+            "proxy.pool_min" => Some(self.proxy.pool_min.to_string()),
+            "proxy.pool_reserve" => Some(self.proxy.pool_reserve.to_string()),
+            "proxy.pool_reserve_after" => duration(self.proxy.pool_reserve_after),
+            "proxy.user_servers_max" => Some(self.proxy.server_limits.user.to_string()),
+            "proxy.database_servers_max" => Some(self.proxy.server_limits.database.to_string()),
+            "proxy.servers_max" => Some(self.proxy.server_limits.total.to_string()),
+            "proxy.user_sessions_max" => Some(self.proxy.session_limits.user.to_string()),
+            "proxy.database_sessions_max" => Some(self.proxy.session_limits.database.to_string()),
             "proxy.server_idle_timeout" => duration(self.proxy.server_idle_timeout),
             "proxy.server_lifetime" => duration(self.proxy.server_lifetime),
             key if key.starts_with("proxy_tls.") => proxy_tls::written(&self.proxy.tls, key),

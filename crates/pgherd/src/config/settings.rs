@@ -77,6 +77,7 @@ pub const SECTIONS: &[Section] = &[
 const PORT: Kind = Kind::Port;
 const LOCALHOST: Default = Default::Value("127.0.0.1");
 const MILLISECOND: Duration = Duration::from_millis(1);
+const CROWD: Kind = Kind::Integer { min: 0, max: 1_000_000, unit: "" };
 /// Of a proxy's client; zero is none.
 const LIMIT: Kind = Kind::Duration { min: Duration::ZERO, max: Duration::from_secs(604_800) };
 
@@ -266,6 +267,51 @@ pub const SETTINGS: &[Setting] = &[
         "Servers that all sessions with one user, database and start-up settings may have at once, on each node's proxy; \
          further ones wait. While clients log in there may be more for a moment. Not for pool_mode = \"session\".",
     ),
+    setting(
+        "proxy.pool_min",
+        Kind::Integer { min: 0, max: 100_000, unit: "servers" },
+        Default::Value("0"),
+        "5",
+        "Servers of a pool that stay open though nobody uses them, while it has sessions.",
+    ),
+    setting(
+        "proxy.pool_reserve",
+        Kind::Integer { min: 0, max: 100_000, unit: "servers" },
+        Default::Value("0"),
+        "5",
+        "Servers beyond pool_size for sessions that have waited for pool_reserve_after.",
+    ),
+    setting(
+        "proxy.pool_reserve_after",
+        Kind::Duration { min: MILLISECOND, max: Duration::from_secs(3600) },
+        Default::Value("5s"),
+        "\"1s\"",
+        "See pool_reserve.",
+    ),
+    setting(
+        "proxy.user_servers_max",
+        CROWD,
+        Default::Value("0"),
+        "50",
+        "Connections to servers that one user may have by this node's proxy, in all pools and those of log-ins included; who needs one \
+         more gets an idle one's place, or waits. 0: no limit.",
+    ),
+    setting("proxy.database_servers_max", CROWD, Default::Value("0"), "80", "The same for one database."),
+    setting(
+        "proxy.servers_max",
+        CROWD,
+        Default::Value("0"),
+        "90",
+        "The same for all together: PostgreSQL's max_connections, less what others need, shared by the proxies of all nodes.",
+    ),
+    setting(
+        "proxy.user_sessions_max",
+        CROWD,
+        Default::Value("0"),
+        "1000",
+        "Client sessions of one user by this node's proxy; further ones are refused with an error. 0: no limit.",
+    ),
+    setting("proxy.database_sessions_max", CROWD, Default::Value("0"), "2000", "The same for one database."),
     setting(
         "proxy.server_idle_timeout",
         Kind::Duration { min: MILLISECOND, max: Duration::from_secs(86_400) },

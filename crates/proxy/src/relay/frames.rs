@@ -41,7 +41,8 @@ impl Relay {
             _ => None,
         };
         let is_leak = matches!(effects.on_session, OnSession::Binds(_)) && is_whole;
-        if refused.is_some() || is_leak && books.leaks == Leaks::Allow {
+        let is_allowed = is_leak && refused.is_none() && books.leaks == Leaks::Allow;
+        if refused.is_some() || is_allowed {
             effects.on_session = OnSession::Nothing;
         }
         let leaves_nothing = effects.on_session == OnSession::Nothing;
@@ -61,6 +62,10 @@ impl Relay {
             Change::None => {
                 books.ties.client_sent(frame, Some(&effects), &books.ledger);
                 let shared = books.share_message(frame, Some(&effects));
+                if is_allowed && (frame.tag == frontend::QUERY || start == 1) {
+                    // What it does to statements is not known.
+                    books.forget_statements();
+                }
                 put(cut, frame, shared);
             }
             Change::Edited(bytes) | Change::Refused(bytes) => {

@@ -34,6 +34,7 @@ const HEADER: usize = 5;
 impl Relay {
     /// The session's server is gone. What it had not said to its end is, too.
     pub fn lose_server(&mut self) {
+        self.gate.forget();
         self.up.broken = false;
         self.down.unread = Vec::new();
         self.down.drops_rest = false;

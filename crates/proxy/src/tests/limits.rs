@@ -85,6 +85,21 @@ async fn a_request_that_takes_too_long_is_cancelled_and_its_session_goes_on() {
         assert_eq!(told.code(), Some(&SqlState::QUERY_CANCELED));
         assert_eq!(value(&session, "SELECT 1").await, "1");
     }
+    // Many short ones, of which the next is always asked before the last is answered.
+    let begun = std::time::Instant::now();
+    let mut asked = std::collections::VecDeque::new();
+    while begun.elapsed() < 3 * SHORT {
+        while asked.len() < 4 {
+            asked.push_back(Box::pin(session.batch_execute("SELECT pg_sleep(0.02)")));
+            // It is sent once it is looked at.
+            let last = asked.back_mut().unwrap();
+            assert!(futures_util::FutureExt::now_or_never(last.as_mut()).is_none());
+        }
+        soon(asked.pop_front().unwrap()).await.expect("none of them takes long");
+    }
+    for last in asked {
+        soon(last).await.unwrap();
+    }
     // One that takes no notice is ended, and so is its client.
     let deaf = "DO $$ BEGIN LOOP BEGIN PERFORM pg_sleep(60); EXCEPTION WHEN query_canceled THEN END; END LOOP; END $$";
     let told = soon(session.batch_execute(deaf)).await.unwrap_err();
@@ -126,4 +141,11 @@ async fn what_cannot_be_carried_is_refused_or_allowed_as_it_is_set() {
         assert_eq!(value(&other, "SELECT 'has the one server'").await, "has the one server");
     }
     assert_eq!(value(&other, "SELECT count(*) FROM own").await, "0", "what the other has left");
+    // What a session has removed is prepared anew for the others.
+    let statement = other.prepare("SELECT 'shared'").await.unwrap();
+    for text in ["SELECT 1; DEALLOCATE ALL", "DO 'BEGIN EXECUTE ''DEALLOCATE ALL''; END'"] {
+        assert_eq!(other.query_one(&statement, &[]).await.unwrap().get::<_, &str>(0), "shared");
+        one.batch_execute(text).await.unwrap();
+        assert_eq!(other.query_one(&statement, &[]).await.unwrap().get::<_, &str>(0), "shared", "{text}");
+    }
 }

@@ -2,6 +2,7 @@
 
 mod carried;
 mod console;
+mod crowds;
 mod cuts;
 mod doors;
 mod edges;
@@ -31,8 +32,8 @@ use super::tls::TlsConfig;
 use super::topology::{Backend, Topology};
 
 use super::{
-    Consistency, Counts, Leaks, LoweredCommit, PoolMode, Proxy, ProxyConfig, Questions, Secrets, SyncWaits,
-    TimeLimits,
+    CeilingLimits, Consistency, Counts, Leaks, LoweredCommit, PoolMode, Proxy, ProxyConfig, Questions,
+    Secrets, SyncWaits, TimeLimits,
 };
 
 /// Every wait of a test; never reached when things work.
@@ -62,6 +63,11 @@ pub fn config() -> ProxyConfig {
         leaks: Leaks::Pin,
         time_limits: TimeLimits::default(),
         pool_size: 20,
+        pool_min: 0,
+        pool_reserve: 0,
+        pool_reserve_after: PATIENCE,
+        server_limits: CeilingLimits::default(),
+        session_limits: CeilingLimits::default(),
         server_idle_timeout: PATIENCE,
         server_lifetime: PATIENCE,
         tls: TlsConfig::default(),

@@ -99,6 +99,8 @@ impl Engine {
         let limits = Limits {
             // A session stays with its worker, and so do the servers.
             size: config.pool_size.div_ceil(config.threads.max(1)),
+            min: config.pool_min.div_ceil(config.threads.max(1)),
+            reserve: config.pool_reserve.div_ceil(config.threads.max(1)),
             idle: config.server_idle_timeout,
             lifetime: config.server_lifetime,
         };
@@ -304,6 +306,7 @@ impl Engine {
             Order::Reconnect(database) => {
                 self.common.pools.renew(database.as_deref(), &mut self.common.again)
             }
+            Order::MakeRoom(crowd) => self.common.pools.make_room_for(crowd, &mut self.common.again),
             Order::Kill(database) => {
                 self.kill(|_, session| database.as_ref().is_none_or(|d| *d == session.owner().database));
                 self.common.pools.renew(database.as_deref(), &mut self.common.again);

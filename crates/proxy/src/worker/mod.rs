@@ -32,6 +32,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::backend::Choice;
 use super::books::Books;
+use super::ceilings::{Crowd, Place};
 use super::login::Login;
 use super::refusal::Refusal;
 use super::relocation::Relocated;
@@ -61,6 +62,8 @@ pub enum Order {
     Resume,
     /// Servers are closed once nobody uses them.
     Reconnect(Option<String>),
+    /// Somebody of this crowd needs a server more than those who have idle ones.
+    MakeRoom(Crowd),
     /// Sessions are ended.
     Kill(Option<String>),
     /// By `SessionReport::id`.
@@ -78,6 +81,7 @@ pub struct Adopted {
     pub books: Books,
     pub start: Start,
     pub permit: OwnedSemaphorePermit,
+    pub place: Place,
 }
 
 /// What a session begins with.
@@ -153,6 +157,8 @@ pub struct Workers {
     mailboxes: Vec<Arc<Mailbox>>,
     /// Sessions on all of them.
     sessions: watch::Sender<usize>,
+    /// Who has the next order that is for one only.
+    turn: AtomicUsize,
 }
 
 impl Workers {
@@ -162,7 +168,7 @@ impl Workers {
             Ok(Arc::new(Mailbox { mails: Mutex::default(), bell, sessions: AtomicUsize::new(0) }))
         };
         let mailboxes = (0..count.max(1)).map(mailbox).collect::<io::Result<_>>()?;
-        Ok(Workers { mailboxes, sessions: watch::Sender::new(0) })
+        Ok(Workers { mailboxes, sessions: watch::Sender::new(0), turn: AtomicUsize::new(0) })
     }
 
     /// Starts the threads, all or none; they end by `quit`. To be called within a runtime of tokio.
@@ -223,6 +229,12 @@ impl Workers {
 
     pub fn order(&self, order: &Order) {
         self.mailboxes.iter().for_each(|mailbox| mailbox.post(Mail::Order(order.clone())));
+    }
+
+    /// For one of them, in turn.
+    pub fn order_one(&self, order: &Order) {
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed) % self.mailboxes.len();
+        self.mailboxes[turn].post(Mail::Order(order.clone()));
     }
 
     pub fn quit(&self) {

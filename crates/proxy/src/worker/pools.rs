@@ -16,6 +16,7 @@ use super::report::ServerReport;
 use super::socket::{Discarded, Socket};
 use crate::backend::{Choice, Role};
 use crate::cancel::Target;
+use crate::ceilings::Crowd;
 use crate::routes::{Moment, Seen};
 use crate::servers::Seat;
 use crate::shares::Prepared;
@@ -31,11 +32,18 @@ const FRESH: Duration = Duration::from_millis(500);
 /// A replica that no server could be opened on is not tried again before, while there are others.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
+/// While servers stay that are idle, their age is minded so often.
+const MIND_AGAIN: Duration = Duration::from_secs(1);
+
 /// How servers are kept.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Servers of one pool of this worker.
     pub size: usize,
+    /// Of these, such as stay though nobody uses them.
+    pub min: usize,
+    /// So many more for those who have waited long enough.
+    pub reserve: usize,
     pub idle: Duration,
     pub lifetime: Duration,
 }
@@ -166,6 +174,10 @@ pub struct Wanted<'a> {
     pub paused: bool,
     /// It is in the queue already.
     pub waits: bool,
+    /// It has waited long enough for one of the reserve.
+    pub is_patient: bool,
+    /// The limits above the pools allow one more server.
+    pub may_open: &'a dyn Fn() -> bool,
     /// Where it may read, best of all on one that is less used; none for who writes.
     pub replicas: &'a [Backend],
     pub seen: &'a Seen,
@@ -345,7 +357,8 @@ impl Pools {
 
     /// A server that suits; who gets none at once and has not waited yet is put into the queue.
     pub fn take(&mut self, number: u32, wanted: &Wanted<'_>, woken: &mut Vec<SessionId>) -> Taken {
-        let (session, size, now) = (wanted.session, self.limits.size, self.now);
+        let reserve = if wanted.is_patient { self.limits.reserve } else { 0 };
+        let (session, size, now) = (wanted.session, self.limits.size + reserve, self.now);
         let Some(pool) = self.pool(number) else { return Taken::Wait };
         let is_next = pool.queue.front().is_none_or(|first| *first == session);
         if wanted.paused || !is_next {
@@ -354,12 +367,16 @@ impl Pools {
         let lacks = pool.lacks_one_of(wanted, size, now);
         let found = if lacks.is_some() { None } else { self.find(number, wanted) };
         if lacks.is_some() {
-            self.make_room(number, woken);
+            self.make_room(number, size, woken);
         }
         let Some(pool) = self.pool(number) else { return Taken::Wait };
         let taken = match found {
             Some(server) => Taken::Server(server),
             None if !wanted.has_room() => return pool.enqueue(wanted),
+            // Who would wait for a place above waits here, where servers are given back.
+            None if pool.open < size && pool.open > pool.opening && !(wanted.may_open)() => {
+                return pool.enqueue(wanted);
+            }
             None if pool.open < size => {
                 pool.open += 1;
                 pool.opening += 1;
@@ -372,7 +389,7 @@ impl Pools {
             // All that are free are of no use to this session.
             None if !pool.free.is_empty() && wanted.since > Moment::default() => Taken::Elsewhere,
             None if !pool.free.is_empty() && !wanted.held => {
-                self.make_room(number, woken);
+                self.make_room(number, size, woken);
                 return self.take(number, wanted, woken);
             }
             None => return pool.enqueue(wanted),
@@ -385,8 +402,7 @@ impl Pools {
     }
 
     /// Closes the free server that was used longest ago, if the pool is full.
-    fn make_room(&mut self, number: u32, woken: &mut Vec<SessionId>) {
-        let size = self.limits.size;
+    fn make_room(&mut self, number: u32, size: usize, woken: &mut Vec<SessionId>) {
         let oldest = self.pool(number).filter(|pool| pool.open >= size).and_then(|pool| pool.free.first());
         if let Some(oldest) = oldest.copied() {
             self.close_free(oldest, woken);
@@ -441,7 +457,10 @@ impl Pools {
         let Some(number) = self.slots[slot as usize].pool else { return self.close(slot, woken) };
         let Some(pool) = self.pool(number) else { return self.close(slot, woken) };
         let is_old = pool.renewed.is_some_and(|renewed| server.opened_at < renewed);
-        if is_old || pool.open > limits.size || now.duration_since(server.opened_at) > limits.lifetime {
+        // One of the reserve stays as long as somebody waits.
+        let is_surplus =
+            pool.open > limits.size + limits.reserve || pool.open > limits.size && pool.queue.is_empty();
+        if is_old || is_surplus || now.duration_since(server.opened_at) > limits.lifetime {
             return self.close(slot, woken);
         }
         (server.free_since, server.last) = (now, last);
@@ -498,6 +517,18 @@ impl Pools {
         self.slots.iter().filter_map(report).collect()
     }
 
+    /// Closes the server of this crowd that has been free for longest.
+    pub fn make_room_for(&mut self, crowd: &Crowd, woken: &mut Vec<SessionId>) {
+        let Pools { slots, pools, .. } = self;
+        let pools = pools.iter().flatten().filter(|pool| !pool.free.is_empty());
+        let meant = pools.filter(|pool| crowd.has(&Owner::of(&pool.key[1..])));
+        let since = |slot: &u32| slots[*slot as usize].free.as_ref().map(|server| server.free_since);
+        let oldest = meant.flat_map(|pool| &pool.free).min_by_key(|slot| since(slot));
+        if let Some(oldest) = oldest.copied() {
+            self.close_free(oldest, woken);
+        }
+    }
+
     /// All who wait look again.
     pub fn wake_all(&self, woken: &mut Vec<SessionId>) {
         woken.extend(self.pools.iter().flatten().flat_map(|pool| &pool.queue));
@@ -524,12 +555,22 @@ impl Pools {
 
     /// Closes what nobody has used for long. To be called when `next` has come.
     pub fn mind_age(&mut self, woken: &mut Vec<SessionId>) {
-        let (now, Limits { idle, lifetime, .. }) = (self.now, self.limits);
-        self.close_where(woken, |server| {
-            now.duration_since(server.free_since) >= idle || now.duration_since(server.opened_at) > lifetime
-        });
+        let (now, Limits { min, idle, lifetime, .. }) = (self.now, self.limits);
+        self.close_where(woken, |server| now.duration_since(server.opened_at) > lifetime);
+        // Those that were used longest ago come first.
+        let is_idle = |slot: &&u32| {
+            let server = self.slots[**slot as usize].free.as_ref();
+            server.is_some_and(|server| now.duration_since(server.free_since) >= idle)
+        };
+        let mut idle_ones = Vec::new();
+        for pool in self.pools.iter().flatten() {
+            let kept = if pool.sessions > 0 { min } else { 0 };
+            idle_ones.extend(pool.free.iter().filter(is_idle).take(pool.open.saturating_sub(kept)));
+        }
+        idle_ones.into_iter().for_each(|slot: u32| self.close_free(slot, woken));
         let since = self.slots.iter().filter_map(|slot| Some(slot.free.as_ref()?.free_since)).min();
-        self.next = since.map(|since| since + idle);
+        // Those that stay are looked at again after as long.
+        self.next = since.map(|since| (since + idle).max(now + idle.min(MIND_AGAIN)));
     }
 
     fn close_where(&mut self, woken: &mut Vec<SessionId>, ends: impl Fn(&Server) -> bool) {

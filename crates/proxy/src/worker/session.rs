@@ -28,6 +28,7 @@ use super::socket::{Discarded, Socket};
 use super::{Adopted, Call, Mailbox, SessionId, Start};
 use crate::backend::{Choice, Role};
 use crate::cancel::Target;
+use crate::ceilings::Place;
 use crate::lane::Lane;
 use crate::login::Login;
 use crate::refusal::{CutCause, Refusal};
@@ -124,9 +125,10 @@ pub struct Session {
     connected: Instant,
     /// Servers in a row that could not be made ready for it.
     vain: u8,
-    /// The request that was asked then took too long and was cancelled.
-    cancelled: Option<Instant>,
+    /// The request that was asked at the first of these took too long, and was cancelled at the second.
+    cancelled: Option<(Instant, Instant)>,
     _permit: OwnedSemaphorePermit,
+    _place: Place,
     _reader: Option<Reader>,
 }
 
@@ -142,6 +144,8 @@ enum Phase {
         since: Instant,
         until: Instant,
         held_until: Option<Instant>,
+        /// From then on it may have one of the reserve.
+        reserve_at: Option<Instant>,
     },
     /// A task looks for another server, or opens one more for the pool.
     Between {
@@ -172,7 +176,7 @@ impl Drop for Session {
 
 impl Session {
     pub fn new(adopted: Adopted, around: &mut Around<'_>) -> io::Result<(Session, Unseen)> {
-        let Adopted { client, early, port, login, books, start, permit } = adopted;
+        let Adopted { client, early, port, login, books, start, permit, place } = adopted;
         let shared = around.shared;
         let parts = shared.config.pool_mode == PoolMode::Transaction && !books.ledger.is_replication();
         let surroundings = Surroundings {
@@ -214,6 +218,7 @@ impl Session {
             vain: 0,
             cancelled: None,
             _permit: permit,
+            _place: place,
             _reader: (port != Port::ReadWrite).then(|| shared.freshness.reader()),
         };
         Ok((session, Unseen { from_client: early, from_server: answer }))
@@ -239,8 +244,8 @@ impl Session {
     fn phase_deadline(&self) -> Option<Instant> {
         match &self.phase {
             Phase::Relaying { held_until, .. } => [*held_until, self.login_until].into_iter().flatten().min(),
-            Phase::Waiting { until, held_until, .. } => {
-                [Some(*until), *held_until].into_iter().flatten().min()
+            Phase::Waiting { until, held_until, reserve_at, .. } => {
+                [Some(*until), *held_until, *reserve_at].into_iter().flatten().min()
             }
             Phase::Resting => self.directed.as_ref().and_then(|directed| directed.deadline()),
             Phase::Between { .. } => None,
@@ -278,7 +283,10 @@ impl Session {
                     self.measure(around);
                     self.part_when_done(around)
                 }
-                Err(end) => self.ended(end, around),
+                Err(end) => {
+                    self.measure(around);
+                    self.ended(end, around)
+                }
             },
             Phase::Resting | Phase::Waiting { .. } => self.rest(around),
             Phase::Between { .. } => self.keep_early(around),

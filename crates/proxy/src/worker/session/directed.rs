@@ -201,6 +201,13 @@ impl Session {
         }
     }
 
+    /// It stays with a primary, whatever it asks next.
+    pub(super) fn stay(&mut self) {
+        if let Some(directed) = &mut self.directed {
+            directed.aim = Aim::Write;
+        }
+    }
+
     /// Something keeps it on a server that its next request may not go to.
     pub(super) fn leave_replica(&mut self, around: &mut Around<'_>) -> bool {
         let Phase::Relaying { server, .. } = &self.phase else { return true };

@@ -27,16 +27,22 @@ impl Session {
             | Phase::Leaving { .. }
             | Phase::Lingering { .. } => false,
         };
-        let was_cancelled = self.cancelled.is_some() && self.cancelled == self.meter.request_since();
-        let grace = if was_cancelled { CANCEL_GRACE } else { Duration::ZERO };
-        let next = shared.config.time_limits.next(&self.meter, grace).filter(|_| is_under)?;
+        let next = shared.config.time_limits.next(&self.meter, self.patience()).filter(|_| is_under)?;
         // Held back by us, a client is not idle.
         (next.1 != Overdue::ClientIdle || !asks).then_some(next)
     }
 
+    /// Until when the cancel of what runs may take.
+    fn patience(&self) -> Option<Instant> {
+        let (asked, cancelled) = self.cancelled?;
+        (self.meter.request_since() == Some(asked)).then_some(cancelled + CANCEL_GRACE)
+    }
+
     pub(super) fn is_overdue(&mut self, overdue: Overdue, around: &mut Around<'_>) -> bool {
-        if overdue == Overdue::Query && self.cancelled != self.meter.request_since() {
-            self.cancelled = self.meter.request_since();
+        if let Some(asked) = self.meter.request_since().filter(|_| overdue == Overdue::Query)
+            && self.patience().is_none()
+        {
+            self.cancelled = Some((asked, Instant::now()));
             self.cancel(around);
             return true;
         }
@@ -50,9 +56,11 @@ impl Session {
     }
 
     fn cancel(&self, around: &mut Around<'_>) {
-        let (gate, shared) = (self.relay.gate(), Arc::clone(around.shared));
+        let shared = Arc::clone(around.shared);
+        // From here on the session stays with its server until the cancel is over: it hits nobody else.
+        let Ok(pass) = self.relay.gate().enter() else { return };
         around.runtime.spawn(async move {
-            let cancelled = gate.cancel(shared.questions.sync_waits.as_deref(), &shared.tls).await;
+            let cancelled = pass.cancel(shared.questions.sync_waits.as_deref(), &shared.tls).await;
             tracing::debug!(?cancelled, "a statement took longer than query_timeout");
         });
     }

@@ -82,6 +82,7 @@ impl Session {
             return self.leave_replica(around);
         }
         if self.relay.stays_with_primary() {
+            self.stay();
             // What waits goes on.
             around.again.push(around.id);
         }
@@ -193,15 +194,20 @@ impl Session {
             let Some(pool) = self.pool else { return false };
             let bytes = &around.buffer[..read];
             let (waits, laid) = (matches!(self.phase, Phase::Waiting { .. }), self.relay.books.ties.laid());
+            let reserve_at = self.reserve_at(around.shared);
             let paused = around.shared.desk.pauses(|| self.owner().database);
             let topology = around.shared.topology.borrow();
             let held_until = topology.held_until().map(tokio::time::Instant::into_std);
+            let shared = around.shared;
+            let may_open = || shared.server_ceilings.try_place(|| self.login.owner()).is_ok();
             let wanted = Wanted {
+                may_open: &may_open,
                 session: around.id,
                 laid: &laid,
                 held: held_until.is_some(),
                 paused,
                 waits,
+                is_patient: waits && reserve_at.is_none(),
                 replicas: if self.way() == Port::ReadOnly { &topology.replicas } else { &[] },
                 seen: &around.guide.seen,
                 since: self.must_see(),
@@ -231,13 +237,23 @@ impl Session {
                         Phase::Waiting { since, until, .. } => (since, until),
                         _ => (Instant::now(), Instant::now() + patience(around.shared)),
                     };
-                    self.phase = Phase::Waiting { since, until, held_until };
+                    self.phase = Phase::Waiting { since, until, held_until, reserve_at };
                     if read == 0 {
                         return true;
                     }
                 }
             }
         }
+    }
+
+    /// Until when it is for the reserve to wait; `None`: it has waited long enough, or there is none.
+    fn reserve_at(&self, shared: &Shared) -> Option<Instant> {
+        let since = match self.phase {
+            Phase::Waiting { since, .. } => since,
+            _ => Instant::now(),
+        };
+        let at = Some(since + shared.config.pool_reserve_after).filter(|_| shared.config.pool_reserve > 0);
+        at.filter(|at| Instant::now() < *at)
     }
 
     /// Has a server of the pool for what the client has sent, the last of it in `around.buffer`.
@@ -313,7 +329,9 @@ impl Session {
         let found = match found {
             Ok(found) => found,
             Err(refusal) => {
-                around.shared.doors.shut(&doors::key(self.port, &self.login.startup));
+                if !matches!(refusal, Refusal::Crowded { .. }) {
+                    around.shared.doors.shut(&doors::key(self.port, &self.login.startup));
+                }
                 return self.strand(&refusal, around);
             }
         };
