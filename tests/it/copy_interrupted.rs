@@ -9,9 +9,12 @@ use tests::{Cluster, Ledger, Node, requests, session_at, wait_closely, wait_for}
 /// A copy of a hundred megabytes on a machine that runs other tests, twice, and a takeover.
 const COPY_TIMEOUT: Duration = Duration::from_secs(90);
 /// What makes a copy long enough to be met in its middle: some 100 MB that no compression shortens.
-const FILLER: &str = "CREATE TABLE filler AS \
-    SELECT i, (SELECT string_agg(md5(i::text || j::text), '') FROM generate_series(1, 60) j) AS text \
-    FROM generate_series(1, 50000) i";
+const FILLER: &str = "CREATE TABLE filler (i int, text text)";
+/// A tenth of it: on a loaded machine the whole takes longer than one statement of a test may.
+const PIECES: u32 = 10;
+const PIECE: &str = "INSERT INTO filler \
+    SELECT i, (SELECT string_agg(md5(i::text || j::text), '') FROM generate_series(1, 60) j) \
+    FROM generate_series(1, 5000) i";
 const MIDDLE_BYTES: u64 = 30 << 20;
 
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +111,11 @@ fn reinit_interrupted(victim: Victim) {
 }
 
 fn fill(node: &Node) {
-    session_at(node.postgres).execute(FILLER).unwrap();
+    let mut session = session_at(node.postgres);
+    session.execute(FILLER).unwrap();
+    for _ in 0..PIECES {
+        session.execute(PIECE).unwrap();
+    }
 }
 
 #[test]
