@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use tests::{Cluster, Node, page_at, wait_for};
-use tokio_postgres::{Client, NoTls};
+use tests::{Cluster, Node, connect, page_at, wait_for};
 
 const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Reads by replicas that show that these serve.
@@ -14,13 +13,6 @@ const SERVED: u64 = 100;
 const SERVED_TIMEOUT: Duration = Duration::from_secs(60);
 /// Between two reads, so that a replica has time to have what was written: a read, too.
 const PAUSE: &str = "SELECT pg_sleep(0.02)";
-
-async fn connect(port: u16) -> Result<Client> {
-    let text = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres connect_timeout=10");
-    let (client, connection) = tokio_postgres::connect(&text, NoTls).await?;
-    tokio::spawn(connection);
-    Ok(client)
-}
 
 /// Counts up in a row of its own and reads the count after each write: twice, so that a replica has time to have it.
 async fn count_up(port: u16, id: i32, rounds: &AtomicU64, stop: &AtomicBool) -> Result<()> {

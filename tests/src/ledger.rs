@@ -208,7 +208,8 @@ pub(crate) fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-pub(crate) async fn connect(port: u16) -> Result<Client> {
+/// A session through this port, as an application with several hosts tries it: two seconds, then the next.
+pub async fn connect(port: u16) -> Result<Client> {
     let text = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres application_name=ledger");
     let attempt = tokio::time::timeout(CONNECT_TIMEOUT, tokio_postgres::connect(&text, NoTls)).await;
     let (client, connection) = attempt.with_context(|| format!("connect to {port}"))??;

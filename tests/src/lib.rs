@@ -19,7 +19,7 @@ pub mod status;
 pub mod wait;
 
 pub use cluster::{Cluster, Node, Prepared, configure};
-pub use ledger::{Account, Ledger, Session, rows_of, session_at, value_at};
+pub use ledger::{Account, Ledger, Session, connect, rows_of, session_at, value_at};
 pub use ports::Ports;
 pub use status::{page_at, requests};
 pub use wait::{wait_closely, wait_for};

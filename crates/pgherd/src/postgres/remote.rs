@@ -1,7 +1,7 @@
 //! A connection of this node's to any server of the cluster, as the cluster's own role.
 
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Config, Error, NoTls, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow};
 
 use super::hba::REWIND_ROLE;
 
@@ -19,18 +19,19 @@ impl Drop for Remote {
 }
 
 impl Remote {
-    /// To `address`, `host:port`, with the rewind role's password.
-    pub async fn connect(address: &str, password: &str) -> Result<Remote, Error> {
-        let (host, port) = address.rsplit_once(':').unwrap_or((address, ""));
+    /// To `address`, `host:port`, with the rewind role's password. The error is for the log.
+    pub async fn connect(address: &str, password: &str) -> Result<Remote, String> {
+        let parts = address.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
+        let (host, port) = parts.ok_or("it is no address with a port")?;
         let mut config = Config::new();
         config
             .host(host.trim_start_matches('[').trim_end_matches(']'))
-            .port(port.parse().unwrap_or(5432))
+            .port(port)
             .user(REWIND_ROLE)
             .password(password)
             .dbname("postgres")
             .application_name("pgherd proxy");
-        let (client, connection) = config.connect(NoTls).await?;
+        let (client, connection) = config.connect(NoTls).await.map_err(|error| error.to_string())?;
         // The driver's error is the client's too, which reports it.
         let driver = tokio::spawn(async move { drop(connection.await) });
         Ok(Remote { address: address.to_owned(), client, driver })
