@@ -8,6 +8,7 @@ use wire::Lsn;
 use super::burden::Burden;
 use super::records::Credentials;
 use super::slots::SlotKnown;
+use super::stream::Stream;
 use crate::fencer::Identity;
 use crate::postgres::Method;
 
@@ -32,6 +33,8 @@ pub(super) struct Known {
     pub unconfirmed: Vec<(Instant, Lsn)>,
     /// When the last probe was written that k of the set have flushed.
     pub confirmed: Option<Instant>,
+    /// The receiver that says that it streams.
+    pub stream: Option<Stream>,
     pub stalled_since: Option<Instant>,
     /// What its receiver has said, while it does not stream.
     pub receiver: ReceiverHeard,
@@ -44,6 +47,12 @@ pub(super) struct Known {
     /// The cluster that this one follows, and which of its hosts is its primary.
     pub origin: Option<OriginRecord>,
     pub origin_primary: Option<String>,
+}
+
+impl Known {
+    pub fn streams(&self) -> bool {
+        self.stream.is_some_and(|stream| stream.settled)
+    }
 }
 
 /// What the WAL receiver has said in the log.

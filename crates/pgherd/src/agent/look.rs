@@ -6,6 +6,7 @@ use brain::{Complaint, MemberId, Position, Postgres, Primary, Standby, Term, Ups
 use wire::{History, Lsn, Timeline};
 
 use super::known::{Known, ReceiverHeard};
+use super::stream::Stream;
 use super::work::{Worker, is_ours};
 use crate::fencer::Identity;
 use crate::postgres::{self, Admission, DataState, Method, Observation, ReceiverSays};
@@ -37,6 +38,7 @@ impl Worker {
             Ok(Observation::Stopping) => return Postgres::Starting,
             Ok(Observation::Unresponsive { reason }) => reason,
             Ok(Observation::Standby(standby)) => {
+                self.note_stream(&standby);
                 self.hear_receiver(&standby).await;
                 return self.answered(Self::standby, *standby);
             }
@@ -103,9 +105,16 @@ impl Worker {
         }
     }
 
+    fn note_stream(&self, seen: &postgres::Standby) {
+        let mut known = self.known();
+        let lsn = seen.position.map(|position| position.lsn);
+        known.stream =
+            seen.streaming.map(|receiver| Stream::note(known.stream, receiver, lsn, Instant::now()));
+    }
+
     /// Why nothing is received: asked of the log while that is so.
     async fn hear_receiver(&self, seen: &postgres::Standby) {
-        if seen.streaming || seen.following.is_none() {
+        if self.known().streams() || seen.following.is_none() {
             self.known().receiver = ReceiverHeard::default();
             return;
         }
@@ -130,7 +139,7 @@ impl Worker {
     fn standby(&self, seen: postgres::Standby) -> Postgres {
         let mut known = self.known();
         let upstream = seen.following.as_deref().map(|name| pointed_at(name, known.upstream.as_ref()));
-        if seen.streaming || upstream.is_none() {
+        if known.streams() || upstream.is_none() {
             known.stalled_since = None;
         } else {
             known.stalled_since.get_or_insert_with(Instant::now);
@@ -141,7 +150,7 @@ impl Worker {
             system_id: seen.system_id,
             upstream,
             receiver: seen.receiver_present,
-            streaming: seen.streaming,
+            streaming: known.streams(),
             // A position that cannot be told is no answer; nothing else reads it then.
             complete: seen.complete && position.is_some(),
             position: position.unwrap_or(Position { timeline: Timeline::FIRST, lsn: Lsn::ZERO }),

@@ -38,6 +38,7 @@ mod records;
 mod requests;
 mod retry;
 mod slots;
+mod stream;
 mod tidings;
 mod work;
 

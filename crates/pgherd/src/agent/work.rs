@@ -231,7 +231,7 @@ impl Worker {
         let mut known = self.known();
         (known.applied, known.prepared, known.end_of_recovery) = (None, false, None);
         (known.write, known.confirmed, known.stalled_since) = (None, None, None);
-        (known.answer, known.receiver) = (None, ReceiverHeard::default());
+        (known.answer, known.receiver, known.stream) = (None, ReceiverHeard::default(), None);
         (known.burden.outgrown, known.burden.not_lowered) = (false, None);
         known.unconfirmed.clear();
         // Told of anew within a heartbeat, when there is a primary.

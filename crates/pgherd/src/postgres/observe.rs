@@ -52,7 +52,8 @@ pub struct Standby {
     pub replay_lsn: Option<Lsn>,
     /// A receiver process exists, connected or not.
     pub receiver_present: bool,
-    pub streaming: bool,
+    /// The process id of a receiver that says that it streams: from its log-in on, whether or not anything comes.
+    pub streaming: Option<i32>,
     /// Startup has read all of pg_wal since its last start; before that `position` is no answer.
     pub complete: bool,
     /// `None`: cannot be told yet.
@@ -143,7 +144,7 @@ SELECT json_build_object(
     'receive_lsn', pg_last_wal_receive_lsn(),
     'replay_lsn', pg_last_wal_replay_lsn(),
     'receiver_present', EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'walreceiver'),
-    'receiver_status', (SELECT status FROM pg_stat_wal_receiver),
+    'streaming', (SELECT pid FROM pg_stat_wal_receiver WHERE status = 'streaming'),
     'received_tli', (SELECT received_tli FROM pg_stat_wal_receiver),
     'conninfo', current_setting('primary_conninfo'),
     'synchronous_standby_names', current_setting('synchronous_standby_names'),
@@ -172,7 +173,7 @@ struct Seen {
     receive_lsn: Option<Lsn>,
     replay_lsn: Option<Lsn>,
     receiver_present: bool,
-    receiver_status: Option<String>,
+    streaming: Option<i32>,
     received_tli: Option<Timeline>,
     conninfo: String,
     synchronous_standby_names: String,
@@ -272,7 +273,7 @@ impl Server {
             receive_lsn: seen.receive_lsn,
             replay_lsn: seen.replay_lsn,
             receiver_present: seen.receiver_present,
-            streaming: seen.receiver_status.as_deref() == Some("streaming"),
+            streaming: seen.streaming,
             complete,
             position,
             history,

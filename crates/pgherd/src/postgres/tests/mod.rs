@@ -210,7 +210,7 @@ async fn await_complete(node: &Server) -> Standby {
 }
 
 async fn await_streaming(node: &Server) -> Standby {
-    eventually("it streams", async || see_standby(node).await.filter(|seen| seen.streaming)).await
+    eventually("it streams", async || see_standby(node).await.filter(|seen| seen.streaming.is_some())).await
 }
 
 /// Waits until the standby's WAL reaches `lsn`.
