@@ -32,6 +32,7 @@ mod primary_frozen;
 mod primary_node_killed;
 mod primary_postgres_killed;
 mod recovery_in_place;
+mod relaunch;
 mod replica_not_let_in;
 mod restart_and_reinit;
 mod rewind_interrupted;

@@ -1,14 +1,15 @@
 //! The program: parse the command line, run the daemon or a client command, turn failure into words and a code.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use pgherd::cli::{Cli, Command, Exit, Failure};
+use pgherd::cli::{Cli, Command, Exit, Failure, RunArgs};
+use pgherd::config::Config;
+use pgherd::node::relaunch::{self, Inheritance};
 
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Run(args) => daemon(&args.config, args.own_session),
+        Command::Run(args) => daemon(&args),
         Command::Fencer(args) => pgherd::fencer::run(&args.dir).map_err(Failure::from),
         command => pgherd::cli::client(command),
     };
@@ -22,18 +23,36 @@ fn main() -> ExitCode {
 }
 
 /// The node daemon, from its configuration file to its orderly end.
-fn daemon(config: &Path, own_session: bool) -> Result<(), Failure> {
-    if own_session {
+fn daemon(args: &RunArgs) -> Result<(), Failure> {
+    if args.own_session {
         // A process that leads a group already cannot, and needs none: it has left the terminal's group.
         let _ = rustix::process::setsid();
     }
-    let file = std::path::absolute(config)?;
-    let config = pgherd::config::load(config).map_err(|error| {
-        Failure::new(Exit::Configuration, error.to_string()).next("mend the file, then start the node again")
-    })?;
+    let file = std::path::absolute(&args.config)?;
+    let config = load(args)?;
     pgherd::telemetry::init().map_err(|error| Failure::new(Exit::Configuration, error.to_string()))?;
     // Two threads at least: a blocking fsync of one must not stop the heartbeats of the other.
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
-    runtime.block_on(pgherd::node::run(config, file)).map_err(Failure::from)
+    let run = async {
+        let inheritance = match args.take_over {
+            true => {
+                pgherd::node::check(&config)
+                    .inspect_err(|error| relaunch::tell_failure(&format!("{error:#}")))?;
+                Some(Inheritance::receive().await?)
+            }
+            false => None,
+        };
+        pgherd::node::run(config, file, inheritance).await
+    };
+    runtime.block_on(run).map_err(Failure::from)
+}
+
+fn load(args: &RunArgs) -> Result<Config, Failure> {
+    pgherd::config::load(&args.config).map_err(|error| {
+        if args.take_over {
+            relaunch::tell_failure(&error.to_string());
+        }
+        Failure::new(Exit::Configuration, error.to_string()).next("mend the file, then start the node again")
+    })
 }

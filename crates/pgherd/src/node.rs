@@ -3,8 +3,10 @@
 //! Checks come first and touch nothing: binaries, data directory, ports. Then the store and the peer link, then the
 //! agent, then what users reach. Stopping goes the other way round, and PostgreSQL is not part of it.
 
+mod cancels;
 mod parts;
 mod pid_file;
+pub mod relaunch;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,18 +18,20 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use self::cancels::Cancels;
 use self::parts::{fencing, followed, peer_config, proxy_config, reread, seeds, settings, tunable};
 use self::pid_file::PidFile;
+use self::relaunch::{Inheritance, Old, Outcome, Successor};
 use crate::agent::{
     self, Addresses, Agent, CredentialsFile, EventLog, MembersFile, Panel, Parts, SlotPolicy, Words,
     WordsFile, Worker,
 };
 use crate::api::{self, NodeView};
 use crate::config::{Config, NodeKind};
-use crate::peer::{Channel, Incoming, Link};
+use crate::peer::{Channel, Identity, Incoming, Link};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
 use crate::store::{RaftConfig, RaftStore, SeatReport, Standing, Store};
-use proxy::{Proxy, topology::Topology};
+use proxy::{Canceller, Elsewhere, Proxy, topology::Topology};
 
 /// Messages of all peers that wait for the agent: at 4 a second and peer, seconds of them.
 const MESSAGES_MAX: usize = 256;
@@ -46,9 +50,25 @@ const NEW_DATA_BYTES_MIN: u64 = 128 << 20;
 #[error("{0}")]
 pub struct Precondition(String);
 
-/// Runs a node until SIGTERM or SIGINT. `config` was read from `file`, which a reload reads again.
-pub async fn run(config: Config, file: PathBuf) -> Result<()> {
-    let _pid_file = PidFile::take(&config.node.dir).await?;
+/// Runs a node until SIGTERM or SIGINT, or until another process has taken over and no session is left here. `config` was read
+/// from `file`, which a reload reads again.
+pub async fn run(config: Config, file: PathBuf, mut inheritance: Option<Inheritance>) -> Result<()> {
+    let result = start_and_serve(config, file, &mut inheritance).await;
+    if let (Err(error), Some(inheritance)) = (&result, inheritance) {
+        inheritance.fail(error).await;
+    }
+    result
+}
+
+/// What can be known of a configuration before anything is opened.
+pub fn check(config: &Config) -> Result<()> {
+    Proxy::check(&proxy_config(config))?;
+    Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
+    Ok(())
+}
+
+async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option<Inheritance>) -> Result<()> {
+    let pid_file = PidFile::take(&config.node.dir).await?;
     let words = WordsFile::open(&config.node.dir, &config.cluster, &config.node.name)?;
     let members_file = MembersFile::in_dir(&config.node.dir);
     let seeds = seeds(&config);
@@ -69,7 +89,13 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
     let (stop, stopped) = watch::channel(false);
 
     let (topology, seen_topology) = watch::channel(Topology::default());
-    let proxy = Proxy::start(proxy_config(&config), seen_topology, agent::questions(worker.as_ref())).await?;
+    let topology = Arc::new(topology);
+    let cancels = Arc::new(Cancels::default());
+    let mut questions = agent::questions(worker.as_ref());
+    questions.elsewhere = Some(Arc::clone(&cancels) as Arc<dyn Elsewhere>);
+    let ports = inheritance.as_mut().map(|inheritance| std::mem::take(&mut inheritance.ports));
+    let ports = ports.unwrap_or_default();
+    let proxy = Proxy::start_on(proxy_config(&config), ports, seen_topology, questions).await?;
 
     let (raft_out, raft_outgoing) = mpsc::channel(RAFT_MESSAGES_MAX);
     let founding = serde_json::to_value(&seeds).context("write the first record of members")?;
@@ -80,7 +106,14 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
     let link = Link::start(peer_config(&config, &members)?, arrived).await?;
     let (to_agent, incoming) = mpsc::channel(MESSAGES_MAX);
     tokio::spawn(carry_out(raft_outgoing, link.clone()));
-    tokio::spawn(carry_in(arriving, store.clone(), to_agent));
+    cancels.to_peers(link.clone());
+    let carrier = Carrier {
+        store: store.clone(),
+        agent: to_agent,
+        canceller: proxy.canceller(),
+        cancels: cancels.clone(),
+    };
+    tokio::spawn(carrier.carry_in(arriving));
 
     let events = Arc::new(EventLog::open(&config.node.dir, &config.node.name).context("open the event log")?);
     let panel = Arc::new(Panel::new(events.clone()));
@@ -102,9 +135,9 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
         incoming,
         worker,
         fencing,
-        events,
+        events: events.clone(),
         panel: panel.clone(),
-        topology: Arc::new(topology),
+        topology: topology.clone(),
         slots: SlotPolicy { slots: config.slots.clone(), file: config.node.dir.join("slots.json") },
         addresses: addresses.clone(),
         seats: store.seats(),
@@ -119,20 +152,57 @@ pub async fn run(config: Config, file: PathBuf) -> Result<()> {
         seats: store.seats(),
     });
     let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
-    let agent = tokio::spawn(Agent::new(parts)?.run(stopped));
+    let mut agent = tokio::spawn(Agent::new(parts)?.run(stopped));
+    let predecessor = inheritance.take().map(|inheritance| inheritance.take_charge(topology.subscribe()));
+    if let Some(predecessor) = &predecessor {
+        cancels.to_predecessor(predecessor.cancels.clone());
+    }
     tracing::info!(node = config.node.name, cluster = config.cluster, "pgherd runs");
 
-    let result = tokio::select! {
-        signal = stop_signal() => signal,
-        ended = agent => ended.context("the agent ended")?.context("the agent failed"),
+    let mut asked = signal(SignalKind::user_defined2())?;
+    let end = loop {
+        tokio::select! {
+            signal = stop_signal() => break End::Stopped(signal),
+            ended = &mut agent => {
+                break End::Stopped(ended.context("the agent ended").and_then(|ended| ended.context("the agent failed")));
+            }
+            _ = asked.recv() => match Successor::start(&relaunch::program()?).await {
+                Ok(successor) => break End::Succeeded(successor),
+                Err(error) => {
+                    let why = format!("{error:#}");
+                    events.note(0, "relaunch", "the new process was not ready; this one goes on", vec![why.clone()]);
+                    Outcome::Failed { why }.leave(&config.node.dir);
+                }
+            },
+        }
     };
     // Whoever receives this is already stopping, and a missing receiver needs no telling.
     let _ = stop.send(true);
-    proxy.shutdown(DRAIN).await;
-    link.shutdown().await;
-    store.stop().await;
-    api.abort();
-    result
+    match end {
+        End::Stopped(result) => {
+            let before = async {
+                if let Some(predecessor) = predecessor {
+                    predecessor.stop().await;
+                }
+            };
+            tokio::join!(before, proxy.shutdown(DRAIN));
+            link.shutdown().await;
+            store.stop().await;
+            api.abort();
+            result
+        }
+        End::Succeeded(successor) => {
+            // All that only one process may have is let go before the next one begins.
+            let agent = if agent.is_finished() { Ok(()) } else { agent.await.map(drop) };
+            link.shutdown().await;
+            store.stop().await;
+            api.abort();
+            let _ = (agent, api.await);
+            drop(pid_file);
+            let old = Old { proxy, topology, predecessor, timeout: config.proxy.relaunch_timeout };
+            old.hand_over(successor, &config.node.dir).await
+        }
+    }
 }
 
 async fn until(mut stopped: watch::Receiver<bool>) {
@@ -156,23 +226,43 @@ async fn carry_out(mut outgoing: mpsc::Receiver<(String, Vec<u8>)>, link: Arc<Li
     }
 }
 
-/// The peers' messages to Raft and the agent. The agent's are dropped when it does not keep up: each replaces the
-/// one before.
-async fn carry_in(
-    mut arriving: mpsc::Receiver<Incoming>,
+/// For whom the peers' messages are.
+struct Carrier {
     store: Arc<RaftStore>,
     agent: mpsc::Sender<(String, bytes::Bytes)>,
-) {
-    while let Some(Incoming { from, channel, payload }) = arriving.recv().await {
-        match channel {
-            Channel::Raft => store.receive(&from, &payload),
-            Channel::Agent => {
-                if agent.try_send((from, payload)).is_err() {
-                    tracing::warn!("the agent does not keep up; a message was dropped");
+    canceller: Canceller,
+    cancels: Arc<Cancels>,
+}
+
+impl Carrier {
+    /// The agent's messages are dropped when it does not keep up: each replaces the one before.
+    async fn carry_in(self, mut arriving: mpsc::Receiver<Incoming>) {
+        while let Some(Incoming { from, channel, payload }) = arriving.recv().await {
+            match channel {
+                Channel::Raft => self.store.receive(&from, &payload),
+                Channel::Agent => {
+                    if self.agent.try_send((from, payload)).is_err() {
+                        tracing::warn!("the agent does not keep up; a message was dropped");
+                    }
+                }
+                Channel::Cancel => {
+                    let (canceller, cancels) = (self.canceller.clone(), self.cancels.clone());
+                    tokio::spawn(async move {
+                        let Some(key) = cancels::decode(&payload) else { return };
+                        if !canceller.cancel(key).await {
+                            cancels.pass_back(payload);
+                        }
+                    });
                 }
             }
         }
     }
+}
+
+/// Why the node's loop has ended.
+enum End {
+    Stopped(Result<()>),
+    Succeeded(Successor),
 }
 
 /// What befalls this node's part of the store is an event. The other nodes' stores and this node's PostgreSQL go on.

@@ -1,7 +1,7 @@
 //! Cancel requests: from a key to the server process that the session has now.
 //!
 //! What it is: a map of the keys of live sessions, bounded by their number (each holds one), and a gate per session.
-//! What it is not: cluster-wide; a request that reaches another node's proxy finds no key there and is dropped.
+//! What it is not: cluster-wide; a request whose key is not here is given to who may know more ([`Elsewhere`]).
 //! Invariant (I3): from the moment an explicit commit is about to be passed on until its answer, no cancel is passed
 //! on, and a commit waits for a cancel that is under way. While a statement runs that may commit by itself, the server
 //! is asked first, and a cancel for a process that waits for a standby, or of which nobody can tell, is dropped. What
@@ -34,6 +34,13 @@ pub trait SyncWaits: Send + Sync {
         address: &'a str,
         pid: u32,
     ) -> Pin<Box<dyn Future<Output = Option<bool>> + Send + 'a>>;
+}
+
+/// Takes cancel requests for sessions that this proxy does not have: one before it on this node has them, or that of another
+/// node. The node implements it.
+pub trait Elsewhere: Send + Sync {
+    /// Passes the request on; nobody waits for what becomes of it.
+    fn cancel(&self, key: CancelKey<'_>);
 }
 
 /// How near a session is to a commit.
@@ -185,8 +192,10 @@ pub enum Cancelled {
     Sent,
     /// A commit is under way.
     Withheld,
-    /// No session, or no server.
+    /// The session has no server, or that did not take it.
     Lost,
+    /// No session of this proxy has the key.
+    Unknown,
 }
 
 impl CancelMap {
@@ -196,14 +205,14 @@ impl CancelMap {
         Registered { map: Arc::clone(self), name: name(key), gate: Arc::clone(gate) }
     }
 
-    /// Passes the request to the session's server, unless that could end the wait of a commit. Unknown keys are
-    /// dropped in silence, as PostgreSQL does, so that nobody learns which keys exist.
+    /// Passes the request to the session's server, unless that could end the wait of a commit. Who asked is told nothing, as by
+    /// PostgreSQL, so that nobody learns which keys exist.
     pub async fn forward(&self, key: CancelKey<'_>, waits: Option<&dyn SyncWaits>, tls: &Tls) -> Cancelled {
         let gate = lock(&self.keys).get(&name(key)).cloned();
         match gate.as_ref().map(Gate::enter) {
             Some(Ok(pass)) => pass.cancel(waits, tls).await,
             Some(Err(cancelled)) => cancelled,
-            None => Cancelled::Lost,
+            None => Cancelled::Unknown,
         }
     }
 }

@@ -55,7 +55,7 @@ mod ties;
 mod time_limits;
 mod worker;
 
-pub use cancel::SyncWaits;
+pub use cancel::{Elsewhere, SyncWaits};
 pub use ceilings::CeilingLimits;
 pub use metrics::Metrics;
 pub use policy::{Leaks, LoweredCommit};
@@ -65,6 +65,7 @@ pub use time_limits::TimeLimits;
 
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -74,7 +75,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 
 use auth::roles::Role;
-use cancel::CancelMap;
+use cancel::{CancelMap, Cancelled};
 use ceilings::Ceilings;
 use console::Desk;
 use doors::Doors;
@@ -83,6 +84,7 @@ use servers::Servers;
 use shares::Registry;
 use tls::{Tls, TlsConfig, TlsError};
 use topology::Topology;
+use wire::startup::CancelKey;
 use worker::Workers;
 
 /// What the proxy is told by the node's configuration.
@@ -179,6 +181,8 @@ pub struct Questions {
     pub catalogs: Option<Arc<dyn Catalogs>>,
     /// Without it no replica is known to have what somebody wrote.
     pub positions: Option<Arc<dyn Positions>>,
+    /// Without it a cancel for a session that is not here is for nobody.
+    pub elsewhere: Option<Arc<dyn Elsewhere>>,
 }
 
 /// A port of the proxy.
@@ -243,6 +247,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(3);
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Debug)]
 enum Stage {
     Running,
+    /// Another process takes the new sessions; those that are here go on.
+    HandedOver,
     /// No new session; idle ones are closed, the others may finish their transaction.
     Draining,
     Stopped,
@@ -368,10 +374,25 @@ pub struct Addresses {
     pub auto: Option<SocketAddr>,
 }
 
+/// Passes on cancel requests that come another way than by a port of the proxy.
+#[derive(Clone)]
+pub struct Canceller {
+    shared: Arc<Shared>,
+}
+
+impl Canceller {
+    /// `false` when no session of this proxy has the key.
+    pub async fn cancel(&self, key: CancelKey<'_>) -> bool {
+        session::cancel(&self.shared, key).await != Cancelled::Unknown
+    }
+}
+
 /// A running proxy. Dropping it ends all its sessions at once; `shutdown` is the kind way.
 pub struct Proxy {
     shared: Arc<Shared>,
     addresses: Addresses,
+    /// The ports, open as long as these are, whoever accepts.
+    doorways: Vec<OwnedFd>,
     listeners: JoinSet<()>,
     /// Tells the workers of changes, and looks at certificates; ends with the proxy.
     _lookout: JoinSet<()>,
@@ -390,13 +411,33 @@ impl Proxy {
         topology: watch::Receiver<Topology>,
         questions: Questions,
     ) -> Result<Proxy, ProxyError> {
+        Proxy::start_on(config, Vec::new(), topology, questions).await
+    }
+
+    /// Whether its certificates can be used; nothing is opened.
+    pub fn check(config: &ProxyConfig) -> Result<(), ProxyError> {
+        Ok(Tls::start(&config.tls).map(drop)?)
+    }
+
+    /// As `start`, with ports that a proxy before this one has opened and handed over; those that the configuration does not
+    /// name any more are closed.
+    pub async fn start_on(
+        config: ProxyConfig,
+        mut open: Vec<std::net::TcpListener>,
+        topology: watch::Receiver<Topology>,
+        questions: Questions,
+    ) -> Result<Proxy, ProxyError> {
         let host = config.listen.as_str();
-        let read_write = listener::bind(host, config.read_write_port, "read_write_port").await?;
-        let read_only = listener::bind(host, config.read_only_port, "read_only_port").await?;
+        let open = &mut open;
+        let read_write = listener::bind(host, config.read_write_port, "read_write_port", open).await?;
+        let read_only = listener::bind(host, config.read_only_port, "read_only_port", open).await?;
         let auto = match config.auto_port {
-            Some(port) => Some(listener::bind(host, port, "auto_port").await?),
+            Some(port) => Some(listener::bind(host, port, "auto_port", open).await?),
             None => None,
         };
+        let doorways = [Some(&read_write), Some(&read_only), auto.as_ref()];
+        let doorways = doorways.into_iter().flatten().map(|listener| listener.as_fd().try_clone_to_owned());
+        let doorways = doorways.collect::<io::Result<_>>().map_err(ProxyError::Workers)?;
         let address = |listener: &tokio::net::TcpListener, port, setting| {
             listener.local_addr().map_err(|source| ProxyError::bind(host, port, setting, source))
         };
@@ -450,7 +491,7 @@ impl Proxy {
                 listeners.spawn(listener::accept_loop(Arc::clone(&shared), port, listener));
             }
         }
-        Ok(Proxy { shared, addresses, listeners, _lookout: lookout })
+        Ok(Proxy { shared, addresses, doorways, listeners, _lookout: lookout })
     }
 
     pub fn addresses(&self) -> Addresses {
@@ -461,12 +502,30 @@ impl Proxy {
         self.shared.counts()
     }
 
+    pub fn canceller(&self) -> Canceller {
+        Canceller { shared: Arc::clone(&self.shared) }
+    }
+
     pub fn metrics(&self) -> Metrics {
         Metrics { shared: Arc::clone(&self.shared) }
     }
 
+    /// Accepts nobody any more, and gives the ports to whoever does: clients that connect meanwhile wait in them. The sessions
+    /// that are here go on.
+    pub fn hand_over(&mut self) -> Vec<OwnedFd> {
+        self.shared.stage.send_replace(Stage::HandedOver);
+        std::mem::take(&mut self.doorways)
+    }
+
+    /// Waits until no session is left; to be called when no new one comes.
+    pub async fn ended(&mut self) {
+        while self.listeners.join_next().await.is_some() {}
+        self.shared.workers.idle().await;
+    }
+
     /// Takes no new session, gives open transactions up to `drain` to end, then cuts what is left.
     pub async fn shutdown(mut self, drain: Duration) {
+        self.doorways.clear();
         self.shared.stage.send_replace(Stage::Draining);
         let shared = Arc::clone(&self.shared);
         let all_ended = async {

@@ -32,13 +32,27 @@ pub fn dead_ends() -> Arc<tokio::sync::Semaphore> {
     Arc::new(tokio::sync::Semaphore::new(DEAD_ENDS_MAX))
 }
 
-/// Binds `port` of `host`; `setting` is the name under which the user configured it.
-pub async fn bind(host: &str, port: u16, setting: &'static str) -> Result<TcpListener, ProxyError> {
+/// Binds `port` of `host`, or takes it out of `open`; `setting` is the name under which the user configured it.
+pub async fn bind(
+    host: &str,
+    port: u16,
+    setting: &'static str,
+    open: &mut Vec<std::net::TcpListener>,
+) -> Result<TcpListener, ProxyError> {
     let failed = |source| ProxyError::bind(host, port, setting, source);
     let addresses = lookup_host((host, port)).await.map_err(failed)?;
     let address =
         addresses.into_iter().next().ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
-    listen(address).map_err(failed)
+    let is_it = |listener: &std::net::TcpListener| listener.local_addr().is_ok_and(|there| there == address);
+    match open.iter().position(is_it) {
+        Some(at) => inherit(open.swap_remove(at)).map_err(failed),
+        None => listen(address).map_err(failed),
+    }
+}
+
+fn inherit(listener: std::net::TcpListener) -> io::Result<TcpListener> {
+    listener.set_nonblocking(true)?;
+    TcpListener::from_std(listener)
 }
 
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
@@ -65,14 +79,14 @@ pub fn set_socket_options(stream: &TcpStream) {
     }
 }
 
-/// Accepts until the proxy drains, then waits for its sessions to end.
+/// Accepts until the proxy drains or somebody else accepts, then waits for its sessions to end.
 pub async fn accept_loop(shared: Arc<Shared>, port: Port, listener: TcpListener) {
     let mut stage = shared.stage.subscribe();
     let mut sessions = JoinSet::new();
     loop {
         tokio::select! {
             biased;
-            () = Stage::Draining.reached(&mut stage) => break,
+            () = Stage::HandedOver.reached(&mut stage) => break,
             Some(ended) = sessions.join_next() => note(ended),
             accepted = listener.accept() => match accepted {
                 Ok((client, _)) => admit(&shared, port, client, &mut sessions),

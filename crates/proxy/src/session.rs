@@ -52,7 +52,13 @@ pub async fn serve(shared: Arc<Shared>, port: Port, client: TcpStream, permit: O
     let (startup, replication) = match hello {
         Ok(Ok(Hello::Session { startup, replication })) => (startup, replication),
         Ok(Ok(Hello::Cancel { pid, secret })) => {
-            return cancel(&shared, CancelKey { pid, secret: &secret }).await;
+            let key = CancelKey { pid, secret: &secret };
+            if cancel(&shared, key).await == Cancelled::Unknown
+                && let Some(elsewhere) = &shared.questions.elsewhere
+            {
+                elsewhere.cancel(key);
+            }
+            return;
         }
         Ok(Err(error)) => {
             if let HelloError::Tls(error) = &error {
@@ -96,12 +102,15 @@ pub async fn serve(shared: Arc<Shared>, port: Port, client: TcpStream, permit: O
     newcomer.enter(&shared, port).await;
 }
 
-async fn cancel(shared: &Shared, key: CancelKey<'_>) {
-    match shared.cancels.forward(key, shared.questions.sync_waits.as_deref(), &shared.tls).await {
+/// Passes on a request for a session of this proxy.
+pub async fn cancel(shared: &Shared, key: CancelKey<'_>) -> Cancelled {
+    let cancelled = shared.cancels.forward(key, shared.questions.sync_waits.as_deref(), &shared.tls).await;
+    match cancelled {
         Cancelled::Sent => Counters::add(&shared.counters.cancels),
         Cancelled::Withheld => Counters::add(&shared.counters.withheld_cancels),
-        Cancelled::Lost => {}
+        Cancelled::Lost | Cancelled::Unknown => {}
     }
+    cancelled
 }
 
 /// A client that wants a session.

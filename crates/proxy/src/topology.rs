@@ -1,9 +1,10 @@
 //! What the proxy knows of the cluster: the agent publishes it, sessions watch it.
 
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// One PostgreSQL server that sessions may be sent to.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Backend {
     pub node: String,
     /// `host:port` of its PostgreSQL.
@@ -22,7 +23,7 @@ pub struct Hold {
 /// The cluster as this node sees it now.
 ///
 /// Invariants: `term` never falls. A server connection to a primary that is not the one of `timeline` is cut at once.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Topology {
     pub term: u64,
     /// The timeline that the primary of `term` was promoted on: a takeover always takes an unused one, and a primary
@@ -36,6 +37,8 @@ pub struct Topology {
     pub reason: String,
     /// A standby cluster: no primary is coming, and nobody waits for one.
     pub is_standby: bool,
+    /// Bound to this process's clock, so it is not written.
+    #[serde(skip)]
     pub hold: Option<Hold>,
 }
 

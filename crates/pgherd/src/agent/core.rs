@@ -26,7 +26,7 @@ use super::note::{Errand, Note};
 use super::observer::Observer;
 use super::origin::OriginWatch;
 use super::panel::Panel;
-use super::publish;
+use super::publish::{self, OpenRun};
 use super::retry::Retry;
 use super::slots::{self, KeeperTask, SlotPolicy};
 use crate::peer::{Channel, Link};
@@ -95,6 +95,7 @@ pub struct Agent {
     unwritable: Option<Instant>,
     /// The decision that was told last.
     told: (String, Vec<Action>),
+    open_run: Option<OpenRun>,
 }
 
 impl Agent {
@@ -150,6 +151,7 @@ impl Agent {
             errands: BTreeSet::new(),
             unwritable: None,
             told: (String::new(), Vec::new()),
+            open_run: None,
         })
     }
 
@@ -290,9 +292,11 @@ impl Agent {
         self.sent = Some((now, status));
     }
 
-    fn publish(&self, decision: &Decision) {
+    fn publish(&mut self, decision: &Decision) {
         self.pulse.beat();
-        let mut topology = publish::topology(&self.view, &self.parts.addresses.load());
+        self.open_run = OpenRun::note(self.open_run.take(), &self.view);
+        let addresses = self.parts.addresses.load();
+        let mut topology = publish::topology(&self.view, &addresses, self.open_run.as_ref());
         self.parts.topology.send_if_modified(|old| {
             topology.hold = publish::hold(&self.view, old.hold);
             let changed = *old != topology;

@@ -1,6 +1,7 @@
 //! The view, told to others: the proxy's topology.
 
-use brain::{Health, NodeName, Postgres, Status, View, health_of, stays_open};
+use brain::{Health, Millis, NodeName, Postgres, PrimaryRecord, Status, View, health_of, stays_open};
+use wire::Timeline;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,8 +17,46 @@ pub fn hold(view: &View, published: Option<Hold>) -> Option<Hold> {
     published.filter(|hold| hold.id == wanted.request).or(Some(Hold { id: wanted.request, until }))
 }
 
+/// The run of the recorded primary's agent that was last heard to be open.
+///
+/// The next run begins by saying that it is not: it has not looked at its server yet, which has gone on. Its word counts once it
+/// has said that it is open, or when its silence would have counted.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OpenRun {
+    node: NodeName,
+    timeline: Timeline,
+    boot: u64,
+    at: Millis,
+}
+
+impl OpenRun {
+    pub fn note(known: Option<OpenRun>, view: &View) -> Option<OpenRun> {
+        let record = view.record()?;
+        match peer(view, &record.node.0).filter(|status| says_open(view, record, status)) {
+            Some(status) => {
+                let (node, boot) = (status.node.clone(), status.boot);
+                Some(OpenRun { node, timeline: record.timeline, boot, at: view.now })
+            }
+            None => known.filter(|run| run.node == record.node && run.timeline == record.timeline),
+        }
+    }
+
+    fn outlasts(&self, view: &View, status: &Status) -> bool {
+        let is_next = status.boot != self.boot && status.node == self.node;
+        is_next && view.now.since(self.at) < view.settings.failure_timeout_ms
+    }
+}
+
+fn says_open(view: &View, record: &PrimaryRecord, status: &Status) -> bool {
+    // Between the record of a renewal and the first status under it the primary is still the same: only a renewal
+    // keeps the timeline.
+    let same = matches!(&status.postgres, Postgres::Primary(p) if p.timeline() == record.timeline);
+    let of_record = status.record_term == record.term || same && status.record_term < record.term;
+    status.node == record.node && of_record && status.open && view.opened()
+}
+
 /// Where the proxy may send sessions. `addresses` gives each node's PostgreSQL as `host:port`.
-pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
+pub fn topology(view: &View, addresses: &BTreeMap<String, String>, open: Option<&OpenRun>) -> Topology {
     let backend = |node: &str| {
         addresses.get(node).map(|address| Backend { node: node.to_owned(), address: address.clone() })
     };
@@ -28,15 +67,8 @@ pub fn topology(view: &View, addresses: &BTreeMap<String, String>) -> Topology {
         return Topology { reason: "The cluster has no primary yet.".to_owned(), ..Topology::default() };
     };
     let own_open = stays_open(view).then(|| view.me.0.clone());
-    // Between the record of a renewal and the first status under it the primary is still the same: only a renewal
-    // keeps the timeline.
-    let renewed = |status: &Status| {
-        let same = matches!(&status.postgres, Postgres::Primary(p) if p.timeline() == record.timeline);
-        same && status.record_term < record.term
-    };
-    let peer_open = view.fresh_peers().find(|status| {
-        let of_record = status.record_term == record.term || renewed(status);
-        status.node == record.node && of_record && status.open && view.opened()
+    let peer_open = peer(view, &record.node.0).filter(|status| {
+        says_open(view, record, status) || open.is_some_and(|run| run.outlasts(view, status))
     });
     let primary = own_open.or_else(|| peer_open.map(|status| status.node.0.clone()));
     let follows = |postgres: &Postgres, source: Option<&NodeName>| {
@@ -100,7 +132,7 @@ fn peer<'a>(view: &'a View, node: &str) -> Option<&'a Status> {
     view.fresh_peers().find(|status| status.node.0 == node)
 }
 
-fn reason(view: &View, record: &brain::PrimaryRecord, status: Option<&Status>) -> String {
+fn reason(view: &View, record: &PrimaryRecord, status: Option<&Status>) -> String {
     if view.is_removed() {
         return "this node was removed from the cluster; connect to another one.".to_owned();
     }

@@ -16,6 +16,7 @@ use crate::postgres::{PositionQuestion, SyncRepQuestion};
 pub fn questions(worker: Option<&Arc<Worker>>) -> Questions {
     let Some(worker) = worker else { return Questions::default() };
     Questions {
+        elsewhere: None,
         sync_waits: Some(Arc::new(ServerWaits {
             worker: Arc::clone(worker),
             question: SyncRepQuestion::default(),

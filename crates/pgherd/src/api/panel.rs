@@ -70,7 +70,7 @@ impl ClusterView for NodeView {
             };
         };
         let view = &seen.view;
-        let topology = topology(view, &self.addresses.load());
+        let topology = topology(view, &self.addresses.load(), None);
         let primary = topology.primary.as_ref().map(|backend| backend.node.clone());
         let end = primary_end(view);
         let parts = parts(view, seen.decision.rule, &seen.decision.why);

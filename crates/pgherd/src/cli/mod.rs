@@ -14,6 +14,7 @@ mod member;
 mod operate;
 mod ports;
 mod processes;
+mod relaunch;
 mod request;
 mod status;
 mod target;
@@ -65,6 +66,8 @@ pub enum Command {
     Demote(turn::DemoteArgs),
     /// Restart PostgreSQL of a node
     Restart(operate::RestartArgs),
+    /// Start pgherd of a node here anew, as it is installed now, without ending a session
+    Relaunch(relaunch::RelaunchArgs),
     /// Let nodes read their configuration files anew
     Reload(operate::ReloadArgs),
     /// Let a node copy its data directory anew
@@ -85,6 +88,9 @@ pub struct RunArgs {
     /// Start a session of its own, away from this terminal
     #[arg(long, hide = true)]
     pub own_session: bool,
+    /// Take over from the process that started this one and speaks through its standard input
+    #[arg(long, hide = true)]
+    pub take_over: bool,
 }
 
 #[derive(Args, Debug)]
@@ -133,6 +139,7 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Promote(args) => turn::promote(&args),
         Command::Demote(args) => turn::demote(&args),
         Command::Restart(args) => operate::restart(&args),
+        Command::Relaunch(args) => relaunch::relaunch(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Reinit(args) => operate::reinit(&args),
         Command::Pause(args) => operate::pause(&args),

@@ -104,6 +104,7 @@ pub struct Proxy {
     pub session_limits: CeilingLimits,
     pub server_idle_timeout: Duration,
     pub server_lifetime: Duration,
+    pub relaunch_timeout: Duration,
     pub tls: TlsConfig,
 }
 
@@ -334,6 +335,7 @@ impl Config {
                 },
                 server_idle_timeout: take.duration("proxy.server_idle_timeout")?,
                 server_lifetime: take.duration("proxy.server_lifetime")?,
+                relaunch_timeout: take.duration("proxy.relaunch_timeout")?,
                 tls: proxy_tls::from_draft(draft),
             },
             http: Http { listen: take.text("http.listen")?, port: take.number("http.port")? },
@@ -438,6 +440,7 @@ impl Config {
             "proxy.database_sessions_max" => Some(self.proxy.session_limits.database.to_string()),
             "proxy.server_idle_timeout" => duration(self.proxy.server_idle_timeout),
             "proxy.server_lifetime" => duration(self.proxy.server_lifetime),
+            "proxy.relaunch_timeout" => duration(self.proxy.relaunch_timeout),
             key if key.starts_with("proxy_tls.") => proxy_tls::written(&self.proxy.tls, key),
             "http.listen" => text(&self.http.listen),
             "http.port" => Some(self.http.port.to_string()),

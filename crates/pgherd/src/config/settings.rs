@@ -365,6 +365,14 @@ pub const SETTINGS: &[Setting] = &[
          0s: never.",
     ),
     setting(
+        "proxy.relaunch_timeout",
+        LIMIT,
+        Default::Value("1h"),
+        "\"10min\"",
+        "After `pgherd relaunch` sessions go on in the old process until their clients leave; after this they end, each with its transaction \
+         (57P01).",
+    ),
+    setting(
         "proxy_tls.cert",
         Kind::File,
         Default::Derived("none: a client that asks for encryption is told that there is none"),

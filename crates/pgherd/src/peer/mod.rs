@@ -44,6 +44,8 @@ pub enum Channel {
     Agent,
     /// Ordered, best effort; when they pile up, new ones are refused.
     Raft,
+    /// Cancel requests for sessions of somebody else's proxy; when they pile up, new ones are refused.
+    Cancel,
 }
 
 /// A message from a peer.

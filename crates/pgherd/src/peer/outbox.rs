@@ -17,6 +17,8 @@ pub(super) const AGENT_FRAMES_MAX: usize = 8;
 pub(super) const RAFT_FRAMES_MAX: usize = 1024;
 /// 1024 frames of the largest size would be 4 GiB. Eight of the largest, or 32 KiB for each of the 1024.
 pub(super) const RAFT_BYTES_MAX: usize = 8 * frame::PAYLOAD_BYTES_MAX;
+/// Each is some 40 bytes; who asks for more than these at once has to ask again.
+pub(super) const CANCEL_FRAMES_MAX: usize = 64;
 /// Written at once when this much has come together; small enough that a fresh heartbeat soon gets its turn.
 const BATCH_BYTES: usize = 256 * 1024;
 
@@ -30,6 +32,7 @@ struct Queues {
     raft: VecDeque<Bytes>,
     /// Sum of the lengths in `raft`.
     raft_bytes: usize,
+    cancels: VecDeque<Bytes>,
     state: State,
 }
 
@@ -49,6 +52,7 @@ impl Outbox {
                 agent: VecDeque::new(),
                 raft: VecDeque::new(),
                 raft_bytes: 0,
+                cancels: VecDeque::new(),
                 state: State::Open,
             }),
             news: Notify::new(),
@@ -75,6 +79,12 @@ impl Outbox {
                 }
                 queues.raft_bytes = bytes;
                 queues.raft.push_back(payload);
+            }
+            Channel::Cancel => {
+                if queues.cancels.len() == CANCEL_FRAMES_MAX {
+                    return false;
+                }
+                queues.cancels.push_back(payload);
             }
         }
         drop(queues);
@@ -129,6 +139,9 @@ impl Queues {
     fn pop(&mut self) -> Option<(Channel, Bytes)> {
         if let Some(payload) = self.agent.pop_front() {
             return Some((Channel::Agent, payload));
+        }
+        if let Some(payload) = self.cancels.pop_front() {
+            return Some((Channel::Cancel, payload));
         }
         let payload = self.raft.pop_front()?;
         self.raft_bytes -= payload.len();

@@ -435,7 +435,7 @@ impl Session {
             }
             (Phase::Relaying { .. }, Some(cause)) => self.cut(cause, around),
             (Phase::Between { .. } | Phase::Resting | Phase::Waiting { .. }, _)
-                if stage != Stage::Running =>
+                if stage >= Stage::Draining =>
             {
                 self.strand(&Refusal::cut(CutCause::Shutdown), around)
             }

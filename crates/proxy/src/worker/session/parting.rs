@@ -61,7 +61,7 @@ impl Session {
     /// The server is closed; then the session goes on without it, or is told why not.
     pub(super) fn cut(&mut self, cause: CutCause, around: &mut Around<'_>) -> bool {
         let Phase::Relaying { server, .. } = &self.phase else { return true };
-        let running = *around.shared.stage.borrow() == Stage::Running;
+        let running = *around.shared.stage.borrow() < Stage::Draining;
         let goes_on = cause.leaves_room() && running;
         let was = server.choice.clone();
         let has_room = goes_on && (was.role == Role::Primary || self.pool.is_some());

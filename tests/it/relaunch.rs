@@ -1,0 +1,151 @@
+//! pgherd of every node is started anew beneath its sessions: they go on, new ones come to the new processes, and nobody takes over.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tests::{Cluster, Ledger, machine, processes, wait_for};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio_postgres::{Client, NoTls};
+
+const MOMENT: Duration = Duration::from_secs(60);
+/// Longer than all relaunches take; it is waited for, so it may be long.
+const SECONDS: &str = "15";
+const LONG: &str = "SELECT pg_sleep(300)";
+
+fn runtime() -> Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+async fn session(port: u16) -> Client {
+    let text = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres connect_timeout=10");
+    let (client, connection) = tokio_postgres::connect(&text, NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client
+}
+
+fn pgbench(port: u16, arguments: &[&str]) -> Child {
+    let mut command = Command::new(machine::bin().join("pgbench"));
+    command
+        .args(["-h", "127.0.0.1", "-U", "postgres", "-p", &port.to_string()])
+        .args(arguments)
+        .arg("postgres");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.spawn().expect("pgbench starts")
+}
+
+/// Daemons of the node in `dir`.
+fn daemons(dir: &Path) -> Vec<i32> {
+    let is_daemon = |process: &processes::Process| process.command.get(1).is_some_and(|word| word == "run");
+    processes::belonging_to(dir).into_iter().filter(is_daemon).map(|process| process.pid).collect()
+}
+
+/// A long statement of `client`, which runs on the server at `postgres`, cancelled at another port than that of the session's start.
+async fn is_cancelled_at(port: u16, postgres: u16, client: &Client) -> bool {
+    let long = client.batch_execute(LONG);
+    let cancel = async {
+        let runs = move || {
+            let count =
+                format!("SELECT count(*) FROM pg_stat_activity WHERE query = '{LONG}' AND state = 'active'");
+            wait_for("the statement to run", MOMENT, || {
+                (tests::value_at(postgres, &count).unwrap() == "1").then_some(())
+            });
+        };
+        tokio::task::spawn_blocking(runs).await.unwrap();
+        let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        client.cancel_token().cancel_query_raw(stream, NoTls).await.unwrap();
+    };
+    let ended = tokio::time::timeout(MOMENT, async { tokio::join!(long, cancel) }).await;
+    ended.is_ok_and(|(ended, ())| {
+        ended.is_err_and(|error| error.code().is_some_and(|code| code.code() == "57014"))
+    })
+}
+
+#[test]
+fn sessions_go_on_and_nobody_takes_over() {
+    let cluster = Cluster::start(3);
+    let before = cluster.wait_until_whole();
+    let primary = cluster.node(before.primary.as_deref().unwrap()).clone();
+    let other = cluster.nodes().iter().find(|node| node.name != primary.name).unwrap().clone();
+    let old: Vec<_> = cluster.nodes().iter().map(|node| node.agent_pid().unwrap()).collect();
+    let runtime = runtime();
+    let (open, resting) = runtime.block_on(async {
+        let open = session(primary.read_write).await;
+        open.batch_execute("CREATE TABLE t (a int); BEGIN; INSERT INTO t VALUES (1)").await.unwrap();
+        let resting = session(primary.read_write).await;
+        resting.batch_execute("SET my.mark = 'mine'; LISTEN something").await.unwrap();
+        (open, resting)
+    });
+    assert!(pgbench(primary.read_write, &["-i", "-s", "1"]).wait_with_output().unwrap().status.success());
+    let ledger = Ledger::start(&cluster);
+    ledger.wait_until_flowing();
+    let loads = [primary.read_write, other.read_write]
+        .map(|port| pgbench(port, &["-c", "2", "-T", SECONDS, "-n", "-M", "prepared"]));
+    let comers = pgbench(other.read_write, &["-c", "2", "-T", SECONDS, "-n", "-C"]);
+
+    let said = cluster.pgherd_ok(&["relaunch"]);
+    for node in cluster.nodes() {
+        assert!(said.contains(&format!("{}: relaunched", node.name)), "{said}");
+    }
+    let after = cluster.wait_until_whole();
+    assert_eq!((&after.primary, after.term), (&before.primary, before.term), "{said}");
+    for (node, old) in cluster.nodes().iter().zip(&old) {
+        assert_ne!(node.agent_pid(), Some(*old));
+    }
+
+    // What was under way in the old process ends there, and is cancelled there, also by another node's port.
+    runtime.block_on(async {
+        open.batch_execute("INSERT INTO t VALUES (2); COMMIT").await.unwrap();
+        let mark: String = resting.query_one("SHOW my.mark", &[]).await.unwrap().get(0);
+        assert_eq!(mark, "mine");
+        assert!(is_cancelled_at(primary.read_write, primary.postgres, &resting).await);
+        assert!(is_cancelled_at(other.read_write, primary.postgres, &resting).await);
+        let comer = session(primary.read_write).await;
+        let rows: i64 = comer.query_one("SELECT count(*) FROM t", &[]).await.unwrap().get(0);
+        assert_eq!(rows, 2);
+        assert!(is_cancelled_at(other.read_only, primary.postgres, &comer).await);
+    });
+    for load in loads.into_iter().chain([comers]) {
+        let output = load.wait_with_output().unwrap();
+        let told = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+        assert!(output.status.success(), "{told:?}");
+        assert!(
+            told[0].contains("number of failed transactions: 0 ") && !told[1].contains("error"),
+            "{told:?}"
+        );
+    }
+    drop((open, resting));
+    ledger.finish_and_check(&cluster);
+    for node in cluster.nodes() {
+        wait_for("the old process to end with its sessions", MOMENT, || {
+            (daemons(&node.dir) == [node.agent_pid()?]).then_some(())
+        });
+    }
+}
+
+#[test]
+fn who_cannot_be_ready_changes_nothing() {
+    let cluster = Cluster::start(1);
+    cluster.wait_until_whole();
+    let node = &cluster.nodes()[0];
+    let pid = node.agent_pid();
+    let runtime = runtime();
+    let client = runtime.block_on(session(node.read_write));
+    let key = node.dir.join("tls/node.key");
+    let (good, file) = (std::fs::read(&key), key.display().to_string());
+    let good = good.unwrap_or_else(|error| panic!("{file}: {error}"));
+    std::fs::write(&key, "no key").unwrap();
+    let output = cluster.pgherd(&["relaunch"]);
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && told.contains("was not relaunched and runs on"), "{told}");
+    assert!(told.contains(&file), "it says which file: {told}");
+    assert_eq!(node.agent_pid(), pid);
+    runtime.block_on(client.batch_execute("SELECT 1")).unwrap();
+
+    std::fs::write(&key, good).unwrap();
+    cluster.pgherd_ok(&["relaunch"]);
+    assert_ne!(node.agent_pid(), pid);
+    runtime.block_on(async { client.batch_execute("SELECT 1").await.unwrap() });
+    runtime.block_on(async { session(node.read_write).await.batch_execute("SELECT 1").await.unwrap() });
+}
