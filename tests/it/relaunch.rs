@@ -7,7 +7,7 @@ use std::time::Duration;
 use tests::{Cluster, Ledger, machine, processes, wait_for};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 const MOMENT: Duration = Duration::from_secs(60);
 /// Longer than all relaunches take; it is waited for, so it may be long.
@@ -19,7 +19,11 @@ fn runtime() -> Runtime {
 }
 
 async fn session(port: u16) -> Client {
-    let text = format!("host=127.0.0.1 port={port} user=postgres dbname=postgres connect_timeout=10");
+    session_of(port, "postgres").await
+}
+
+async fn session_of(port: u16, database: &str) -> Client {
+    let text = format!("host=127.0.0.1 port={port} user=postgres dbname={database} connect_timeout=10");
     let (client, connection) = tokio_postgres::connect(&text, NoTls).await.unwrap();
     tokio::spawn(connection);
     client
@@ -140,12 +144,30 @@ fn who_cannot_be_ready_changes_nothing() {
     let told = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && told.contains("was not relaunched and runs on"), "{told}");
     assert!(told.contains(&file), "it says which file: {told}");
+    let reload = || {
+        runtime
+            .block_on(async { session_of(node.read_write, "pgbouncer").await.simple_query("RELOAD").await })
+    };
+    let error = reload().unwrap_err();
+    let told = error.as_db_error().map(|error| error.message()).unwrap_or_default();
+    assert!(told.contains("nothing was changed") && told.contains(&file), "{error}");
     assert_eq!(node.agent_pid(), pid);
     runtime.block_on(client.batch_execute("SELECT 1")).unwrap();
 
     std::fs::write(&key, good).unwrap();
     cluster.pgherd_ok(&["relaunch"]);
     assert_ne!(node.agent_pid(), pid);
+    node.edit_config(|config| {
+        config["proxy"].as_table_mut().unwrap().insert("pool_size".to_owned(), 7.into());
+    });
+    reload().unwrap();
+    wait_for("new sessions to find the new setting", MOMENT, || {
+        let rows = runtime.block_on(async {
+            session_of(node.read_write, "pgbouncer").await.simple_query("SHOW CONFIG").await.unwrap()
+        });
+        let is_new = |row: &SimpleQueryMessage| matches!(row, SimpleQueryMessage::Row(row) if row.get(0) == Some("default_pool_size") && row.get(1) == Some("7"));
+        rows.iter().any(is_new).then_some(())
+    });
     runtime.block_on(async { client.batch_execute("SELECT 1").await.unwrap() });
     runtime.block_on(async { session(node.read_write).await.batch_execute("SELECT 1").await.unwrap() });
 }

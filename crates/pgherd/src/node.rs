@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use self::cancels::Cancels;
 use self::parts::{fencing, followed, peer_config, proxy_config, reread, seeds, settings, tunable};
 use self::pid_file::PidFile;
-use self::relaunch::{Inheritance, Old, Outcome, Successor};
+use self::relaunch::{Inheritance, Old, Successor, Wishes};
 use crate::agent::{
     self, Addresses, Agent, CredentialsFile, EventLog, MembersFile, Panel, Parts, SlotPolicy, Words,
     WordsFile, Worker,
@@ -93,6 +93,8 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     let cancels = Arc::new(Cancels::default());
     let mut questions = agent::questions(worker.as_ref());
     questions.elsewhere = Some(Arc::clone(&cancels) as Arc<dyn Elsewhere>);
+    let (relaunches, mut wishes) = mpsc::channel(1);
+    questions.relaunch = Some(Arc::new(Wishes(relaunches)));
     let ports = inheritance.as_mut().map(|inheritance| std::mem::take(&mut inheritance.ports));
     let ports = ports.unwrap_or_default();
     let proxy = Proxy::start_on(proxy_config(&config), ports, seen_topology, questions).await?;
@@ -166,12 +168,15 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
             ended = &mut agent => {
                 break End::Stopped(ended.context("the agent ended").and_then(|ended| ended.context("the agent failed")));
             }
-            _ = asked.recv() => match Successor::start(&relaunch::program()?).await {
-                Ok(successor) => break End::Succeeded(successor),
+            wish = relaunch::wish(&mut asked, &mut wishes) => match Successor::start(&relaunch::program()?).await {
+                Ok(successor) => {
+                    wish.granted();
+                    break End::Succeeded(successor);
+                }
                 Err(error) => {
                     let why = format!("{error:#}");
                     events.note(0, "relaunch", "the new process was not ready; this one goes on", vec![why.clone()]);
-                    Outcome::Failed { why }.leave(&config.node.dir);
+                    wish.failed(why, &config.node.dir);
                 }
             },
         }
@@ -181,7 +186,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     match end {
         End::Stopped(result) => {
             let before = async {
-                if let Some(predecessor) = predecessor {
+                if let Some(mut predecessor) = predecessor {
                     predecessor.stop().await;
                 }
             };

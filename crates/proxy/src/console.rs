@@ -229,6 +229,7 @@ impl Console<'_> {
                 workers.order(&Order::Kill(database));
                 done("KILL", out);
             }
+            Command::Reload => reload(self.shared, out).await,
             Command::KillClient(id) => {
                 match workers.report().await.sessions.iter().any(|session| session.id == id) {
                     true => {
@@ -240,6 +241,17 @@ impl Console<'_> {
             }
             _ => {}
         }
+    }
+}
+
+/// Has the whole configuration of the node read anew.
+async fn reload(shared: &Shared, out: &mut Vec<u8>) {
+    let Some(relaunch) = &shared.questions.relaunch else {
+        return error("this proxy has no configuration file", "", out);
+    };
+    match relaunch.relaunch().await {
+        Ok(()) => done("RELOAD", out),
+        Err(why) => error(&format!("nothing was changed: {why}"), "Mend that, then RELOAD again.", out),
     }
 }
 

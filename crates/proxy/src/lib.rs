@@ -170,6 +170,12 @@ pub trait Secrets: Send + Sync {
     fn role<'a>(&'a self, name: &'a str) -> Pin<Box<dyn Future<Output = Option<Role>> + Send + 'a>>;
 }
 
+/// Starts the node's process anew, which reads its configuration (PgBouncer's RELOAD). The node implements it.
+pub trait Relaunch: Send + Sync {
+    /// Ready when the new process is, and is about to take over; an error says why it is not, and then nothing has changed.
+    fn relaunch(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>>;
+}
+
 /// What the proxy may ask of its node, besides the topology that it is told.
 #[derive(Clone, Default)]
 pub struct Questions {
@@ -183,6 +189,8 @@ pub struct Questions {
     pub positions: Option<Arc<dyn Positions>>,
     /// Without it a cancel for a session that is not here is for nobody.
     pub elsewhere: Option<Arc<dyn Elsewhere>>,
+    /// Without it the console's RELOAD fails.
+    pub relaunch: Option<Arc<dyn Relaunch>>,
 }
 
 /// A port of the proxy.

@@ -16,7 +16,6 @@ use crate::postgres::{PositionQuestion, SyncRepQuestion};
 pub fn questions(worker: Option<&Arc<Worker>>) -> Questions {
     let Some(worker) = worker else { return Questions::default() };
     Questions {
-        elsewhere: None,
         sync_waits: Some(Arc::new(ServerWaits {
             worker: Arc::clone(worker),
             question: SyncRepQuestion::default(),
@@ -27,6 +26,7 @@ pub fn questions(worker: Option<&Arc<Worker>>) -> Questions {
             worker: Arc::clone(worker),
             question: PositionQuestion::default(),
         })),
+        ..Questions::default()
     }
 }
 

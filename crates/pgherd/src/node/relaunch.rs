@@ -23,6 +23,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,7 +39,8 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Interest};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::process::{Child, Command};
-use tokio::sync::{mpsc, watch};
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
@@ -107,6 +109,50 @@ impl Outcome {
         if let Err(error) = written {
             tracing::warn!(%error, "the outcome of the relaunch could not be written to {}", file.display());
         }
+    }
+}
+
+/// Asked for by the proxy's console.
+pub(super) struct Wishes(pub mpsc::Sender<Wish>);
+
+impl proxy::Relaunch for Wishes {
+    fn relaunch(&self) -> Pin<Box<dyn Future<Output = Result<(), String>> + Send + '_>> {
+        Box::pin(async {
+            let (reply, answer) = oneshot::channel();
+            let sent = self.0.send(Wish(Some(reply))).await.is_ok();
+            let answer = if sent { answer.await.ok() } else { None };
+            answer.unwrap_or_else(|| {
+                Err("another process has taken over from the one that you are connected to; connect anew"
+                    .to_owned())
+            })
+        })
+    }
+}
+
+/// Somebody wants this process to be relaunched: by the console, which waits for an answer, or by a signal.
+pub(super) struct Wish(Option<oneshot::Sender<Result<(), String>>>);
+
+impl Wish {
+    pub fn granted(self) {
+        if let Some(reply) = self.0 {
+            // Whoever has left need not know.
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    pub fn failed(self, why: String, dir: &Path) {
+        match self.0 {
+            Some(reply) => drop(reply.send(Err(why))),
+            None => Outcome::Failed { why }.leave(dir),
+        }
+    }
+}
+
+/// Waits for the next one.
+pub(super) async fn wish(asked: &mut Signal, wishes: &mut mpsc::Receiver<Wish>) -> Wish {
+    tokio::select! {
+        _ = asked.recv() => Wish(None),
+        Some(wish) = wishes.recv() => wish,
     }
 }
 
@@ -289,36 +335,50 @@ impl Old {
             .with_context(|| format!("the old program does not run either, after the new one: {error:#}"))
     }
 
-    async fn serve(mut self, successor: &mut Successor) {
-        let canceller = self.proxy.canceller();
-        let timeout = tokio::time::sleep(self.timeout);
-        tokio::pin!(timeout);
-        loop {
-            tokio::select! {
-                () = self.proxy.ended() => break,
-                () = &mut timeout => break,
-                news = successor.hear() => match news {
-                    Some(News::Cluster(topology)) => drop(self.topology.send_replace(topology)),
-                    Some(News::Cancel(key)) => {
-                        let (canceller, before) = (canceller.clone(), self.predecessor.as_ref().map(|p| p.cancels.clone()));
-                        tokio::spawn(async move {
-                            let Some(parsed) = cancels::decode(&key) else { return };
-                            if !canceller.cancel(parsed).await && let Some(before) = before {
-                                // Full: whoever cancels asks again.
-                                let _ = before.try_send(key.into());
-                            }
-                        });
-                    }
-                    Some(News::Stop) | None => break,
-                },
+    async fn serve(self, successor: &mut Successor) {
+        let Old { mut proxy, topology, mut predecessor, timeout } = self;
+        let canceller = proxy.canceller();
+        let before = predecessor.as_ref().map(|predecessor| predecessor.cancels.clone());
+        let cancel = |key: Vec<u8>| {
+            let (canceller, before) = (canceller.clone(), before.clone());
+            tokio::spawn(async move {
+                let Some(parsed) = cancels::decode(&key) else { return };
+                if !canceller.cancel(parsed).await
+                    && let Some(before) = before
+                {
+                    // Full: whoever cancels asks again.
+                    let _ = before.try_send(key.into());
+                }
+            });
+        };
+        {
+            // A process before this one hears of the cluster through this one.
+            let all_ended = async {
+                proxy.ended().await;
+                if let Some(predecessor) = &mut predecessor {
+                    predecessor.ended().await;
+                }
+            };
+            let timeout = tokio::time::sleep(timeout);
+            tokio::pin!(all_ended, timeout);
+            loop {
+                tokio::select! {
+                    () = &mut all_ended => break,
+                    () = &mut timeout => break,
+                    news = successor.hear() => match news {
+                        Some(News::Cluster(seen)) => drop(topology.send_replace(seen)),
+                        Some(News::Cancel(key)) => cancel(key),
+                        Some(News::Stop) | None => break,
+                    },
+                }
             }
         }
         let before = async {
-            if let Some(predecessor) = self.predecessor.take() {
+            if let Some(predecessor) = &mut predecessor {
                 predecessor.stop().await;
             }
         };
-        tokio::join!(before, self.proxy.shutdown(FORSAKEN_DRAIN));
+        tokio::join!(before, proxy.shutdown(FORSAKEN_DRAIN));
     }
 }
 
@@ -390,10 +450,16 @@ pub(super) struct Predecessor {
 
 impl Predecessor {
     /// Has it end its sessions, and waits until it has.
-    pub async fn stop(self) {
+    pub async fn stop(&mut self) {
         self.stop.send_replace(true);
-        // A task that panicked serves nobody any more either.
-        let _ = self.task.await;
+        self.ended().await;
+    }
+
+    async fn ended(&mut self) {
+        if !self.task.is_finished() {
+            // A task that panicked serves nobody any more either.
+            let _ = (&mut self.task).await;
+        }
     }
 }
 

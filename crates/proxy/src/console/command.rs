@@ -13,6 +13,7 @@ pub enum Command {
     Reconnect(Option<String>),
     Kill(Option<String>),
     KillClient(u64),
+    Reload,
     /// Drivers set this and that when they connect; nothing comes of it.
     Set,
     Nothing,
@@ -55,7 +56,6 @@ shows! {
 
 /// PgBouncer's commands that mean something else here, each with what to do instead.
 const ELSEWHERE: &[(&str, &str)] = &[
-    ("RELOAD", "change the configuration file and restart the node's pgherd, one node after the other"),
     ("SHUTDOWN", "stop the node's pgherd: it lets transactions end"),
     ("SUSPEND", "use PAUSE"),
     ("WAIT_CLOSE", "use RECONNECT, and SHOW SERVERS until the old ones have gone"),
@@ -80,6 +80,7 @@ pub fn parse(text: &str) -> Result<Command, String> {
         "RESUME" => database().map(Command::Resume),
         "RECONNECT" => database().map(Command::Reconnect),
         "KILL" => database().map(Command::Kill),
+        "RELOAD" if rest.is_empty() => Ok(Command::Reload),
         "KILL_CLIENT" => match rest[..] {
             [id] => id.parse().map(Command::KillClient).map_err(|_| {
                 format!(
@@ -151,6 +152,7 @@ mod tests {
             ("resume \"a\"\"b\"", Ok(Command::Resume(Some("a\"b".to_owned())))),
             ("RECONNECT app", Ok(Command::Reconnect(Some("app".to_owned())))),
             ("kill_client 7", Ok(Command::KillClient(7))),
+            ("reload;", Ok(Command::Reload)),
             ("set extra_float_digits = 3", Ok(Command::Set)),
             (";", Ok(Command::Nothing)),
         ];
@@ -159,7 +161,7 @@ mod tests {
         }
         for (text, hint) in [
             ("drop table t", "SHOW HELP"),
-            ("reload", "configuration"),
+            ("reload x", "SHOW HELP"),
             ("kill_client x", "SHOW CLIENTS"),
             ("show nothing", "SHOW HELP"),
             ("show", "SHOW HELP"),

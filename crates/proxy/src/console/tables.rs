@@ -75,7 +75,7 @@ impl Scene<'_> {
                 let mut table = Table::new("command");
                 let shows = Show::ALL.iter().map(|(word, _)| format!("SHOW {word}"));
                 let orders = ["PAUSE [database]", "RESUME [database]", "RECONNECT [database]"];
-                let ends = ["KILL [database]", "KILL_CLIENT id"];
+                let ends = ["KILL [database]", "KILL_CLIENT id", "RELOAD"];
                 let orders = orders.into_iter().chain(ends).map(str::to_owned);
                 shows.chain(orders).for_each(|command| table.row(row![command]));
                 table
