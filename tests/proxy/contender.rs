@@ -1,11 +1,12 @@
 //! Who stands between the clients and PostgreSQL.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use tests::bench::Debian;
 use tests::wait::wait_at_most;
@@ -63,15 +64,17 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
         refuses: None,
         process: None,
     };
-    let mut contenders = vec![direct, own];
+    let mut contenders = if options.tls { vec![own] } else { vec![direct, own] };
     let debian = Debian::new(bench);
     for name in &options.versus {
         contenders.push(match name.as_str() {
             "auto" => auto(node)?,
-            "pgbouncer" => pgbouncer(node, &debian)?,
+            "pgbouncer" => pgbouncer(node, &debian, options.tls)?,
+            _ if options.tls => bail!("--tls: HAProxy in TCP mode ends no TLS"),
             _ => haproxy(node, &debian)?,
         });
     }
+    ensure!(!options.tls || options.also.is_empty(), "--tls: what another proxy needs for it is not known");
     for (name, line) in &options.also {
         contenders.push(other(node, name, line)?);
     }
@@ -105,7 +108,7 @@ fn other(node: &Node, name: &str, line: &str) -> Result<Contender> {
     start(name, format!("`{line}`"), port, SESSIONS_MAX, command, folder)
 }
 
-fn pgbouncer(node: &Node, debian: &Debian) -> Result<Contender> {
+fn pgbouncer(node: &Node, debian: &Debian, tls: bool) -> Result<Contender> {
     let folder = tests::cluster::folder();
     let port = free_port()?;
     let users = folder.path().join("users.txt");
@@ -119,6 +122,20 @@ fn pgbouncer(node: &Node, debian: &Debian) -> Result<Contender> {
         node.postgres,
         users.display()
     );
+    let mut ini = ini;
+    if tls {
+        let kept = |name: &str| -> Result<String> {
+            // The node's own; PgBouncer's user may not read them where they are.
+            let (from, to) = (node.dir.join("tls").join(name), folder.path().join(name));
+            fs::copy(&from, &to).with_context(|| format!("copy {}", from.display()))?;
+            fs::set_permissions(&to, fs::Permissions::from_mode(0o644))?;
+            Ok(to.display().to_string())
+        };
+        let (key, cert) = (kept("node.key")?, kept("node.crt")?);
+        ini.push_str(&format!(
+            "client_tls_sslmode = allow\nclient_tls_key_file = {key}\nclient_tls_cert_file = {cert}\n"
+        ));
+    }
     let file = folder.path().join("pgbouncer.ini");
     fs::write(&file, ini)?;
     let description = format!("Debian's PgBouncer, transaction pooling, {POOL_SIZE} servers, one thread");

@@ -84,7 +84,7 @@ pub fn system_calls(pid: i32, port: u16, workload: &Workload) -> Result<Option<f
     let Ok(mut strace) = strace.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else { return Ok(None) };
     let attached = || tasks(pid).iter().all(|task| is_traced(task)).then_some(());
     wait_at_most(ATTACH_TIMEOUT, attached).context("strace attaches to every thread")?;
-    let outcome = load::run(port, workload, TRACED_SECONDS);
+    let outcome = load::run(port, workload, TRACED_SECONDS, false);
     // It writes its summary when it is interrupted.
     tests::processes::signal(i32::try_from(strace.id())?, rustix::process::Signal::INT);
     strace.wait()?;

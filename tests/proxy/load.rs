@@ -60,11 +60,12 @@ pub struct Timed {
 }
 
 /// Runs the workload to its end; the log of each transaction gives the quantiles.
-pub fn run(port: u16, workload: &Workload, seconds: usize) -> Result<Timed> {
+pub fn run(port: u16, workload: &Workload, seconds: usize, tls: bool) -> Result<Timed> {
     let folder = tests::cluster::folder();
     let prefix = folder.path().join("log");
     let threads = workload.clients.min(2).to_string();
     let output = bench::pgbench(HOST, port)
+        .env("PGSSLMODE", if tls { "require" } else { "disable" })
         .args(["-n", "-S", "-M", workload.mode.name(), "-c", &workload.clients.to_string(), "-j", &threads])
         .args(["-T", &seconds.to_string(), "-l", "--log-prefix", &prefix.to_string_lossy(), DATABASE])
         .output()

@@ -67,7 +67,7 @@ fn measure(
     }
     let postmaster = node.postmaster_pid().context("PostgreSQL runs")?;
     let before = (cost::of(contender.pid)?, cost::of_server(postmaster)?);
-    let timed = load::run(contender.port, workload, options.seconds)
+    let timed = load::run(contender.port, workload, options.seconds, options.tls)
         .with_context(|| format!("{}, {}", contender.name, workload.name()))?;
     let after = (cost::of(contender.pid)?, cost::of_server(postmaster)?);
     ensure!(timed.transactions > 0, "{}, {}: no transaction", contender.name, workload.name());

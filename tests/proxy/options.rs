@@ -5,6 +5,7 @@ use crate::load::{Mode, Workload};
 pub const USAGE: &str = "\
   next: cargo xtask bench proxy [--versus auto,pgbouncer,haproxy] [--rounds 5] [--seconds 5] [--clients 1,16,64]
                                 [--modes simple,extended,prepared] [--idle-clients 1000] [--strace] [--json]
+                                [--tls]   with TLS between clients and proxies: pgherd, auto and pgbouncer alone
                                 [--also \"NAME PROGRAM {listen} {server} …\"]   another proxy; the ports are put in,
                                 and for {socket} the path of the server's socket";
 
@@ -20,6 +21,8 @@ pub struct Options {
     pub also: Vec<(String, String)>,
     /// Count system calls, after the first round's runs; strace slows what it watches, so those runs are not timed.
     pub strace: bool,
+    /// Clients encrypt.
+    pub tls: bool,
     pub json: bool,
 }
 
@@ -33,6 +36,7 @@ impl Options {
             versus: Vec::new(),
             also: Vec::new(),
             strace: false,
+            tls: false,
             json: false,
         };
         let (mut clients, mut modes) = (vec![1, 16, 64], Mode::ALL.to_vec());
@@ -41,6 +45,7 @@ impl Options {
             match word.as_str() {
                 "--json" => options.json = true,
                 "--strace" => options.strace = true,
+                "--tls" => options.tls = true,
                 name => {
                     let value = words.next().cloned().unwrap_or_default();
                     let list = || value.split(',').map(str::trim);

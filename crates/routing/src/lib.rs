@@ -20,6 +20,7 @@
 mod catalog;
 mod classify;
 mod hint;
+mod shape;
 mod statement;
 mod tree;
 mod verdict;
