@@ -25,6 +25,8 @@ pub struct Books {
     pub shares: Option<Box<Shares>>,
     pub policy: LoweredCommit,
     pub leaks: Leaks,
+    /// The client may open transaction blocks.
+    pub blocks: bool,
     /// For the client, before the next message of the server.
     pub news: Vec<u8>,
     /// The server has ended an idle session that can be moved, with this message, which the client has not seen.
@@ -40,6 +42,7 @@ impl Books {
             shares: None,
             policy,
             leaks: Leaks::Pin,
+            blocks: true,
             news: Vec::new(),
             last_words: Vec::new(),
         }
@@ -82,8 +85,8 @@ impl Books {
     }
 
     /// From now on named statements are those that all sessions share; for what cannot be carried along there is a policy.
-    pub fn share(&mut self, registry: &Arc<Registry>, leaks: Leaks) {
-        self.leaks = leaks;
+    pub fn share(&mut self, registry: &Arc<Registry>, leaks: Leaks, blocks: bool) {
+        (self.leaks, self.blocks) = (leaks, blocks);
         self.shares = Some(Box::new(Shares::new(registry)));
         self.ties.leave_statements();
     }

@@ -143,6 +143,8 @@ pub enum PoolMode {
     /// For a transaction; as long as it keeps something there that cannot be carried to another one, until its end.
     #[default]
     Transaction,
+    /// For a statement: transaction blocks are refused.
+    Statement,
     /// Until its end.
     Session,
 }
@@ -151,6 +153,7 @@ impl PoolMode {
     pub fn as_str(self) -> &'static str {
         match self {
             PoolMode::Transaction => "transaction",
+            PoolMode::Statement => "statement",
             PoolMode::Session => "session",
         }
     }
@@ -159,8 +162,14 @@ impl PoolMode {
     pub fn of(text: &str) -> PoolMode {
         match text {
             "session" => PoolMode::Session,
+            "statement" => PoolMode::Statement,
             _ => PoolMode::Transaction,
         }
+    }
+
+    /// Whether sessions give their server back before their end.
+    fn lends(self) -> bool {
+        self != PoolMode::Session
     }
 }
 

@@ -191,6 +191,18 @@ pub fn refused_as_leak(frame: &Frame<'_>, start: usize, why: &str) -> Vec<u8> {
     )
 }
 
+/// In the place of a text that opens a transaction block where a server is lent for a statement.
+pub fn refused_as_block(frame: &Frame<'_>, start: usize) -> Vec<u8> {
+    failing(
+        frame,
+        start,
+        "0A000",
+        "transaction blocks are not allowed with pool_mode \"statement\"",
+        "This proxy lends a server for one statement (setting [proxy] pool_mode).",
+        "Let each statement commit by itself, or ask the cluster''s operator to set pool_mode to transaction.",
+    )
+}
+
 /// A statement in place of the client's that fails with the reason: so the transaction, the pipeline and the client
 /// go on as after any other error. Quotes in the texts are doubled.
 fn failing(

@@ -92,12 +92,14 @@ pub struct Surroundings {
     /// For a session that gives its server back.
     pub statements: Option<Arc<Registry>>,
     pub leaks: Leaks,
+    /// Such a session may open transaction blocks.
+    pub blocks: bool,
 }
 
 impl Relay {
     pub fn new(mut books: Books, around: Surroundings, address: Arc<str>) -> Self {
         if let Some(statements) = &around.statements {
-            books.share(statements, around.leaks);
+            books.share(statements, around.leaks, around.blocks);
         }
         Relay {
             books,

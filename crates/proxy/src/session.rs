@@ -267,7 +267,7 @@ impl Newcomer {
         let topology = shared.topology.borrow();
         let leads_somewhere = Choice::candidates(port, &topology).iter().any(|class| !class.is_empty());
         drop(topology);
-        let lends = shared.config.pool_mode == PoolMode::Transaction && !self.replication;
+        let lends = shared.config.pool_mode.lends() && !self.replication;
         (lends && leads_somewhere && self.asks_for_nothing_new())
             .then(|| shared.doors.find(&doors::key(port, &self.startup), Instant::now()))
             .flatten()

@@ -11,6 +11,8 @@ use crate::token::{Token, Tokens};
 pub struct Commands {
     /// The first statement opens a transaction block.
     pub opens: bool,
+    /// Some statement does.
+    pub opens_anywhere: bool,
     /// Some statement is COMMIT, END, PREPARE TRANSACTION, COMMIT PREPARED or ROLLBACK PREPARED.
     pub commits: bool,
     /// Some statement is ROLLBACK or ABORT of the whole transaction.
@@ -30,6 +32,7 @@ impl Commands {
             let opens = is(first, "BEGIN") || is(first, "START");
             let ends = is(first, "ROLLBACK") || is(first, "ABORT");
             found.opens |= found.count == 0 && opens;
+            found.opens_anywhere |= opens;
             found.commits |= is(first, "COMMIT")
                 || is(first, "END")
                 || (is(first, "PREPARE") && is(second, "TRANSACTION"))

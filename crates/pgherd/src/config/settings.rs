@@ -253,11 +253,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "proxy.pool_mode",
-        Kind::Choice(&["transaction", "session"]),
+        Kind::Choice(&["transaction", "session", "statement"]),
         Default::Value("transaction"),
         "\"session\"",
         "For how long a session has a server: for a transaction (and until DISCARD ALL when it leaves something there that \
-         cannot be carried to another, LISTEN or a temporary table for instance), or until it ends.",
+         cannot be carried to another, LISTEN or a temporary table for instance), until it ends, or for a statement: then transaction \
+         blocks are refused (0A000).",
     ),
     setting(
         "proxy.pool_size",

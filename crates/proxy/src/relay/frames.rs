@@ -3,7 +3,7 @@
 use rand::random;
 use wire::message::{Frame, Status, backend, frontend, put_frame};
 use wire::startup::CancelKey;
-use wire::{Effects, ErrorFields, OnSession};
+use wire::{Commands, Effects, ErrorFields, OnSession};
 
 use super::super::Counters;
 use super::super::answers::Verdict;
@@ -37,6 +37,9 @@ impl Relay {
             (OnSession::Binds(why), _) if on_replica => Some(policy::refused_by_replica(frame, start, why)),
             (OnSession::Binds(why), Leaks::Refuse) if is_whole => {
                 Some(policy::refused_as_leak(frame, start, why))
+            }
+            _ if !books.blocks && Commands::read(sql, false).opens_anywhere => {
+                Some(policy::refused_as_block(frame, start))
             }
             _ => None,
         };

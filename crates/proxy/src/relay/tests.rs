@@ -71,6 +71,7 @@ fn bytes_pass_unchanged_however_they_are_cut() {
             counters: Arc::default(),
             statements: None,
             leaks: Leaks::Pin,
+            blocks: true,
         };
         let books = Books::new(false, false, LoweredCommit::Forbid);
         let mut relay = Relay::new(books, around, "n1:5432".into());

@@ -149,3 +149,21 @@ async fn what_cannot_be_carried_is_refused_or_allowed_as_it_is_set() {
         assert_eq!(other.query_one(&statement, &[]).await.unwrap().get::<_, &str>(0), "shared", "{text}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_server_is_lent_for_a_statement_nobody_opens_a_block() {
+    let (_postgres, stand) =
+        stand(ProxyConfig { pool_size: 1, ..limited(PoolMode::Statement, TimeLimits::default()) }).await;
+    let (one, other) = (session(&stand).await, session(&stand).await);
+    for text in ["BEGIN", "start transaction read only", "SELECT 1; BEGIN; SELECT 2", "/* x */ begin"] {
+        let error = one.simple_query(text).await.unwrap_err();
+        assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{text}: {error}");
+        // Neither is stuck in a transaction, and the one server is free.
+        assert_eq!(value(&one, "SELECT 'goes on'").await, "goes on");
+        assert_eq!(value(&other, "SELECT 'free'").await, "free");
+    }
+    let error = one.execute("BEGIN", &[]).await.unwrap_err();
+    assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error}");
+    one.batch_execute("CREATE TABLE t (a int); INSERT INTO t VALUES (1)").await.unwrap();
+    assert_eq!(other.query_one("SELECT a FROM t WHERE a = $1", &[&1]).await.unwrap().get::<_, i32>(0), 1);
+}

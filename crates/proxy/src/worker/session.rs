@@ -178,12 +178,13 @@ impl Session {
     pub fn new(adopted: Adopted, around: &mut Around<'_>) -> io::Result<(Session, Unseen)> {
         let Adopted { client, early, port, login, books, start, permit, place } = adopted;
         let shared = around.shared;
-        let parts = shared.config.pool_mode == PoolMode::Transaction && !books.ledger.is_replication();
+        let parts = shared.config.pool_mode.lends() && !books.ledger.is_replication();
         let surroundings = Surroundings {
             cancels: Arc::clone(&shared.cancels),
             counters: Arc::clone(&shared.counters),
             statements: parts.then(|| Arc::clone(&shared.statements)),
             leaks: shared.config.leaks,
+            blocks: shared.config.pool_mode != PoolMode::Statement,
         };
         let client = Socket::register(client, around.epoll, Side::Client.data(around.id.place))?;
         let (address, phase, answer, login_until) = match start {
