@@ -11,10 +11,10 @@ use std::io;
 
 use rustix::net::{RecvFlags, recv};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use wire::startup::{CancelKey, Opening, OpeningError, Startup, opening_body_length, parse_opening};
+use wire::startup::{CancelKey, Opening, OpeningError, opening_body_length, parse_opening};
 
 use super::auth::denial::Denial;
-use super::auth::hba::{Origin, Replication, Request};
+use super::clients::Comer;
 use super::policy;
 use super::refusal::Refusal;
 use super::tls::{Stream, Tls};
@@ -89,11 +89,9 @@ pub async fn read_hello(client: &mut Stream, tls: &Tls) -> Result<Hello, HelloEr
             Opening::Startup(startup) => {
                 let replication = startup.get("replication").is_some_and(is_true);
                 if tls.is_required() && !client.is_encrypted() {
-                    return Err(HelloError::Unencrypted(Box::new(unencrypted(
-                        client,
-                        &startup,
-                        replication,
-                    ))));
+                    // As a server refuses it whose rules are all of the type hostssl.
+                    let comer = Comer::of(client, &startup, replication);
+                    return Err(HelloError::Unencrypted(Box::new(Denial::no_entry(&comer.request()))));
                 }
                 let startup =
                     policy::opening(&packet, &startup).ok_or(OpeningError::Length(packet.len() as u32))?;
@@ -111,23 +109,6 @@ async fn encrypt(client: &mut Stream, tls: &Tls) -> Result<(), HelloError> {
     }
     client.write_all(b"S").await?;
     tls.accept(client, &[], false).await.map_err(HelloError::Tls)
-}
-
-/// As a server refuses it whose rules are all of the type hostssl.
-fn unencrypted(client: &Stream, startup: &Startup<'_>, replication: bool) -> Denial {
-    let text = |name| startup.get(name).map(String::from_utf8_lossy);
-    let user = text("user").unwrap_or_default();
-    let database = text("database").unwrap_or_else(|| user.clone());
-    let origin = match client.socket().peer_addr() {
-        Ok(address) => Origin::Host { address: address.ip().to_canonical(), tls: false },
-        Err(_) => Origin::Local,
-    };
-    let replication = match startup.get("replication") {
-        Some(b"database") => Replication::Logical,
-        _ if replication => Replication::Physical,
-        _ => Replication::No,
-    };
-    Denial::no_entry(&Request { database: &database, user: &user, origin, replication })
 }
 
 /// `database`, or one of PostgreSQL's words for true; what is neither is refused by the server.

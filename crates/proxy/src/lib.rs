@@ -31,6 +31,7 @@ mod backend;
 mod books;
 mod cancel;
 mod ceilings;
+mod clients;
 mod console;
 mod doors;
 mod hello;
@@ -77,6 +78,7 @@ use tokio::task::JoinSet;
 use auth::roles::Role;
 use cancel::{CancelMap, Cancelled};
 use ceilings::Ceilings;
+use clients::ClientRules;
 use console::Desk;
 use doors::Doors;
 use routes::{Databases, Freshness};
@@ -96,6 +98,8 @@ pub struct ProxyConfig {
     pub read_only_port: u16,
     /// In transaction mode its sessions read from replicas; in session mode it behaves as the read-write port.
     pub auto_port: Option<u16>,
+    /// Lines of pg_hba.conf about the clients' own addresses; without any everybody may try.
+    pub client_rules: Vec<String>,
     /// What a read on a replica must see.
     pub read_consistency: Consistency,
     /// A replica that is further behind serves nobody while there is a primary.
@@ -236,6 +240,8 @@ pub enum ProxyError {
          or find that program with \"ss -ltnp 'sport = :{port}'\""
     )]
     PortInUse { host: String, port: u16, setting: &'static str },
+    #[error("setting [proxy] hba: {0}")]
+    ClientRules(#[from] auth::hba::HbaError),
     #[error("TLS of the proxy: {0}")]
     Tls(#[from] TlsError),
     #[error("cannot start the proxy's threads: {0}")]
@@ -299,6 +305,7 @@ struct Shared {
     statements: Arc<Registry>,
     databases: Databases,
     freshness: Freshness,
+    client_rules: ClientRules,
 }
 
 impl Shared {
@@ -431,8 +438,9 @@ impl Proxy {
         Proxy::start_on(config, Vec::new(), topology, questions).await
     }
 
-    /// Whether its certificates can be used; nothing is opened.
+    /// Whether its rules and certificates can be used; nothing is opened.
     pub fn check(config: &ProxyConfig) -> Result<(), ProxyError> {
+        ClientRules::parse(&config.client_rules)?;
         Ok(Tls::start(&config.tls).map(drop)?)
     }
 
@@ -482,6 +490,7 @@ impl Proxy {
             statements: Arc::default(),
             databases: Databases::default(),
             freshness: Freshness::new(config.replica_lag_max),
+            client_rules: ClientRules::parse(&config.client_rules)?,
             config,
         });
         shared.workers.start(&shared).map_err(ProxyError::Workers)?;

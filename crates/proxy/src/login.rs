@@ -14,7 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use rand::random;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
-use wire::message::{backend, put_frame};
+use wire::message::{Framer, Piece, backend, put_frame};
 use zeroize::Zeroizing;
 
 use super::Questions;
@@ -26,6 +26,7 @@ use super::auth::roles::{Role, Secret};
 use super::auth::scram::{
     Answered, Binding, ClientSecret, Keys, Mock, NONCE_BYTES, Opening, SCRAM_SHA_256, SCRAM_SHA_256_PLUS,
 };
+use super::clients::Demand;
 use super::doors::{Door, Proof};
 use super::servers::Opened;
 use super::tally::{Owner, startup_value};
@@ -58,15 +59,22 @@ pub async fn pass(
     user: &str,
     client: &mut Stream,
     early: &mut Vec<u8>,
+    demand: Demand,
 ) -> Passed {
-    if let Proof::Nothing = door.proof {
+    let by_server = !matches!(door.proof, Proof::Nothing);
+    if !by_server && demand == Demand::Nothing {
         return Passed::In { said: Vec::new(), keys: None };
     }
-    let Some(role) = role(questions, user).await.filter(|role| door.proof.is_of(&role.secret)) else {
+    let fits = |role: &Role| match door.proof {
+        Proof::Nothing => matches!(role.secret, Secret::Scram(_)),
+        _ => door.proof.is_of(&role.secret),
+    };
+    let Some(role) = role(questions, user).await.filter(fits) else {
         return Passed::Unsure;
     };
     match ask(user, &role, client, early).await {
-        Ok((keys, said)) => Passed::In { said, keys: Some(keys) },
+        // Keys are for servers that ask.
+        Ok((keys, said)) => Passed::In { said, keys: Some(keys).filter(|_| by_server) },
         Err(Entered::Denied(denial)) => Passed::Denied(denial),
         Err(_) => Passed::Left,
     }
@@ -161,6 +169,22 @@ pub async fn enter(
         Ok(Answer::Refusal(answer)) => Entered::Through(Opened { stream: server, answer }),
         Err(why) => Entered::Broken(why),
     }
+}
+
+/// True when the server has let the client in without a question; `None` when it has not said so far.
+pub fn is_let_in_unasked(answer: &[u8]) -> Option<bool> {
+    let mut framer = Framer::new(|_| 4);
+    let mut at = 0;
+    while let Ok(Some(piece)) = framer.next(&answer[at..]) {
+        match piece {
+            Piece::Frame(frame) if frame.tag == backend::AUTHENTICATION => return Some(frame.head == [0; 4]),
+            Piece::Frame(frame) if frame.tag == backend::ERROR_RESPONSE => return Some(false),
+            // What it says of the protocol comes before.
+            Piece::Frame(frame) => at += frame.bytes.len(),
+            Piece::Rest(rest) => at += rest.len(),
+        }
+    }
+    None
 }
 
 /// One whole message, and no other.

@@ -23,6 +23,7 @@ use super::backend::Choice;
 use super::books::Books;
 use super::cancel::Cancelled;
 use super::ceilings::Place;
+use super::clients::{Comer, Demand};
 use super::console::{self, Console};
 use super::doors::{self, Door};
 use super::hello::{Hello, HelloError, read_hello};
@@ -34,7 +35,7 @@ use super::servers::Opened;
 use super::tally::Owner;
 use super::tls::Stream;
 use super::worker::{Adopted, FAREWELL_TIMEOUT, Start};
-use super::{Counters, PoolMode, Port, Shared, Stage};
+use super::{Counters, Port, Shared, Stage};
 
 /// For a server that lets somebody in without a question.
 const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
@@ -130,15 +131,25 @@ enum Parted {
     Asked(Refusal),
 }
 
+/// A client has not shown that it knows its password.
+enum NotProven {
+    Denied(Denial),
+    NotPassed(NotPassed),
+}
+
 impl Newcomer {
     /// Waits for a server, logs in there, and goes on as a session of a worker.
     async fn enter(mut self, shared: &Shared, port: Port) {
+        let demand = match self.demand(shared) {
+            Ok(demand) => demand,
+            Err(denial) => return self.deny(shared, denial).await,
+        };
         let mut user = self.user();
         if Owner::of(&self.startup).database == console::DATABASE {
             return self.enter_console(shared, port).await;
         }
         if let Some((user, door)) = user.as_deref().zip(self.door(shared, port)) {
-            match self.pass(shared, user, &door).await {
+            match self.pass(shared, user, &door, demand).await {
                 Passed::Unsure => {}
                 Passed::In { said, keys } => {
                     let place = match self.place(shared) {
@@ -174,6 +185,14 @@ impl Newcomer {
                 None => Ok(Entered::Through(opened)),
             };
             let (opened, keys) = match entered {
+                Ok(Entered::Through(opened)) if demand == Demand::Password => {
+                    match self.prove(shared, opened).await {
+                        Ok(opened) => (opened, None),
+                        Err(NotProven::Denied(denial)) => return self.deny(shared, denial).await,
+                        Err(NotProven::NotPassed(NotPassed::Refused(refusal))) => break refusal,
+                        Err(NotProven::NotPassed(NotPassed::Left)) => return,
+                    }
+                }
                 Ok(Entered::Through(opened)) => match self.pass_on(opened).await {
                     Ok(opened) => (opened, None),
                     Err(NotPassed::Left) => return,
@@ -212,6 +231,43 @@ impl Newcomer {
         };
         Counters::add(&shared.counters.refused);
         farewell(&mut self.client, &refusal).await;
+    }
+
+    /// By the rules for clients.
+    fn demand(&self, shared: &Shared) -> Result<Demand, Denial> {
+        match parse_opening(&self.startup[4..]) {
+            Ok(Opening::Startup(packet)) => {
+                shared.client_rules.demand(&Comer::of(&self.client, &packet, self.replication))
+            }
+            _ => Ok(Demand::Nothing),
+        }
+    }
+
+    async fn deny(mut self, shared: &Shared, denial: Denial) {
+        tracing::info!(reason = denial.reason, "a log-in failed");
+        Counters::add(&shared.counters.refused);
+        farewell(&mut self.client, &Refusal::Denied(denial)).await;
+    }
+
+    /// The client proves its password to whoever asks: the server, or where that has let it in unasked, the proxy.
+    async fn prove(&mut self, shared: &Shared, opened: Opened) -> Result<Opened, NotProven> {
+        match login::is_let_in_unasked(&opened.answer) {
+            Some(false) => return self.pass_on(opened).await.map_err(NotProven::NotPassed),
+            Some(true) => {}
+            // A server that says nothing of it in its first words lets nobody in by this rule.
+            None => return Err(NotProven::Denied(Denial::unproven(""))),
+        }
+        let user = Owner::of(&self.startup).user;
+        let role = login::role(&shared.questions, &user).await;
+        let Some(role) = role.filter(|role| matches!(role.secret, Secret::Scram(_))) else {
+            return Err(NotProven::Denied(Denial::unproven(&user)));
+        };
+        let asking = login::ask(&user, &role, &mut self.client, &mut self.early);
+        match timeout(AUTHENTICATION_TIMEOUT, asking).await.unwrap_or(Err(Entered::Left)) {
+            Ok((_, said)) if self.client.write_all(&said).await.is_ok() => Ok(opened),
+            Err(Entered::Denied(denial)) => Err(NotProven::Denied(denial)),
+            _ => Err(NotProven::NotPassed(NotPassed::Left)),
+        }
     }
 
     /// Lets the client into the console by the secret that the catalog has for it, or where PostgreSQL asks it for none.
@@ -279,9 +335,9 @@ impl Newcomer {
         packet.minor == 0 && packet.parameters().all(|(name, _)| !name.starts_with(b"_pq_."))
     }
 
-    async fn pass(&mut self, shared: &Shared, user: &str, door: &Door) -> Passed {
+    async fn pass(&mut self, shared: &Shared, user: &str, door: &Door, demand: Demand) -> Passed {
         let mut stage = shared.stage.subscribe();
-        let passing = pass(door, &shared.questions, user, &mut self.client, &mut self.early);
+        let passing = pass(door, &shared.questions, user, &mut self.client, &mut self.early, demand);
         tokio::select! {
             biased;
             () = Stage::Draining.reached(&mut stage) => Passed::Left,

@@ -194,6 +194,15 @@ pub const SETTINGS: &[Setting] = &[
          \"session\" it behaves as the read-write port.",
     ),
     setting(
+        "proxy.hba",
+        Kind::Lines,
+        Default::List(&[]),
+        "[\"hostssl all all 10.0.0.0/8 scram-sha-256\", \"host all all 127.0.0.1/32 trust\"]",
+        "Lines of pg_hba.conf about the clients' own addresses, which PostgreSQL does not see: the first that matches decides, beside what \
+         PostgreSQL decides by [postgres] hba. Methods: trust (PostgreSQL's rules are enough), scram-sha-256, md5 and password (a password is proven, \
+         to the proxy where PostgreSQL asks for none), cert (the user's, by [proxy_tls] client_ca), reject.",
+    ),
+    setting(
         "proxy.read_consistency",
         Kind::Choice(&["session", "cluster", "eventual"]),
         Default::Value("session"),

@@ -69,6 +69,14 @@ impl Denial {
         }
     }
 
+    /// A rule of the proxy's asks for a password where PostgreSQL asks for none, and there is none to compare with.
+    pub fn unproven(user: &str) -> Denial {
+        Denial::password(
+            user,
+            "No SCRAM secret of this role is known here, and PostgreSQL has asked for no proof.".to_owned(),
+        )
+    }
+
     fn by_rule(message: String, reason: &str) -> Denial {
         Denial { sqlstate: "28000", message, detail: "", reason: reason.to_owned() }
     }

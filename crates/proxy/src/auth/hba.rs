@@ -151,6 +151,11 @@ impl Rules {
         Decision { outcome: Outcome::NoEntry, line: None }
     }
 
+    /// The first rule of which this proxy cannot tell for certain whom it means or what it asks, and because of what.
+    pub fn undecidable(&self) -> Option<(usize, String)> {
+        self.rules.iter().find_map(|rule| Some((rule.line(), rule.undecidable()?)))
+    }
+
     pub fn len(&self) -> usize {
         self.rules.len()
     }

@@ -1,6 +1,7 @@
 //! The proxy as a whole, against servers made of a few lines and against a real PostgreSQL.
 
 mod carried;
+mod client_rules;
 mod console;
 mod crowds;
 mod cuts;
@@ -60,6 +61,7 @@ pub fn config() -> ProxyConfig {
         lowered_commit: LoweredCommit::Allow,
         threads: 2,
         pool_mode: PoolMode::Session,
+        client_rules: Vec::new(),
         leaks: Leaks::Pin,
         time_limits: TimeLimits::default(),
         pool_size: 20,

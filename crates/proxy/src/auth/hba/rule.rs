@@ -133,6 +133,30 @@ impl Rule {
         }
     }
 
+    /// What of it needs more than the client's packet, address and certificate.
+    pub fn undecidable(&self) -> Option<String> {
+        let Kind::Rule { connection, databases, users, address, outcome } = &self.kind else {
+            return Some("an included file".to_owned());
+        };
+        let roles =
+            |token: &Token| !token.is_quoted && matches!(token.text.as_str(), "samerole" | "samegroup");
+        let group = |token: &Token| !token.is_quoted && token.text.starts_with('+');
+        let read = databases.iter().chain(users).find_map(unreadable);
+        match (read, outcome, address) {
+            (Some(Match::Unknown(why)), ..) => Some(why),
+            (_, Outcome::Elsewhere(why), _) => Some(why.clone()),
+            _ if databases.iter().any(roles) || users.iter().any(group) => {
+                Some("what roles are members of".to_owned())
+            }
+            (.., Address::Name(name)) => Some(format!("the host name \"{name}\"")),
+            (.., Address::SameHost | Address::SameNet) => Some("this machine's addresses".to_owned()),
+            _ if *connection == Connection::Local || *outcome == Outcome::Peer => {
+                Some("a Unix socket, which it does not have".to_owned())
+            }
+            _ => None,
+        }
+    }
+
     pub fn matches(&self, request: &Request<'_>, roles: &Roles, interfaces: Option<&[Interface]>) -> Match {
         let Kind::Rule { connection, databases, users, address, .. } = &self.kind else { return Match::Yes };
         Match::when(connection_matches(connection, request.origin))
