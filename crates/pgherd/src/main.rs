@@ -7,6 +7,11 @@ use pgherd::cli::{Cli, Command, Exit, Failure, RunArgs};
 use pgherd::config::Config;
 use pgherd::node::relaunch::{self, Inheritance};
 
+/// Sessions are made amid log-ins that need much for a moment: the C library's allocator leaves that behind as holes between them
+/// (docs/decisions/0010-pooling.md has the figures).
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Run(args) => daemon(&args),
