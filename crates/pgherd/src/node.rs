@@ -171,7 +171,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
             wish = relaunch::wish(&mut asked, &mut wishes) => match Successor::start(&relaunch::program()?).await {
                 Ok(successor) => {
                     wish.granted();
-                    break End::Succeeded(successor);
+                    break End::Succeeded(Box::new(successor));
                 }
                 Err(error) => {
                     let why = format!("{error:#}");
@@ -205,7 +205,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
             let _ = (agent, api.await);
             drop(pid_file);
             let old = Old { proxy, topology, predecessor, timeout: config.proxy.relaunch_timeout };
-            old.hand_over(successor, &config.node.dir).await
+            old.hand_over(*successor, &config.node.dir).await
         }
     }
 }
@@ -267,7 +267,7 @@ impl Carrier {
 /// Why the node's loop has ended.
 enum End {
     Stopped(Result<()>),
-    Succeeded(Successor),
+    Succeeded(Box<Successor>),
 }
 
 /// What befalls this node's part of the store is an event. The other nodes' stores and this node's PostgreSQL go on.

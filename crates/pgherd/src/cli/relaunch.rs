@@ -7,14 +7,19 @@ use std::time::Duration;
 use clap::Args;
 use rustix::process::{Pid, Signal, kill_process};
 
+use super::client::Client;
 use super::failure::{Exit, Failure};
 use super::print;
 use super::processes::{self, wait_until};
-use super::target::demo_files;
+use super::target::{demo_files, node_address};
+use crate::api::StatusReport;
 use crate::node::relaunch::Outcome;
 
 /// Longer than the two processes give each other, a second attempt included.
 const PATIENCE: Duration = Duration::from_secs(150);
+
+/// For the new process to see its PostgreSQL and be heard by its peers; the next node follows only then.
+const WELL_AGAIN: Duration = Duration::from_secs(30);
 
 #[derive(Args, Debug)]
 pub struct RelaunchArgs {
@@ -37,7 +42,33 @@ pub fn relaunch(args: &RelaunchArgs) -> Result<(), Failure> {
             .why("there is none in the directory")
             .next("pgherd relaunch --config FILE"));
     }
-    files.iter().try_for_each(|file| node(file))
+    for (n, file) in files.iter().enumerate() {
+        node(file)?;
+        let left = files.len() - n - 1;
+        if left > 0 && !is_well_again(file)? {
+            return Err(Failure::new(
+                Exit::Unfinished,
+                format!("the node of {} is not well again", file.display()),
+            )
+            .why(format!("its new process runs, {left} other nodes were left alone"))
+            .next("pgherd status, then the same command again"));
+        }
+    }
+    Ok(())
+}
+
+/// By the node's own word.
+fn is_well_again(file: &Path) -> Result<bool, Failure> {
+    let address = node_address(file)?;
+    let name = address.node.clone();
+    let client = Client::of(vec![address]);
+    Ok(wait_until(WELL_AGAIN, || {
+        let report = client.ask::<StatusReport>("/api/v1/status");
+        let own = |report: &StatusReport| {
+            report.nodes.iter().any(|node| Some(&node.name) == name.as_ref() && node.healthy)
+        };
+        report.is_ok_and(|report| own(&report))
+    }))
 }
 
 fn node(file: &Path) -> Result<(), Failure> {

@@ -92,7 +92,7 @@ pub fn read_node_file(path: &Path) -> Result<NodeFile, Failure> {
     })
 }
 
-fn node_address(path: &Path) -> Result<Address, Failure> {
+pub fn node_address(path: &Path) -> Result<Address, Failure> {
     let file = read_node_file(path)?;
     // A wildcard says where to listen, not where to ask.
     let host = match file.http.listen.as_deref() {
