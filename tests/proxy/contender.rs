@@ -12,7 +12,7 @@ use tests::bench::Debian;
 use tests::wait::wait_at_most;
 use tests::{Node, machine};
 
-use crate::load::{self, Mode};
+use crate::load::Mode;
 use crate::options::Options;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
@@ -192,7 +192,7 @@ fn start(
         refuses: None,
         process: Some((child, folder)),
     };
-    let up = wait_at_most(START_TIMEOUT, || load::idle_clients(port, 1).ok());
+    let up = wait_at_most(START_TIMEOUT, || tests::idle::idle_clients(port, 1).ok());
     let said = || fs::read_to_string(&log).unwrap_or_default();
     up.with_context(|| format!("{name} takes no connection; it says:\n{}", said()))?;
     Ok(contender)

@@ -57,13 +57,6 @@ fn stat(pid: i32) -> Result<Stat> {
     })
 }
 
-pub fn resident_bytes(pid: i32) -> Result<u64> {
-    let text = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
-    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().context("a number of kB")?;
-    Ok(kilobytes * 1024)
-}
-
 /// The `status` of each thread.
 fn tasks(pid: i32) -> Vec<String> {
     let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();

@@ -92,9 +92,9 @@ fn measure(
 fn idle(contender: &Contender, clients: usize) -> Result<Option<Idle>> {
     let Some(pid) = contender.pid else { return Ok(None) };
     let clients = clients.min(contender.clients_max);
-    let before = cost::resident_bytes(pid)?;
-    let kept = load::idle_clients(contender.port, clients)?;
-    let after = cost::resident_bytes(pid)?;
+    let before = tests::processes::resident_bytes(pid)?;
+    let kept = tests::idle::idle_clients(contender.port, clients)?;
+    let after = tests::processes::resident_bytes(pid)?;
     drop(kept);
     let bytes = after.saturating_sub(before) as f64 / clients as f64;
     Ok(Some(Idle { contender: contender.name.clone(), clients, bytes_per_client: bytes }))

@@ -7,6 +7,7 @@
 pub mod bench;
 pub mod cluster;
 pub mod consumer;
+pub mod idle;
 pub mod ledger;
 pub mod machine;
 pub mod network;

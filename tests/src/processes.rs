@@ -4,6 +4,7 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 
 #[derive(Debug, Clone)]
@@ -69,4 +70,12 @@ pub fn signal(pid: i32, signal: Signal) {
     if let Some(pid) = Pid::from_raw(pid) {
         let _ = kill_process(pid, signal);
     }
+}
+
+/// What the process has in memory now.
+pub fn resident_bytes(pid: i32) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("VmRSS")?;
+    let kilobytes: u64 = line.trim().trim_end_matches(" kB").parse().context("a number of kB")?;
+    Ok(kilobytes * 1024)
 }
