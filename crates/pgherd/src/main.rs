@@ -40,13 +40,13 @@ fn daemon(args: &RunArgs) -> Result<(), Failure> {
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
     let run = async {
-        let inheritance = match args.take_over {
-            true => {
-                pgherd::node::check(&config)
-                    .inspect_err(|error| relaunch::tell_failure(&format!("{error:#}")))?;
+        let inheritance = match &args.take_over {
+            Some(open) => {
+                let checked = pgherd::node::check(&config, open).await;
+                checked.inspect_err(|error| relaunch::tell_failure(&format!("{error:#}")))?;
                 Some(Inheritance::receive().await?)
             }
-            false => None,
+            None => None,
         };
         pgherd::node::run(config, file, inheritance).await
     };
@@ -55,7 +55,7 @@ fn daemon(args: &RunArgs) -> Result<(), Failure> {
 
 fn load(args: &RunArgs) -> Result<Config, Failure> {
     pgherd::config::load(&args.config).map_err(|error| {
-        if args.take_over {
+        if args.take_over.is_some() {
             relaunch::tell_failure(&error.to_string());
         }
         Failure::new(Exit::Configuration, error.to_string()).next("mend the file, then start the node again")

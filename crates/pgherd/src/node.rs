@@ -8,15 +8,17 @@ mod parts;
 mod pid_file;
 pub mod relaunch;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use brain::NodeName;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
 use self::cancels::Cancels;
 use self::parts::{fencing, followed, peer_config, proxy_config, reread, seeds, settings, tunable};
@@ -42,6 +44,10 @@ const RAFT_MESSAGES_MAX: usize = 1024;
 /// How long running sessions may go on when the node stops.
 const DRAIN: Duration = Duration::from_secs(1);
 
+/// For work on the server to end before another process takes over.
+const WORK_PATIENCE: Duration = Duration::from_secs(5);
+const BUSY_POLL: Duration = Duration::from_millis(50);
+
 /// initdb writes some 40 MB and the first WAL segments; less than this cannot hold a cluster.
 const NEW_DATA_BYTES_MIN: u64 = 128 << 20;
 
@@ -60,14 +66,33 @@ pub async fn run(config: Config, file: PathBuf, mut inheritance: Option<Inherita
     result
 }
 
-/// What can be known of a configuration before anything is opened.
-pub fn check(config: &Config) -> Result<()> {
-    Proxy::check(&proxy_config(config))?;
+/// What can be known of a configuration while the process before this one has these ports `open`.
+pub async fn check(config: &Config, open: &[SocketAddr]) -> Result<()> {
+    let proxy = proxy_config(config);
+    Proxy::check(&proxy)?;
     Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
+    let ports = [
+        (&config.http.listen, config.http.port, "[http] port"),
+        (&config.peer.listen, config.peer.port, "[peer] port"),
+        (&proxy.listen, proxy.read_write_port, "[proxy] read_write_port"),
+        (&proxy.listen, proxy.read_only_port, "[proxy] read_only_port"),
+        (&proxy.listen, config.proxy.auto_port, "[proxy] auto_port"),
+    ];
+    for (host, port, setting) in ports {
+        let addresses = tokio::net::lookup_host((host.as_str(), port)).await;
+        let address = addresses.with_context(|| format!("look {host} up"))?.next();
+        if address.is_none_or(|address| !open.contains(&address)) {
+            // Also one that is open at another address: it would have to be closed first, which a relaunch does not.
+            listen(host, port, setting).await?;
+        }
+    }
     Ok(())
 }
 
 async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option<Inheritance>) -> Result<()> {
+    // Before anybody can know of this process: unheard signals would end it.
+    let mut asked = signal(SignalKind::user_defined2())?;
+    let mut stops = Stops::new()?;
     let pid_file = PidFile::take(&config.node.dir).await?;
     let words = WordsFile::open(&config.node.dir, &config.cluster, &config.node.name)?;
     let members_file = MembersFile::in_dir(&config.node.dir);
@@ -119,11 +144,11 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
 
     let events = Arc::new(EventLog::open(&config.node.dir, &config.node.name).context("open the event log")?);
     let panel = Arc::new(Panel::new(events.clone()));
-    tokio::spawn(tell_store(store.clone(), events.clone()));
+    let telling = tokio::spawn(tell_store(store.clone(), events.clone()));
     let (watched, seats) = (store.watch(), store.seats());
     let following =
         agent::follow_members(members.clone(), members_file, watched, seats, link.clone(), addresses.clone());
-    tokio::spawn(following);
+    let helpers = [telling.abort_handle(), tokio::spawn(following).abort_handle()];
     let fencing = fencing(&config, &events)?;
     let parts = Parts {
         settings: settings(&config, &members),
@@ -135,7 +160,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         store: store.clone() as Arc<dyn Store>,
         link: link.clone(),
         incoming,
-        worker,
+        worker: worker.clone(),
         fencing,
         events: events.clone(),
         panel: panel.clone(),
@@ -144,6 +169,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         addresses: addresses.clone(),
         seats: store.seats(),
     };
+    let busy = panel.clone();
     let view = Arc::new(NodeView {
         cluster: config.cluster.clone(),
         name: config.node.name.clone(),
@@ -153,36 +179,49 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         metrics: proxy.metrics(),
         seats: store.seats(),
     });
+    let open = [&[http.local_addr()?, link.local_address()], &proxy.addresses().all()[..]].concat();
     let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
+    // What is published from the first moment on is passed on.
+    let seen = topology.subscribe();
     let mut agent = tokio::spawn(Agent::new(parts)?.run(stopped));
-    let predecessor = inheritance.take().map(|inheritance| inheritance.take_charge(topology.subscribe()));
+    let predecessor = inheritance.take().map(|inheritance| inheritance.take_charge(seen));
     if let Some(predecessor) = &predecessor {
         cancels.to_predecessor(predecessor.cancels.clone());
     }
     tracing::info!(node = config.node.name, cluster = config.cluster, "pgherd runs");
 
-    let mut asked = signal(SignalKind::user_defined2())?;
     let end = loop {
         tokio::select! {
-            signal = stop_signal() => break End::Stopped(signal),
+            () = stops.next() => break End::Stopped(Ok(())),
             ended = &mut agent => {
                 break End::Stopped(ended.context("the agent ended").and_then(|ended| ended.context("the agent failed")));
             }
-            wish = relaunch::wish(&mut asked, &mut wishes) => match Successor::start(&relaunch::program()?).await {
-                Ok(successor) => {
-                    wish.granted();
-                    break End::Succeeded(Box::new(successor));
+            wish = relaunch::wish(&mut asked, &mut wishes) => {
+                let ready = async {
+                    until_idle(&busy).await?;
+                    Successor::start(&relaunch::program()?, &open).await
+                };
+                let ready = tokio::select! {
+                    () = stops.next() => break End::Stopped(Ok(())),
+                    ready = ready => ready,
+                };
+                match ready {
+                    Ok(successor) => {
+                        wish.granted();
+                        break End::Succeeded(Box::new(successor));
+                    }
+                    Err(error) => {
+                        let why = format!("{error:#}");
+                        events.note(0, "relaunch", "this process goes on", vec![why.clone()]);
+                        wish.failed(why, &config.node.dir);
+                    }
                 }
-                Err(error) => {
-                    let why = format!("{error:#}");
-                    events.note(0, "relaunch", "the new process was not ready; this one goes on", vec![why.clone()]);
-                    wish.failed(why, &config.node.dir);
-                }
-            },
+            }
         }
     };
     // Whoever receives this is already stopping, and a missing receiver needs no telling.
     let _ = stop.send(true);
+    drop(wishes);
     match end {
         End::Stopped(result) => {
             let before = async {
@@ -199,14 +238,36 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         End::Succeeded(successor) => {
             // All that only one process may have is let go before the next one begins.
             let agent = if agent.is_finished() { Ok(()) } else { agent.await.map(drop) };
+            if let Some(worker) = &worker {
+                worker.end(WORK_PATIENCE).await;
+            }
+            helpers.iter().for_each(AbortHandle::abort);
             link.shutdown().await;
             store.stop().await;
             api.abort();
             let _ = (agent, api.await);
             drop(pid_file);
             let old = Old { proxy, topology, predecessor, timeout: config.proxy.relaunch_timeout };
-            old.hand_over(*successor, &config.node.dir).await
+            old.hand_over(*successor, &config.node.dir, &open, &mut stops).await
         }
+    }
+}
+
+/// Nothing that changes the server may be broken off for a new process: it ends first, or the new one comes later.
+async fn until_idle(panel: &Panel) -> Result<()> {
+    let busy = || panel.seen().and_then(|seen| seen.view.busy);
+    let idle = async {
+        while busy().is_some() {
+            tokio::time::sleep(BUSY_POLL).await;
+        }
+    };
+    match (tokio::time::timeout(WORK_PATIENCE, idle).await, busy()) {
+        (Err(_), Some(operation)) => {
+            bail!(
+                "this node is busy with its PostgreSQL ({operation:?}); see pgherd status, and try again when that is done"
+            )
+        }
+        _ => Ok(()),
     }
 }
 
@@ -214,14 +275,25 @@ async fn until(mut stopped: watch::Receiver<bool>) {
     let _ = stopped.wait_for(|stop| *stop).await;
 }
 
-async fn stop_signal() -> Result<()> {
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// SIGTERM and SIGINT; one that comes while nobody waits is heard later.
+struct Stops {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stops {
+    fn new() -> Result<Stops> {
+        let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(Stops { terminate, interrupt })
     }
-    tracing::info!("stopping; PostgreSQL goes on");
-    Ok(())
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+        tracing::info!("stopping; PostgreSQL goes on");
+    }
 }
 
 /// Raft's messages to the peers.

@@ -36,7 +36,7 @@ impl Comer {
         let canonical =
             |address: IpAddr| Origin::Host { address: address.to_canonical(), tls: client.is_encrypted() };
         Comer {
-            database: text("database").unwrap_or_else(|| user.clone()),
+            database: text("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone()),
             user,
             origin: client.socket().peer_addr().map_or(Origin::Local, |address| canonical(address.ip())),
             replication: match startup.get("replication") {

@@ -398,6 +398,12 @@ pub struct Addresses {
     pub auto: Option<SocketAddr>,
 }
 
+impl Addresses {
+    pub fn all(&self) -> Vec<SocketAddr> {
+        [Some(self.read_write), Some(self.read_only), self.auto].into_iter().flatten().collect()
+    }
+}
+
 /// Passes on cancel requests that come another way than by a port of the proxy.
 #[derive(Clone)]
 pub struct Canceller {

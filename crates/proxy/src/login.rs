@@ -108,6 +108,8 @@ impl Login {
 pub enum Entered {
     /// The server's question is for the client to answer.
     Through(Opened),
+    /// The server refuses the client; what it says of that.
+    Refused(Opened),
     /// The client has proven its password; the server's last word on it is still to come.
     Proven {
         opened: Opened,
@@ -154,7 +156,7 @@ pub async fn enter(
         // The server says so itself, in its log too, and as slowly as it was told to (auth_delay).
         Err(Entered::Denied(denial)) if denial.sqlstate == WRONG_PASSWORD => {
             return match send_wrong_proof(&mut server, &binding, &first).await {
-                Some(()) => Entered::Through(Opened { stream: server, answer: from_server.bytes }),
+                Some(()) => Entered::Refused(Opened { stream: server, answer: from_server.bytes }),
                 None => Entered::Broken(CLOSED),
             };
         }
@@ -166,13 +168,13 @@ pub async fn enter(
             Ok(()) => Entered::Proven { opened: Opened { stream: server, answer }, keys },
             Err(_) => Entered::Left,
         },
-        Ok(Answer::Refusal(answer)) => Entered::Through(Opened { stream: server, answer }),
+        Ok(Answer::Refusal(answer)) => Entered::Refused(Opened { stream: server, answer }),
         Err(why) => Entered::Broken(why),
     }
 }
 
 /// True when the server has let the client in without a question; `None` when it has not said so far.
-pub fn is_let_in_unasked(answer: &[u8]) -> Option<bool> {
+fn is_let_in_unasked(answer: &[u8]) -> Option<bool> {
     let mut framer = Framer::new(|_| 4);
     let mut at = 0;
     while let Ok(Some(piece)) = framer.next(&answer[at..]) {
@@ -185,6 +187,18 @@ pub fn is_let_in_unasked(answer: &[u8]) -> Option<bool> {
         }
     }
     None
+}
+
+/// The same, once the server has said so; `None` when it leaves first.
+pub async fn hear_question(opened: &mut Opened) -> Option<bool> {
+    loop {
+        if let Some(unasked) = is_let_in_unasked(&opened.answer) {
+            return Some(unasked);
+        }
+        if opened.stream.read_buf(&mut opened.answer).await.ok()? == 0 {
+            return None;
+        }
+    }
 }
 
 /// One whole message, and no other.

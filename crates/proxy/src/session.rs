@@ -146,7 +146,7 @@ impl Newcomer {
         };
         let mut user = self.user();
         if Owner::of(&self.startup).database == console::DATABASE {
-            return self.enter_console(shared, port).await;
+            return self.enter_console(shared, port, demand).await;
         }
         if let Some((user, door)) = user.as_deref().zip(self.door(shared, port)) {
             match self.pass(shared, user, &door, demand).await {
@@ -185,6 +185,8 @@ impl Newcomer {
                 None => Ok(Entered::Through(opened)),
             };
             let (opened, keys) = match entered {
+                // The server's own words on a wrong password.
+                Ok(Entered::Refused(opened)) => (opened, None),
                 Ok(Entered::Through(opened)) if demand == Demand::Password => {
                     match self.prove(shared, opened).await {
                         Ok(opened) => (opened, None),
@@ -250,14 +252,15 @@ impl Newcomer {
     }
 
     /// The client proves its password to whoever asks: the server, or where that has let it in unasked, the proxy.
-    async fn prove(&mut self, shared: &Shared, opened: Opened) -> Result<Opened, NotProven> {
-        match login::is_let_in_unasked(&opened.answer) {
+    async fn prove(&mut self, shared: &Shared, mut opened: Opened) -> Result<Opened, NotProven> {
+        let user = Owner::of(&self.startup).user;
+        let asked = timeout(QUESTION_TIMEOUT, login::hear_question(&mut opened)).await;
+        match asked.unwrap_or_default() {
             Some(false) => return self.pass_on(opened).await.map_err(NotProven::NotPassed),
             Some(true) => {}
-            // A server that says nothing of it in its first words lets nobody in by this rule.
-            None => return Err(NotProven::Denied(Denial::unproven(""))),
+            // A server that does not say so lets nobody in by this rule.
+            None => return Err(NotProven::Denied(Denial::unproven(&user))),
         }
-        let user = Owner::of(&self.startup).user;
         let role = login::role(&shared.questions, &user).await;
         let Some(role) = role.filter(|role| matches!(role.secret, Secret::Scram(_))) else {
             return Err(NotProven::Denied(Denial::unproven(&user)));
@@ -271,7 +274,7 @@ impl Newcomer {
     }
 
     /// Lets the client into the console by the secret that the catalog has for it, or where PostgreSQL asks it for none.
-    async fn enter_console(mut self, shared: &Shared, port: Port) {
+    async fn enter_console(mut self, shared: &Shared, port: Port, demand: Demand) {
         let user = self.user().unwrap_or_default();
         let role = login::role(&shared.questions, &user).await;
         if let Err(refusal) = console::admits(&user, role.as_ref()) {
@@ -284,6 +287,9 @@ impl Newcomer {
             return farewell(&mut self.client, &refusal).await;
         }
         if !matches!(role.secret, Secret::Scram(_)) {
+            if demand == Demand::Password {
+                return self.deny(shared, Denial::unproven(&user)).await;
+            }
             if let Err(refusal) = self.is_let_in_unasked(shared, port).await {
                 Counters::add(&shared.counters.refused);
                 return farewell(&mut self.client, &refusal).await;

@@ -7,6 +7,9 @@
 /// Statements of which no literal says what they do.
 const QUERIES: [&[u8]; 4] = [b"select", b"with", b"values", b"table"];
 
+/// The one function of which a literal says where it may run.
+const SETTING: &[u8] = b"current_setting";
+
 /// Writes the shape of `text` to `out`; false when it has none but itself.
 pub fn write(text: &[u8], out: &mut Vec<u8>) -> bool {
     out.clear();
@@ -19,6 +22,8 @@ pub fn write(text: &[u8], out: &mut Vec<u8>) -> bool {
     while let Some(&byte) = text.get(at) {
         let rest = &text[at..];
         let (end, value): (usize, &[u8]) = match byte {
+            // What is asked of `current_setting` decides.
+            b'\'' if names_setting(text) => return false,
             b'\'' if !is_word(before) && before != b'&' => match text_end(rest) {
                 Some(end) => (end, b"''"),
                 None => return false,
@@ -49,6 +54,10 @@ pub fn write(text: &[u8], out: &mut Vec<u8>) -> bool {
     }
     out.extend_from_slice(&text[copied..]);
     true
+}
+
+fn names_setting(text: &[u8]) -> bool {
+    text.windows(SETTING.len()).any(|window| window.eq_ignore_ascii_case(SETTING))
 }
 
 /// Where the text in single quotes ends with which `rest` begins; `None` when that depends on more.
@@ -109,6 +118,8 @@ mod tests {
             "SELECT 'open",
             "SELECT $$a$$",
             "SELECT \"a\"",
+            "SELECT Current_Setting('TimeZone')",
+            "SELECT current_setting ( 'in_hot_standby')",
         ] {
             assert_eq!(shape(text), None, "{text}");
         }
@@ -117,7 +128,7 @@ mod tests {
     #[test]
     fn texts_of_one_shape_have_one_verdict() {
         let catalog = catalog(1);
-        let values = ["7", "'seven'", "'it''s ; DELETE'", "0", "''"];
+        let values = ["7", "'port'", "'seven'", "'it''s ; DELETE'", "0", "''"];
         for frame in [
             "SELECT {}",
             "SELECT nextval({})",
@@ -126,6 +137,8 @@ mod tests {
             "SELECT {} INTO t",
             "WITH x AS (DELETE FROM t WHERE a = {} RETURNING a) SELECT * FROM x",
             "SELECT set_config({}, {}, false)",
+            "SELECT current_setting({})",
+            "SELECT current_setting(  {}, true)",
             "SELECT {}::regclass, {} + {}",
             "VALUES ({}), ({})",
             "SELECT {}{}",

@@ -96,7 +96,14 @@ impl Verdicts {
             }
             None => {
                 self.misses += 1;
-                self.keep(hash, key, classify(text, catalog))
+                let verdict = classify(text, catalog);
+                match key != text && is_of_literals(&verdict) {
+                    true => {
+                        self.passing = verdict;
+                        None
+                    }
+                    false => self.keep(hash, key, verdict),
+                }
             }
         };
         self.shape = shape;
@@ -189,6 +196,12 @@ impl Verdicts {
         self.entries.clear();
         (self.bytes, self.hand) = (0, 0);
     }
+}
+
+/// What the values in a text may have brought about: it says nothing of others of its shape.
+fn is_of_literals(verdict: &Verdict) -> bool {
+    use Reason::{NotUtf8, ParserFailed, TooCostly, Unparsable};
+    matches!(verdict.route, Route::Primary(NotUtf8 | TooCostly | Unparsable | ParserFailed))
 }
 
 #[cfg(test)]

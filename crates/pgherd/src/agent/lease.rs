@@ -75,6 +75,10 @@ impl Holder {
             match self.acquire(term).await {
                 Ok(lease) => {
                     self.keep(term, lease).await;
+                    // The loop has ended, and PostgreSQL goes on: another agent may keep it, or it runs out.
+                    if self.wanted.has_changed().is_err() {
+                        return;
+                    }
                     let Wish { term, releases } = *self.wanted.borrow();
                     if term.is_some() || releases {
                         self.held.send_replace(None);

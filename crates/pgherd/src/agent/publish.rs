@@ -43,7 +43,7 @@ impl OpenRun {
 
     fn outlasts(&self, view: &View, status: &Status) -> bool {
         let is_next = status.boot != self.boot && status.node == self.node;
-        is_next && view.now.since(self.at) < view.settings.failure_timeout_ms
+        is_next && view.opened() && view.now.since(self.at) < view.settings.failure_timeout_ms
     }
 }
 

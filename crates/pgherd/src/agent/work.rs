@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use brain::{Applied, MemberId, NodeName, Operation, OriginRecord, Term, Upstream};
 use tokio::sync::{mpsc, watch};
+use tokio::task::{JoinHandle, JoinSet};
 use wire::Timeline;
 
 use super::known::{Known, ReceiverHeard};
@@ -89,6 +90,8 @@ pub struct Worker {
     reread: Reread,
     known: Mutex<Known>,
     generation: AtomicU64,
+    /// What was begun last; one piece at a time.
+    under_way: Mutex<Option<JoinHandle<()>>>,
     /// The term of `/primary`, for work that is pointless in the next one.
     recorded: watch::Sender<Term>,
 }
@@ -97,7 +100,8 @@ impl Worker {
     pub fn new(server: Server, addresses: Arc<Addresses>, followed: Followed, reread: Reread) -> Worker {
         let (recorded, _) = watch::channel(Term(0));
         let (known, generation) = (Mutex::default(), AtomicU64::new(0));
-        Worker { server, addresses, followed, reread, known, generation, recorded }
+        let under_way = Mutex::default();
+        Worker { server, addresses, followed, reread, known, generation, under_way, recorded }
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
@@ -150,13 +154,15 @@ impl Worker {
     pub fn start(self: &Arc<Self>, operation: Operation, work: Work, notes: mpsc::Sender<Note>) {
         self.generation.fetch_add(1, Ordering::SeqCst);
         let worker = self.clone();
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             let begun = Instant::now();
             // What the server last answered says nothing of it once its files or its role are being changed.
             worker.known().answer = None;
             let performer = worker.clone();
             // In a task of its own: one that panics ends as a failure, not as work for ever under way.
-            let result = match tokio::spawn(async move { performer.perform(work).await }).await {
+            let mut performing = JoinSet::new();
+            performing.spawn(async move { performer.perform(work).await });
+            let result = match performing.join_next().await.unwrap_or(Ok(Ok(()))) {
                 Ok(result) => result,
                 Err(error) => Err(anyhow::anyhow!("the work ended by itself: {error}")),
             };
@@ -167,6 +173,17 @@ impl Worker {
             // A closed channel means that the agent is stopping.
             let _ = notes.send(Note::Done(Box::new(done))).await;
         });
+        *self.under_way.lock().unwrap_or_else(PoisonError::into_inner) = Some(task);
+    }
+
+    /// Waits until no work is under way, and after `patience` breaks it off, as the end of this process would. To be called when none
+    /// is begun any more.
+    pub async fn end(&self, patience: Duration) {
+        let task = self.under_way.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut task) = task else { return };
+        if tokio::time::timeout(patience, &mut task).await.is_err() {
+            task.abort();
+        }
     }
 
     /// What a request wants beside the work on the server.

@@ -20,6 +20,7 @@ mod status;
 mod target;
 mod turn;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -88,9 +89,9 @@ pub struct RunArgs {
     /// Start a session of its own, away from this terminal
     #[arg(long, hide = true)]
     pub own_session: bool,
-    /// Take over from the process that started this one and speaks through its standard input
-    #[arg(long, hide = true)]
-    pub take_over: bool,
+    /// Take over from the process that started this one, speaks through its standard input, and has these ports open
+    #[arg(long, hide = true, value_delimiter = ',', num_args = 1..)]
+    pub take_over: Option<Vec<SocketAddr>>,
 }
 
 #[derive(Args, Debug)]

@@ -15,12 +15,12 @@
 //! Invariants: two agents never run at once: the old one has ended, and let go of `pgherd.pid`, before the new one begins. A process
 //! that nobody tells of the cluster any more ends its sessions.
 
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdStream;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -44,10 +44,11 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
+use super::Stops;
 use super::cancels::{self, Key};
 
-/// The flag by which a process knows that it is to take over.
-pub const FLAG: &str = "--take-over";
+/// The argument by which a process knows that it is to take over, with the ports that the one before it has open.
+const FLAG: &str = "--take-over=";
 /// To read a configuration and certificates.
 const READY_TIMEOUT: Duration = Duration::from_secs(10);
 /// To open the store and the ports; the store may read some hundred megabytes.
@@ -61,6 +62,8 @@ const IGNORANT_MAX: Duration = Duration::from_secs(15);
 const PORTS_MAX: usize = 8;
 /// Cancels on their way to the process before.
 const CANCELS_MAX: usize = 64;
+/// For the process before to end its sessions.
+const STOP_TIMEOUT: Duration = Duration::from_secs(6);
 const OUTCOME_FILE: &str = "relaunch.json";
 
 /// What the two processes say, as lines of JSON.
@@ -175,8 +178,19 @@ impl Line {
 
     /// `None`: the other process has closed its end. Who stops waiting loses nothing.
     async fn hear(&mut self) -> Option<Word> {
-        self.reader.read_until(b'\n', &mut self.part).await.ok()?;
-        serde_json::from_slice(&std::mem::take(&mut self.part)).ok()
+        loop {
+            self.reader.read_until(b'\n', &mut self.part).await.ok()?;
+            let text = std::mem::take(&mut self.part);
+            if !text.ends_with(b"\n") {
+                return None;
+            }
+            match serde_json::from_slice(&text) {
+                Ok(word) => return Some(word),
+                Err(error) => {
+                    tracing::warn!(%error, "the other process has said what this one does not understand")
+                }
+            }
+        }
     }
 }
 
@@ -207,11 +221,14 @@ pub(super) struct Successor {
 
 impl Successor {
     /// Starts `program` as this process was started, and waits until it is ready. On an error nothing of it is left.
-    pub async fn start(program: &Path) -> Result<Successor> {
+    pub async fn start(program: &Path, open: &[SocketAddr]) -> Result<Successor> {
         let (ours, theirs) = StdStream::pair().context("make a pair of sockets")?;
         ours.set_nonblocking(true)?;
         let mut command = Command::new(program);
-        command.args(std::env::args_os().skip(1).filter(|argument| argument != OsStr::new(FLAG))).arg(FLAG);
+        let own =
+            std::env::args_os().skip(1).filter(|argument| !argument.as_bytes().starts_with(FLAG.as_bytes()));
+        let open: Vec<String> = open.iter().map(SocketAddr::to_string).collect();
+        command.args(own).arg(format!("{FLAG}{}", open.join(",")));
         let child = command.stdin(OwnedFd::from(theirs)).spawn();
         let child = child.with_context(|| format!("start {}", program.display()))?;
         // The command keeps a copy of the other end as long as it lives.
@@ -294,9 +311,15 @@ pub(super) struct Old {
 
 impl Old {
     /// Lets the successor begin, and serves the sessions that are here to their end.
-    pub async fn hand_over(mut self, successor: Successor, dir: &Path) -> Result<()> {
+    pub async fn hand_over(
+        mut self,
+        successor: Successor,
+        dir: &Path,
+        open: &[SocketAddr],
+        stops: &mut Stops,
+    ) -> Result<()> {
         let ports = self.proxy.hand_over();
-        let mut successor = match self.begin(successor, &ports).await {
+        let mut successor = match self.begin(successor, &ports, open).await {
             Ok(successor) => successor,
             Err(error) => {
                 Outcome::Failed { why: format!("{error:#}") }.leave(dir);
@@ -315,18 +338,23 @@ impl Old {
             "another process has taken over; this one ends with its sessions"
         );
         Outcome::Runs { pid: successor.pid(), sessions }.leave(dir);
-        self.serve(&mut successor).await;
+        self.serve(&mut successor, stops).await;
         Ok(())
     }
 
-    async fn begin(&self, mut successor: Successor, ports: &[OwnedFd]) -> Result<Successor> {
+    async fn begin(
+        &self,
+        mut successor: Successor,
+        ports: &[OwnedFd],
+        open: &[SocketAddr],
+    ) -> Result<Successor> {
         let Err(error) = successor.begin(ports).await else { return Ok(successor) };
         tracing::error!(
             error = format!("{error:#}"),
             "the new process does not run; the old program is started again"
         );
         let again = async {
-            let mut successor = Successor::start(&own_program()).await?;
+            let mut successor = Successor::start(&own_program(), open).await?;
             successor.begin(ports).await?;
             anyhow::Ok(successor)
         };
@@ -335,7 +363,7 @@ impl Old {
             .with_context(|| format!("the old program does not run either, after the new one: {error:#}"))
     }
 
-    async fn serve(self, successor: &mut Successor) {
+    async fn serve(self, successor: &mut Successor, stops: &mut Stops) {
         let Old { mut proxy, topology, mut predecessor, timeout } = self;
         let canceller = proxy.canceller();
         let before = predecessor.as_ref().map(|predecessor| predecessor.cancels.clone());
@@ -365,6 +393,7 @@ impl Old {
                 tokio::select! {
                     () = &mut all_ended => break,
                     () = &mut timeout => break,
+                    () = stops.next() => break,
                     news = successor.hear() => match news {
                         Some(News::Cluster(seen)) => drop(topology.send_replace(seen)),
                         Some(News::Cancel(key)) => cancel(key),
@@ -452,7 +481,8 @@ impl Predecessor {
     /// Has it end its sessions, and waits until it has.
     pub async fn stop(&mut self) {
         self.stop.send_replace(true);
-        self.ended().await;
+        // One that hangs is not waited for.
+        let _ = timeout(STOP_TIMEOUT, self.ended()).await;
     }
 
     async fn ended(&mut self) {
@@ -472,11 +502,12 @@ async fn serve(
     let mut said = line.say(&Word::Runs).await;
     let ignorant_until = Instant::now() + IGNORANT_MAX;
     let mut knows = false;
+    topology.mark_changed();
     while said.is_ok() {
         tokio::select! {
-            Ok(()) = topology.changed() => {
+            () = changed_or_late(&mut topology, ignorant_until, knows) => {
                 let seen = topology.borrow_and_update().clone();
-                knows |= seen.primary.is_some() || seen.is_standby || Instant::now() > ignorant_until;
+                knows |= seen.primary.is_some() || seen.is_standby || Instant::now() >= ignorant_until;
                 if !knows {
                     continue;
                 }
@@ -492,6 +523,19 @@ async fn serve(
         }
     }
     tracing::info!("the process before this one has ended");
+}
+
+/// Until there is something to tell: news, or that there still is no primary.
+async fn changed_or_late(topology: &mut watch::Receiver<Topology>, late: Instant, knows: bool) {
+    tokio::select! {
+        changed = topology.changed() => {
+            if changed.is_err() {
+                // Nobody publishes any more: this process ends, which the other one sees.
+                std::future::pending().await
+            }
+        }
+        () = tokio::time::sleep_until(late), if !knows => {}
+    }
 }
 
 /// Tells the process that waits for this one why this one does not come to run.

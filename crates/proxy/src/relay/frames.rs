@@ -38,7 +38,7 @@ impl Relay {
             (OnSession::Binds(why), Leaks::Refuse) if is_whole => {
                 Some(policy::refused_as_leak(frame, start, why))
             }
-            _ if !books.blocks && Commands::read(sql, false).opens_anywhere => {
+            _ if !books.blocks && (!is_whole || Commands::read(sql, false).opens_anywhere) => {
                 Some(policy::refused_as_block(frame, start))
             }
             _ => None,
