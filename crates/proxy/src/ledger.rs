@@ -18,10 +18,12 @@ use super::cancel::Commit;
 const QUERY_HEAD_MAX: usize = 16 * 1024;
 /// Names of portals and statements are at most 63 bytes long in every driver that makes them.
 const NAMES_HEAD_MAX: usize = 1024;
-/// PostgreSQL cuts severity, SQLSTATE and friends far below this.
-const ERROR_HEAD_MAX: usize = 256;
+/// Severity and SQLSTATE come far before this, and the last words of a server that shuts down end before it in every language.
+const ERROR_HEAD_MAX: usize = 1024;
 /// COMPLETION_TAG_BUFSIZE of PostgreSQL.
 const TAG_MAX: usize = 64;
+/// What a read that is asked twice is answered twice: 200 columns with names of 60 bytes.
+const DESCRIPTION_HEAD_MAX: usize = 16 * 1024;
 /// A name and a value; the longest of PostgreSQL's own is an application_name.
 const PARAMETER_HEAD_MAX: usize = 1024;
 /// Transaction commands that one session keeps prepared by name: BEGIN, COMMIT and ROLLBACK in a few spellings.
@@ -47,6 +49,7 @@ pub fn backend_wanted(tag: u8) -> usize {
         backend::NOTICE_RESPONSE => NOTICE_HEAD_MAX,
         backend::COMMAND_COMPLETE => TAG_MAX,
         backend::PARAMETER_STATUS => PARAMETER_HEAD_MAX,
+        backend::ROW_DESCRIPTION | backend::PARAMETER_DESCRIPTION => DESCRIPTION_HEAD_MAX,
         _ => 0,
     }
 }

@@ -155,7 +155,7 @@ impl Relay {
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         let there = self.up.unread.len() + bytes.len();
         match tag {
-            _ if length < 4 => Wants::Garbage,
+            _ if !(4..=i32::MAX as usize).contains(&length) => Wants::Garbage,
             frontend::TERMINATE => Wants::Nothing,
             // What is too long to be kept goes on as it comes.
             _ if there > length || length >= UNREAD_MAX => Wants::Server,

@@ -4,6 +4,7 @@ mod carried;
 mod console;
 mod crowds;
 mod cuts;
+//D
 mod doors;
 mod edges;
 mod fake;
@@ -12,6 +13,7 @@ mod login;
 mod mingling;
 mod moves;
 mod pools;
+pub mod properties;
 mod queue;
 mod real;
 mod real_auth;
