@@ -121,6 +121,10 @@ impl Relay {
             books.ledger.server_parsed();
         }
         let request = books.ledger.running();
+        let told = match &books.shares {
+            Some(shares) if frame.tag == backend::ERROR_RESPONSE => shares.in_own_words(frame),
+            _ => None,
+        };
         let fate = books.shares.as_mut().map_or(Fate::Keep, |shares| shares.server_sent(frame, request));
         let bytes;
         let frame = match fate {
@@ -151,7 +155,9 @@ impl Relay {
         }
         self.down.drops_rest = matches!(verdict, Verdict::Drop | Verdict::Unacknowledged(_));
         match verdict {
-            Verdict::Pass => put(cut, frame, matches!(fate, Fate::Becomes(_)).then(|| frame.bytes.to_vec())),
+            Verdict::Pass => {
+                put(cut, frame, told.or(matches!(fate, Fate::Becomes(_)).then(|| frame.bytes.to_vec())))
+            }
             Verdict::Drop => cut.drop(frame.bytes.len()),
             Verdict::Unacknowledged(error) => {
                 Counters::add(&self.counters.unacknowledged);

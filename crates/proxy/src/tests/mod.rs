@@ -4,7 +4,7 @@ mod carried;
 mod console;
 mod crowds;
 mod cuts;
-//D
+mod differential;
 mod doors;
 mod edges;
 mod fake;
