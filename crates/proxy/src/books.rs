@@ -57,7 +57,7 @@ impl Books {
         let state = State {
             request: ledger.next(),
             reads,
-            failed: ledger.has_failed(),
+            may_have_failed: ledger.has_failed() || ledger.running() < ledger.next(),
             unnamed: ties.unnamed(),
             keeps_server: ties.bound().is_some(),
         };
@@ -71,7 +71,7 @@ impl Books {
     /// Nobody knows which statements the server has.
     pub fn forget_statements(&mut self) {
         if let Some(shares) = &mut self.shares {
-            shares.prepared.forget();
+            shares.forget();
         }
     }
 

@@ -18,10 +18,12 @@ use super::cancel::Commit;
 const QUERY_HEAD_MAX: usize = 16 * 1024;
 /// Names of portals and statements are at most 63 bytes long in every driver that makes them.
 const NAMES_HEAD_MAX: usize = 1024;
-/// PostgreSQL cuts severity, SQLSTATE and friends far below this.
-const ERROR_HEAD_MAX: usize = 256;
+/// Severity and SQLSTATE come far before this, and the last words of a server that shuts down end before it in every language.
+const ERROR_HEAD_MAX: usize = 1024;
 /// COMPLETION_TAG_BUFSIZE of PostgreSQL.
 const TAG_MAX: usize = 64;
+/// What a read that is asked twice is answered twice: 200 columns with names of 60 bytes.
+const DESCRIPTION_HEAD_MAX: usize = 16 * 1024;
 /// A name and a value; the longest of PostgreSQL's own is an application_name.
 const PARAMETER_HEAD_MAX: usize = 1024;
 /// Transaction commands that one session keeps prepared by name: BEGIN, COMMIT and ROLLBACK in a few spellings.
@@ -47,6 +49,7 @@ pub fn backend_wanted(tag: u8) -> usize {
         backend::NOTICE_RESPONSE => NOTICE_HEAD_MAX,
         backend::COMMAND_COMPLETE => TAG_MAX,
         backend::PARAMETER_STATUS => PARAMETER_HEAD_MAX,
+        backend::ROW_DESCRIPTION | backend::PARAMETER_DESCRIPTION => DESCRIPTION_HEAD_MAX,
         _ => 0,
     }
 }
@@ -103,6 +106,8 @@ pub struct Ledger {
     may_commit_at: u64,
     /// The last simple query.
     query_at: u64,
+    /// The last request that holds the end of a COPY.
+    copy_ends_at: u64,
     said_good_bye: bool,
     /// The same, perhaps behind requests that are not answered yet.
     terminates: bool,
@@ -132,6 +137,7 @@ impl Ledger {
             commit_at: 0,
             may_commit_at: 0,
             query_at: 0,
+            copy_ends_at: 0,
             said_good_bye: false,
             terminates: false,
             server_was_fatal: false,
@@ -254,6 +260,7 @@ impl Ledger {
             frontend::EXECUTE => self.execute(frame),
             frontend::DESCRIBE | frontend::CLOSE => self.enter_group(),
             frontend::SYNC => self.request(),
+            frontend::COPY_DONE | frontend::COPY_FAIL => self.copy_ends_at = self.sent + 1,
             frontend::TERMINATE => {
                 (self.said_good_bye, self.terminates) = (!self.outstanding(), true);
             }
@@ -382,16 +389,26 @@ impl Ledger {
 
     /// The server swallows each Sync that reaches it while it copies in, so those already sent get no answer: libpq
     /// sends one with the Execute and another after the data. A Sync sent from now on is counted; before CopyDone
-    /// no driver sends one, and counting too much is the careful side.
+    /// no driver sends one, and counting too much is the careful side. Behind an end of the data that was sent ahead none is
+    /// swallowed.
     fn copy_in(&mut self) {
         self.copying = true;
         let running = self.done + 1;
-        if self.query_at != running && self.sent >= running {
-            self.sent = self.done;
-            self.group_open = true;
-            self.commit_at = self.commit_at.min(running);
-            self.may_commit_at = self.may_commit_at.min(running);
+        if self.query_at == running || self.sent < running {
+            return;
         }
+        let swallowed = match self.copy_ends_at >= running {
+            true => (self.copy_ends_at - running).min(self.sent - self.done),
+            false => self.sent - self.done,
+        };
+        let last = running + swallowed;
+        let counted = |at: u64| if at <= last { at.min(running) } else { at - swallowed };
+        self.sent -= swallowed;
+        self.group_open |= self.sent == self.done;
+        self.commit_at = counted(self.commit_at);
+        self.may_commit_at = counted(self.may_commit_at);
+        self.query_at = counted(self.query_at);
+        self.copy_ends_at = 0;
     }
 }
 

@@ -134,6 +134,11 @@ impl Relay {
         self.down.frames.at_boundary()
     }
 
+    /// As before, or nothing of the message under way was passed on: a last message may follow.
+    pub fn client_hears_whole(&self) -> bool {
+        self.client_at_boundary() || self.down.drops_rest
+    }
+
     /// Nothing of the client is under way, and no transaction is open: the session is between two.
     pub fn at_boundary(&self) -> bool {
         self.books.ledger.idle() && self.up.is_clear() && self.up.frames.at_boundary()
@@ -229,12 +234,18 @@ impl Relay {
         self.bytes.received += bytes.len() as u64;
         let mut held = std::mem::take(&mut self.up.unread);
         let mut cut = Cut::new(join(&mut held, bytes));
+        // What came before the end is in the books, and passed on.
+        let mut ended = Ok(());
         while !self.pauses() {
-            match self.up.frames.next(cut.rest()).map_err(End::ClientGarbled)? {
-                None => break,
-                Some(Piece::Rest(rest)) if self.up.drops_rest => cut.drop(rest.len()),
-                Some(Piece::Rest(rest)) => cut.keep(rest.len()),
-                Some(Piece::Frame(frame)) => self.client_frame(&frame, &mut cut),
+            match self.up.frames.next(cut.rest()) {
+                Ok(None) => break,
+                Ok(Some(Piece::Rest(rest))) if self.up.drops_rest => cut.drop(rest.len()),
+                Ok(Some(Piece::Rest(rest))) => cut.keep(rest.len()),
+                Ok(Some(Piece::Frame(frame))) => self.client_frame(&frame, &mut cut),
+                Err(error) => {
+                    ended = Err(End::ClientGarbled(error));
+                    break;
+                }
             }
         }
         let (edited, kept, unread) = cut.finish();
@@ -248,7 +259,7 @@ impl Relay {
         } else {
             self.up.pass([&edited, kept], server);
         }
-        Ok(())
+        ended
     }
 
     /// Looks at `bytes` and what was left over, and passes on what may be.
@@ -256,22 +267,32 @@ impl Relay {
         self.bytes.sent += bytes.len() as u64;
         let mut held = std::mem::take(&mut self.down.unread);
         let mut cut = Cut::new(join(&mut held, bytes));
-        loop {
-            match self.down.frames.next(cut.rest()).map_err(End::ServerGarbled)? {
-                None => break,
-                Some(Piece::Rest(rest)) if self.down.drops_rest => cut.drop(rest.len()),
-                Some(Piece::Rest(rest)) => cut.keep(rest.len()),
-                Some(Piece::Frame(frame)) if self.prelude.is_some() => {
-                    self.prelude_frame(&frame, &mut cut)?;
+        // What came before the end is in the books, and passed on.
+        let mut ended = Ok(());
+        while ended.is_ok() {
+            ended = match self.down.frames.next(cut.rest()) {
+                Ok(None) => break,
+                Ok(Some(Piece::Rest(rest))) => {
+                    match self.down.drops_rest {
+                        true => cut.drop(rest.len()),
+                        false => cut.keep(rest.len()),
+                    }
+                    Ok(())
                 }
-                Some(Piece::Frame(frame)) => self.server_frame(&frame, &mut cut)?,
+                Ok(Some(Piece::Frame(frame))) if self.prelude.is_some() => {
+                    self.prelude_frame(&frame, &mut cut)
+                }
+                Ok(Some(Piece::Frame(frame))) => self.server_frame(&frame, &mut cut),
+                Err(error) => Err(End::ServerGarbled(error)),
             }
         }
+        // The frame at which it ends goes nowhere.
+        self.down.drops_rest |= ended.is_err();
         let (edited, kept, unread) = cut.finish();
         self.down.unread = unread.to_vec();
         self.tell_gate();
         self.down.pass([&edited, kept], client);
-        Ok(())
+        ended
     }
 
     fn tell_gate(&mut self) {
@@ -291,5 +312,7 @@ fn join<'a>(held: &'a mut Vec<u8>, bytes: &'a [u8]) -> &'a [u8] {
     held
 }
 
+#[cfg(test)]
+mod properties;
 #[cfg(test)]
 mod tests;

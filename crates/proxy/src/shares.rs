@@ -25,6 +25,8 @@ const KNOWN_MAX: usize = 50_000;
 const USED_MAX: usize = 256;
 /// Before a message's body: its type byte and its length.
 const HEADER: usize = 5;
+/// With this the names begin that statements have on a server.
+const OURS: &[u8] = b"_pgherd_";
 /// Nobody has a statement of this name: to close it does nothing.
 const NONE: &[u8] = b"S_pgherd\0";
 
@@ -89,8 +91,10 @@ type Names = BTreeMap<Vec<u8>, Arc<Statement>>;
 pub struct Prepared {
     /// Part of each name; another one after something may have removed what was there.
     epoch: u32,
-    /// By number: when it was used last.
+    /// By number: when it was used last. What was asked for is taken to be there.
     ids: HashMap<u64, u64>,
+    /// What is there by the server's own answers.
+    answered: BTreeSet<u64>,
     uses: u64,
 }
 
@@ -120,9 +124,15 @@ impl Prepared {
         self.ids.insert(id, self.uses);
     }
 
+    fn answer(&mut self, id: u64, counts: bool) {
+        if counts {
+            self.answered.insert(id);
+        }
+    }
+
     /// Nobody knows what is still there.
-    pub fn forget(&mut self) {
-        (self.epoch, self.ids) = (self.epoch.wrapping_add(1), HashMap::new());
+    fn forget(&mut self) {
+        *self = Prepared { epoch: self.epoch.wrapping_add(1), uses: self.uses, ..Prepared::default() };
     }
 
     fn oldest(&self) -> Option<u64> {
@@ -136,10 +146,14 @@ impl Prepared {
 enum Expected {
     /// A message that the client sent as it is.
     Own,
+    /// The same, a Parse of the unnamed statement.
+    OwnUnnamed,
     /// Our Parse of a statement that the server lacked.
     Ours { id: u64 },
     /// Our Close of one that made room.
     Room { id: u64 },
+    /// Our Close of one that may be there.
+    Doubted { id: u64 },
     /// Our Parse of what a DEALLOCATE takes away again.
     Decoy,
     /// What puts this session's unnamed statement in the place of another's.
@@ -154,6 +168,15 @@ impl Expected {
     /// It is the answer to a Parse of the client under this name.
     fn names(&self, of: &[u8]) -> bool {
         matches!(self, Expected::Parse { name, .. } if name == of)
+    }
+
+    fn closes(&self, of: &[u8], id: u64) -> bool {
+        matches!(self, Expected::Close { name, statement } if name == of && statement.id == id)
+    }
+
+    /// It is the answer to what puts this statement on the server, or takes it away.
+    fn concerns(&self, of: u64) -> bool {
+        self.puts(of) || matches!(self, Expected::Room { id } | Expected::Doubted { id } if *id == of)
     }
 
     /// It is the answer to what puts this statement on the server.
@@ -172,8 +195,8 @@ pub struct State<'a> {
     pub request: u64,
     /// How the server reads texts now; wanted where `Shares::is_read` says so.
     pub reads: Reads,
-    /// The transaction has failed: PostgreSQL takes nothing but its end.
-    pub failed: bool,
+    /// The transaction has failed, or may have when its turn comes: PostgreSQL takes nothing but its end then.
+    pub may_have_failed: bool,
     /// The Parse of its unnamed statement; empty when there is none.
     pub unnamed: &'a [u8],
     /// It keeps its server, and its statements their names.
@@ -199,14 +222,20 @@ pub struct Shares {
     /// What a DEALLOCATE or DISCARD ends, if it succeeds.
     ends: Vec<(u64, Names)>,
     failed: bool,
+    /// So many of the first awaited are of names that are not used any more.
+    outdated: usize,
     /// Of the server that the session has.
     pub prepared: Prepared,
     /// The unnamed statement there, if any, is this session's.
     pub unnamed_is_own: bool,
+    /// The same, by what has been answered.
+    unnamed_was_own: bool,
     /// The client's own name has just gone to the server.
     pub names_on_server: bool,
     /// Statements that were bound or described, by number, with the request that each is of.
     used: Vec<(u64, u64)>,
+    /// Those of which the Parse was on the way, or was read anew, with the names that they had then.
+    trusted: Vec<(u64, Vec<u8>, u64)>,
 }
 
 impl Shares {
@@ -217,10 +246,13 @@ impl Shares {
             awaited: VecDeque::new(),
             ends: Vec::new(),
             failed: false,
+            outdated: 0,
             prepared: Prepared::default(),
             unnamed_is_own: true,
+            unnamed_was_own: true,
             names_on_server: false,
             used: Vec::new(),
+            trusted: Vec::new(),
         }
     }
 
@@ -263,11 +295,23 @@ impl Shares {
         self.names.remove(name);
     }
 
+    /// The session has a server whose unnamed statement is its own, or somebody else's.
+    pub fn find_unnamed(&mut self, is_own: bool) {
+        (self.unnamed_is_own, self.unnamed_was_own) = (is_own, is_own);
+    }
+
+    /// Nobody knows which statements the server has, and what is to be answered yet tells nothing of it.
+    pub fn forget(&mut self) {
+        self.prepared.forget();
+        self.outdated = self.awaited.len();
+    }
+
     /// A server is gone, and what was asked of it.
     pub fn lose_server(&mut self) {
         self.settle(u64::MAX);
         self.ends.clear();
         self.used.clear();
+        self.trusted.clear();
         (self.failed, self.prepared) = (false, Prepared::default());
     }
 
@@ -293,12 +337,14 @@ impl Shares {
                 if name.is_empty() {
                     self.unnamed_is_own = true;
                     let changed = self.run(frame, 1, on_session, request);
-                    self.awaited.push_back((request, Expected::Own));
+                    self.awaited.push_back((request, Expected::OwnUnnamed));
                     return changed;
                 }
                 let whole = frame.is_whole() && !frame.is_cut();
                 let shared = on_session == Some(&OnSession::Nothing) && whole && !session.keeps_server;
-                if shared && self.has_room() {
+                // A name that is there is refused, under whichever name the statement is on the server.
+                let is_known = whole && self.names.contains_key(name);
+                if is_known || shared && self.has_room() {
                     let body = &frame.head[name.len() + 1..];
                     return Some(self.parse(name, body, session));
                 }
@@ -329,6 +375,12 @@ impl Shares {
         }
     }
 
+    fn trust(&mut self, request: u64, name: &[u8], id: u64) {
+        if self.trusted.len() < USED_MAX {
+            self.trusted.push((request, name.to_vec(), id));
+        }
+    }
+
     fn note_use(&mut self, id: u64, request: u64) {
         if self.used.last() != Some(&(request, id)) && self.used.len() < USED_MAX {
             self.used.push((request, id));
@@ -347,7 +399,7 @@ impl Shares {
         let sent = !self.is_there(statement.id, request);
         if sent {
             self.prepare(&statement, request, &mut out);
-        } else if session.failed {
+        } else if session.may_have_failed {
             // Whether it may be parsed at all is PostgreSQL's to say.
             let decoy = self.prepared.decoy();
             put_frame(&mut out, frontend::PARSE, &[&decoy[..], b"\0", body].concat());
@@ -358,7 +410,7 @@ impl Shares {
         // What comes behind it in the pipeline may use it already.
         self.names.insert(name.to_vec(), Arc::clone(&statement));
         self.awaited.push_back((request, Expected::Parse { name: name.to_vec(), statement, sent }));
-        if session.failed && !sent {
+        if session.may_have_failed && !sent {
             self.awaited.push_back((request, Expected::Decoy));
         }
         out
@@ -373,7 +425,11 @@ impl Shares {
         }
         let statement = match known.reads == session.reads {
             true => known,
-            false => self.registry.statement(session.reads, &known.body),
+            false => {
+                let read_anew = self.registry.statement(session.reads, &known.body);
+                self.trust(session.request, name, read_anew.id);
+                read_anew
+            }
         };
         if !self.is_there(statement.id, session.request) {
             self.prepare(&statement, session.request, out);
@@ -390,11 +446,11 @@ impl Shares {
 
     /// The Parse that puts it there; whoever has it sent awaits the answer.
     fn prepare(&mut self, statement: &Statement, request: u64, out: &mut Vec<u8>) {
-        if self.prepared.has(statement.id) {
-            // Perhaps: an earlier request, not answered yet, was to put it there.
+        if self.prepared.has(statement.id) || self.prepared.answered.contains(&statement.id) {
+            // Perhaps: an earlier request, not answered yet, was to put it there, or to take it away.
             let name = self.prepared.name(statement.id);
             put_frame(out, frontend::CLOSE, &[b"S", &name[..], b"\0"].concat());
-            self.awaited.push_back((request, Expected::Decoy));
+            self.awaited.push_back((request, Expected::Doubted { id: statement.id }));
         }
         self.make_room(request, out);
         self.prepared.add(statement.id);
@@ -423,8 +479,20 @@ impl Shares {
             return self.unnamed(frame, session);
         }
         let mut out = Vec::new();
-        let statement = self.provide(name, session, &mut out)?;
-        self.note_use(statement.id, session.request);
+        let known = Arc::clone(self.names.get(name)?);
+        // Only its own Parse is on the way: where that fails, this fails as it would without the proxy.
+        let mut on_the_way = self.awaited.iter().filter(|(_, expected)| expected.concerns(known.id));
+        let statement = match (on_the_way.next(), on_the_way.next()) {
+            (Some((_, expected)), None) if expected.names(name) => {
+                self.trust(session.request, name, known.id);
+                known
+            }
+            _ => {
+                let statement = self.provide(name, session, &mut out)?;
+                self.note_use(statement.id, session.request);
+                statement
+            }
+        };
         put_changed(&mut out, frame, start..start + name.len(), &self.prepared.name(statement.id));
         Some(out)
     }
@@ -454,14 +522,14 @@ impl Shares {
     ) -> Option<Vec<u8>> {
         match on_session? {
             OnSession::DiscardsAll | OnSession::DeallocatesAll => {
-                self.prepared.forget();
+                self.forget();
                 // What comes behind it in the pipeline begins anew.
                 self.ends.push((request, std::mem::take(&mut self.names)));
                 None
             }
             // What it does to statements is not known.
             OnSession::Binds(_) => {
-                self.prepared.forget();
+                self.forget();
                 None
             }
             OnSession::Deallocates(name) => {
@@ -485,16 +553,31 @@ impl Shares {
     pub fn server_sent(&mut self, frame: &Frame<'_>, request: u64) -> Fate {
         match frame.tag {
             backend::PARSE_COMPLETE | backend::CLOSE_COMPLETE => {
-                match self.awaited.pop_front().map(|(_, expected)| expected) {
-                    Some(
-                        Expected::Ours { .. } | Expected::Room { .. } | Expected::Decoy | Expected::Unnamed,
-                    ) => {
+                let expected = self.awaited.pop_front().map(|(_, expected)| expected);
+                let counts = self.outdated == 0;
+                self.outdated = self.outdated.saturating_sub(1);
+                if matches!(expected, Some(Expected::OwnUnnamed | Expected::Unnamed)) {
+                    self.find_unnamed(true);
+                }
+                match expected {
+                    Some(Expected::Ours { id }) => {
+                        self.prepared.answer(id, counts);
+                        return Fate::Drop;
+                    }
+                    Some(Expected::Room { id } | Expected::Doubted { id }) => {
+                        self.prepared.answered.remove(&id);
+                        return Fate::Drop;
+                    }
+                    Some(Expected::Parse { statement, sent: true, .. }) => {
+                        self.prepared.answer(statement.id, counts);
+                    }
+                    Some(Expected::Decoy | Expected::Unnamed) => {
                         return Fate::Drop;
                     }
                     Some(Expected::Parse { sent: false, .. }) => {
                         return Fate::Becomes(backend::PARSE_COMPLETE);
                     }
-                    Some(Expected::Own | Expected::Parse { .. } | Expected::Close { .. }) | None => {}
+                    Some(Expected::Own | Expected::OwnUnnamed | Expected::Close { .. }) | None => {}
                 }
             }
             backend::ERROR_RESPONSE => {
@@ -505,16 +588,22 @@ impl Shares {
                 );
                 match ErrorFields::new(frame.head).sqlstate() {
                     // Something has our name there, whatever it is.
-                    Some(b"42P05") if ours => self.prepared.forget(),
+                    Some(b"42P05") if ours => self.forget(),
                     // Somebody has removed it by SQL that was not seen.
-                    Some(b"26000") if self.used.iter().any(|(of, _)| *of == request) => {
-                        self.prepared.forget()
-                    }
+                    Some(b"26000") if self.used.iter().any(|(of, _)| *of == request) => self.forget(),
                     // The tables have changed since: who prepares it anew gets another one.
                     Some(b"0A000") => {
                         self.registry.outdate(self.used.iter().filter(|(of, _)| *of == request))
                     }
                     _ => {}
+                }
+            }
+            // Done, whatever fails behind it.
+            backend::COMMAND_COMPLETE
+                if frame.head.starts_with(b"DEALLOCATE") || frame.head == b"DISCARD ALL\0" =>
+            {
+                if let Some(at) = self.ends.iter().position(|(of, _)| *of == request) {
+                    self.ends.remove(at);
                 }
             }
             backend::READY_FOR_QUERY => self.settle(request),
@@ -523,9 +612,33 @@ impl Shares {
         Fate::Keep
     }
 
+    /// An error that names a statement as the server knows it, in the client's words. Of two names of one statement it tells either.
+    pub fn in_own_words(&self, frame: &Frame<'_>) -> Option<Vec<u8>> {
+        let start = frame.head.windows(OURS.len()).position(|part| part == OURS)?;
+        let quoted = frame.head[start..].iter().position(|byte| *byte == b'"')?;
+        let named = &frame.head[start..start + quoted];
+        let is_meant = |statement: &Statement| self.prepared.name(statement.id) == named;
+        let awaited = self.awaited.iter().find_map(|(_, expected)| match expected {
+            Expected::Parse { name, statement, .. } | Expected::Close { name, statement }
+                if is_meant(statement) =>
+            {
+                Some(name)
+            }
+            _ => None,
+        });
+        let known = self.names.iter().find(|(_, statement)| is_meant(statement)).map(|(name, _)| name);
+        let mut trusted = self.trusted.iter().filter(|(.., id)| self.prepared.name(*id) == named);
+        let mut out = Vec::new();
+        let own = known.or(awaited).or_else(|| trusted.next().map(|(_, name, _)| name))?;
+        put_changed(&mut out, frame, start..start + quoted, own);
+        Some(out)
+    }
+
     /// What was to put it on the server was not done; a later request may have asked for it again.
     fn is_not_there(&mut self, id: u64) {
-        if !self.awaited.iter().any(|(_, expected)| expected.puts(id)) {
+        // What was to be taken away first, in doubt, may still be there.
+        let is_there = self.prepared.answered.contains(&id);
+        if !is_there && !self.awaited.iter().any(|(_, expected)| expected.puts(id)) {
             self.prepared.ids.remove(&id);
         }
     }
@@ -534,19 +647,34 @@ impl Shares {
     fn settle(&mut self, request: u64) {
         let failed = std::mem::take(&mut self.failed);
         self.used.retain(|(of, _)| *of > request);
+        self.trusted.retain(|(of, ..)| *of > request);
         let undone = self.awaited.iter().take_while(|(of, _)| *of <= request).count();
+        let outdated = self.outdated.min(undone);
+        self.outdated -= outdated;
         let undone: Vec<Expected> = self.awaited.drain(..undone).map(|(_, expected)| expected).collect();
-        for expected in undone.into_iter().rev() {
+        for (at, expected) in undone.into_iter().enumerate().rev() {
+            let counts = at >= outdated;
             match expected {
-                Expected::Own | Expected::Decoy | Expected::Unnamed => {}
-                Expected::Ours { id } => self.is_not_there(id),
-                Expected::Room { id } => self.prepared.add(id),
+                Expected::Own
+                | Expected::OwnUnnamed
+                | Expected::Doubted { .. }
+                | Expected::Decoy
+                | Expected::Unnamed => {}
+                Expected::Ours { id } if counts => self.is_not_there(id),
+                Expected::Room { id } if counts => self.prepared.add(id),
+                Expected::Ours { .. } | Expected::Room { .. } => {}
                 Expected::Parse { name, statement, sent } => {
                     // A later request may have taken the name already.
                     if !self.awaited.iter().any(|(_, later)| later.names(&name)) {
                         self.names.remove(&name);
                     }
-                    if sent {
+                    // Nor is it there again when a later Close of it is not done.
+                    for (_, later) in &mut self.awaited {
+                        if later.closes(&name, statement.id) {
+                            *later = Expected::Own;
+                        }
+                    }
+                    if sent && counts {
                         self.is_not_there(statement.id);
                     }
                 }
@@ -561,7 +689,7 @@ impl Shares {
             }
         }
         // What was skipped had no say in what the unnamed statement is now.
-        self.unnamed_is_own &= !failed;
+        self.unnamed_is_own &= !failed || self.unnamed_was_own;
     }
 }
 

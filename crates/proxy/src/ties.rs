@@ -303,10 +303,10 @@ impl Ties {
         let Some((name, _)) = split_text(frame.head) else { return self.bind("an unreadable message") };
         if name.is_empty() {
             self.forget_unnamed();
-            if self.keeps() && frame.is_whole() {
+            if self.keeps() && !frame.is_cut() {
                 self.unnamed.extend_from_slice(frame.bytes);
             }
-            self.unnamed_too_long = !frame.is_whole();
+            self.unnamed_too_long = frame.is_cut();
             let sets = effects
                 .is_some_and(|effects| effects.on_session != OnSession::Nothing || effects.sets_locally);
             self.unnamed_sets = sets.then(|| ledger.next());
@@ -316,7 +316,7 @@ impl Ties {
             return self.bind("a prepared SET LOCAL");
         }
         match effects.map(|effects| &effects.on_session) {
-            Some(OnSession::Nothing) if frame.is_whole() => {
+            Some(OnSession::Nothing) if !frame.is_cut() => {
                 if self.keeps() && !self.leaves_statements {
                     let (name, message) = (name.to_owned(), frame.bytes.to_owned());
                     self.push(ledger.next(), Effect::Prepares { n: self.sent.parses, name, message });

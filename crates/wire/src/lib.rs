@@ -11,6 +11,8 @@ mod effect;
 mod error;
 mod lsn;
 pub mod message;
+#[cfg(test)]
+mod properties;
 pub mod startup;
 mod timeline;
 pub mod token;

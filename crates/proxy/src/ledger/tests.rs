@@ -116,6 +116,27 @@ fn pipelined_requests_are_answered_one_by_one() {
     assert_eq!(script.ledger.done, script.ledger.sent, "an answer to nothing is not counted");
 }
 
+/// The session counted as asking something until its next request, kept its server, and heard at its good-bye that the outcome was unknown.
+#[test]
+fn a_sync_behind_data_that_was_sent_ahead_is_answered() {
+    for first_sync in [false, true] {
+        let mut script = Script::new();
+        script.extended("COPY t FROM STDIN");
+        if first_sync {
+            script.client(b'S', b"");
+        }
+        script
+            .client(b'd', b"1\n")
+            .client(b'c', b"")
+            .client(b'S', b"")
+            .extended("SELECT 1")
+            .client(b'S', b"");
+        script.server(b'G', b"\0\0\0").server(b'C', b"COPY 1\0").server(b'Z', b"I").loses(Loss::Unknown);
+        script.server(b'C', b"SELECT 1\0").server(b'Z', b"I").loses(Loss::Nothing);
+        assert!(script.ledger.idle(), "{first_sync}");
+    }
+}
+
 #[test]
 fn syncs_swallowed_by_a_copy_leave_no_debt() {
     let mut script = Script::new();

@@ -14,6 +14,9 @@ use super::super::shares::Fate;
 use super::repeat::{Heard, Turn, note_turn};
 use super::{End, Relay};
 
+/// Before a message's body: its type byte and its length.
+const HEADER: usize = 5;
+
 impl Relay {
     pub(super) fn client_frame(&mut self, frame: &Frame<'_>, cut: &mut Cut<'_>) {
         if let Some(repeat) = &mut self.repeat {
@@ -72,9 +75,16 @@ impl Relay {
                 put(cut, frame, shared);
             }
             Change::Edited(bytes) | Change::Refused(bytes) => {
-                // As it will be found in the books of the server.
-                let length = frame.length + bytes.len() as u32 - frame.bytes.len() as u32;
-                let as_sent = Frame { length, head: &bytes[5..], bytes: &bytes, ..*frame };
+                // As it will be found in the books of the server: with the rest of what was edited, which is to come.
+                let (length, head) = match self.up.drops_rest {
+                    true => (bytes.len() - HEADER, bytes.len() - HEADER),
+                    false => {
+                        let longer = |old: usize| old + bytes.len() - frame.bytes.len();
+                        (longer(frame.length as usize), longer(frame.head.len()))
+                    }
+                };
+                let head = &bytes[HEADER..HEADER + head];
+                let as_sent = Frame { length: length as u32, head, bytes: &bytes, ..*frame };
                 books.ties.client_sent(&as_sent, Some(&effects), &books.ledger);
                 // A SET is not shared, though its answer is awaited; what says why something else is refused may be.
                 let shared = books.share_message(&as_sent, Some(&effects).filter(|_| leaves_nothing));
@@ -91,7 +101,7 @@ impl Relay {
         {
             self.gate.point_to(Target::new(&self.address, frame.head));
             self.server_key = frame.head.to_vec();
-            if self.hides_key && frame.is_whole() {
+            if self.hides_key && !frame.is_cut() {
                 let body = own_key(key);
                 if let Some(own) = CancelKey::parse(&body) {
                     self.key = Some(self.cancels.register(own, &self.gate));
@@ -114,11 +124,16 @@ impl Relay {
             books.ledger.server_parsed();
         }
         let request = books.ledger.running();
+        let told = match &books.shares {
+            Some(shares) if frame.tag == backend::ERROR_RESPONSE => shares.in_own_words(frame),
+            _ => None,
+        };
         let fate = books.shares.as_mut().map_or(Fate::Keep, |shares| shares.server_sent(frame, request));
         let bytes;
         let frame = match fate {
             Fate::Keep => frame,
             Fate::Drop => {
+                self.down.drops_rest = true;
                 cut.drop(frame.bytes.len());
                 return Ok(());
             }
@@ -143,7 +158,9 @@ impl Relay {
         }
         self.down.drops_rest = matches!(verdict, Verdict::Drop | Verdict::Unacknowledged(_));
         match verdict {
-            Verdict::Pass => put(cut, frame, matches!(fate, Fate::Becomes(_)).then(|| frame.bytes.to_vec())),
+            Verdict::Pass => {
+                put(cut, frame, told.or(matches!(fate, Fate::Becomes(_)).then(|| frame.bytes.to_vec())))
+            }
             Verdict::Drop => cut.drop(frame.bytes.len()),
             Verdict::Unacknowledged(error) => {
                 Counters::add(&self.counters.unacknowledged);
@@ -189,7 +206,7 @@ fn own_key(key: CancelKey<'_>) -> Vec<u8> {
 /// What PostgreSQL says when it ends a session of its own accord: it shuts down, another process of it has crashed,
 /// or somebody has called `pg_terminate_backend`.
 fn is_end_by_shutdown(frame: &Frame<'_>) -> bool {
-    if frame.tag != backend::ERROR_RESPONSE || !frame.is_whole() {
+    if frame.tag != backend::ERROR_RESPONSE || frame.is_cut() {
         return false;
     }
     let fields = ErrorFields::new(frame.head);

@@ -76,7 +76,7 @@ impl Relay {
     /// needs first is put into the lane, and the client's messages wait until it is answered.
     pub fn borrow(&mut self, target: Target, parameters: Arc<Parameters>, found: &Laid, is_own: bool) {
         if let Some(shares) = &mut self.books.shares {
-            shares.unnamed_is_own = is_own;
+            shares.find_unnamed(is_own);
         }
         let replay = self.books.ties.transition(found);
         if replay.answers == 0 {
@@ -86,7 +86,7 @@ impl Relay {
         self.up.put(&replay.bytes);
         // A text that is run makes the server forget its unnamed statement, and this session's is to be prepared there anew.
         if let Some(shares) = &mut self.books.shares {
-            shares.unnamed_is_own = false;
+            shares.find_unnamed(false);
         }
         self.prelude = Some(Box::new(Prelude {
             answers_due: replay.answers,
@@ -155,7 +155,7 @@ impl Relay {
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         let there = self.up.unread.len() + bytes.len();
         match tag {
-            _ if length < 4 => Wants::Garbage,
+            _ if !(4..=i32::MAX as usize).contains(&length) => Wants::Garbage,
             frontend::TERMINATE => Wants::Nothing,
             // What is too long to be kept goes on as it comes.
             _ if there > length || length >= UNREAD_MAX => Wants::Server,

@@ -117,7 +117,7 @@ impl Repeat {
             self.skipped += 1;
             return if *passed == again { Heard::Hide } else { Heard::Differs };
         }
-        if !frame.is_whole() {
+        if frame.is_cut() {
             // It cannot be compared with a second one.
             self.end();
             return Heard::Pass;

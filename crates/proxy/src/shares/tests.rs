@@ -107,8 +107,13 @@ impl Session {
             let effects = matches!(tag, b'P' | b'Q')
                 .then(|| Effects::read(split_text(&body[start..]).unwrap().0, false));
             let request = self.sent + 1;
-            let state =
-                State { request, reads: Reads::default(), failed: false, unnamed: &[], keeps_server: false };
+            let state = State {
+                request,
+                reads: Reads::default(),
+                may_have_failed: false,
+                unnamed: &[],
+                keeps_server: false,
+            };
             let changed = self.shares.client_sent(&frame, effects.as_ref(), &state);
             self.sent += u64::from(matches!(tag, b'S' | b'Q'));
             for message in frames(changed.as_deref().unwrap_or(&bytes)) {

@@ -2,11 +2,14 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use proptest::collection::vec;
+use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use zeroize::Zeroizing;
 
 use super::*;
+use crate::tests::properties::{cases, lie, told};
 
 /// Of the password "pencil" with the salt of RFC 7677.
 const STORED: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
@@ -354,4 +357,48 @@ fn passwords_are_prepared_as_in_postgresql() {
     assert!(same("foo\u{7}bar".as_bytes(), "foo\u{7}bar".as_bytes()));
     assert!(same(b"foo\xff\xfebar", b"foo\xff\xfebar"), "no UTF-8: raw bytes");
     assert!(!same(b"foo\xff\xfebar", b"foo\xff\xfdbar"));
+}
+
+proptest! {
+    #![proptest_config(cases(1000))]
+
+    #[test]
+    fn only_the_right_proof_is_good(
+        secret in vec(any::<u8>(), 1..30),
+        nonces in any::<([u8; 18], [u8; 18])>(),
+        end_point in proptest::option::of(vec(any::<u8>(), 32)),
+        which in 0..4u8,
+        lies in vec(lie(), 1..3),
+    ) {
+        let verifier = keys::Keys::of_password(&secret, "W22ZaJ0SNY7soEsUEjb6gQ==", 2).unwrap().verifier();
+        let binding = end_point.clone().map_or(Binding::None, Binding::EndPoint);
+        let asking = Opening::new(password(&secret), binding, nonces.0);
+        let offer = Offer::new(verifier, false, end_point);
+        let mechanism = offer.choose(asking.mechanism().as_bytes()).unwrap();
+        let first = asking.message().into_bytes();
+        let is_changed = |bytes: &[u8]| told(bytes.to_vec(), &lies) != bytes;
+        let sent = if which == 0 { told(first.clone(), &lies) } else { first.clone() };
+        let Ok(challenge) = offer.begin(mechanism, &sent, nonces.1) else {
+            prop_assert!(sent != first);
+            return Ok(());
+        };
+        let asked = challenge.message().to_vec();
+        let heard = if which == 1 { told(asked.clone(), &lies) } else { asked.clone() };
+        let Ok(answered) = asking.answer(&heard) else {
+            prop_assert!(heard != asked || sent != first);
+            return Ok(());
+        };
+        let proof = answered.message().to_vec();
+        let told_proof = if which == 2 { told(proof.clone(), &lies) } else { proof.clone() };
+        let is_true = sent == first && heard == asked && told_proof == proof;
+        match challenge.check(&told_proof) {
+            Ok(Proof::Good { server_final, .. }) => {
+                prop_assert!(is_true);
+                let last = server_final.as_bytes();
+                let heard = if which == 3 { told(last.to_vec(), &lies) } else { last.to_vec() };
+                prop_assert_eq!(answered.finish(&heard).is_ok(), which != 3 || !is_changed(last));
+            }
+            _ => prop_assert!(!is_true),
+        }
+    }
 }

@@ -116,7 +116,7 @@ impl Session {
     }
 
     pub(super) fn part_with(&mut self, last: &[u8], around: &mut Around<'_>) -> bool {
-        if !self.relay.client_at_boundary() || self.relay.books.ledger.end_is_explained() {
+        if !self.relay.client_hears_whole() || self.relay.books.ledger.end_is_explained() {
             return false;
         }
         let waiting = self.relay.down.take_waiting();

@@ -187,7 +187,7 @@ impl Session {
                     continue;
                 }
                 Wants::Garbage => {
-                    let refusal = Refusal::Protocol("a message shorter than its own length".to_owned());
+                    let refusal = Refusal::Protocol("invalid message length".to_owned());
                     return self.leave(Vec::new(), &refusal.response().encode(), around);
                 }
             }
