@@ -116,8 +116,13 @@ fn message(tag: u8, body: &[u8]) -> Vec<u8> {
 
 /// A session that has logged in.
 fn relay(statements: Option<Arc<Registry>>) -> Relay {
-    let around =
-        Surroundings { cancels: Arc::default(), counters: Arc::default(), statements, leaks: Leaks::Pin };
+    let around = Surroundings {
+        cancels: Arc::default(),
+        counters: Arc::default(),
+        statements,
+        leaks: Leaks::Pin,
+        blocks: true,
+    };
     let mut relay = Relay::new(Books::new(false, false, LoweredCommit::Allow), around, "n1:5432".into());
     let welcome = [message(b'R', &[0; 4]), message(b'Z', b"I")].concat();
     relay.hear_server(&welcome, &mut Wide::default()).unwrap();
