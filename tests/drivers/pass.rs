@@ -20,7 +20,7 @@ use crate::suite::Suite;
 const CONFIGURATION: &str = "[postgres.parameters]\nmax_connections = \"100\"\nmax_prepared_transactions = \"10\"\n\
                              [proxy]\npool_mode = \"transaction\"\npool_size = 20\nthreads = 1\n";
 /// The longest takes 45 s when nobody else wants the processor.
-const SUITE_TIMEOUT: Duration = Duration::from_secs(400);
+const SUITE_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Which way leads to the server.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
