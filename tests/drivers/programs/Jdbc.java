@@ -108,17 +108,20 @@ public class Jdbc {
     }
 
     static void prepared(String more) throws Exception {
+        // The driver sends no bytes as text.
+        boolean isText = more.endsWith("=simple");
+        String bytes = isText ? "CAST('\\x00ff' AS bytea)" : "CAST(? AS bytea)";
         try (Connection session = connect(more)) {
             for (int n = 0; n < 20; n++) {
                 String sql = "SELECT CAST(? AS int) + " + n % 4
-                    + ", CAST(? AS text), CAST(? AS numeric), CAST(? AS timestamptz), ?";
+                    + ", CAST(? AS text), CAST(? AS numeric), CAST(? AS timestamptz), " + bytes;
                 try (PreparedStatement statement = session.prepareStatement(sql)) {
                     for (int use = 0; use < 7; use++) {
                         statement.setInt(1, n);
                         statement.setString(2, "grüße " + use);
                         statement.setBigDecimal(3, new BigDecimal("12.50"));
                         statement.setTimestamp(4, new java.sql.Timestamp(0));
-                        statement.setBytes(5, new byte[] {0, -1});
+                        if (!isText) statement.setBytes(5, new byte[] {0, -1});
                         try (ResultSet rows = statement.executeQuery()) {
                             rows.next();
                             same(rows.getInt(1), n + n % 4);
