@@ -7,6 +7,7 @@
 
 mod bench;
 mod check;
+mod drivers;
 mod majors;
 mod regress;
 mod setup;
@@ -22,6 +23,7 @@ cargo xtask demo [args…]                    set up, build and start a live clu
 cargo xtask test [--no-setup] [filter]      set up, build and pass every test, simulator seeds included
 cargo xtask test --major 18 [filter]         fetch that PostgreSQL (15 to 18) and pass the tests of real servers on it
 cargo xtask test regress [--mode transaction|session|both] [--bounded] [test…]   PostgreSQL's own suite through the proxy
+cargo xtask test drivers [--only NAME,…] [--auto]   the suites of PostgreSQL drivers, direct and through the proxy
 cargo xtask sim [--seed N | --seeds N] …    the simulator, optimised
 cargo xtask chaos [--seconds 240] [--seed N] …   a real cluster under faults, its history checked (docs/concepts/chaos.md)
 cargo xtask sim --crash-steps               every operation killed after each of its steps; prints the table
@@ -53,6 +55,7 @@ fn run(arguments: &[String]) -> Result<()> {
     match task.as_str() {
         "demo" => demo(rest),
         "test" if rest.first().is_some_and(|word| word == "regress") => regress::regress(&rest[1..]),
+        "test" if rest.first().is_some_and(|word| word == "drivers") => drivers::drivers(&rest[1..]),
         "test" => check::test(rest),
         "sim" => check::sim(rest),
         "worlds" => check::worlds(rest),

@@ -3,14 +3,15 @@
 //! What it is: the names that a session's client knows, the statements that a server has, and the change of each message that
 //! names one. A statement that a server lacks is prepared there just before it is used. What it is not: a cache of results or of
 //! plans, which are PostgreSQL's. Invariants: two statements are one only when text, types of parameters and everything that
-//! was set when they were prepared are the same (`Ties::reads`), and none is prepared while something else is set; the client gets one answer to each of its messages, in its place; a server's
+//! was set when they were prepared are the same (`Ties::reads`), none is prepared while something else is set, and no definition was
+//! changed between, as far as commands of clients tell; the client gets one answer to each of its messages, in its place; a server's
 //! name is never used for anything else, so in doubt about what is there new names are taken.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use wire::message::{Frame, backend, frontend, put_frame, split_text};
+use wire::message::{Frame, Status, backend, frontend, put_frame, split_text};
 use wire::{Effects, ErrorFields, OnSession};
 
 use super::ties::Reads;
@@ -82,6 +83,19 @@ impl Registry {
         }
         stale.extend(used.map(|(_, id)| id));
     }
+
+    /// Something was defined in another way: every text may mean something else to who prepares it from now on. Sessions keep
+    /// what they have, as on a server of their own.
+    fn outdate_all(&self) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.stale.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// A command with this tag may change what texts mean: the types of parameters and columns are those of their Parse for good.
+fn redefines(tag: &[u8]) -> bool {
+    let words: [&[u8]; 5] = [b"ALTER ", b"CREATE ", b"DROP ", b"DO\0", b"COMMIT PREPARED"];
+    words.iter().any(|word| tag.starts_with(word))
 }
 
 type Names = BTreeMap<Vec<u8>, Arc<Statement>>;
@@ -236,6 +250,8 @@ pub struct Shares {
     used: Vec<(u64, u64)>,
     /// Those of which the Parse was on the way, or was read anew, with the names that they had then.
     trusted: Vec<(u64, Vec<u8>, u64)>,
+    /// The transaction has changed definitions, which nobody else sees yet, and which it may take back.
+    redefined: bool,
 }
 
 impl Shares {
@@ -253,6 +269,7 @@ impl Shares {
             names_on_server: false,
             used: Vec::new(),
             trusted: Vec::new(),
+            redefined: false,
         }
     }
 
@@ -309,6 +326,7 @@ impl Shares {
     /// A server is gone, and what was asked of it.
     pub fn lose_server(&mut self) {
         self.settle(u64::MAX);
+        self.end_transaction();
         self.ends.clear();
         self.used.clear();
         self.trusted.clear();
@@ -598,15 +616,25 @@ impl Shares {
                     _ => {}
                 }
             }
-            // Done, whatever fails behind it.
-            backend::COMMAND_COMPLETE
-                if frame.head.starts_with(b"DEALLOCATE") || frame.head == b"DISCARD ALL\0" =>
-            {
-                if let Some(at) = self.ends.iter().position(|(of, _)| *of == request) {
+            backend::COMMAND_COMPLETE => {
+                // Done, whatever fails behind it.
+                if (frame.head.starts_with(b"DEALLOCATE") || frame.head == b"DISCARD ALL\0")
+                    && let Some(at) = self.ends.iter().position(|(of, _)| *of == request)
+                {
                     self.ends.remove(at);
                 }
+                let took_back = self.redefined && frame.head.starts_with(b"ROLLBACK");
+                if redefines(frame.head) || took_back {
+                    self.redefined = true;
+                    self.registry.outdate_all();
+                }
             }
-            backend::READY_FOR_QUERY => self.settle(request),
+            backend::READY_FOR_QUERY => {
+                self.settle(request);
+                if Status::parse(frame.head) == Some(Status::Idle) {
+                    self.end_transaction();
+                }
+            }
             _ => {}
         }
         Fate::Keep
@@ -632,6 +660,13 @@ impl Shares {
         let own = known.or(awaited).or_else(|| trusted.next().map(|(_, name, _)| name))?;
         put_changed(&mut out, frame, start..start + quoted, own);
         Some(out)
+    }
+
+    /// What was parsed meanwhile was read as it had been, or, by this session, as it perhaps did not stay.
+    fn end_transaction(&mut self) {
+        if std::mem::take(&mut self.redefined) {
+            self.registry.outdate_all();
+        }
     }
 
     /// What was to put it on the server was not done; a later request may have asked for it again.

@@ -188,6 +188,7 @@ impl Session {
             counters: Arc::default(),
             statements: shares.then(Arc::default),
             leaks,
+            blocks: true,
         };
         let books = Books::new(false, false, policy);
         let mut relay = Relay::new(books, around, "n1:5432".into());

@@ -200,3 +200,31 @@ async fn what_a_failed_request_was_to_prepare_is_prepared_for_the_next() {
     client.ready().await.unwrap();
     assert_eq!(client.tags_until_ready().await, "12DCZ");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_prepares_a_text_after_a_table_changed_gets_the_types_of_now() {
+    // One server: what was prepared there once is still there.
+    let (_postgres, stand) = real(1, &[]).await;
+    let (one, other) = (open(&stand).await, open(&stand).await);
+    let text = "INSERT INTO changes VALUES ($1)";
+    let first = async |session: &tokio_postgres::Client| {
+        session.prepare(text).await.unwrap().params()[0].name().to_owned()
+    };
+    one.batch_execute("CREATE TABLE changes (a int)").await.unwrap();
+    assert_eq!((first(&one).await, first(&other).await), ("int4".to_owned(), "int4".to_owned()));
+    other.batch_execute("ALTER TABLE changes ALTER a TYPE bigint").await.unwrap();
+    assert_eq!((first(&one).await, first(&other).await), ("int8".to_owned(), "int8".to_owned()));
+    other.batch_execute("DROP TABLE changes; CREATE TABLE changes (a date)").await.unwrap();
+    assert_eq!((first(&one).await, first(&other).await), ("date".to_owned(), "date".to_owned()));
+    // Within a transaction that takes it back, in part and as a whole.
+    one.batch_execute("BEGIN; ALTER TABLE changes ALTER a TYPE text; SAVEPOINT here").await.unwrap();
+    assert_eq!(first(&one).await, "text");
+    one.batch_execute("ALTER TABLE changes RENAME a TO b; ALTER TABLE changes ALTER b TYPE xml USING b::xml")
+        .await
+        .unwrap();
+    assert_eq!(first(&one).await, "xml");
+    one.batch_execute("ROLLBACK TO here").await.unwrap();
+    assert_eq!(first(&one).await, "text");
+    one.batch_execute("ROLLBACK").await.unwrap();
+    assert_eq!((first(&one).await, first(&other).await), ("date".to_owned(), "date".to_owned()));
+}
