@@ -149,9 +149,19 @@ impl Cell {
     }
 
     fn newest(&self, side: Side) -> Option<(u64, Vec<u8>)> {
-        let slot = |index: usize| self.slot(offset(side) + index);
-        let both = || [slot(0), slot(1)].into_iter().flatten().max_by_key(|(sequence, _)| *sequence);
-        (0..READS_MAX).find_map(|_| both())
+        let mut newest = None;
+        for _ in 0..READS_MAX {
+            let slots = [0, 1].map(|index| self.slot(offset(side) + index));
+            let is_whole = slots.iter().all(Option::is_some);
+            let word = slots.into_iter().flatten().max_by_key(|(sequence, _)| *sequence);
+            newest = newest.max(word);
+            // One of them is being written: the word in the other may be older than what was there when this read began. Or it was
+            // never written, or not to its end.
+            if is_whole {
+                break;
+            }
+        }
+        newest
     }
 
     fn slot(&self, slot: usize) -> Option<(u64, Vec<u8>)> {
