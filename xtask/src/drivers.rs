@@ -41,18 +41,7 @@ const JDBC: &str = "libpostgresql-jdbc-java";
 pub fn drivers(arguments: &[String]) -> Result<()> {
     setup::all()?;
     let fetched = fetched()?;
-    shell::cargo(&[
-        "build",
-        "--package",
-        "pgherd",
-        "--package",
-        "tests",
-        "--bin",
-        "pgherd",
-        "--bin",
-        "drivers",
-    ])?;
-    let mut program = Command::new(shell::target_dir().join("debug/drivers"));
+    let mut program = shell::program_of_tests("drivers")?;
     program
         .arg("--fetched")
         .arg(&fetched)

@@ -27,18 +27,7 @@ pub fn regress(arguments: &[String]) -> Result<()> {
     let mut shim = Command::new("cc");
     shim.args(["-O1", "-Wall", "-fPIC", "-shared", "tests/regress/protocol.c", "-ldl", "-o"]);
     shell::run(shim.arg(suite.join("protocol.so")))?;
-    shell::cargo(&[
-        "build",
-        "--package",
-        "pgherd",
-        "--package",
-        "tests",
-        "--bin",
-        "pgherd",
-        "--bin",
-        "regress",
-    ])?;
-    let mut program = Command::new(shell::target_dir().join("debug/regress"));
+    let mut program = shell::program_of_tests("regress")?;
     shell::run(program.arg("--suite").arg(&suite).args(arguments))
 }
 

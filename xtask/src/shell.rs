@@ -28,6 +28,12 @@ pub fn cargo_command() -> Command {
     Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
 }
 
+/// One of the programs of the package `tests`, built together with pgherd.
+pub fn program_of_tests(name: &str) -> Result<Command> {
+    cargo(&["build", "--package", "pgherd", "--package", "tests", "--bin", "pgherd", "--bin", name])?;
+    Ok(Command::new(target_dir().join("debug").join(name)))
+}
+
 /// Runs a command to its end; anything but success is an error that names it.
 pub fn run(command: &mut Command) -> Result<()> {
     let shown = shown(command);

@@ -83,14 +83,16 @@ impl ClientRules {
         }
     }
 
-    pub fn demand(&self, comer: &Comer) -> Result<Demand, Denial> {
+    /// `comer` is asked for where there are rules: log-ins come in storms.
+    pub fn demand(&self, comer: impl FnOnce() -> Comer) -> Result<Demand, Denial> {
         let Some(rules) = &self.rules else { return Ok(Demand::Nothing) };
+        let comer = comer();
         let request = comer.request();
         let denied = |denial: Denial| Err(Denial { detail: DETAIL, ..denial });
         match rules.decide(&request, &Roles::default(), None).outcome {
             Outcome::Trust => Ok(Demand::Nothing),
             Outcome::Password(_) => Ok(Demand::Password),
-            Outcome::Cert => match by_certificate(comer) {
+            Outcome::Cert => match by_certificate(&comer) {
                 Some(denial) => denied(denial),
                 None => Ok(Demand::Nothing),
             },
@@ -148,8 +150,9 @@ mod tests {
             "host all all 10.0.0.0/8 scram-sha-256",
         ])
         .unwrap();
-        let demand =
-            |address, user, name| rules.demand(&comer(address, user, name)).map_err(|denial| denial.message);
+        let demand = |address, user, name| {
+            rules.demand(|| comer(address, user, name)).map_err(|denial| denial.message)
+        };
         assert_eq!(demand("10.1.1.1", "ann", None), Ok(Demand::Nothing));
         assert_eq!(demand("10.1.1.1", "bob", None), Ok(Demand::Password));
         assert!(
@@ -163,7 +166,7 @@ mod tests {
 
     #[test]
     fn without_rules_everybody_may_try() {
-        assert_eq!(rules(&[]).unwrap().demand(&comer("8.8.8.8", "x", None)).ok(), Some(Demand::Nothing));
+        assert_eq!(rules(&[]).unwrap().demand(|| comer("8.8.8.8", "x", None)).ok(), Some(Demand::Nothing));
     }
 
     #[test]

@@ -239,7 +239,7 @@ impl Newcomer {
     fn demand(&self, shared: &Shared) -> Result<Demand, Denial> {
         match parse_opening(&self.startup[4..]) {
             Ok(Opening::Startup(packet)) => {
-                shared.client_rules.demand(&Comer::of(&self.client, &packet, self.replication))
+                shared.client_rules.demand(|| Comer::of(&self.client, &packet, self.replication))
             }
             _ => Ok(Demand::Nothing),
         }

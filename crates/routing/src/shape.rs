@@ -15,15 +15,13 @@ pub fn write(text: &[u8], out: &mut Vec<u8>) -> bool {
     out.clear();
     let head = text.trim_ascii_start();
     let word = head.iter().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(head.len());
-    if !QUERIES.iter().any(|query| head[..word].eq_ignore_ascii_case(query)) {
+    if !QUERIES.iter().any(|query| head[..word].eq_ignore_ascii_case(query)) || names_setting(text) {
         return false;
     }
     let (mut at, mut copied, mut before) = (0, 0, b' ');
     while let Some(&byte) = text.get(at) {
         let rest = &text[at..];
         let (end, value): (usize, &[u8]) = match byte {
-            // What is asked of `current_setting` decides.
-            b'\'' if names_setting(text) => return false,
             b'\'' if !is_word(before) && before != b'&' => match text_end(rest) {
                 Some(end) => (end, b"''"),
                 None => return false,

@@ -4,7 +4,6 @@
 //! `PROPTEST_CASES` (256) and `PROPTEST_RNG_SEED` ask for more and for others (`tests::properties`).
 
 use std::fmt;
-use std::io::IoSlice;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -13,6 +12,7 @@ use wire::message::{Framer, put_frame};
 
 use super::super::policy::LoweredCommit;
 use super::super::ties::Laid;
+use super::tests::Wide;
 use super::*;
 use crate::cancel::Target;
 use crate::tests::properties::{cases, cuts_of, lie, told};
@@ -39,17 +39,6 @@ struct Said(Vec<u8>);
 impl fmt::Debug for Said {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.0.escape_ascii())
-    }
-}
-
-/// Takes everything.
-#[derive(Default)]
-struct Wide(Vec<u8>);
-
-impl Receiver for Wide {
-    fn take(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        parts.iter().for_each(|part| self.0.extend_from_slice(part));
-        Ok(parts.iter().map(|part| part.len()).sum())
     }
 }
 

@@ -99,7 +99,7 @@ fn bytes_pass_unchanged_however_they_are_cut() {
 
 /// Takes everything.
 #[derive(Default)]
-struct Wide(Vec<u8>);
+pub struct Wide(pub Vec<u8>);
 
 impl Receiver for Wide {
     fn take(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
