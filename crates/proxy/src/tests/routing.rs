@@ -201,6 +201,8 @@ async fn a_session_reads_what_it_has_written_though_the_replica_does_not_replay(
         session.execute("INSERT INTO t VALUES (1)", &[]).await.unwrap();
         assert_eq!(session.query_one(&statement, &[]).await.unwrap().get::<_, i64>(0), n);
     }
+    // It stands still with these fifty, not with as many as it had come to.
+    caught_up(&session).await;
     replica.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
     session.batch_execute("INSERT INTO t VALUES (2)").await.unwrap();
     for _ in 0..20 {
