@@ -69,6 +69,10 @@ struct GateState {
     target: Option<Target>,
     /// A cancel was sent, and nobody knows when its signal comes.
     late: bool,
+    /// Of a session that waits for a server for what it asks.
+    waits: Option<Waker>,
+    /// A cancel came meanwhile.
+    gave_up: bool,
 }
 
 /// What a session's server is worth once no cancel for it is under way.
@@ -100,6 +104,19 @@ impl Gate {
     pub fn point_to(&self, target: Target) {
         let mut state = lock(&self.state);
         (state.target, state.late) = (Some(target), false);
+        (state.waits, state.gave_up) = (None, false);
+    }
+
+    /// Until it points to a server again a cancel wakes `waker`, once.
+    pub fn wait(&self, waker: &Waker) {
+        lock(&self.state).waits.get_or_insert_with(|| waker.clone());
+    }
+
+    /// The session asks for nothing any more. True when a cancel came while it waited.
+    pub fn stop_waiting(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.waits = None;
+        std::mem::take(&mut state.gave_up)
     }
 
     /// It is for nobody: the server is gone.
@@ -121,7 +138,12 @@ impl Gate {
     /// Begins a cancel of what runs now.
     pub fn enter(self: &Arc<Gate>) -> Result<Pass, Cancelled> {
         let mut state = lock(&self.state);
-        let target = state.target.clone().ok_or(Cancelled::Lost)?;
+        let Some(target) = state.target.clone() else {
+            let waiter = state.waits.take().ok_or(Cancelled::Lost)?;
+            state.gave_up = true;
+            waiter.wake();
+            return Err(Cancelled::Sent);
+        };
         if state.commit == Commit::Asked {
             tracing::debug!(address = %target.address, "cancel dropped: a commit is under way");
             return Err(Cancelled::Withheld);
@@ -189,6 +211,7 @@ impl Target {
 /// What became of a cancel request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Cancelled {
+    /// It was passed on, to the server, or to a session that waits for one.
     Sent,
     /// A commit is under way.
     Withheld,
@@ -323,6 +346,23 @@ mod tests {
         assert_eq!(gate.poll_release(&mut cx), Poll::Ready(Released::Tainted));
         gate.point_to(target("c:1"));
         assert_eq!(gate.poll_release(&mut cx), Poll::Ready(Released::Clean));
+    }
+
+    #[test]
+    fn who_waits_for_a_server_is_told_of_a_cancel_once() {
+        let gate = Arc::new(Gate::default());
+        gate.wait(Waker::noop());
+        assert_eq!(gate.enter().err(), Some(Cancelled::Sent));
+        assert_eq!(gate.enter().err(), Some(Cancelled::Lost));
+        assert!(gate.stop_waiting() && !gate.stop_waiting());
+        gate.wait(Waker::noop());
+        assert!(!gate.stop_waiting());
+        assert_eq!(gate.enter().err(), Some(Cancelled::Lost));
+        gate.wait(Waker::noop());
+        assert_eq!(gate.enter().err(), Some(Cancelled::Sent));
+        // It has a server before it has heard of it: what runs there is not what was to be cancelled any more.
+        gate.point_to(target("a:1"));
+        assert!(!gate.stop_waiting());
     }
 
     #[test]

@@ -241,6 +241,17 @@ pub fn forbidden() -> ErrorResponse {
     }
 }
 
+/// As PostgreSQL says it.
+pub fn cancelled() -> ErrorResponse {
+    ErrorResponse {
+        severity: Severity::Error,
+        sqlstate: "57014",
+        message: "canceling statement due to user request".to_owned(),
+        detail: "It was waiting for a server of the proxy's pool.".to_owned(),
+        hint: String::new(),
+    }
+}
+
 pub fn warning() -> ErrorResponse {
     ErrorResponse {
         severity: Severity::Warning,

@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use wire::ErrorFields;
-use wire::message::{FrameError, Piece};
+use wire::message::{FrameError, Piece, backend, frontend, put_frame};
 
 use super::Counters;
 use super::books::{Books, Parking};
 use super::cancel::{CancelMap, Commit, Gate, Registered};
 use super::lane::{Cut, Lane, Receiver};
 use super::ledger::{backend_wanted, frontend_wanted};
-use super::policy::Leaks;
+use super::policy::{self, Leaks};
 use super::routes::{Known, Request};
 use super::shares::{Registry, Shares};
 use super::tally::Bytes;
@@ -212,6 +212,21 @@ impl Relay {
         known.first(&self.up.unread, is_read)
     }
 
+    /// Takes the client's first request out of what it has sent, and answers it as one that was cancelled. False when its end has not
+    /// come, or something else is to be said first.
+    pub fn cancel_request(&mut self) -> bool {
+        if !self.at_boundary() || !self.client_at_boundary() {
+            return false;
+        }
+        let Some(end) = request_end(&self.up.unread) else { return false };
+        self.up.unread.drain(..end);
+        self.backlog = !self.up.unread.is_empty();
+        let mut answer = policy::cancelled().encode();
+        put_frame(&mut answer, backend::READY_FOR_QUERY, b"I");
+        self.down.put(&answer);
+        true
+    }
+
     /// No more of the client can be kept.
     pub fn is_full(&self) -> bool {
         self.up.unread.len() >= UNREAD_MAX
@@ -299,6 +314,23 @@ impl Relay {
         if self.commit != self.books.ledger.commit() {
             self.commit = self.books.ledger.commit();
             self.gate.set(self.commit);
+        }
+    }
+}
+
+/// Where the first request in `bytes` ends, which begin with a message.
+fn request_end(bytes: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        let (&tag, rest) = bytes.get(at..)?.split_first()?;
+        at += 1 + u32::from_be_bytes(*rest.first_chunk()?) as usize;
+        if at > bytes.len() {
+            return None;
+        }
+        match tag {
+            frontend::QUERY | frontend::FUNCTION_CALL | frontend::SYNC => return Some(at),
+            frontend::TERMINATE => return None,
+            _ => {}
         }
     }
 }

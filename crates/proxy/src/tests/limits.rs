@@ -1,7 +1,9 @@
 //! Limits in time, and statements that would leave something behind, before a real PostgreSQL.
 
+use tokio::io::AsyncWriteExt;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use wire::message::put_frame;
 
 use super::pools::value;
 use super::server::{Postgres, client, connect};
@@ -166,4 +168,41 @@ async fn where_a_server_is_lent_for_a_statement_nobody_opens_a_block() {
     assert_eq!(error.code(), Some(&SqlState::FEATURE_NOT_SUPPORTED), "{error}");
     one.batch_execute("CREATE TABLE t (a int); INSERT INTO t VALUES (1)").await.unwrap();
     assert_eq!(other.query_one("SELECT a FROM t WHERE a = $1", &[&1]).await.unwrap().get::<_, i32>(0), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_server_can_be_cancelled() {
+    let config = ProxyConfig { pool_size: 1, ..limited(PoolMode::Transaction, TimeLimits::default()) };
+    let (_postgres, stand) = stand(config).await;
+    // One and the same pool.
+    let session = || fake::Client::knock_with(stand.read_write(), &[("user", "postgres")]);
+    let (mut busy, mut waiting) = (session().await, session().await);
+    waiting.ready().await.unwrap();
+    busy.ready().await.unwrap();
+    busy.query("BEGIN").await.unwrap();
+    let mut group = Vec::new();
+    put_frame(&mut group, b'P', b"\0SELECT 7\0\0\0");
+    put_frame(&mut group, b'B', &[0; 8]);
+    put_frame(&mut group, b'E', &[0; 5]);
+    put_frame(&mut group, b'S', b"");
+    let mut query = Vec::new();
+    put_frame(&mut query, b'Q', b"SELECT 7\0");
+    for (at, asked) in [&query, &group, &query].into_iter().enumerate() {
+        waiting.stream.write_all(asked).await.unwrap();
+        // A cancel that comes before it waits finds nothing to cancel.
+        while stand.proxy.counts().cancels == at as u64 {
+            waiting.cancel(stand.read_write()).await;
+        }
+        assert_eq!(waiting.ready().await.unwrap_err().sqlstate, "57014");
+        waiting.ready().await.unwrap();
+    }
+    // What is asked behind it has its turn, and the server is whole.
+    waiting.stream.write_all(&[&query[..], &group].concat()).await.unwrap();
+    while stand.proxy.counts().cancels == 3 {
+        waiting.cancel(stand.read_write()).await;
+    }
+    assert_eq!(waiting.tags_until_ready().await, "EZ");
+    busy.query("COMMIT").await.unwrap();
+    assert_eq!(waiting.tags_until_ready().await, "12DCZ");
+    busy.query("SELECT 8").await.unwrap();
 }

@@ -90,6 +90,11 @@ impl Directed {
         }
     }
 
+    /// A replica has failed what it asks.
+    pub fn asks_again(&self) -> bool {
+        self.again.is_some()
+    }
+
     /// Until when it waits for a replica.
     pub fn deadline(&self) -> Option<Instant> {
         self.asked.filter(|_| self.catches_up).map(|(_, until)| until)

@@ -155,6 +155,9 @@ impl Session {
         if self.pool.is_none() {
             return false;
         }
+        if matches!(self.phase, Phase::Waiting { .. }) && self.takes_back() {
+            self.forgo(around);
+        }
         // A slow client may not have the end of its last answer yet.
         if self.relay.down.write_out(&mut self.client).is_err() {
             return false;
@@ -238,12 +241,19 @@ impl Session {
                         _ => (Instant::now(), Instant::now() + patience(around.shared)),
                     };
                     self.phase = Phase::Waiting { since, until, held_until, reserve_at };
+                    self.relay.gate().wait(&self.waker);
                     if read == 0 {
                         return true;
                     }
                 }
             }
         }
+    }
+
+    /// Its request was cancelled before a server had it. A read that a replica has failed is past that: it was asked already.
+    fn takes_back(&mut self) -> bool {
+        let asks_again = self.directed.as_ref().is_some_and(|directed| directed.asks_again());
+        self.relay.gate().stop_waiting() && !asks_again && self.relay.cancel_request()
     }
 
     /// Until when it is for the reserve to wait; `None`: it has waited long enough, or there is none.
@@ -317,6 +327,9 @@ impl Session {
             let found = relocate(&shared, &way, &login, &replay).await;
             search.end_with(found);
         });
+        if was.is_none() {
+            self.relay.gate().wait(&self.waker);
+        }
         self.phase = Phase::Between { task: task.abort_handle(), was };
     }
 
@@ -366,7 +379,7 @@ impl Session {
         let parameters = Arc::new(found.welcome.parameters);
         match was {
             Some(_) => self.relay.take_up(target, parameters),
-            None if around.shared.desk.pauses(|| self.owner().database) => {
+            None if self.takes_back() || around.shared.desk.pauses(|| self.owner().database) => {
                 let mut server = server;
                 server.parameters = parameters;
                 around.pools.give_back(server, None, around.again);
@@ -408,6 +421,7 @@ impl Session {
             _ => {}
         }
         self.relay.hold_back(false);
+        self.relay.gate().stop_waiting();
         self.phase = Phase::Resting;
     }
 }
