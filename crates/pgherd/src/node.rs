@@ -68,7 +68,7 @@ pub async fn run(config: Config, file: PathBuf, mut inheritance: Option<Inherita
 
 /// What can be known of a configuration while the process before this one has these ports `open`.
 pub async fn check(config: &Config, open: &[SocketAddr]) -> Result<()> {
-    let proxy = proxy_config(config);
+    let proxy = proxy_config(config)?;
     Proxy::check(&proxy)?;
     Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
     let ports = [
@@ -122,7 +122,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     questions.relaunch = Some(Arc::new(Wishes(relaunches)));
     let ports = inheritance.as_mut().map(|inheritance| std::mem::take(&mut inheritance.ports));
     let ports = ports.unwrap_or_default();
-    let proxy = Proxy::start_on(proxy_config(&config), ports, seen_topology, questions).await?;
+    let proxy = Proxy::start_on(proxy_config(&config)?, ports, seen_topology, questions).await?;
 
     let (raft_out, raft_outgoing) = mpsc::channel(RAFT_MESSAGES_MAX);
     let founding = serde_json::to_value(&seeds).context("write the first record of members")?;

@@ -63,6 +63,8 @@ pub struct Search<'a> {
     pub queues: bool,
     /// A database that is paused has none. Who has been let in waits elsewhere, and who wants to end the pause not at all.
     pub minds_pause: bool,
+    /// The client has been let in, so PostgreSQL need not see where it comes from.
+    pub is_in: bool,
 }
 
 /// Why there is none.
@@ -84,7 +86,7 @@ pub async fn admit<C: AsyncRead + Unpin>(
     let mut stage = shared.stage.subscribe();
     let deadline = Instant::now() + shared.config.queue_timeout;
     let way = Way::of(port);
-    let search = Search { way: &way, startup, deadline, queues: true, minds_pause };
+    let search = Search { way: &way, startup, deadline, queues: true, minds_pause, is_in: false };
     tokio::select! {
         biased;
         outcome = find(shared, &search) => outcome.map_err(NotAdmitted::Refused),
@@ -111,7 +113,7 @@ pub async fn until_left<C: AsyncRead + Unpin>(client: &mut C, early: &mut Vec<u8
 /// Waits for a server up to the deadline of `search`.
 pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refusal> {
     let config = &shared.config;
-    let Search { way, startup, deadline, queues, minds_pause } = *search;
+    let Search { way, startup, deadline, queues, minds_pause, is_in } = *search;
     let Way { port, since, .. } = *way;
     let started = Instant::now();
     let open_deadline = deadline.max(started + config.connect_timeout);
@@ -149,6 +151,7 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
                     continue;
                 }
             }
+            let socket = shared.nearby.socket_to(&choice.backend, startup).filter(|_| is_in);
             let mut watched = topology.clone();
             let opened = tokio::select! {
                 biased;
@@ -160,7 +163,7 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
                         continue;
                     }
                 },
-                opened = timeout_at(open_deadline, seat.open(startup, config.connect_timeout, &shared.tls)) => opened,
+                opened = timeout_at(open_deadline, seat.open(startup, socket, config.connect_timeout, &shared.tls)) => opened,
             };
             match opened {
                 Ok(Ok(opened)) => return Ok(Admitted { choice, seat, opened, at_once }),

@@ -40,6 +40,7 @@ mod ledger;
 mod listener;
 mod login;
 mod metrics;
+mod nearby;
 mod passage;
 mod policy;
 mod refusal;
@@ -59,6 +60,7 @@ mod worker;
 pub use cancel::{Elsewhere, SyncWaits};
 pub use ceilings::CeilingLimits;
 pub use metrics::Metrics;
+pub use nearby::OwnServer;
 pub use policy::{Leaks, LoweredCommit};
 pub use routes::{CatalogNews, Catalogs, Consistency, Position, Positions};
 pub use routing::{HARMLESS_FUNCTIONS, Overrides, Query as CatalogQuery, Rows as CatalogRows};
@@ -81,6 +83,7 @@ use ceilings::Ceilings;
 use clients::ClientRules;
 use console::Desk;
 use doors::Doors;
+use nearby::Nearby;
 use routes::{Databases, Freshness};
 use servers::Servers;
 use shares::Registry;
@@ -139,6 +142,8 @@ pub struct ProxyConfig {
     /// One that is older is closed when it is given back.
     pub server_lifetime: Duration,
     pub tls: TlsConfig,
+    /// Whose servers for clients that are in are reached by its socket.
+    pub own_server: Option<OwnServer>,
 }
 
 /// For how long a session has a server.
@@ -306,6 +311,7 @@ struct Shared {
     databases: Databases,
     freshness: Freshness,
     client_rules: ClientRules,
+    nearby: Nearby,
 }
 
 impl Shared {
@@ -497,6 +503,7 @@ impl Proxy {
             databases: Databases::default(),
             freshness: Freshness::new(config.replica_lag_max),
             client_rules: ClientRules::parse(&config.client_rules)?,
+            nearby: Nearby::new(config.own_server.clone()),
             config,
         });
         shared.workers.start(&shared).map_err(ProxyError::Workers)?;

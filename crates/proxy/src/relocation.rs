@@ -68,7 +68,8 @@ pub async fn relocate(
 ) -> Result<Relocated, Refusal> {
     let started = Instant::now();
     let deadline = started + shared.config.queue_timeout.max(shared.config.connect_timeout);
-    let search = Search { way, startup: &login.startup, deadline, queues: false, minds_pause: false };
+    let startup = &login.startup;
+    let search = Search { way, startup, deadline, queues: false, minds_pause: false, is_in: true };
     let mut at_once = shared.topology.borrow().held_until().is_none();
     loop {
         let found = find(shared, &search).await.map_err(|refusal| match refusal {
@@ -78,7 +79,7 @@ pub async fn relocate(
             other => other,
         })?;
         at_once &= found.at_once;
-        let (choice, seat) = (found.choice, found.seat);
+        let (choice, seat, is_nearby) = (found.choice, found.seat, found.opened.stream.is_nearby());
         let mut watched = shared.topology.clone();
         let settled = tokio::select! {
             biased;
@@ -95,6 +96,14 @@ pub async fn relocate(
         let reason = match settled {
             Ok(Ok((stream, welcome, rest))) => {
                 return Ok(Relocated { choice, seat, stream, welcome, rest, at_once });
+            }
+            Ok(Err(Hitch::Never(reason))) if is_nearby => {
+                tracing::debug!(
+                    reason,
+                    "a session is not taken at the Unix socket of this node's server; TCP is used"
+                );
+                shared.nearby.refuses(startup);
+                continue;
             }
             Ok(Err(Hitch::Never(reason))) => {
                 return Err(Refusal::cut(CutCause::NotTaken { node: choice.backend.node, reason }));

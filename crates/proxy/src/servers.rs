@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use wire::ErrorFields;
@@ -134,10 +135,12 @@ impl Seat {
         &self.server.address
     }
 
-    /// Connects, encrypts, sends the client's start-up packet as it is and waits for the first answer.
+    /// Connects, by `socket` if there is one that can be connected to, encrypts, sends the client's start-up packet as it is and
+    /// waits for the first answer.
     pub async fn open(
         &self,
         startup: &[u8],
+        socket: Option<&Path>,
         connect_timeout: Duration,
         tls: &Tls,
     ) -> Result<Opened, OpenError> {
@@ -145,10 +148,20 @@ impl Seat {
         // The semaphore is never closed; without a permit the opening would only be less bounded.
         let _permit = self.server.openings.acquire().await.ok();
         let connect = async {
-            let stream = TcpStream::connect(&*self.server.address).await?;
-            set_socket_options(&stream);
-            let mut stream = Stream::from(stream);
-            tls.encrypt(&mut stream, &self.server.address).await?;
+            let nearby = match socket {
+                Some(socket) => UnixStream::connect(socket).await.and_then(Stream::try_from).ok(),
+                None => None,
+            };
+            let mut stream = match nearby {
+                Some(stream) => stream,
+                None => {
+                    let stream = TcpStream::connect(&*self.server.address).await?;
+                    set_socket_options(&stream);
+                    let mut stream = Stream::from(stream);
+                    tls.encrypt(&mut stream, &self.server.address).await?;
+                    stream
+                }
+            };
             stream.write_all(startup).await?;
             Ok(stream)
         };

@@ -85,6 +85,7 @@ pub struct Proxy {
     pub auto_port: u16,
     /// Lines of pg_hba.conf.
     pub hba: Vec<String>,
+    pub local_socket: bool,
     pub read_consistency: Consistency,
     pub replica_lag_max: Duration,
     pub primary_functions: Vec<String>,
@@ -306,6 +307,7 @@ impl Config {
                 read_only_port: take.number("proxy.read_only_port")?,
                 auto_port: take.number("proxy.auto_port")?,
                 hba: take.list("proxy.hba")?,
+                local_socket: take.flag("proxy.local_socket")?,
                 read_consistency: Consistency::of(&take.text("proxy.read_consistency")?),
                 replica_lag_max: take.duration("proxy.replica_lag_max")?,
                 primary_functions: take.list("proxy.primary_functions")?,
@@ -415,6 +417,7 @@ impl Config {
             "proxy.read_only_port" => Some(self.proxy.read_only_port.to_string()),
             "proxy.auto_port" => Some(self.proxy.auto_port.to_string()),
             "proxy.hba" => Some(quote_list(self.proxy.hba.iter().map(String::as_str))),
+            "proxy.local_socket" => Some(self.proxy.local_socket.to_string()),
             "proxy.read_consistency" => text(self.proxy.read_consistency.as_str()),
             "proxy.replica_lag_max" => duration(self.proxy.replica_lag_max),
             "proxy.primary_functions" => {

@@ -203,6 +203,14 @@ pub const SETTINGS: &[Setting] = &[
          to the proxy where PostgreSQL asks for none), cert (the user's, by [proxy_tls] client_ca), reject.",
     ),
     setting(
+        "proxy.local_socket",
+        Kind::Flag,
+        Default::Value("true"),
+        "false",
+        "Servers of a pool on this node are reached by PostgreSQL's Unix socket, which costs less than TCP, once the client has been let \
+         in over TCP. They are judged by the lines of [postgres] hba for local; where these do not let somebody in, TCP is used.",
+    ),
+    setting(
         "proxy.read_consistency",
         Kind::Choice(&["session", "cluster", "eventual"]),
         Default::Value("session"),

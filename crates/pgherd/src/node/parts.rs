@@ -12,8 +12,8 @@ use super::Precondition;
 use crate::agent::{self, CredentialsFile, EventLog, Fencing, FencingConfig, Followed};
 use crate::config::{Config, NodeKind, Peer, Watchdog};
 use crate::peer::{Identity, PeerConfig};
-use crate::postgres::{SlotSettings, Tunable};
-use proxy::{Overrides, ProxyConfig};
+use crate::postgres::{self, Layout, SlotSettings, Tunable};
+use proxy::{Overrides, OwnServer, ProxyConfig};
 
 /// For the proxy's connections to servers: a local network answers in milliseconds, a dead host never.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -117,13 +117,14 @@ pub(super) fn settings(config: &Config, members: &MembersRecord) -> Settings {
 /// A thread moves some 60,000 transactions a second, for which PostgreSQL needs about four cores.
 const CORES_PER_PROXY_THREAD: usize = 4;
 
-pub(super) fn proxy_config(config: &Config) -> ProxyConfig {
+pub(super) fn proxy_config(config: &Config) -> Result<ProxyConfig> {
+    let layout = Layout::new(&config.node.dir)?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match config.proxy.threads {
         0 => (cores / CORES_PER_PROXY_THREAD).max(1),
         threads => threads as usize,
     };
-    ProxyConfig {
+    Ok(ProxyConfig {
         listen: config.proxy.listen.clone(),
         read_write_port: config.proxy.read_write_port,
         read_only_port: config.proxy.read_only_port,
@@ -154,7 +155,12 @@ pub(super) fn proxy_config(config: &Config) -> ProxyConfig {
         tls: config.proxy.tls.clone(),
         server_idle_timeout: config.proxy.server_idle_timeout,
         server_lifetime: config.proxy.server_lifetime,
-    }
+        own_server: config.proxy.local_socket.then(|| OwnServer {
+            node: config.node.name.clone(),
+            socket: layout.socket(config.postgres.port),
+            reserved_for: postgres::SUPERUSER.to_owned(),
+        }),
+    })
 }
 
 pub(super) fn peer_config(config: &Config, members: &MembersRecord) -> Result<PeerConfig> {

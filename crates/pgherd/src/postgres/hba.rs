@@ -11,7 +11,9 @@ pub const REPLICATION_ROLE: &str = "pgherd_replication";
 /// The role that `pg_rewind` of another node connects with.
 pub const REWIND_ROLE: &str = "pgherd_rewind";
 
-/// The ident map from operating-system users to the superuser `postgres`.
+/// The agent's own role, which our lines for `local` let in.
+pub const SUPERUSER: &str = "postgres";
+/// The ident map from operating-system users to [`SUPERUSER`].
 const MAP: &str = "pgherd";
 
 /// Whether clients may connect.
@@ -56,8 +58,8 @@ fn own_lines(word: &str, slots: bool) -> String {
     };
     format!(
         "# Written by pgherd ({word}); changes are lost. The cluster's own lines are the setting postgres.hba.\n\
-         local all         postgres             peer map={MAP}\n\
-         local replication postgres             peer map={MAP}\n\
+         local all         {SUPERUSER}             peer map={MAP}\n\
+         local replication {SUPERUSER}             peer map={MAP}\n\
          host  replication {REPLICATION_ROLE} all  scram-sha-256\n\
          host  postgres    {REWIND_ROLE}      all  scram-sha-256\n\
          {slots}\
@@ -69,7 +71,7 @@ fn own_lines(word: &str, slots: bool) -> String {
 pub(super) fn ident(account: &Account) -> String {
     let mut text = String::from("# Written by pgherd; changes are lost.\n");
     for name in account.internal_names() {
-        text.push_str(&format!("{MAP} \"{name}\" postgres\n"));
+        text.push_str(&format!("{MAP} \"{name}\" {SUPERUSER}\n"));
     }
     text
 }

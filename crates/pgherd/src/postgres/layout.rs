@@ -54,7 +54,7 @@ impl Layout {
 
     /// Refuses a place too deep for a unix socket, before anything is created there.
     pub(super) fn check_socket_path(&self, port: u16) -> Result<()> {
-        let longest = self.run.join(format!(".s.PGSQL.{port}"));
+        let longest = self.socket(port);
         let bytes = longest.as_os_str().len();
         if bytes > SOCKET_PATH_BYTES_MAX {
             return Err(Error::Unusable {
@@ -76,6 +76,11 @@ impl Layout {
         };
         let closed = |dir: &&Path| std::fs::metadata(dir).is_ok_and(|metadata| !passable(metadata));
         dir.ancestors().find(closed).map(Path::to_owned)
+    }
+
+    /// The socket of a server that listens on this port.
+    pub fn socket(&self, port: u16) -> PathBuf {
+        self.run.join(format!(".s.PGSQL.{port}"))
     }
 
     pub fn pgherd_conf(&self) -> PathBuf {

@@ -65,7 +65,7 @@ pub use binaries::Installation;
 pub use control::{ControlFile, DbState};
 pub use disk::{Disk, Room};
 pub use error::{Error, Result};
-pub use hba::{Admission, REPLICATION_ROLE, REWIND_ROLE};
+pub use hba::{Admission, REPLICATION_ROLE, REWIND_ROLE, SUPERUSER};
 pub use layout::Layout;
 pub use lifecycle::{Ended, StopMode};
 pub use log::ReceiverSays;

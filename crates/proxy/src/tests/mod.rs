@@ -13,6 +13,7 @@ mod limits;
 mod login;
 mod mingling;
 mod moves;
+mod nearby;
 mod pools;
 pub mod properties;
 mod queue;
@@ -35,8 +36,8 @@ use super::tls::TlsConfig;
 use super::topology::{Backend, Topology};
 
 use super::{
-    CeilingLimits, Consistency, Counts, Leaks, LoweredCommit, PoolMode, Proxy, ProxyConfig, Questions,
-    Secrets, SyncWaits, TimeLimits,
+    CeilingLimits, Consistency, Counts, Leaks, LoweredCommit, OwnServer, PoolMode, Proxy, ProxyConfig,
+    Questions, Secrets, SyncWaits, TimeLimits,
 };
 
 /// Every wait of a test; never reached when things work.
@@ -75,6 +76,7 @@ pub fn config() -> ProxyConfig {
         server_idle_timeout: PATIENCE,
         server_lifetime: PATIENCE,
         tls: TlsConfig::default(),
+        own_server: None,
     }
 }
 

@@ -144,6 +144,15 @@ impl Postgres {
         Postgres { child, address: format!("127.0.0.1:{port}"), folder }
     }
 
+    pub fn data(&self) -> std::path::PathBuf {
+        self.folder.path().join("data")
+    }
+
+    pub fn socket(&self) -> std::path::PathBuf {
+        let (_, port) = self.address.rsplit_once(':').unwrap();
+        self.folder.path().join(format!(".s.PGSQL.{port}"))
+    }
+
     /// From now on commits wait for nobody.
     pub fn need_no_standby(&self) {
         std::fs::OpenOptions::new()

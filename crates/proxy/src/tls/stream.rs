@@ -5,11 +5,12 @@
 //! encrypted, since a stream reads no more than it is asked for until it has a channel.
 
 use std::io::{self, ErrorKind, IoSlice};
+use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
 
 use super::certificate;
@@ -20,6 +21,8 @@ use super::channel::Channel;
 pub struct Parts {
     pub socket: std::net::TcpStream,
     pub channel: Option<Box<Channel>>,
+    /// It is a Unix socket.
+    pub nearby: bool,
 }
 
 /// A connection to a client or to a server.
@@ -29,17 +32,33 @@ pub struct Stream {
     channel: Option<Box<Channel>>,
     /// `tls-server-end-point` of the certificate with which the accepting side has proven who it is (RFC 5929).
     end_point: Option<Box<[u8]>>,
+    nearby: bool,
 }
 
 impl From<TcpStream> for Stream {
     fn from(socket: TcpStream) -> Stream {
-        Stream { socket, channel: None, end_point: None }
+        Stream { socket, channel: None, end_point: None, nearby: false }
+    }
+}
+
+impl TryFrom<UnixStream> for Stream {
+    type Error = io::Error;
+
+    /// Nothing is done with a connection but what all stream sockets can, so one of another family is held by the same type.
+    fn try_from(socket: UnixStream) -> io::Result<Stream> {
+        let socket = std::net::TcpStream::from(OwnedFd::from(socket.into_std()?));
+        Ok(Stream { nearby: true, ..Stream::from(TcpStream::from_std(socket)?) })
     }
 }
 
 impl Stream {
     pub fn is_encrypted(&self) -> bool {
         self.channel.is_some()
+    }
+
+    /// It is a Unix socket.
+    pub fn is_nearby(&self) -> bool {
+        self.nearby
     }
 
     /// To what SCRAM binds on this connection.
@@ -58,7 +77,7 @@ impl Stream {
 
     /// For a thread that does not wait.
     pub fn into_parts(self) -> io::Result<Parts> {
-        Ok(Parts { socket: self.socket.into_std()?, channel: self.channel })
+        Ok(Parts { socket: self.socket.into_std()?, channel: self.channel, nearby: self.nearby })
     }
 
     /// Does the handshake of `channel`, which then is this stream's. Whatever it computes, it does with a permit: the

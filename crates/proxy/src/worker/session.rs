@@ -308,6 +308,7 @@ impl Session {
     fn relay_some(&mut self, around: &mut Around<'_>) -> Result<(), End> {
         let Session { client, phase, relay, waker, login_until, .. } = self;
         let Phase::Relaying { server, .. } = phase else { return Ok(()) };
+        let data = Side::Server.data(server.slot);
         let server = &mut server.socket;
         // The server's side first: what it has said may end what the client has asked.
         let mut reads = 0;
@@ -353,6 +354,7 @@ impl Session {
             }
             reads += 1;
         }
+        server.mind_room(around.epoll, data).map_err(|_| End::ServerLeft)?;
         if login_until.is_some() && relay.books.ledger.logged_in() {
             *login_until = None;
         }

@@ -17,8 +17,9 @@ use crate::lane::Receiver;
 use crate::tls::{Channel, Parts};
 
 /// What is asked of epoll for each socket, once and for all.
-const INTEREST: EventFlags =
-    EventFlags::IN.union(EventFlags::OUT).union(EventFlags::RDHUP).union(EventFlags::ET);
+const INTEREST: EventFlags = EventFlags::OUT.union(READING);
+/// A Unix socket reports room whenever its peer has read, whether somebody waits for that or not: it is asked for when it is wanted.
+const READING: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 /// The other side sends no more, or there was an error: the next read says which.
 const ENDED: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
 
@@ -42,6 +43,8 @@ pub struct Socket {
     writable: bool,
     /// What is there is the last.
     ended: bool,
+    /// Room is reported.
+    reports_room: bool,
     /// Nothing more will be written than what the channel still has.
     closes: bool,
 }
@@ -49,10 +52,29 @@ pub struct Socket {
 impl Socket {
     /// Takes over a connection, which must not block, and asks `epoll` for its events under `data`.
     pub fn register(parts: Parts, epoll: BorrowedFd<'_>, data: u64) -> io::Result<Socket> {
-        let Parts { socket: stream, channel } = parts;
-        epoll::add(epoll, &stream, EventData::new_u64(data), INTEREST)?;
+        let Parts { socket: stream, channel, nearby } = parts;
+        let interest = if nearby { READING } else { INTEREST };
+        epoll::add(epoll, &stream, EventData::new_u64(data), interest)?;
         // The first event says whether there is something to read; to write there nearly always is.
-        Ok(Socket { stream, channel, readable: false, writable: true, ended: false, closes: false })
+        let reports_room = !nearby;
+        Ok(Socket {
+            stream,
+            channel,
+            readable: false,
+            writable: true,
+            ended: false,
+            reports_room,
+            closes: false,
+        })
+    }
+
+    /// Has room reported from now on, under the same `data`, if somebody waits for it and would not hear of it.
+    pub fn mind_room(&mut self, epoll: BorrowedFd<'_>, data: u64) -> io::Result<()> {
+        if self.writable || self.reports_room {
+            return Ok(());
+        }
+        self.reports_room = true;
+        Ok(epoll::modify(epoll, &self.stream, EventData::new_u64(data), INTEREST)?)
     }
 
     /// Of the other end, and of this one.

@@ -270,8 +270,8 @@ reserve = 16
 [postgres]
 listen = "127.0.0.1"
 port = {postgres}
-# In a demo, loopback is trusted for the user postgres. Never do this where others can log in.
-hba = ["host all postgres 127.0.0.1/32 trust"]
+# In a demo, loopback is trusted. Never do this where others can log in.
+hba = ["local all all trust", "host all all 127.0.0.1/32 trust"]
 
 [proxy]
 listen = "127.0.0.1"

@@ -96,6 +96,7 @@ impl Session {
         let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, Phase::Resting) else {
             return true;
         };
+        let is_first = self.pool.is_none();
         let pool = match self.pool {
             Some(pool) => pool,
             None => self.bring(&mut server, around),
@@ -107,7 +108,11 @@ impl Session {
         if let Some(prepared) = self.relay.prepared() {
             server.prepared = std::mem::take(prepared);
         }
+        let startup = &self.login.startup;
+        let is_dear = is_first && around.shared.nearby.socket_to(&server.choice.backend, startup).is_some();
         match released {
+            // The next one is opened by the socket.
+            Released::Clean if is_dear => around.pools.end(server, around.again),
             Released::Clean => {
                 let last = self.relay.leaves_its_unnamed().then_some(around.id);
                 around.pools.give_back(server, last, around.again);
