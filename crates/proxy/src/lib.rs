@@ -125,6 +125,8 @@ pub struct ProxyConfig {
     pub pool_mode: PoolMode,
     /// For statements that leave what cannot be carried to another server. In transaction mode only.
     pub leaks: Leaks,
+    /// Texts that are prepared without a name again and again are prepared once on each server.
+    pub share_unnamed: bool,
     pub time_limits: TimeLimits,
     /// Servers for all sessions with one and the same start-up packet.
     pub pool_size: usize,
@@ -499,7 +501,7 @@ impl Proxy {
             questions,
             workers: Workers::new(config.threads).map_err(ProxyError::Workers)?,
             tls: Tls::start(&config.tls)?,
-            statements: Arc::default(),
+            statements: Arc::new(Registry::new(config.share_unnamed)),
             databases: Databases::default(),
             freshness: Freshness::new(config.replica_lag_max),
             client_rules: ClientRules::parse(&config.client_rules)?,

@@ -1,4 +1,5 @@
-//! Named prepared statements that the sessions of a pool share: one on each server for all who prepared the same text.
+//! Prepared statements that the sessions of a pool share: one on each server for all who prepared the same text, by a name or, where
+//! that is wanted and the text comes again and again, without one.
 //!
 //! What it is: the names that a session's client knows, the statements that a server has, and the change of each message that
 //! names one. A statement that a server lacks is prepared there just before it is used. What it is not: a cache of results or of
@@ -8,6 +9,7 @@
 //! name is never used for anything else, so in doubt about what is there new names are taken.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -22,6 +24,10 @@ const NAMES_MAX: usize = 2_000;
 const PREPARED_MAX: usize = if cfg!(test) { 3 } else { 1_000 };
 /// Statements of all sessions; what nobody uses goes when there are more.
 const KNOWN_MAX: usize = 50_000;
+/// Texts without a name that are remembered, at most, to tell such as come again from such as come once; a power of two.
+const LATELY: usize = 4_096;
+/// So often a text must have come lately. A statement costs a server a few KB and the proxy a message to end it.
+const OFTEN: u8 = if cfg!(test) { 1 } else { 3 };
 /// Uses of one pipeline that are remembered, for the case that it fails.
 const USED_MAX: usize = 256;
 /// Before a message's body: its type byte and its length.
@@ -48,9 +54,32 @@ pub struct Registry {
     /// Numbers of those of which PostgreSQL has said that they are of another time.
     stale: Mutex<BTreeSet<u64>>,
     last: AtomicU64,
+    /// Another number once any of them is of another time.
+    generation: AtomicU64,
+    /// Texts without a name are shared, too. Of each that came lately a mark, and how often it came.
+    lately: Option<Mutex<Vec<(u32, u8)>>>,
+    hasher: RandomState,
 }
 
 impl Registry {
+    pub fn new(shares_unnamed: bool) -> Registry {
+        let lately = shares_unnamed.then(|| Mutex::new(vec![(0, 0); LATELY]));
+        Registry { lately, ..Registry::default() }
+    }
+
+    /// The one for a `body` without a name, if it has come often.
+    fn frequent(&self, reads: Reads, body: &[u8]) -> Option<Arc<Statement>> {
+        let hash = self.hasher.hash_one((reads, body));
+        let mut lately = self.lately.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mark, times) = &mut lately[hash as usize % LATELY];
+        let own = (hash >> 32) as u32;
+        if *mark != own {
+            (*mark, *times) = (own, 0);
+        }
+        *times = times.saturating_add(1);
+        (*times > OFTEN).then(|| self.statement(reads, body))
+    }
+
     /// The one statement with this `body`, read so.
     fn statement(&self, reads: Reads, body: &[u8]) -> Arc<Statement> {
         let key = [&reads[..], body].concat();
@@ -82,11 +111,13 @@ impl Registry {
             stale.clear();
         }
         stale.extend(used.map(|(_, id)| id));
+        self.generation.fetch_add(1, Ordering::Release);
     }
 
     /// Something was defined in another way: every text may mean something else to who prepares it from now on. Sessions keep
     /// what they have, as on a server of their own.
     fn outdate_all(&self) {
+        self.generation.fetch_add(1, Ordering::Release);
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.stale.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -231,6 +262,8 @@ pub enum Fate {
 pub struct Shares {
     registry: Arc<Registry>,
     names: Names,
+    /// What a text without a name was last that is shared, and when that was.
+    unnamed: Option<(u64, Arc<Statement>)>,
     /// With the request that each is of.
     awaited: VecDeque<(u64, Expected)>,
     /// What a DEALLOCATE or DISCARD ends, if it succeeds.
@@ -259,6 +292,7 @@ impl Shares {
         Shares {
             registry: Arc::clone(registry),
             names: BTreeMap::new(),
+            unnamed: None,
             awaited: VecDeque::new(),
             ends: Vec::new(),
             failed: false,
@@ -280,7 +314,10 @@ impl Shares {
     /// A text is to be read for this message, now or by the way.
     pub fn is_read(&self, frame: &Frame<'_>) -> bool {
         let name = match frame.tag {
-            frontend::PARSE => return split_text(frame.head).is_some_and(|(name, _)| !name.is_empty()),
+            frontend::PARSE => {
+                let by_name = split_text(frame.head).is_some_and(|(name, _)| !name.is_empty());
+                return by_name || self.registry.lately.is_some();
+            }
             frontend::BIND => split_text(frame.head).and_then(|(_, rest)| split_text(rest)),
             frontend::DESCRIBE if frame.head.first() == Some(&b'S') => split_text(&frame.head[1..]),
             _ => None,
@@ -342,7 +379,8 @@ impl Shares {
     ) -> Option<Vec<u8>> {
         let (on_session, request) = (effects.map(|effects| &effects.on_session), session.request);
         match frame.tag {
-            frontend::QUERY | frontend::FUNCTION_CALL => {
+            frontend::QUERY => {
+                self.forget_unnamed();
                 self.unnamed_is_own = true;
                 self.run(frame, 0, on_session, request)
             }
@@ -352,14 +390,20 @@ impl Shares {
                     self.awaited.push_back((request, Expected::Own));
                     return None;
                 };
+                let whole = frame.is_whole() && !frame.is_cut();
+                let shared = on_session == Some(&OnSession::Nothing) && whole && !session.keeps_server;
                 if name.is_empty() {
+                    self.forget_unnamed();
+                    if shared && self.is_frequent(session.reads, &frame.head[1..]) {
+                        // What else the server has without a name is of before.
+                        self.unnamed_is_own = false;
+                        return Some(self.parse(name, &frame.head[1..], session));
+                    }
                     self.unnamed_is_own = true;
                     let changed = self.run(frame, 1, on_session, request);
                     self.awaited.push_back((request, Expected::OwnUnnamed));
                     return changed;
                 }
-                let whole = frame.is_whole() && !frame.is_cut();
-                let shared = on_session == Some(&OnSession::Nothing) && whole && !session.keeps_server;
                 // A name that is there is refused, under whichever name the statement is on the server.
                 let is_known = whole && self.names.contains_key(name);
                 if is_known || shared && self.has_room() {
@@ -399,6 +443,28 @@ impl Shares {
         }
     }
 
+    /// The unnamed statement is no shared one.
+    fn forget_unnamed(&mut self) {
+        if !self.names.is_empty() {
+            self.names.remove(&b""[..]);
+        }
+    }
+
+    /// True when a text without a name is one of those that are shared, which `unnamed` then is.
+    fn is_frequent(&mut self, reads: Reads, body: &[u8]) -> bool {
+        if self.registry.lately.is_none() {
+            return false;
+        }
+        let generation = self.registry.generation.load(Ordering::Acquire);
+        let is_last = |(of, statement): &(u64, Arc<Statement>)| {
+            *of == generation && *statement.body == *body && statement.reads == reads
+        };
+        if !self.unnamed.as_ref().is_some_and(is_last) {
+            self.unnamed = self.registry.frequent(reads, body).map(|statement| (generation, statement));
+        }
+        self.unnamed.is_some()
+    }
+
     fn note_use(&mut self, id: u64, request: u64) {
         if self.used.last() != Some(&(request, id)) && self.used.len() < USED_MAX {
             self.used.push((request, id));
@@ -413,7 +479,10 @@ impl Shares {
             self.awaited.push_back((request, Expected::Own));
             return out;
         }
-        let statement = self.registry.statement(session.reads, body);
+        let statement = match (name, &self.unnamed) {
+            (b"", Some((_, statement))) => Arc::clone(statement),
+            _ => self.registry.statement(session.reads, body),
+        };
         let sent = !self.is_there(statement.id, request);
         if sent {
             self.prepare(&statement, request, &mut out);
@@ -493,7 +562,7 @@ impl Shares {
         name: &[u8],
         session: &State<'_>,
     ) -> Option<Vec<u8>> {
-        if name.is_empty() {
+        if name.is_empty() && !self.names.contains_key(name) {
             return self.unnamed(frame, session);
         }
         let mut out = Vec::new();

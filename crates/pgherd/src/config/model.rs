@@ -97,6 +97,7 @@ pub struct Proxy {
     pub queue_timeout: Duration,
     pub pool_mode: PoolMode,
     pub leaks: Leaks,
+    pub share_unnamed: bool,
     pub time_limits: TimeLimits,
     pub pool_size: u32,
     pub pool_min: u32,
@@ -318,6 +319,7 @@ impl Config {
                 queue_timeout: take.duration("proxy.queue_timeout")?,
                 pool_mode: PoolMode::of(&take.text("proxy.pool_mode")?),
                 leaks: Leaks::of(&take.text("proxy.leaks")?),
+                share_unnamed: take.flag("proxy.share_unnamed")?,
                 time_limits: TimeLimits {
                     client_idle: take.duration("proxy.client_idle_timeout")?,
                     transaction_idle: take.duration("proxy.transaction_idle_timeout")?,
@@ -417,6 +419,7 @@ impl Config {
             "proxy.read_only_port" => Some(self.proxy.read_only_port.to_string()),
             "proxy.auto_port" => Some(self.proxy.auto_port.to_string()),
             "proxy.hba" => Some(quote_list(self.proxy.hba.iter().map(String::as_str))),
+            "proxy.share_unnamed" => Some(self.proxy.share_unnamed.to_string()),
             "proxy.local_socket" => Some(self.proxy.local_socket.to_string()),
             "proxy.read_consistency" => text(self.proxy.read_consistency.as_str()),
             "proxy.replica_lag_max" => duration(self.proxy.replica_lag_max),

@@ -354,6 +354,14 @@ pub const SETTINGS: &[Setting] = &[
          next finds it there, as with PgBouncer.",
     ),
     setting(
+        "proxy.share_unnamed",
+        Kind::Flag,
+        Default::Value("false"),
+        "true",
+        "A text that clients prepare without a name again and again is prepared once on each server and shared, as named ones are: \
+         PostgreSQL parses it once. It may then choose a generic plan for it (plan_cache_mode).",
+    ),
+    setting(
         "proxy.client_idle_timeout",
         LIMIT,
         Default::Value("0s"),

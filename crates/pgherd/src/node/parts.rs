@@ -145,6 +145,7 @@ pub(super) fn proxy_config(config: &Config) -> Result<ProxyConfig> {
         threads,
         pool_mode: config.proxy.pool_mode,
         leaks: config.proxy.leaks,
+        share_unnamed: config.proxy.share_unnamed,
         time_limits: config.proxy.time_limits,
         pool_size: config.proxy.pool_size as usize,
         pool_min: config.proxy.pool_min as usize,

@@ -215,7 +215,7 @@ impl fmt::Display for Difference {
 }
 
 impl Ground {
-    async fn new() -> Ground {
+    async fn new(share_unnamed: bool) -> Ground {
         let postgres = tokio::task::spawn_blocking(|| Postgres::start("trust", &[])).await.unwrap();
         let admin = postgres.admin().await;
         admin.batch_execute("CREATE DATABASE one").await.unwrap();
@@ -230,7 +230,13 @@ impl Ground {
         })
         .await;
         // The session's own, and two of those that soil.
-        let config = ProxyConfig { pool_mode: PoolMode::Transaction, pool_size: 3, threads: 1, ..config() };
+        let config = ProxyConfig {
+            pool_mode: PoolMode::Transaction,
+            pool_size: 3,
+            threads: 1,
+            share_unnamed,
+            ..config()
+        };
         let stand = Stand::new(config, topology(1, Some(&postgres.address), &[])).await;
         let mut soilers = Vec::new();
         for number in 0..SOILERS {
@@ -345,20 +351,21 @@ fn report(found: &[String], ground: &Ground) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn fixed_scripts_are_answered_as_by_postgresql() {
-    let mut ground = Ground::new().await;
-    let mut found = Vec::new();
-    for script in scripts::fixed() {
-        let place = ground.scripts;
-        for pieces in [Pieces::Whole, Pieces::Headers(place), Pieces::Bytes] {
-            found.extend(ground.check(&script, pieces).await);
+    for share_unnamed in [false, true] {
+        let mut ground = Ground::new(share_unnamed).await;
+        let mut found = Vec::new();
+        for script in scripts::fixed() {
+            let place = ground.scripts;
+            for pieces in [Pieces::Whole, Pieces::Headers(place), Pieces::Bytes] {
+                found.extend(ground.check(&script, pieces).await);
+            }
         }
+        report(&found, &ground);
     }
-    report(&found, &ground);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pipeline_that_fails_anywhere_is_answered_as_by_postgresql() {
-    let mut ground = Ground::new().await;
+async fn pipelines_that_fail(share_unnamed: bool) {
+    let mut ground = Ground::new(share_unnamed).await;
     let mut found = Vec::new();
     for script in scripts::failing() {
         found.extend(ground.check(&script, Pieces::Whole).await);
@@ -370,18 +377,30 @@ async fn a_pipeline_that_fails_anywhere_is_answered_as_by_postgresql() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipeline_that_fails_anywhere_is_answered_as_by_postgresql() {
+    pipelines_that_fail(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn so_it_is_where_the_unnamed_statement_is_shared() {
+    pipelines_that_fail(true).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn scripts_by_chance_are_answered_as_by_postgresql() {
     let asked =
         |name: &str, default| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default);
     let seconds = asked("PGHERD_DIFFERENTIAL_SECONDS", 0);
     let mut seed = asked("PGHERD_DIFFERENTIAL_SEED", 1);
     let last = if seconds == 0 { seed + SCRIPTS } else { u64::MAX };
-    let mut ground = Ground::new().await;
+    let mut grounds = [Ground::new(false).await, Ground::new(true).await];
     let (began, mut found) = (Instant::now(), Vec::new());
     while seed < last && (seconds == 0 || began.elapsed() < Duration::from_secs(seconds)) && found.len() < 5 {
         let (script, pieces) = chance::script(seed);
-        found.extend(ground.check(&script, pieces).await);
+        for ground in &mut grounds {
+            found.extend(ground.check(&script, pieces).await);
+        }
         seed += 1;
     }
-    report(&found, &ground);
+    report(&found, &grounds[0]);
 }

@@ -66,6 +66,7 @@ pub fn config() -> ProxyConfig {
         pool_mode: PoolMode::Session,
         client_rules: Vec::new(),
         leaks: Leaks::Pin,
+        share_unnamed: false,
         time_limits: TimeLimits::default(),
         pool_size: 20,
         pool_min: 0,
