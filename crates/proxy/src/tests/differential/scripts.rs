@@ -247,6 +247,11 @@ pub fn fixed() -> Vec<Script> {
                 vec![bind("", "", &[]), execute("", 0), sync()],
                 vec![bind("", "", &[]), execute("", 0), sync()],
                 vec![query("COMMIT")],
+            ],
+        ),
+        script(
+            "a call beside the unnamed statement",
+            vec![
                 vec![parse("", "SELECT 'mine'"), sync()],
                 vec![call(DIVIDE, &[6, 3])],
                 vec![bind("", "", &[]), execute("", 0), sync()],
