@@ -47,5 +47,6 @@ mod standby_cluster;
 mod switchover;
 mod switchover_interrupted;
 mod switchover_under_load;
+mod system_calls;
 mod takeover_interrupted;
 mod wal_fetched_from_a_peer;

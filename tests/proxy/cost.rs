@@ -1,15 +1,12 @@
 //! What processes use: CPU from /proc, memory, and system calls by strace.
 
 use std::fs;
-use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tests::wait::wait_at_most;
+use tests::strace;
 
 use crate::load::{self, Workload};
 
-const ATTACH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Long enough for thousands of transactions also where each call is stopped twice.
 const TRACED_SECONDS: usize = 2;
 
@@ -57,33 +54,9 @@ fn stat(pid: i32) -> Result<Stat> {
     })
 }
 
-/// The `status` of each thread.
-fn tasks(pid: i32) -> Vec<String> {
-    let entries = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    entries.filter_map(|entry| fs::read_to_string(entry.path().join("status")).ok()).collect()
-}
-
-fn is_traced(status: &str) -> bool {
-    let tracer = status.lines().find_map(|line| line.strip_prefix("TracerPid:"));
-    tracer.is_some_and(|pid| pid.trim() != "0")
-}
-
 /// System calls of the process for each transaction, while it is watched; `None` without strace.
 pub fn system_calls(pid: i32, port: u16, workload: &Workload) -> Result<Option<f64>> {
-    let folder = tests::cluster::folder();
-    let summary = folder.path().join("calls");
-    let mut strace = Command::new("strace");
-    strace.args(["-f", "-c", "-U", "calls,name", "-o", &summary.to_string_lossy(), "-p", &pid.to_string()]);
-    let Ok(mut strace) = strace.stdout(Stdio::null()).stderr(Stdio::null()).spawn() else { return Ok(None) };
-    let attached = || tasks(pid).iter().all(|task| is_traced(task)).then_some(());
-    wait_at_most(ATTACH_TIMEOUT, attached).context("strace attaches to every thread")?;
-    let outcome = load::run(port, workload, TRACED_SECONDS, false);
-    // It writes its summary when it is interrupted.
-    tests::processes::signal(i32::try_from(strace.id())?, rustix::process::Signal::INT);
-    strace.wait()?;
-    let text = fs::read_to_string(&summary).unwrap_or_default();
-    let total = text.lines().find(|line| line.trim_end().ends_with("total"));
-    let calls = total.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-    let transactions = outcome?.transactions;
-    Ok(calls.map(|calls| calls / transactions as f64))
+    let run = || load::run(port, workload, TRACED_SECONDS, false);
+    let counted = strace::count(&strace::threads(pid, ""), run)?;
+    Ok(counted.map(|(calls, timed)| calls as f64 / timed.transactions as f64))
 }

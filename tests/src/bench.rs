@@ -59,6 +59,17 @@ pub fn pgbench(host: &str, port: u16) -> Command {
     command
 }
 
+/// Runs it, and counts its transactions.
+pub fn transactions(pgbench: &mut Command) -> Result<u64> {
+    let output = pgbench.output().context("start pgbench")?;
+    let said = String::from_utf8_lossy(&output.stdout);
+    ensure!(output.status.success(), "pgbench: {said}{}", String::from_utf8_lossy(&output.stderr));
+    let count =
+        said.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
+    let count = count.and_then(|count| count.split('/').next()?.trim().parse().ok());
+    count.context("pgbench says how many transactions it has made")
+}
+
 /// Makes pgbench's tables.
 pub fn fill(host: &str, port: u16) -> Result<()> {
     let output = pgbench(host, port).args(["-i", "-q", "-s", SCALE, "postgres"]).output();

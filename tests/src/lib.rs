@@ -17,6 +17,7 @@ pub mod processes;
 pub mod sandbox;
 pub mod shared_memory;
 pub mod status;
+pub mod strace;
 pub mod wait;
 
 pub use cluster::{Cluster, Node, Prepared, configure};

@@ -97,6 +97,15 @@ pub fn namespaces() -> Result<()> {
     packages.into_iter().try_for_each(install)
 }
 
+/// Installs strace, with which system calls are counted.
+pub fn strace() -> Result<()> {
+    if has_system_program("strace") {
+        return Ok(());
+    }
+    println!("Installing strace, with which the proxy's system calls are counted.");
+    install("strace")
+}
+
 /// Debian keeps these where only root's PATH looks.
 fn has_system_program(program: &str) -> bool {
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|dir| Path::new(dir).join(program).is_file())
