@@ -22,6 +22,7 @@ mod real_hba;
 mod routing;
 mod server;
 mod switchover;
+mod takeover_table;
 mod tls;
 mod truth;
 
