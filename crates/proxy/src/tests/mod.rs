@@ -25,6 +25,7 @@ mod switchover;
 mod takeover_table;
 mod tls;
 mod truth;
+mod two;
 
 use std::sync::Arc;
 use std::time::Duration;

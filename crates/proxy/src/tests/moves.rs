@@ -6,51 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::fake::{Client, Manner, Server};
+use super::two::{Two, held, queries};
 use super::*;
-use crate::topology::Hold;
-
-pub fn held(topology: Topology, until: Instant) -> Topology {
-    Topology { hold: Some(Hold { id: 1, until }), ..topology }
-}
-
-pub fn later() -> Instant {
-    Instant::now() + PATIENCE
-}
-
-/// The primary, and the one that follows it.
-pub struct Two {
-    pub old: Server,
-    pub new: Server,
-    pub stand: Stand,
-}
-
-impl Two {
-    pub async fn new() -> Two {
-        Two::with(config()).await
-    }
-
-    pub async fn with(config: ProxyConfig) -> Two {
-        let (old, new) = (Server::new(Manner::Trusting).await, Server::new(Manner::Trusting).await);
-        let stand = Stand::new(config, topology(1, Some(&old.address), &[])).await;
-        Two { old, new, stand }
-    }
-
-    pub fn hold(&self) {
-        self.stand.topology.send_replace(held(topology(1, Some(&self.old.address), &[]), later()));
-    }
-
-    pub fn take_over(&self) {
-        self.stand.topology.send_replace(topology(2, Some(&self.new.address), &[]));
-    }
-
-    pub async fn moved(&self, count: u64) {
-        self.stand.until(|counts| counts.moved == count).await;
-    }
-}
-
-pub fn queries(server: &Server) -> Vec<String> {
-    server.seen.borrow().queries.clone()
-}
 
 #[tokio::test]
 async fn the_key_of_the_old_server_means_the_new_one() {

@@ -2,106 +2,24 @@
 
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
-use wire::message::put_frame;
 use wire::startup::startup_packet;
 
-use super::fake::{Client, Manner, Server, Told, read_frame};
+use super::fake::{Client, Manner, Server, Told};
 use super::login::{Known, impostor};
-use super::moves::{Two, held, later, queries};
+use super::two::{Two, frame, held, later, mode, queries, query};
 use super::*;
 
 const MODES: [PoolMode; 2] = [PoolMode::Session, PoolMode::Transaction];
 
-/// One worker, so that all sessions share one pool, if there are pools.
-fn mode(pool_mode: PoolMode) -> ProxyConfig {
-    ProxyConfig { pool_mode, threads: 1, ..config() }
+/// Both columns, the planned change first, in both modes.
+fn columns() -> impl Iterator<Item = (PoolMode, bool)> {
+    MODES.into_iter().flat_map(|mode| [(mode, true), (mode, false)])
 }
 
 /// Nobody waits long.
 fn hasty(pool_mode: PoolMode) -> ProxyConfig {
-    let short = Duration::from_millis(100);
+    let short = Duration::from_millis(300);
     ProxyConfig { queue_timeout: short, connect_timeout: short, ..mode(pool_mode) }
-}
-
-fn frame(tag: u8, body: &[u8]) -> Vec<u8> {
-    let mut out = Vec::new();
-    put_frame(&mut out, tag, body);
-    out
-}
-
-fn query(sql: &str) -> Vec<u8> {
-    frame(b'Q', format!("{sql}\0").as_bytes())
-}
-
-impl Client {
-    async fn send_bytes(&mut self, bytes: &[u8]) {
-        self.stream.write_all(bytes).await.unwrap();
-    }
-
-    /// Reads up to a message of this type.
-    async fn until(&mut self, tag: u8) {
-        soon(async { while read_frame(&mut self.stream).await.unwrap().0 != tag {} }).await;
-    }
-}
-
-impl Two {
-    async fn of(config: ProxyConfig) -> (Two, Client) {
-        let two = Two::with(config).await;
-        let client = Client::login(two.stand.read_write()).await;
-        (two, client)
-    }
-
-    /// As [`Two::of`], and each of `before` is answered, `last` is sent and on its server.
-    async fn with_asked(pool_mode: PoolMode, before: &[&str], last: &str) -> (Two, Client) {
-        let (two, mut client) = Two::of(mode(pool_mode)).await;
-        for sql in before {
-            client.query(sql).await.unwrap();
-        }
-        client.send(last).await;
-        two.old.until(|seen| seen.queries.iter().any(|sql| sql == last)).await;
-        (two, client)
-    }
-
-    async fn parked(&self, count: usize) {
-        self.stand.until(|counts| counts.parked == count).await;
-    }
-
-    /// The old primary stops and tells each session that it has.
-    fn stop(&self) {
-        self.old.manner.send_replace(Manner::Refusing("57P03"));
-        self.old.ends.send_replace(Some("57P01"));
-    }
-
-    /// There is no primary, and the switchover goes on.
-    fn close(&self) {
-        self.stand.topology.send_replace(held(topology(1, None, &[]), later()));
-    }
-
-    /// The rest of a switchover.
-    async fn switch_over(&self) {
-        self.stop();
-        self.old.until(|seen| seen.open == 0).await;
-        self.close();
-        self.take_over();
-    }
-
-    /// The switchover's rest, after which this client goes on with the new primary, having noticed nothing.
-    async fn ends_well_for(&self, mut client: Client) {
-        self.switch_over().await;
-        client.query("SELECT after").await.unwrap();
-        assert_eq!(queries(&self.new).last().unwrap(), "SELECT after");
-        assert_eq!(self.stand.proxy.counts().cuts, 0);
-    }
-
-    /// A takeover, and what the client hears of it.
-    async fn taken_over(&self, client: &mut Client) -> String {
-        self.take_over();
-        let told = client.last_words().await;
-        assert!(told.text.contains("takeover"), "{told:?}");
-        self.old.until(|seen| seen.open == 0).await;
-        assert_eq!((self.new.logins(), self.stand.proxy.counts().cuts), (0, 1));
-        told.sqlstate
-    }
 }
 
 fn says_why(told: &Told, why: &str) {
@@ -117,21 +35,14 @@ async fn idle_without_a_server() {
         for _ in 1..5 {
             clients.push(Client::login(two.stand.read_write()).await);
         }
-        if planned {
-            two.hold();
-        } else {
-            two.stand.topology.send_replace(topology(2, None, &[]));
-            two.old.until(|seen| seen.open == 0).await;
-        }
+        two.begin(planned).await;
         for client in &mut clients {
             client.send("SELECT 1").await;
         }
         if planned {
             two.parked(5).await;
-            two.switch_over().await;
-        } else {
-            two.take_over();
         }
+        two.end(planned).await;
         for client in &mut clients {
             client.ready().await.unwrap();
         }
@@ -149,31 +60,22 @@ async fn idle_and_movable() {
             for sql in ["SELECT 1", "BEGIN", "COMMIT"] {
                 client.query(sql).await.unwrap();
             }
+            two.begin(planned).await;
             if planned {
-                two.hold();
                 two.parked(1).await;
-            } else {
-                two.stand.topology.send_replace(topology(1, None, &[]));
-                two.old.until(|seen| seen.open == 0).await;
             }
             if asks {
                 client.send("SELECT asked").await;
             }
-            if planned {
-                two.switch_over().await;
-            } else {
-                two.take_over();
-            }
+            two.end(planned).await;
             match asks {
                 true => client.ready().await.unwrap(),
                 false => two.moved(1).await,
             }
             client.query("SELECT 2").await.unwrap();
             let asked = if asks { &["SELECT asked", "SELECT 2"][..] } else { &["SELECT 2"] };
-            assert_eq!(
-                (queries(&two.new), queries(&two.old).len()),
-                (asked.iter().map(|sql| (*sql).to_owned()).collect(), 3)
-            );
+            assert_eq!(queries(&two.new), asked);
+            assert_eq!(queries(&two.old).len(), 3);
             let counts = two.stand.proxy.counts();
             assert_eq!((counts.moved, counts.cuts, counts.parked), (1, 0, 0));
         }
@@ -188,7 +90,7 @@ async fn idle_and_not_movable() {
         (Manner::Trusting, &["BEGIN", "LISTEN x", "COMMIT"], "LISTEN"),
         (Manner::Trusting, &["SELECT pg_advisory_lock(1)"], "advisory lock"),
     ] {
-        for (pool_mode, planned) in MODES.into_iter().flat_map(|mode| [(mode, true), (mode, false)]) {
+        for (pool_mode, planned) in columns() {
             let two = Two::with(mode(pool_mode)).await;
             two.old.manner.send_replace(manner);
             let mut client = Client::knock(two.stand.read_write()).await;
@@ -274,11 +176,7 @@ async fn reading_the_start_up() {
         let mut stream = TcpStream::connect(two.stand.read_write()).await.unwrap();
         stream.write_all(&packet[..6]).await.unwrap();
         two.stand.until(|counts| counts.sessions == 1).await;
-        if planned {
-            two.hold();
-        } else {
-            two.stand.topology.send_replace(topology(1, None, &[]));
-        }
+        two.begin(planned).await;
         stream.write_all(&packet[6..]).await.unwrap();
         two.stand.until(|counts| counts.queued == 1).await;
         two.take_over();
@@ -333,11 +231,7 @@ async fn authenticating() {
 async fn connecting() {
     for (planned, comes) in [(true, true), (true, false), (false, true), (false, false)] {
         let two = Two::with(if comes { config() } else { hasty(PoolMode::Session) }).await;
-        if planned {
-            two.hold();
-        } else {
-            two.stand.topology.send_replace(topology(1, None, &[]));
-        }
+        two.begin(planned).await;
         let mut client = Client::knock(two.stand.read_write()).await;
         if comes {
             two.stand.until(|counts| counts.queued == 1).await;
@@ -374,20 +268,16 @@ async fn a_copy_under_way() {
 
 #[tokio::test]
 async fn a_message_half_sent_of_which_the_server_has_nothing() {
-    for (pool_mode, planned) in MODES.into_iter().flat_map(|mode| [(mode, true), (mode, false)]) {
+    for (pool_mode, planned) in columns() {
         let (two, mut client) = Two::of(mode(pool_mode)).await;
         let whole = query("INSERT");
         client.send_bytes(&whole[..9]).await;
+        two.begin(planned).await;
+        client.send_bytes(&whole[9..]).await;
         if planned {
-            two.hold();
-            client.send_bytes(&whole[9..]).await;
             two.parked(1).await;
-            two.switch_over().await;
-        } else {
-            two.take_over();
-            two.old.until(|seen| seen.open == 0).await;
-            client.send_bytes(&whole[9..]).await;
         }
+        two.end(planned).await;
         client.ready().await.unwrap();
         assert_eq!((queries(&two.old).len(), queries(&two.new)), (0, vec!["INSERT".to_owned()]));
         assert_eq!(two.stand.proxy.counts().cuts, 0);
@@ -456,20 +346,18 @@ async fn a_pipeline_without_its_sync() {
 
 #[tokio::test]
 async fn on_a_replica() {
-    for (pool_mode, planned) in MODES.into_iter().flat_map(|mode| [(mode, true), (mode, false)]) {
+    for (pool_mode, planned) in columns() {
         for (last, truth) in [(None, "57P01"), (Some("BEGIN"), "40001"), (Some("SELECT hang"), "40001")] {
             let (one, other) = (Server::new(Manner::Trusting).await, Server::new(Manner::Trusting).await);
             let two = Two::with(mode(pool_mode)).await;
-            let now = topology(1, Some(&two.old.address), &[&one.address]);
-            two.stand.topology.send_replace(now.clone());
+            let before = topology(1, Some(&two.old.address), &[&one.address]);
+            two.stand.topology.send_replace(before.clone());
             let mut client = Client::login(two.stand.read_only()).await;
             client.query("SELECT 1").await.unwrap();
             // It is read from all the time.
-            let (now, then) = match planned {
-                true => (held(now, later()), held(topology(1, None, &[&one.address]), later())),
-                false => (topology(1, None, &[&one.address]), topology(1, None, &[&one.address])),
-            };
-            for seen in [now, then, topology(2, Some(&two.new.address), &[&one.address])] {
+            let begun = if planned { held(before, later()) } else { before };
+            let closed = Topology { primary: None, ..begun.clone() };
+            for seen in [begun, closed, topology(2, Some(&two.new.address), &[&one.address])] {
                 two.stand.topology.send_replace(seen);
                 client.query("SELECT 1").await.unwrap();
                 Client::login(two.stand.read_only()).await.query("SELECT 1").await.unwrap();
@@ -495,21 +383,18 @@ async fn on_a_replica() {
 
 #[tokio::test]
 async fn no_new_primary_within_queue_timeout() {
-    for (pool_mode, planned) in MODES.into_iter().flat_map(|mode| [(mode, true), (mode, false)]) {
+    for (pool_mode, planned) in columns() {
         let (two, mut client) = Two::of(hasty(pool_mode)).await;
+        two.begin(planned).await;
         if planned {
-            two.hold();
             two.stop();
             two.close();
-        } else {
-            two.stand.topology.send_replace(topology(1, None, &[]));
         }
         if pool_mode == PoolMode::Transaction {
             client.send("SELECT 1").await;
         }
         let told = client.last_words().await;
-        assert_eq!(told.sqlstate, "57P01", "{pool_mode:?} {planned} {told:?}");
-        assert!(told.text.contains("no primary took the session"), "{told:?}");
-        assert!(told.text.contains("is under way."), "{told:?}");
+        let why = told.text.contains("no primary took the session") && told.text.contains("is under way.");
+        assert!(told.sqlstate == "57P01" && why, "{pool_mode:?} {planned} {told:?}");
     }
 }
