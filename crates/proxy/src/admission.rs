@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 use super::backend::Choice;
 use super::ceilings::{Crowd, Place};
-use super::refusal::{CutCause, Refusal};
+use super::refusal::{CutCause, HELD, Refusal};
 use super::routes::Moment;
 use super::servers::{Opened, Seat};
 use super::tally::Owner;
@@ -128,7 +128,7 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
         let held_until = now.held_until().filter(|_| now.primary.is_some());
         if held_until.is_some() {
             now.primary = None;
-            now.reason = "A switchover is under way.".to_owned();
+            now.reason = HELD.to_owned();
         }
         let seen = shared.freshness.seen();
         let listed = now.replicas.len();

@@ -44,18 +44,29 @@ impl Choice {
         }
     }
 
+    /// A session may be on this server.
+    pub fn is_right(&self, topology: &Topology) -> bool {
+        match self.role {
+            Role::Replica => topology.replicas.contains(&self.backend),
+            Role::Primary => {
+                topology.timeline == self.timeline && topology.primary.as_ref() == Some(&self.backend)
+            }
+        }
+    }
+
     /// Why a session may not stay on this server; `None` while it may.
     pub fn cut(&self, topology: &Topology) -> Option<CutCause> {
-        let node = self.backend.node.clone();
-        match self.role {
-            Role::Replica if topology.replicas.contains(&self.backend) => None,
-            Role::Replica => Some(CutCause::ReplicaGone { node }),
-            Role::Primary if topology.timeline != self.timeline => {
-                Some(CutCause::Takeover { node, term_was: self.term, term: topology.term })
-            }
-            Role::Primary if topology.primary.as_ref() == Some(&self.backend) => None,
-            Role::Primary => Some(CutCause::PrimaryClosed { node, reason: topology.reason.clone() }),
+        if self.is_right(topology) {
+            return None;
         }
+        let node = self.backend.node.clone();
+        Some(match self.role {
+            Role::Replica => CutCause::ReplicaGone { node },
+            Role::Primary if topology.timeline != self.timeline => {
+                CutCause::Takeover { node, term_was: self.term, term: topology.term }
+            }
+            Role::Primary => CutCause::PrimaryClosed { node, reason: topology.reason.clone() },
+        })
     }
 
     /// True for the same server in the same primaryship.

@@ -104,6 +104,8 @@ pub struct Ledger {
     commit_at: u64,
     /// The last request that may commit, explicitly or by standing alone.
     may_commit_at: u64,
+    /// The same before the client's last message.
+    may_commit_before: u64,
     /// The last simple query.
     query_at: u64,
     /// The last request that holds the end of a COPY.
@@ -136,6 +138,7 @@ impl Ledger {
             group_in_transaction: false,
             commit_at: 0,
             may_commit_at: 0,
+            may_commit_before: 0,
             query_at: 0,
             copy_ends_at: 0,
             said_good_bye: false,
@@ -214,10 +217,12 @@ impl Ledger {
         self.said_good_bye || self.server_was_fatal || self.terminates && !self.outstanding()
     }
 
-    pub fn loss(&self) -> Loss {
+    /// `is_whole`: the client's last message is. PostgreSQL runs nothing of one whose end it has not got.
+    pub fn loss(&self, is_whole: bool) -> Loss {
+        let may_commit_at = if is_whole { self.may_commit_at } else { self.may_commit_before };
         if !self.logged_in || self.replication || self.said_good_bye {
             Loss::Nothing
-        } else if self.may_commit_at > self.done || self.in_doubt {
+        } else if may_commit_at > self.done || self.in_doubt {
             Loss::Unknown
         } else if self.status != Status::Idle || self.outstanding() {
             Loss::OpenTransaction
@@ -240,6 +245,7 @@ impl Ledger {
         if !self.logged_in {
             return;
         }
+        self.may_commit_before = self.may_commit_at;
         match frame.tag {
             frontend::QUERY => self.query(frame),
             frontend::FUNCTION_CALL => {
@@ -407,6 +413,7 @@ impl Ledger {
         self.group_open |= self.sent == self.done;
         self.commit_at = counted(self.commit_at);
         self.may_commit_at = counted(self.may_commit_at);
+        self.may_commit_before = counted(self.may_commit_before);
         self.query_at = counted(self.query_at);
         self.copy_ends_at = 0;
     }

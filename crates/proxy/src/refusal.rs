@@ -14,6 +14,8 @@ use super::ledger::Loss;
 use super::policy;
 use super::time_limits::Overdue;
 
+/// Why there is no primary while sessions are parked.
+pub const HELD: &str = "A switchover is under way.";
 const STATUS_HINT: &str = "Run \"pgherd status\" to see the cluster.";
 
 /// Why there is no session, or none any more.

@@ -21,7 +21,7 @@ use super::Counters;
 use super::books::{Books, Parking};
 use super::cancel::{CancelMap, Commit, Gate, Registered};
 use super::lane::{Cut, Lane, Receiver};
-use super::ledger::{backend_wanted, frontend_wanted};
+use super::ledger::{Loss, backend_wanted, frontend_wanted};
 use super::policy::{self, Leaks};
 use super::routes::{Known, Request};
 use super::shares::{Registry, Shares};
@@ -137,6 +137,11 @@ impl Relay {
     /// As before, or nothing of the message under way was passed on: a last message may follow.
     pub fn client_hears_whole(&self) -> bool {
         self.client_at_boundary() || self.down.drops_rest
+    }
+
+    /// What the client loses when its server is gone now.
+    pub fn loss(&self) -> Loss {
+        self.books.ledger.loss(self.up.frames.at_boundary())
     }
 
     /// Nothing of the client is under way, and no transaction is open: the session is between two.

@@ -114,7 +114,9 @@ impl Relay {
             }
             self.key = Some(self.cancels.register(key, &self.gate));
         }
-        if is_end_by_shutdown(frame) && self.at_boundary() && self.books.ties.bound().is_none() {
+        // At a switchover also who cannot be moved hears why from the proxy.
+        let hears_why = self.hold || self.books.ties.bound().is_none();
+        if is_end_by_shutdown(frame) && self.at_boundary() && hears_why {
             self.books.last_words = frame.bytes.to_vec();
             cut.drop(frame.bytes.len());
             return Ok(());

@@ -1,43 +1,9 @@
-//! Sessions whose server is taken away, and what they are told.
+//! Sessions whose server is taken away, and what they are told; at a takeover: `takeover_table`.
 
 use std::time::Duration;
 
 use super::fake::{Client, Manner, Server};
 use super::*;
-
-/// Logs in, runs `before`, sends `last` without waiting for its answer, then lets a takeover happen.
-async fn told_after(before: &[&str], last: Option<&str>) -> String {
-    let (old, new) = (Server::new(Manner::Trusting).await, Server::new(Manner::Trusting).await);
-    let stand = Stand::new(config(), topology(1, Some(&old.address), &[])).await;
-    let mut client = Client::login(stand.read_write()).await;
-    for sql in before {
-        client.query(sql).await.unwrap();
-    }
-    if let Some(last) = last {
-        client.send(last).await;
-        old.until(|seen| seen.queries.iter().any(|sql| sql == last)).await;
-    }
-    stand.topology.send_replace(topology(2, Some(&new.address), &[]));
-    let told = client.last_words().await;
-    old.until(|seen| seen.open == 0).await;
-    assert_eq!(stand.proxy.counts().cuts, 1);
-    if !told.text.is_empty() {
-        assert!(told.text.contains("takeover"), "{told:?}");
-    }
-    Client::login(stand.read_write()).await.query("SELECT 1").await.unwrap();
-    assert_eq!(new.logins(), 1);
-    told.sqlstate
-}
-
-#[tokio::test]
-async fn a_takeover_cuts_each_session_with_the_truth() {
-    assert_eq!(told_after(&["LISTEN x"], None).await, "57P01");
-    assert_eq!(told_after(&["BEGIN", "INSERT"], None).await, "40001");
-    assert_eq!(told_after(&["BEGIN"], Some("INSERT hang")).await, "40001");
-    assert_eq!(told_after(&["BEGIN", "INSERT"], Some("COMMIT hang")).await, "08007");
-    assert_eq!(told_after(&[], Some("INSERT hang")).await, "08007");
-    assert_eq!(told_after(&["BEGIN", "LISTEN x", "COMMIT"], None).await, "57P01");
-}
 
 #[tokio::test]
 async fn nothing_is_put_into_the_middle_of_a_message() {

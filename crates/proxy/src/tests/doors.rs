@@ -94,7 +94,7 @@ async fn a_server_that_refuses_shuts_the_door() {
     // Its pool's server has gone, and no other lets it in.
     server.manner.send_replace(Manner::Refusing("28000"));
     server.ends.send_replace(Some("57P01"));
-    server.until(|seen| seen.open == 0).await;
+    soon(async { while !stand.proxy.shared.workers.report().await.servers.is_empty() {} }).await;
     known.send("SELECT 1").await;
     let told = known.last_words().await;
     assert!(told.sqlstate == "57P01" && told.text.contains("the server says no"), "{told:?}");

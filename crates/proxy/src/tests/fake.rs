@@ -28,6 +28,8 @@ pub enum Manner {
     Mute,
     /// Takes the start-up packet and says nothing.
     Hung,
+    /// Offers SCRAM, and goes no further.
+    Offering,
 }
 
 #[derive(Default, Debug)]
@@ -35,17 +37,22 @@ pub struct Seen {
     /// Texts of simple queries, and of Parse messages after `name: `.
     pub queries: Vec<String>,
     pub cancels: Vec<(u32, Vec<u8>)>,
+    /// Messages of sessions of which at least the header has come.
+    pub begun: u32,
     pub logins: u32,
     pub open: u32,
 }
 
-/// A server. A query that holds `hang` is not answered, one that holds `half` gets half a message, one that holds
-/// `die` ends the connection, and before one that holds `lie` is answered its wait for standbys is cancelled.
+/// A server. A query that holds `hang` is answered when `answers` says so, one that holds `half` gets half a message, one
+/// that holds `die` ends the connection, before one that holds `lie` is answered its wait for standbys is cancelled, and one
+/// that holds `COPY` wants data.
 pub struct Server {
     pub address: String,
     pub manner: watch::Sender<Manner>,
     /// Ends all sessions with this SQLSTATE.
     pub ends: watch::Sender<Option<&'static str>>,
+    /// From then on nothing hangs.
+    pub answers: watch::Sender<bool>,
     pub seen: Arc<watch::Sender<Seen>>,
     task: JoinHandle<()>,
 }
@@ -63,21 +70,23 @@ impl Server {
         let manner = watch::Sender::new(manner);
         let seen = Arc::new(watch::Sender::new(Seen::default()));
         let ends = watch::Sender::new(None);
+        let answers = watch::Sender::new(false);
         let secret = listener.local_addr().unwrap().port() as u8;
-        let (manners, log, told) = (manner.clone(), Arc::clone(&seen), ends.clone());
+        let (manners, log) = (manner.clone(), Arc::clone(&seen));
+        let orders = Orders { ends: ends.subscribe(), answers: answers.subscribe() };
         let task = tokio::spawn(async move {
             let mut sessions = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
                 let (manner, log) = (*manners.borrow(), Arc::clone(&log));
-                let mut told = told.subscribe();
+                let orders = orders.clone();
                 sessions.spawn(async move {
                     log.send_modify(|seen| seen.open += 1);
-                    let _ = serve(stream, manner, secret, &log, &mut told).await;
+                    let _ = serve(stream, manner, secret, &log, orders).await;
                     log.send_modify(|seen| seen.open -= 1);
                 });
             }
         });
-        Server { address, manner, ends, seen, task }
+        Server { address, manner, ends, answers, seen, task }
     }
 
     pub async fn until(&self, condition: impl Fn(&Seen) -> bool) {
@@ -87,6 +96,13 @@ impl Server {
     pub fn logins(&self) -> u32 {
         self.seen.borrow().logins
     }
+}
+
+/// What all sessions of a server are told.
+#[derive(Clone)]
+struct Orders {
+    ends: watch::Receiver<Option<&'static str>>,
+    answers: watch::Receiver<bool>,
 }
 
 fn fatal(sqlstate: &'static str) -> Vec<u8> {
@@ -105,7 +121,7 @@ async fn serve(
     manner: Manner,
     secret: u8,
     log: &watch::Sender<Seen>,
-    ends: &mut watch::Receiver<Option<&'static str>>,
+    mut orders: Orders,
 ) -> std::io::Result<()> {
     let mut stream = Stream::from(stream);
     let tls = Tls::start(&TlsConfig::default()).unwrap();
@@ -120,6 +136,13 @@ async fn serve(
     let key = match manner {
         Manner::Mute => return Ok(()),
         Manner::Hung => return stream.read_u8().await.map(drop),
+        Manner::Offering => {
+            let mut out = Vec::new();
+            put_frame(&mut out, b'R', b"\0\0\0\x0aSCRAM-SHA-256\0\0");
+            stream.write_all(&out).await?;
+            read_noted(&mut stream, log).await?;
+            return stream.read_u8().await.map(drop);
+        }
         Manner::Refusing(sqlstate) => return stream.write_all(&fatal(sqlstate)).await,
         Manner::Asking => {
             let mut out = Vec::new();
@@ -136,17 +159,51 @@ async fn serve(
     put_frame(&mut out, b'K', &key);
     put_frame(&mut out, b'Z', b"I");
     stream.write_all(&out).await?;
-    let mut status = b'I';
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let (mut status, mut hangs) = (b'I', false);
     loop {
-        let (tag, body) = tokio::select! {
-            frame = read_frame(&mut stream) => frame?,
-            Ok(sqlstate) = async { ends.wait_for(Option::is_some).await.map(|ends| ends.unwrap_or_default()) } => {
-                return stream.write_all(&fatal(sqlstate)).await;
+        let mut frame = std::pin::pin!(read_noted(&mut reader, log));
+        let (tag, body) = loop {
+            tokio::select! {
+                frame = &mut frame => break frame?,
+                Ok(sqlstate) = async { orders.ends.wait_for(Option::is_some).await.map(|ends| ends.unwrap_or_default()) } => {
+                    return writer.write_all(&fatal(sqlstate)).await;
+                }
+                Ok(()) = async { orders.answers.wait_for(|answers| *answers).await.map(drop) }, if hangs => {
+                    hangs = false;
+                    writer.write_all(&completed(status)).await?;
+                }
             }
         };
         let mut out = Vec::new();
         match tag {
-            b'Q' => {}
+            b'Q' => {
+                let sql = String::from_utf8_lossy(&body[..body.len() - 1]).into_owned();
+                log.send_modify(|seen| seen.queries.push(sql.clone()));
+                if sql.starts_with("BEGIN") {
+                    status = b'T';
+                } else if sql.starts_with("COMMIT") {
+                    status = b'I';
+                }
+                if sql.contains("die") {
+                    return Ok(());
+                }
+                if sql.contains("half") {
+                    out.extend_from_slice(&[b'D', 0, 0, 0, 100, 1, 2, 3]);
+                } else if sql.contains("hang") {
+                    hangs = true;
+                } else if sql.contains("COPY") {
+                    put_frame(&mut out, b'G', &[0, 0, 0]);
+                } else {
+                    if sql.contains("big") {
+                        put_frame(&mut out, b'D', &[7; BIG]);
+                    }
+                    if sql.contains("lie") {
+                        put_frame(&mut out, b'N', b"SWARNING\0VWARNING\0C01000\0Mx\0RSyncRepWaitForLSN\0\0");
+                    }
+                    out.extend(completed(status));
+                }
+            }
             b'P' => {
                 let texts: Vec<String> = body
                     .split(|byte| *byte == 0)
@@ -155,37 +212,34 @@ async fn serve(
                 log.send_modify(|seen| seen.queries.push(format!("{}: {}", texts[0], texts[1])));
                 put_frame(&mut out, b'1', b"");
             }
+            b'B' => put_frame(&mut out, b'2', b""),
+            b'E' => put_frame(&mut out, b'C', b"OK\0"),
             b'S' => put_frame(&mut out, b'Z', &[status]),
+            b'd' => {}
+            b'c' => out = completed(status),
             _ => return Ok(()),
         }
-        if tag != b'Q' {
-            stream.write_all(&out).await?;
-            continue;
-        }
-        let sql = String::from_utf8_lossy(&body[..body.len() - 1]).into_owned();
-        log.send_modify(|seen| seen.queries.push(sql.clone()));
-        if sql.starts_with("BEGIN") {
-            status = b'T';
-        } else if sql.starts_with("COMMIT") {
-            status = b'I';
-        }
-        if sql.contains("die") {
-            return Ok(());
-        }
-        if sql.contains("half") {
-            stream.write_all(&[b'D', 0, 0, 0, 100, 1, 2, 3]).await?;
-        } else if !sql.contains("hang") {
-            if sql.contains("big") {
-                put_frame(&mut out, b'D', &[7; BIG]);
-            }
-            if sql.contains("lie") {
-                put_frame(&mut out, b'N', b"SWARNING\0VWARNING\0C01000\0Mx\0RSyncRepWaitForLSN\0\0");
-            }
-            put_frame(&mut out, b'C', b"OK\0");
-            put_frame(&mut out, b'Z', &[status]);
-            stream.write_all(&out).await?;
-        }
+        writer.write_all(&out).await?;
     }
+}
+
+/// The end of a query.
+fn completed(status: u8) -> Vec<u8> {
+    let mut out = Vec::new();
+    put_frame(&mut out, b'C', b"OK\0");
+    put_frame(&mut out, b'Z', &[status]);
+    out
+}
+
+async fn read_noted<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    log: &watch::Sender<Seen>,
+) -> std::io::Result<(u8, Vec<u8>)> {
+    let tag = stream.read_u8().await?;
+    let mut body = vec![0; stream.read_u32().await? as usize - 4];
+    log.send_modify(|seen| seen.begun += 1);
+    stream.read_exact(&mut body).await?;
+    Ok((tag, body))
 }
 
 pub async fn read_frame<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<(u8, Vec<u8>)> {

@@ -107,7 +107,7 @@ async fn a_password_that_changes_meanwhile_ends_the_move_with_the_reason() {
 }
 
 /// A server that asks for SCRAM, names the salt of the role, and lets in whoever comes.
-async fn impostor(salt: String, early: bool) -> (String, tokio::task::JoinHandle<()>) {
+pub async fn impostor(salt: String, early: bool) -> (String, tokio::task::JoinHandle<()>) {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let task = tokio::spawn(async move {

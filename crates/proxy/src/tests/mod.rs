@@ -23,8 +23,10 @@ mod real_hba;
 mod routing;
 mod server;
 mod switchover;
+mod takeover_table;
 mod tls;
 mod truth;
+mod two;
 
 use std::sync::Arc;
 use std::time::Duration;

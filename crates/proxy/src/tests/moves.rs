@@ -1,4 +1,4 @@
-//! Sessions that are held, moved to another server, or answered with the truth.
+//! Sessions that are held, moved to another server, or answered with the truth; by their state: `takeover_table`.
 
 use std::pin::Pin;
 use std::time::Duration;
@@ -6,67 +6,17 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::fake::{Client, Manner, Server};
+use super::two::{Two, held, queries};
 use super::*;
-use crate::topology::Hold;
-
-fn held(topology: Topology, until: Instant) -> Topology {
-    Topology { hold: Some(Hold { id: 1, until }), ..topology }
-}
-
-fn later() -> Instant {
-    Instant::now() + PATIENCE
-}
-
-struct Two {
-    old: Server,
-    new: Server,
-    stand: Stand,
-}
-
-impl Two {
-    async fn new() -> Two {
-        Two::with(config()).await
-    }
-
-    async fn with(config: ProxyConfig) -> Two {
-        let (old, new) = (Server::new(Manner::Trusting).await, Server::new(Manner::Trusting).await);
-        let stand = Stand::new(config, topology(1, Some(&old.address), &[])).await;
-        Two { old, new, stand }
-    }
-
-    fn hold(&self) {
-        self.stand.topology.send_replace(held(topology(1, Some(&self.old.address), &[]), later()));
-    }
-
-    fn take_over(&self) {
-        self.stand.topology.send_replace(topology(2, Some(&self.new.address), &[]));
-    }
-
-    async fn moved(&self, count: u64) {
-        self.stand.until(|counts| counts.moved == count).await;
-    }
-}
-
-fn queries(server: &Server) -> Vec<String> {
-    server.seen.borrow().queries.clone()
-}
 
 #[tokio::test]
-async fn an_idle_session_goes_on_with_the_new_primary() {
+async fn the_key_of_the_old_server_means_the_new_one() {
     let two = Two::new().await;
     let mut client = Client::login(two.stand.read_write()).await;
-    client.query("SELECT 1").await.unwrap();
-    client.query("BEGIN").await.unwrap();
-    client.query("COMMIT").await.unwrap();
     two.take_over();
     two.moved(1).await;
-    two.old.until(|seen| seen.open == 0).await;
-    client.query("SELECT 2").await.unwrap();
-    assert_eq!(queries(&two.new), ["SELECT 2"], "nothing is repeated");
-    assert_eq!(two.stand.proxy.counts().cuts, 0);
-    // The client's key is the old server's, and means the new one.
     client.send("SELECT hang").await;
-    two.new.until(|seen| seen.queries.len() == 2).await;
+    two.new.until(|seen| seen.queries.len() == 1).await;
     client.cancel(two.stand.read_only()).await;
     two.new.until(|seen| seen.cancels.len() == 1).await;
     assert_ne!(
@@ -91,31 +41,6 @@ async fn settings_and_prepared_statements_go_along() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_moved_is_told_why() {
-    for (manner, sql, why) in [
-        (Manner::Asking, "SELECT 1", "a login with a secret"),
-        (Manner::Trusting, "LISTEN x", "LISTEN"),
-        (Manner::Trusting, "SELECT pg_advisory_lock(1)", "advisory lock"),
-    ] {
-        let two = Two::new().await;
-        two.old.manner.send_replace(manner);
-        let mut client = Client::knock(two.stand.read_write()).await;
-        if manner == Manner::Asking {
-            let mut out = Vec::new();
-            wire::message::put_frame(&mut out, b'p', b"secret\0");
-            tokio::io::AsyncWriteExt::write_all(&mut client.stream, &out).await.unwrap();
-        }
-        client.ready().await.unwrap();
-        client.query(sql).await.unwrap();
-        two.take_over();
-        let told = client.last_words().await;
-        assert_eq!(told.sqlstate, "57P01", "{sql}");
-        assert!(told.text.contains(why), "{told:?}");
-        assert_eq!(two.new.logins(), 0);
-    }
-}
-
-#[tokio::test]
 async fn a_server_that_will_not_have_the_session_is_named() {
     for (manner, why) in [(Manner::Asking, "secret"), (Manner::Refusing("28000"), "the server says no")] {
         let two = Two::new().await;
@@ -126,38 +51,6 @@ async fn a_server_that_will_not_have_the_session_is_named() {
         assert_eq!(told.sqlstate, "57P01");
         assert!(told.text.contains("did not take the session") && told.text.contains(why), "{told:?}");
     }
-}
-
-#[tokio::test]
-async fn a_hold_parks_at_the_boundary_and_lets_transactions_end() {
-    let two = Two::new().await;
-    let mut idle = Client::login(two.stand.read_write()).await;
-    let mut busy = Client::login(two.stand.read_write()).await;
-    busy.query("BEGIN").await.unwrap();
-    two.hold();
-    two.stand.until(|counts| counts.parked == 1).await;
-    idle.send("SELECT held").await;
-    busy.query("INSERT").await.unwrap();
-    busy.query("COMMIT").await.unwrap();
-    two.stand.until(|counts| counts.parked == 2).await;
-    busy.send("BEGIN").await;
-    let newcomer = tokio::spawn(Client::login(two.stand.read_write()));
-    two.stand.until(|counts| counts.queued == 1).await;
-    assert_eq!(queries(&two.old), ["BEGIN", "INSERT", "COMMIT"]);
-    // The old server stops, as in a switchover: its last words are not for the clients.
-    two.old.manner.send_replace(Manner::Refusing("57P03"));
-    two.old.ends.send_replace(Some("57P01"));
-    two.old.until(|seen| seen.open == 0).await;
-    two.stand.topology.send_replace(held(topology(1, None, &[]), later()));
-    two.take_over();
-    idle.ready().await.unwrap();
-    busy.ready().await.unwrap();
-    soon(newcomer).await.unwrap().query("SELECT new").await.unwrap();
-    let mut seen = queries(&two.new);
-    seen.sort();
-    assert_eq!(seen, ["BEGIN", "SELECT held", "SELECT new"]);
-    let counts = two.stand.proxy.counts();
-    assert_eq!((counts.moved, counts.cuts, counts.parked), (2, 0, 0));
 }
 
 #[tokio::test]
@@ -200,15 +93,6 @@ async fn a_hold_ends_by_itself_or_by_word() {
 }
 
 #[tokio::test]
-async fn replicas_are_not_held() {
-    let (primary, replica) = (Server::new(Manner::Trusting).await, Server::new(Manner::Trusting).await);
-    let now = held(topology(1, Some(&primary.address), &[&replica.address]), later());
-    let stand = Stand::new(config(), now).await;
-    Client::login(stand.read_only()).await.query("SELECT 1").await.unwrap();
-    assert_eq!((primary.logins(), replica.logins()), (0, 1));
-}
-
-#[tokio::test]
 async fn a_client_that_leaves_while_parked_leaves_nothing() {
     let two = Two::new().await;
     let client = Client::login(two.stand.read_write()).await;
@@ -227,35 +111,17 @@ async fn a_client_that_leaves_while_parked_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn an_idle_session_waits_out_a_takeover() {
+async fn an_idle_session_waits_for_its_server_to_come_back() {
     let two = Two::new().await;
     let mut client = Client::login(two.stand.read_write()).await;
-    two.stand.topology.send_replace(topology(1, None, &[]));
-    two.old.until(|seen| seen.open == 0).await;
-    client.send("SELECT asked").await;
-    two.take_over();
-    client.ready().await.unwrap();
-    assert_eq!(queries(&two.new), ["SELECT asked"]);
-    // Also when the server is gone before anybody says so, and comes back as it was.
-    two.new.manner.send_replace(Manner::Refusing("57P03"));
-    two.new.ends.send_replace(Some("57P02"));
-    two.new.until(|seen| seen.open == 0 && seen.logins > 2).await;
-    two.new.ends.send_replace(None);
-    two.new.manner.send_replace(Manner::Trusting);
+    // It is gone before anybody says so, and comes back as it was.
+    two.old.manner.send_replace(Manner::Refusing("57P03"));
+    two.old.ends.send_replace(Some("57P02"));
+    two.old.until(|seen| seen.open == 0 && seen.logins > 2).await;
+    two.old.ends.send_replace(None);
+    two.old.manner.send_replace(Manner::Trusting);
     client.query("SELECT again").await.unwrap();
-    assert_eq!(two.stand.proxy.counts().moved, 2);
-}
-
-#[tokio::test]
-async fn the_wait_for_a_new_primary_has_an_end() {
-    let queue_timeout = Duration::from_millis(100);
-    let connect_timeout = Duration::from_millis(100);
-    let two = Two::with(ProxyConfig { queue_timeout, connect_timeout, ..config() }).await;
-    let mut client = Client::login(two.stand.read_write()).await;
-    two.stand.topology.send_replace(topology(1, None, &[]));
-    let told = client.last_words().await;
-    assert_eq!(told.sqlstate, "57P01");
-    assert!(told.text.contains("A takeover is under way."), "{told:?}");
+    assert_eq!(two.stand.proxy.counts().moved, 1);
 }
 
 #[tokio::test]

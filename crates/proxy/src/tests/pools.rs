@@ -100,31 +100,6 @@ async fn the_wait_for_a_server_has_an_end() {
 }
 
 #[tokio::test]
-async fn resting_sessions_notice_no_takeover() {
-    let (old, stand) = fake(3).await;
-    let new = Server::new(Manner::Trusting).await;
-    let mut clients = Vec::new();
-    for _ in 0..5 {
-        clients.push(Client::login(stand.read_write()).await);
-    }
-    old.until(|seen| seen.open <= 3).await;
-    let mut open = Client::login(stand.read_write()).await;
-    open.query("BEGIN").await.unwrap();
-    stand.topology.send_replace(topology(2, None, &[]));
-    old.until(|seen| seen.open == 0).await;
-    assert_eq!(open.last_words().await.sqlstate, "40001");
-    for client in &mut clients {
-        client.send("SELECT 1").await;
-    }
-    stand.topology.send_replace(topology(2, Some(&new.address), &[]));
-    for client in &mut clients {
-        client.ready().await.unwrap();
-    }
-    new.until(|seen| seen.queries.len() == 5 && seen.open <= 3).await;
-    assert_eq!(stand.proxy.counts().cuts, 1);
-}
-
-#[tokio::test]
 async fn a_hold_keeps_back_who_wants_a_server() {
     let (server, stand) = fake(2).await;
     let mut clients = [Client::login(stand.read_write()).await, Client::login(stand.read_write()).await];

@@ -143,6 +143,10 @@ impl Engine {
                 }
             };
             self.common.pools.now = Instant::now();
+            // A server that has ended is closed before a client of the same batch could be lent it.
+            for event in &*ready {
+                self.ready_if_free(event.data.u64(), event.flags);
+            }
             // What was published before these bytes came is known before they are looked at.
             self.look_if_changed();
             for event in ready {
@@ -185,6 +189,13 @@ impl Engine {
             true => self.deadline()?.saturating_duration_since(Instant::now()) + Duration::from_millis(1),
         };
         Some(Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() })
+    }
+
+    fn ready_if_free(&mut self, data: u64, flags: EventFlags) {
+        let slot = (data >> 1) as u32;
+        if data != BELL && Side::of(data) == Side::Server && self.common.pools.user(slot).is_none() {
+            self.common.pools.heard(slot, flags, &mut self.common.buffer, &mut self.common.again);
+        }
     }
 
     fn ready(&mut self, data: u64, flags: EventFlags) {

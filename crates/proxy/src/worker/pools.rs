@@ -2,8 +2,8 @@
 //!
 //! What it is: pools of connections that were logged in with one and the same start-up packet, so that any session of it may
 //! use any of them; and the queues of sessions that wait for one. What it is not: the judge of when a session may part from its
-//! server (`relay::lent`), nor the way to a new one (`relocation`). Invariants: a server has one user or none; one that is free
-//! may be used, as far as the topology was known when it was last looked at; who waits longest is served first.
+//! server (`relay::lent`), nor the way to a new one (`relocation`). Invariants: a server has one user or none; none is
+//! lent that the topology of that moment does not allow; who waits longest is served first.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -178,6 +178,8 @@ pub struct Wanted<'a> {
     pub is_patient: bool,
     /// The limits above the pools allow one more server.
     pub may_open: &'a dyn Fn() -> bool,
+    /// As it is now: it may be newer than what the free servers were looked at by.
+    pub topology: &'a Topology,
     /// Where it may read, best of all on one that is less used; none for who writes.
     pub replicas: &'a [Backend],
     pub seen: &'a Seen,
@@ -187,10 +189,11 @@ pub struct Wanted<'a> {
 
 impl Wanted<'_> {
     fn is_usable(&self, server: &Server) -> bool {
-        match server.choice.role {
+        let serves = match server.choice.role {
             Role::Primary => !self.held,
             Role::Replica => self.seen.serves(&server.choice.backend.address, self.since),
-        }
+        };
+        serves && server.choice.is_right(self.topology)
     }
 
     /// There is one at least to open a server on.
@@ -549,7 +552,7 @@ impl Pools {
 
     /// Closes what may not be used any more, and wakes who waits: there may be others to open.
     pub fn look(&mut self, topology: &Topology, woken: &mut Vec<SessionId>) {
-        self.close_where(woken, |server| server.choice.cut(topology).is_some());
+        self.close_where(woken, |server| !server.choice.is_right(topology));
         woken.extend(self.pools.iter().flatten().filter_map(|pool| pool.queue.front()));
     }
 

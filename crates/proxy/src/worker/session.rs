@@ -31,7 +31,7 @@ use crate::cancel::Target;
 use crate::ceilings::Place;
 use crate::lane::Lane;
 use crate::login::Login;
-use crate::refusal::{CutCause, Refusal};
+use crate::refusal::{CutCause, HELD, Refusal};
 use crate::relay::{End, Relay, Surroundings};
 use crate::routes::Reader;
 use crate::servers::Seat;
@@ -481,13 +481,24 @@ impl Session {
             {
                 let (waited, pool_size) = (since.elapsed(), around.shared.config.pool_size);
                 Counters::add(&around.shared.counters.queue_timeouts);
-                self.strand(&Refusal::PoolTimeout { waited, pool_size }, around)
+                let refusal = match self.is_held(around.shared) {
+                    true => Refusal::cut(CutCause::Stranded { waited, reason: HELD.to_owned() }),
+                    false => Refusal::PoolTimeout { waited, pool_size },
+                };
+                self.strand(&refusal, around)
             }
             Phase::Waiting { .. } | Phase::Resting => self.rest(around),
             Phase::Between { .. } => true,
             // A client that takes nothing within the time learns it from the closed connection.
             Phase::Leaving { .. } | Phase::Lingering { .. } => false,
         }
+    }
+
+    /// A switchover keeps it from a server.
+    fn is_held(&self, shared: &Shared) -> bool {
+        let topology = shared.topology.borrow();
+        let reads = self.way() == Port::ReadOnly && !topology.replicas.is_empty();
+        topology.held_until().is_some() && !reads
     }
 
     /// Over: leaves nothing of it with the pools.

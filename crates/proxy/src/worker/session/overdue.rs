@@ -47,7 +47,7 @@ impl Session {
             return true;
         }
         let limit = around.shared.config.time_limits.of(overdue);
-        let loss = self.relay.books.ledger.loss();
+        let loss = self.relay.loss();
         if let Phase::Relaying { .. } = self.phase {
             self.lose_server(around);
         }

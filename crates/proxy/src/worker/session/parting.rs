@@ -92,7 +92,7 @@ impl Session {
         };
         count_cut(around.shared, &cause);
         // What ran on a replica has committed nothing.
-        let loss = match books.ledger.loss() {
+        let loss = match self.relay.loss() {
             Loss::Unknown if was.role == Role::Replica => Loss::OpenTransaction,
             loss => loss,
         };

@@ -215,6 +215,7 @@ impl Session {
                 held: held_until.is_some(),
                 paused,
                 waits,
+                topology: &topology,
                 is_patient: waits && reserve_at.is_none(),
                 replicas: if self.way() == Port::ReadOnly { &topology.replicas } else { &[] },
                 seen: &around.guide.seen,
