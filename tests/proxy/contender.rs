@@ -12,12 +12,16 @@ use tests::bench::Debian;
 use tests::wait::wait_at_most;
 use tests::{Node, machine};
 
-use crate::load::Mode;
+use crate::load::{self, Mode};
 use crate::options::Options;
+use crate::storm;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
 /// Of PgBouncer's pool; PostgreSQL's processes beyond the cores bring nothing.
 const POOL_SIZE: usize = 20;
+/// Of the server, and of whoever judges clients itself.
+pub const HBA: [&str; 3] =
+    ["local all all trust", "host all storm 127.0.0.1/32 scram-sha-256", "host all all 127.0.0.1/32 trust"];
 /// Below PostgreSQL's `max_connections`, for whoever opens a server for each client.
 const SESSIONS_MAX: usize = 150;
 
@@ -56,7 +60,7 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
     };
     let own = Contender {
         name: "pgherd".to_owned(),
-        description: "a node's read-write port, all settings at their defaults: transaction pooling, 20 servers; its agent's work is in the figures"
+        description: "a node's read-write port, all settings at their defaults: transaction pooling, 20 servers by the server's Unix socket; its agent's work is in the figures"
             .to_owned(),
         port: node.read_write,
         pid: Some(node.agent_pid().context("the agent runs")?),
@@ -69,7 +73,8 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
     for name in &options.versus {
         contenders.push(match name.as_str() {
             "auto" => auto(node)?,
-            "pgbouncer" => pgbouncer(node, &debian, options.tls)?,
+            "pgbouncer" => pgbouncer(node, &debian, options.tls, false)?,
+            "pgbouncer-unix" => pgbouncer(node, &debian, options.tls, true)?,
             _ if options.tls => bail!("--tls: HAProxy in TCP mode ends no TLS"),
             _ => haproxy(node, &debian)?,
         });
@@ -108,18 +113,25 @@ fn other(node: &Node, name: &str, line: &str) -> Result<Contender> {
     start(name, format!("`{line}`"), port, SESSIONS_MAX, command, folder)
 }
 
-fn pgbouncer(node: &Node, debian: &Debian, tls: bool) -> Result<Contender> {
+/// `unix`: its servers are reached by their socket.
+fn pgbouncer(node: &Node, debian: &Debian, tls: bool, unix: bool) -> Result<Contender> {
     let folder = tests::cluster::folder();
     let port = free_port()?;
     let users = folder.path().join("users.txt");
-    fs::write(&users, "\"postgres\" \"\"\n")?;
+    let known = [("postgres", ""), (load::ROLE, ""), (storm::ROLE, storm::PASSWORD)];
+    let known: String = known.iter().map(|(user, password)| format!("\"{user}\" \"{password}\"\n")).collect();
+    fs::write(&users, known)?;
+    let rules = folder.path().join("hba");
+    fs::write(&rules, HBA.join("\n") + "\n")?;
+    let host = if unix { node.dir.join("run").display().to_string() } else { load::HOST.to_owned() };
     // It refuses to run as root.
     let user = if machine::is_root() { "user = postgres\n" } else { "" };
     let ini = format!(
-        "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-         unix_socket_dir =\nauth_type = trust\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = {POOL_SIZE}\n\
+        "[databases]\n* = host={host} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
+         unix_socket_dir =\nauth_type = hba\nauth_hba_file = {}\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = {POOL_SIZE}\n\
          max_client_conn = 10000\nlog_connections = 0\nlog_disconnections = 0\n{user}",
         node.postgres,
+        rules.display(),
         users.display()
     );
     let mut ini = ini;
@@ -138,9 +150,18 @@ fn pgbouncer(node: &Node, debian: &Debian, tls: bool) -> Result<Contender> {
     }
     let file = folder.path().join("pgbouncer.ini");
     fs::write(&file, ini)?;
-    let description = format!("Debian's PgBouncer, transaction pooling, {POOL_SIZE} servers, one thread");
+    let way = if unix { "by the server's Unix socket" } else { "by TCP" };
+    let description =
+        format!("Debian's PgBouncer, transaction pooling, {POOL_SIZE} servers {way}, one thread");
     let command = from_debian(debian, "usr/sbin/pgbouncer", &[&file.to_string_lossy()])?;
-    let mut contender = start("PgBouncer", description, port, 10_000, command, folder)?;
+    let mut contender = start(
+        if unix { "PgBouncer, socket" } else { "PgBouncer" },
+        description,
+        port,
+        10_000,
+        command,
+        folder,
+    )?;
     let why = "Debian's PgBouncer 1.18 has no prepared statements in transaction mode";
     contender.refuses = Some((Mode::Prepared, why));
     Ok(contender)

@@ -14,16 +14,20 @@ mod cost;
 mod load;
 mod options;
 mod report;
+mod storm;
 
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use tests::{Cluster, bench};
+use tests::{Cluster, Prepared, bench, configure};
 
 use crate::contender::Contender;
 use crate::load::Workload;
 use crate::options::Options;
 use crate::report::{Idle, Report, Round};
+
+/// Thousands of log-ins fit.
+const STORM_SECONDS: usize = 10;
 
 fn main() -> ExitCode {
     bench::main(options::USAGE, Options::parse, run)
@@ -31,11 +35,16 @@ fn main() -> ExitCode {
 
 fn run(options: &Options, arguments: &[String]) -> Result<()> {
     let results = bench::results_dir()?;
-    let cluster = Cluster::start_configured(1, |_| {
-        "[postgres.parameters]\nmax_connections = \"200\"\nshared_buffers = \"256MB\"".to_owned()
-    });
-    cluster.wait_until_whole();
+    let prepared = Prepared::new(1);
+    prepared.set("postgres.parameters", "max_connections", |_| "\"200\"".to_owned());
+    prepared.set("postgres.parameters", "shared_buffers", |_| "\"256MB\"".to_owned());
+    configure(&prepared.nodes[0], &format!("[postgres]\nhba = {:?}", contender::HBA));
+    let cluster = Cluster::start_prepared(prepared);
     let node = &cluster.nodes()[0];
+    let mut session = tests::session_at(node.postgres);
+    session.execute(&format!("CREATE ROLE {} SUPERUSER LOGIN", load::ROLE))?;
+    session.execute(&format!("CREATE ROLE {} LOGIN PASSWORD '{}'", storm::ROLE, storm::VERIFIER))?;
+    drop(session);
     bench::fill(load::HOST, node.postgres)?;
     let contenders = contender::all(node, &results, options)?;
     let mut report = Report::new(arguments, &contenders)?;
@@ -50,6 +59,9 @@ fn run(options: &Options, arguments: &[String]) -> Result<()> {
     }
     for contender in &contenders {
         report.idle.extend(idle(contender, options.idle_clients)?);
+    }
+    for contender in contenders.iter().filter(|contender| options.storm && contender.pid.is_some()) {
+        report.storms.push(storm::measure(contender, STORM_SECONDS)?);
     }
     bench::publish(&results, "proxy", &report, &report.markdown(), options.json)
 }

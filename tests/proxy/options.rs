@@ -3,8 +3,9 @@
 use crate::load::{Mode, Workload};
 
 pub const USAGE: &str = "\
-  next: cargo xtask bench proxy [--versus auto,pgbouncer,haproxy] [--rounds 5] [--seconds 5] [--clients 1,16,64]
+  next: cargo xtask bench proxy [--versus auto,pgbouncer,pgbouncer-unix,haproxy] [--rounds 5] [--seconds 5] [--clients 1,16,64]
                                 [--modes simple,extended,prepared] [--idle-clients 1000] [--strace] [--json]
+                                [--storm]   what a storm of SCRAM log-ins does to clients at work
                                 [--tls]   with TLS between clients and proxies: pgherd, auto and pgbouncer alone
                                 [--also \"NAME PROGRAM {listen} {server} …\"]   another proxy; the ports are put in,
                                 and for {socket} the path of the server's socket";
@@ -23,6 +24,7 @@ pub struct Options {
     pub strace: bool,
     /// Clients encrypt.
     pub tls: bool,
+    pub storm: bool,
     pub json: bool,
 }
 
@@ -37,6 +39,7 @@ impl Options {
             also: Vec::new(),
             strace: false,
             tls: false,
+            storm: false,
             json: false,
         };
         let (mut clients, mut modes) = (vec![1, 16, 64], Mode::ALL.to_vec());
@@ -46,6 +49,7 @@ impl Options {
                 "--json" => options.json = true,
                 "--strace" => options.strace = true,
                 "--tls" => options.tls = true,
+                "--storm" => options.storm = true,
                 name => {
                     let value = words.next().cloned().unwrap_or_default();
                     let list = || value.split(',').map(str::trim);
@@ -79,6 +83,8 @@ fn number(value: &str) -> Result<usize, String> {
 }
 
 fn known(name: &str) -> Result<String, String> {
-    let there = ["auto", "pgbouncer", "haproxy"].contains(&name);
-    there.then(|| name.to_owned()).ok_or_else(|| format!("\"{name}\": there are auto, pgbouncer and haproxy"))
+    let there = ["auto", "pgbouncer", "pgbouncer-unix", "haproxy"].contains(&name);
+    there
+        .then(|| name.to_owned())
+        .ok_or_else(|| format!("\"{name}\": there are auto, pgbouncer, pgbouncer-unix and haproxy"))
 }

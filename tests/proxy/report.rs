@@ -15,6 +15,7 @@ pub struct Report {
     pub contenders: Vec<(String, String)>,
     pub rounds: Vec<Round>,
     pub idle: Vec<Idle>,
+    pub storms: Vec<Storm>,
     pub left_out: Vec<String>,
 }
 
@@ -38,6 +39,31 @@ pub struct Idle {
     pub contender: String,
     pub clients: usize,
     pub bytes_per_client: f64,
+}
+
+/// Clients at work, quiet and while others log in.
+#[derive(Serialize)]
+pub struct Storm {
+    pub contender: String,
+    pub log_ins_per_second: f64,
+    pub quiet_p99_us: u64,
+    pub p99_us: u64,
+    pub quiet_per_second: f64,
+    pub per_second: f64,
+}
+
+impl Storm {
+    pub fn line(&self) -> String {
+        format!(
+            "storm  {:<17} {:>6.0} log-ins a second; p99 {} µs, before {} µs; {:.0} tps, before {:.0}",
+            self.contender,
+            self.log_ins_per_second,
+            self.p99_us,
+            self.quiet_p99_us,
+            self.per_second,
+            self.quiet_per_second
+        )
+    }
 }
 
 impl Round {
@@ -68,6 +94,7 @@ impl Report {
                 .collect(),
             rounds: Vec::new(),
             idle: Vec::new(),
+            storms: Vec::new(),
             left_out,
         })
     }
@@ -97,6 +124,23 @@ impl Report {
         for idle in &self.idle {
             let _ =
                 writeln!(text, "| {} | {} | {:.0} |", idle.clients, idle.contender, idle.bytes_per_client);
+        }
+        if !self.storms.is_empty() {
+            text.push_str(
+                "\n| storm: proxy | log-ins a second | p99 µs | quiet | tps | quiet |\n|---|---|---|---|---|---|\n",
+            );
+        }
+        for storm in &self.storms {
+            let _ = writeln!(
+                text,
+                "| {} | {:.0} | {} | {} | {:.0} | {:.0} |",
+                storm.contender,
+                storm.log_ins_per_second,
+                storm.p99_us,
+                storm.quiet_p99_us,
+                storm.per_second,
+                storm.quiet_per_second
+            );
         }
         text
     }

@@ -64,6 +64,11 @@ pub fn transactions(pgbench: &mut Command) -> Result<u64> {
     let output = pgbench.output().context("start pgbench")?;
     let said = String::from_utf8_lossy(&output.stdout);
     ensure!(output.status.success(), "pgbench: {said}{}", String::from_utf8_lossy(&output.stderr));
+    count_of_transactions(&said)
+}
+
+/// Of what pgbench has said at its end.
+pub fn count_of_transactions(said: &str) -> Result<u64> {
     let count =
         said.lines().find_map(|line| line.strip_prefix("number of transactions actually processed: "));
     let count = count.and_then(|count| count.split('/').next()?.trim().parse().ok());
