@@ -18,6 +18,9 @@ const TAKEOVER_TIMEOUT: Duration = Duration::from_secs(60);
 /// 20 s without an agent, and what a busy machine adds.
 const LONELY_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The program without optimisation, all of it in memory, and little else; an allocator's arena alone would be a gigabyte.
+const RESIDENT_MAX: u64 = 256 << 20;
+
 /// A client's session with the server itself, past every proxy.
 struct Direct {
     cut: Receiver<Instant>,
@@ -193,4 +196,12 @@ fn agent_and_fencer_frozen_together_lose_nothing() {
     frozen.iter().for_each(|pid| processes::signal(*pid, Signal::CONT));
     cluster.wait_until_whole();
     ledger.finish_and_check(&cluster);
+}
+
+#[test]
+fn a_fencer_locks_the_program_and_little_else() {
+    let cluster = Cluster::start(1);
+    let pid = cluster.nodes()[0].fencer_pid().expect("a fencer runs");
+    let resident = processes::resident_bytes(pid).unwrap();
+    assert!(resident < RESIDENT_MAX, "{} MB", resident >> 20);
 }

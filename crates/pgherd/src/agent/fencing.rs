@@ -289,10 +289,13 @@ fn lack_of(word: Option<&Word>, build: &str) -> Option<String> {
         .then(|| format!("process {} gives no sign of life for {silent_ms} ms", word.fencer.pid))
 }
 
+/// A fencer locks what it has mapped. The allocator (mimalloc's options) would map a gigabyte in advance, for others to grow into.
+const SMALL: [(&str, &str); 2] = [("MIMALLOC_ARENA_RESERVE", "32MiB"), ("MIMALLOC_ARENA_EAGER_COMMIT", "0")];
+
 /// The very program that runs here, also when its file has been replaced by another since.
 fn spawn(dir: &Path, stdin: Stdio) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     // With a slash at its end: who ends a node by `pkill -f DIR/n1/`, as the README says, means the fencer too.
-    command.arg0("pgherd").args(["fencer", "--dir"]).arg(dir.join("")).current_dir("/");
+    command.arg0("pgherd").args(["fencer", "--dir"]).arg(dir.join("")).current_dir("/").envs(SMALL);
     command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }
