@@ -247,7 +247,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
             api.abort();
             let _ = (agent, api.await);
             drop(pid_file);
-            let old = Old { proxy, topology, predecessor, timeout: config.proxy.relaunch_timeout };
+            let old = Old { proxy, topology, cancels, predecessor, timeout: config.proxy.relaunch_timeout };
             old.hand_over(*successor, &config.node.dir, &open, &mut stops).await
         }
     }
@@ -322,15 +322,7 @@ impl Carrier {
                         tracing::warn!("the agent does not keep up; a message was dropped");
                     }
                 }
-                Channel::Cancel => {
-                    let (canceller, cancels) = (self.canceller.clone(), self.cancels.clone());
-                    tokio::spawn(async move {
-                        let Some(key) = cancels::decode(&payload) else { return };
-                        if !canceller.cancel(key).await {
-                            cancels.pass_back(payload);
-                        }
-                    });
-                }
+                Channel::Cancel => self.cancels.deal_with(&self.canceller, payload),
             }
         }
     }

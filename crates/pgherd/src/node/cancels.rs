@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use proxy::Elsewhere;
+use proxy::{Canceller, Elsewhere};
 use tokio::sync::mpsc;
 use wire::startup::CancelKey;
 
@@ -19,11 +19,11 @@ const RATE: u32 = 200;
 /// The key as it travels: the process id, four bytes, big-endian, then the secret.
 pub(super) type Key = Bytes;
 
-pub(super) fn encode(key: CancelKey<'_>) -> Key {
+fn encode(key: CancelKey<'_>) -> Key {
     [&key.pid.to_be_bytes(), key.secret].concat().into()
 }
 
-pub(super) fn decode(key: &[u8]) -> Option<CancelKey<'_>> {
+fn decode(key: &[u8]) -> Option<CancelKey<'_>> {
     CancelKey::parse(key)
 }
 
@@ -45,8 +45,19 @@ impl Cancels {
         let _ = self.peers.set(link);
     }
 
-    /// For the process before this one alone: who sent the request has asked the others.
-    pub fn pass_back(&self, key: Key) {
+    /// A request that another process or node does not know: for `own` sessions, or for the process before this one. Who sent it
+    /// has asked the others.
+    pub fn deal_with(self: &Arc<Self>, own: &Canceller, key: Key) {
+        let (cancels, own) = (Arc::clone(self), own.clone());
+        tokio::spawn(async move {
+            let Some(parsed) = decode(&key) else { return };
+            if !own.cancel(parsed).await {
+                cancels.pass_back(key);
+            }
+        });
+    }
+
+    fn pass_back(&self, key: Key) {
         if let Some(way) = self.predecessor.get() {
             // Full: it does not keep up, and whoever cancels asks again.
             let _ = way.try_send(key);

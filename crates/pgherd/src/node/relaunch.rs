@@ -45,7 +45,7 @@ use tokio::task::JoinHandle;
 use tokio::time::{Instant, timeout};
 
 use super::Stops;
-use super::cancels::{self, Key};
+use super::cancels::{Cancels, Key};
 
 /// The argument by which a process knows that it is to take over, with the ports that the one before it has open.
 const FLAG: &str = "--take-over=";
@@ -304,6 +304,7 @@ impl Successor {
 pub(super) struct Old {
     pub proxy: Proxy,
     pub topology: Arc<watch::Sender<Topology>>,
+    pub cancels: Arc<Cancels>,
     pub predecessor: Option<Predecessor>,
     /// For the sessions that are here.
     pub timeout: Duration,
@@ -364,21 +365,8 @@ impl Old {
     }
 
     async fn serve(self, successor: &mut Successor, stops: &mut Stops) {
-        let Old { mut proxy, topology, mut predecessor, timeout } = self;
+        let Old { mut proxy, topology, cancels, mut predecessor, timeout } = self;
         let canceller = proxy.canceller();
-        let before = predecessor.as_ref().map(|predecessor| predecessor.cancels.clone());
-        let cancel = |key: Vec<u8>| {
-            let (canceller, before) = (canceller.clone(), before.clone());
-            tokio::spawn(async move {
-                let Some(parsed) = cancels::decode(&key) else { return };
-                if !canceller.cancel(parsed).await
-                    && let Some(before) = before
-                {
-                    // Full: whoever cancels asks again.
-                    let _ = before.try_send(key.into());
-                }
-            });
-        };
         {
             // A process before this one hears of the cluster through this one.
             let all_ended = async {
@@ -396,7 +384,7 @@ impl Old {
                     () = stops.next() => break,
                     news = successor.hear() => match news {
                         Some(News::Cluster(seen)) => drop(topology.send_replace(seen)),
-                        Some(News::Cancel(key)) => cancel(key),
+                        Some(News::Cancel(key)) => cancels.deal_with(&canceller, key.into()),
                         Some(News::Stop) | None => break,
                     },
                 }
