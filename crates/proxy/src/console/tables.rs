@@ -301,6 +301,8 @@ impl Scene<'_> {
             ("listen_addr", config.listen.clone()),
             ("listen_port", config.read_write_port.to_string()),
             ("max_client_conn", config.sessions_max.to_string()),
+            // No limit of a user's own.
+            ("max_user_connections", "0".to_owned()),
             ("default_pool_size", config.pool_size.to_string()),
             ("min_pool_size", "0".to_owned()),
             ("reserve_pool_size", "0".to_owned()),
