@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tests::wait::wait_at_most;
 use tests::{Cluster, machine};
 
@@ -155,12 +155,9 @@ struct Place {
 }
 
 impl Place {
-    /// A fixed path, claimed by making it.
+    /// The same path for each pass of a run, and another one for each run: two may go on at once.
     fn make(suite: &Suite) -> Result<Place> {
-        let folder = std::env::temp_dir().join("pgherd-regress");
-        if folder.exists() {
-            bail!("{} is there: another run goes on, or one was killed; remove it", folder.display());
-        }
+        let folder = std::env::temp_dir().join(format!("pgherd-regress-{}", std::process::id()));
         let place = Place { folder };
         for name in ["", "results", "lib"] {
             let path = place.folder.join(name);
