@@ -62,7 +62,10 @@ pub fn bounded(may_fetch: bool) -> Result<()> {
 
 fn run(arguments: &[String]) -> Result<()> {
     let mut program = shell::program_of_tests("drivers")?;
-    program.arg("--fetched").arg(folder()?);
+    let fetched = folder()?;
+    // It has a place for what is printed also where nothing could be fetched.
+    fs::create_dir_all(&fetched).with_context(|| format!("make {}", fetched.display()))?;
+    program.arg("--fetched").arg(fetched);
     program.arg("--programs").arg(shell::root().join("tests/drivers/programs"));
     shell::run(program.args(arguments))
 }
