@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use crate::pass::Way;
 
 pub const USAGE: &str = "\
-  next: cargo xtask test drivers [--only NAME,…] [--auto]
+  next: cargo xtask test drivers [--only NAME,… | --bounded] [--auto]
+        --bounded leaves out what takes more than a minute
         --auto goes through the port that routes by statement instead of the read-write port";
 
 #[derive(Debug)]
@@ -16,6 +17,8 @@ pub struct Options {
     pub programs: PathBuf,
     /// Names of suites; all when it is empty.
     pub only: Vec<String>,
+    /// When no names are given, those that are part of every `cargo xtask test`.
+    pub bounded: bool,
     /// What is compared with the direct pass.
     pub way: Way,
 }
@@ -26,6 +29,7 @@ impl Options {
             fetched: PathBuf::new(),
             programs: PathBuf::new(),
             only: Vec::new(),
+            bounded: false,
             way: Way::ReadWrite,
         };
         let mut words = arguments.iter();
@@ -35,6 +39,7 @@ impl Options {
                 "--fetched" => options.fetched = value().into(),
                 "--programs" => options.programs = value().into(),
                 "--only" => options.only = value().split(',').map(str::to_owned).collect(),
+                "--bounded" => options.bounded = true,
                 "--auto" => options.way = Way::Auto,
                 other => return Err(format!("unknown argument \"{other}\"")),
             }

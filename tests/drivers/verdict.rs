@@ -22,7 +22,7 @@ pub struct Verdicts {
     pub tests: Vec<(String, Verdict)>,
     pub passed_direct: usize,
     pub unused: Vec<String>,
-    /// By the direct pass, and by the other.
+    /// By the direct pass, if there is one, and by the other.
     pub took: [Duration; 2],
 }
 
@@ -36,9 +36,19 @@ impl Verdicts {
     }
 }
 
-pub fn compare(driver: &'static str, direct: &Pass, through: &Pass, accepted: &[Difference]) -> Verdicts {
+/// Without a direct pass each test is to pass.
+pub fn compare(
+    driver: &'static str,
+    direct: Option<&Pass>,
+    through: &Pass,
+    accepted: &[Difference],
+) -> Verdicts {
+    let asked: Vec<(&String, &Outcome)> = match direct {
+        Some(direct) => direct.outcomes.iter().collect(),
+        None => through.outcomes.keys().map(|test| (test, &Outcome::Passed)).collect(),
+    };
     let (mut tests, mut unused) = (Vec::new(), Vec::new());
-    for (test, outcome) in &direct.outcomes {
+    for &(test, outcome) in &asked {
         let entry = accepted.iter().find(|entry| entry.is_of(driver, test));
         let verdict = judge(outcome, through.outcomes.get(test), entry);
         if entry.is_some_and(|entry| !entry.by_chance) && verdict == Verdict::Same {
@@ -46,8 +56,9 @@ pub fn compare(driver: &'static str, direct: &Pass, through: &Pass, accepted: &[
         }
         tests.push((test.clone(), verdict));
     }
-    let passed_direct = direct.outcomes.values().filter(|outcome| **outcome == Outcome::Passed).count();
-    Verdicts { driver, tests, passed_direct, unused, took: [direct.took, through.took] }
+    let passed_direct = asked.iter().filter(|(_, outcome)| **outcome == Outcome::Passed).count();
+    let took = [direct.map_or(Duration::ZERO, |direct| direct.took), through.took];
+    Verdicts { driver, tests, passed_direct, unused, took }
 }
 
 fn judge(direct: &Outcome, through: Option<&Outcome>, entry: Option<&Difference>) -> Verdict {

@@ -32,7 +32,7 @@ pub struct Difference {
 
 impl Difference {
     pub fn is_of(&self, mode: Mode) -> bool {
-        self.mode.as_ref().is_none_or(|name| name == mode.name())
+        self.mode.as_ref().is_none_or(|name| name == mode.pool_mode())
     }
 
     /// True when these changed lines are all among the accepted ones.

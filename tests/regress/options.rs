@@ -6,8 +6,9 @@ use std::time::Duration;
 use crate::pass::Mode;
 
 pub const USAGE: &str = "\
-  next: cargo xtask test regress [--mode transaction|session|both] [--bounded] [--timeout 90] [--jobs 20] [--crowd 6]
+  next: cargo xtask test regress [--mode transaction|session|both|auto] [--bounded] [--timeout 90] [--jobs 20] [--crowd 6]
                                  [--protocol simple|extended|prepared] [test…]
+        auto: through the port that routes by statement, with a replica
         a test is a name of PostgreSQL's schedule, or of libpq_pipeline's as in libpq_pipeline/nosync; all without one";
 
 #[derive(Debug)]
@@ -92,8 +93,9 @@ fn modes(value: &str) -> Result<Vec<Mode>, String> {
     match value {
         "session" => Ok(vec![Mode::Session]),
         "transaction" => Ok(vec![Mode::Transaction]),
+        "auto" => Ok(vec![Mode::Auto]),
         "both" => Ok(vec![Mode::Session, Mode::Transaction]),
-        other => Err(format!("--mode wants transaction, session or both, not \"{other}\"")),
+        other => Err(format!("--mode wants transaction, session, both or auto, not \"{other}\"")),
     }
 }
 

@@ -9,9 +9,9 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use tests::wait::wait_at_most;
-use tests::{Cluster, machine};
+use tests::{Cluster, Node, machine, page_at};
 
 use crate::options::{Options, Protocol};
 use crate::suite::{PIPELINE, Suite};
@@ -47,6 +47,8 @@ const CROWD_SCRIPT: &str = "\\if :fresh\n\
                             SET default_transaction_isolation = serializable;\n\
                             \\set fresh 0\n\\endif\n\
                             \\set kilobytes random(64, 1000000)\nSET work_mem = :kilobytes;\nSELECT 1;\n";
+/// Told at the end: without reads by replicas a pass through the auto port says little.
+const READS: &str = "pgherd_proxy_reads_";
 /// What the sessions and servers were at when a test did not end.
 const SCENE: &str = "SELECT pid, usename, application_name, state, wait_event, backend_xid, left(query, 200) FROM \
                      pg_stat_activity WHERE backend_type = 'client backend' AND pid <> pg_backend_pid() ORDER BY pid";
@@ -57,6 +59,8 @@ pub enum Mode {
     Direct,
     Session,
     Transaction,
+    /// The port that routes by statement, with a replica to which reads go.
+    Auto,
 }
 
 impl Mode {
@@ -65,13 +69,26 @@ impl Mode {
             Mode::Direct => "direct",
             Mode::Session => "session",
             Mode::Transaction => "transaction",
+            Mode::Auto => "auto",
+        }
+    }
+
+    fn nodes(self) -> u16 {
+        if self == Mode::Auto { 2 } else { 1 }
+    }
+
+    fn port(self, node: &Node) -> u16 {
+        match self {
+            Mode::Direct => node.postgres,
+            Mode::Session | Mode::Transaction => node.read_write,
+            Mode::Auto => node.auto,
         }
     }
 
     /// The pool mode of the proxy. A direct pass has one too, and does not use it.
-    fn pool_mode(self) -> &'static str {
+    pub fn pool_mode(self) -> &'static str {
         match self {
-            Mode::Direct | Mode::Transaction => "transaction",
+            Mode::Direct | Mode::Transaction | Mode::Auto => "transaction",
             Mode::Session => "session",
         }
     }
@@ -114,9 +131,9 @@ fn file_name(test: &str) -> String {
 pub fn run(suite: &Suite, mode: Mode, options: &Options, kept: &Path) -> Result<Pass> {
     let started = Instant::now();
     let configuration = format!("{CONFIGURATION}pool_mode = \"{}\"\n", mode.pool_mode());
-    let cluster = Cluster::start_configured(1, |_| configuration.clone());
-    let node = &cluster.nodes()[0];
-    let port = if mode == Mode::Direct { node.postgres } else { node.read_write };
+    let cluster = Cluster::start_configured(mode.nodes(), |_| configuration.clone());
+    let node = cluster.node(&cluster.primary().context("no primary")?);
+    let port = mode.port(node);
     // The server must be able to enter, and some tests print where they are: the same place in each pass.
     let place = Place::make(suite)?;
     let stage = Stage { suite, place: &place, port, server: node.postgres, options };
@@ -136,6 +153,12 @@ pub fn run(suite: &Suite, mode: Mode, options: &Options, kept: &Path) -> Result<
     fs::create_dir_all(&results)?;
     copy(&place.folder.join("results/."), &results)?;
     copy(&node.dir.join("pgherd.log"), &results)?;
+    let metrics = page_at(&node.host, node.http, "/metrics").context("no metrics")?;
+    metrics
+        .lines()
+        .filter(|line| line.starts_with(READS))
+        .for_each(|line| println!("{:11} {line}", mode.name()));
+    fs::write(results.join("metrics"), metrics)?;
     let outcomes = outcomes.into_inner().expect("no panic");
     Ok(Pass { mode, results, outcomes, took: started.elapsed() })
 }
@@ -155,12 +178,9 @@ struct Place {
 }
 
 impl Place {
-    /// A fixed path, claimed by making it.
+    /// The same path for each pass of a run, and another one for each run: two may go on at once.
     fn make(suite: &Suite) -> Result<Place> {
-        let folder = std::env::temp_dir().join("pgherd-regress");
-        if folder.exists() {
-            bail!("{} is there: another run goes on, or one was killed; remove it", folder.display());
-        }
+        let folder = std::env::temp_dir().join(format!("pgherd-regress-{}", std::process::id()));
         let place = Place { folder };
         for name in ["", "results", "lib"] {
             let path = place.folder.join(name);

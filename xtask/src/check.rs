@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{majors, setup, shell, tidy};
+use crate::{drivers, majors, regress, setup, shell, tidy};
 
 /// So many worlds pass before a change is good; a hundred or two a second, so two or three minutes.
 const SEEDS: &str = "20000";
@@ -84,7 +84,12 @@ pub fn test(arguments: &[String]) -> Result<()> {
         worlds(&["--deviations".to_owned()])?;
     }
     shell::run(&mut clusters(&filter))?;
-    if filter.is_empty() { chaos_with(&CHAOS, !wanted.without_setup) } else { Ok(()) }
+    if filter.is_empty() {
+        regress::bounded(!wanted.without_setup)?;
+        drivers::bounded(!wanted.without_setup)?;
+        chaos_with(&CHAOS, !wanted.without_setup)?;
+    }
+    Ok(())
 }
 
 /// `chaos …`: a real cluster under faults; the arguments pass through.
@@ -118,8 +123,9 @@ fn test_on(major: u32, filter: &[&str]) -> Result<()> {
 
 fn clusters(filter: &[&str]) -> Command {
     let mut cargo = shell::cargo_command();
-    // The chaos program's own tests: its checker and its arguments.
-    cargo.args(["test", "--package", "tests", "--test", "it", "--bin", "chaos"]).args(filter);
+    cargo.args(["test", "--package", "tests", "--test", "it"]);
+    // These programs' own tests: checkers, verdicts, arguments.
+    cargo.args(["--bin", "chaos", "--bin", "regress", "--bin", "drivers"]).args(filter);
     cargo.args(["--", "--test-threads", CLUSTERS_AT_ONCE]);
     cargo
 }

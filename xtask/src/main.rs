@@ -5,6 +5,7 @@
 //! machine builds first.
 //! Invariant: a task that fails ends with a code other than 0.
 
+mod apt;
 mod bench;
 mod check;
 mod drivers;
@@ -20,10 +21,10 @@ use anyhow::{Context, Result, bail};
 
 const HELP: &str = "\
 cargo xtask demo [args…]                    set up, build and start a live cluster (args: pgherd demo --help)
-cargo xtask test [--no-setup] [filter]      set up, build and pass every test, simulator seeds included
+cargo xtask test [--no-setup] [filter]      set up, build and pass every test, simulator seeds and bounded suites included
 cargo xtask test --major 18 [filter]         fetch that PostgreSQL (15 to 18) and pass the tests of real servers on it
-cargo xtask test regress [--mode transaction|session|both] [--bounded] [test…]   PostgreSQL's own suite through the proxy
-cargo xtask test drivers [--only NAME,…] [--auto]   the suites of PostgreSQL drivers, direct and through the proxy
+cargo xtask test regress [--mode transaction|session|both|auto] [--bounded] [test…]   PostgreSQL's own suite through the proxy
+cargo xtask test drivers [--only NAME,… | --bounded] [--auto]   the suites of PostgreSQL drivers, direct and through the proxy
 cargo xtask sim [--seed N | --seeds N] …    the simulator, optimised
 cargo xtask chaos [--seconds 240] [--seed N] …   a real cluster under faults, its history checked (docs/concepts/chaos.md)
 cargo xtask sim --crash-steps               every operation killed after each of its steps; prints the table

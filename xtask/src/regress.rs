@@ -9,30 +9,48 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
+use crate::apt::Apt;
 use crate::{setup, shell};
 
 /// The one major whose sources Debian 12 has.
 const MAJOR: u32 = 15;
 const SOURCE: &str = "postgresql-15";
 const HEADERS: [&str; 2] = ["postgresql-server-dev-15", "libpq-dev"];
+/// Transactions of many sessions on few servers are what a pool can do wrong; a session of its own is the easier half.
+const BOUNDED: [&str; 3] = ["--bounded", "--mode", "transaction"];
 /// Folders and files of the sources that the suite consists of.
 const TAKEN: [&str; 4] = ["sql", "expected", "data", "parallel_schedule"];
 
 /// `test regress …`: the arguments pass through to the program of that name.
 pub fn regress(arguments: &[String]) -> Result<()> {
     setup::all()?;
-    let suite = suite()?;
+    run(&suite(true)?, arguments)
+}
+
+/// The part that belongs to every `cargo xtask test`. Where the suite cannot be had it is left out and said: what Debian
+/// keeps and which server a machine has is not what this is to find out.
+pub fn bounded(may_fetch: bool) -> Result<()> {
+    match suite(may_fetch) {
+        Ok(suite) => run(&suite, &BOUNDED.map(str::to_owned)),
+        Err(error) => {
+            println!("PostgreSQL's regression suite left out: {error:#}");
+            Ok(())
+        }
+    }
+}
+
+fn run(suite: &Path, arguments: &[String]) -> Result<()> {
     let mut shim = Command::new("cc");
     shim.args(["-O1", "-Wall", "-fPIC", "-shared", "tests/regress/protocol.c", "-ldl", "-o"]);
     shell::run(shim.arg(suite.join("protocol.so")))?;
     let mut program = shell::program_of_tests("regress")?;
-    shell::run(program.arg("--suite").arg(&suite).args(arguments))
+    shell::run(program.arg("--suite").arg(suite).args(arguments))
 }
 
 /// The suite's folder; it is fetched unless it is there already.
-fn suite() -> Result<PathBuf> {
+fn suite(may_fetch: bool) -> Result<PathBuf> {
     let bin = setup::installed_bin(MAJOR).with_context(|| {
         format!("the regression suite is that of PostgreSQL {MAJOR}, which is not installed here")
     })?;
@@ -42,6 +60,7 @@ fn suite() -> Result<PathBuf> {
     if fs::read_to_string(suite.join("version")).is_ok_and(|there| there.trim() == version) {
         return Ok(suite);
     }
+    ensure!(may_fetch, "it is not fetched, and --no-setup forbids that");
     println!("Fetching the regression suite of PostgreSQL {version} from Debian.");
     let part = place.join("part");
     for old in [&suite, &part] {
@@ -51,7 +70,7 @@ fn suite() -> Result<PathBuf> {
     }
     fs::create_dir_all(part.join("suite"))?;
     let apt = Apt::new(&part.join("apt"))?;
-    build(&apt.sources(&version)?, &apt.headers(&version)?, &part.join("suite"))?;
+    build(&sources(&apt, &version)?, &headers(&apt, &version)?, &part.join("suite"))?;
     fs::write(part.join("suite/version"), &version)?;
     fs::rename(part.join("suite"), &suite).context("move the suite into place")?;
     fs::remove_dir_all(&part).context("remove what the suite was made of")?;
@@ -66,82 +85,25 @@ fn version(bin: &Path) -> Result<String> {
     word.with_context(|| format!("no version in \"{}\"", said.trim()))
 }
 
-/// apt-get with lists and sources of its own: the machine's may name no sources.
-struct Apt {
-    folder: PathBuf,
+/// The folder of the sources of this version, else of the newest that the archive has: security uploads come without.
+fn sources(apt: &Apt, version: &str) -> Result<PathBuf> {
+    let exactly = format!("{SOURCE}={version}-0+deb12u1");
+    let fetch = |package: &str| shell::run(apt.command().args(["source", "--download-only", package]));
+    fetch(&exactly).or_else(|_| fetch(SOURCE)).context("the sources of PostgreSQL from Debian")?;
+    let archive = apt.only_file(|name| name.starts_with("postgresql-15_") && name.contains(".orig.tar."))?;
+    let sources = apt.folder.join("sources");
+    fs::create_dir_all(&sources)?;
+    let mut tar = Command::new("tar");
+    tar.args(["--extract", "--strip-components=1", "--no-same-owner", "--file"]).arg(&archive);
+    shell::run(tar.arg("--directory").arg(&sources))?;
+    Ok(sources)
 }
 
-impl Apt {
-    fn new(folder: &Path) -> Result<Apt> {
-        fs::create_dir_all(folder.join("lists/partial"))?;
-        fs::create_dir_all(folder.join("cache/archives/partial"))?;
-        let lines: Vec<String> = [("debian", "bookworm"), ("debian-security", "bookworm-security")]
-            .iter()
-            .flat_map(|(archive, suite)| {
-                ["deb", "deb-src"].map(|kind| {
-                    let key = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]";
-                    format!("{kind} {key} http://deb.debian.org/{archive} {suite} main\n")
-                })
-            })
-            .collect();
-        fs::write(folder.join("sources.list"), lines.concat())?;
-        let apt = Apt { folder: folder.to_owned() };
-        shell::run(apt.command().arg("update"))?;
-        Ok(apt)
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new("apt-get");
-        command.current_dir(&self.folder).arg("--quiet");
-        let folder = self.folder.display();
-        for option in [
-            format!("Dir::Etc::sourcelist={folder}/sources.list"),
-            "Dir::Etc::sourceparts=/dev/null".to_owned(),
-            format!("Dir::State::lists={folder}/lists"),
-            format!("Dir::Cache={folder}/cache"),
-            // Its own user cannot enter our target directory.
-            "APT::Sandbox::User=root".to_owned(),
-        ] {
-            command.args(["-o", &option]);
-        }
-        command
-    }
-
-    /// The folder of the sources of this version, else of the newest that the archive has: security uploads come without.
-    fn sources(&self, version: &str) -> Result<PathBuf> {
-        let exactly = format!("{SOURCE}={version}-0+deb12u1");
-        let fetch = |package: &str| shell::run(self.command().args(["source", "--download-only", package]));
-        fetch(&exactly).or_else(|_| fetch(SOURCE)).context("the sources of PostgreSQL from Debian")?;
-        let archive =
-            self.only_file(|name| name.starts_with("postgresql-15_") && name.contains(".orig.tar."))?;
-        let sources = self.folder.join("sources");
-        fs::create_dir_all(&sources)?;
-        let mut tar = Command::new("tar");
-        tar.args(["--extract", "--strip-components=1", "--no-same-owner", "--file"]).arg(&archive);
-        shell::run(tar.arg("--directory").arg(&sources))?;
-        Ok(sources)
-    }
-
-    /// The root below which the headers lie, as if installed.
-    fn headers(&self, version: &str) -> Result<PathBuf> {
-        let exactly = HEADERS.map(|package| format!("{package}={version}-0+deb12u1"));
-        let fetched = shell::run(self.command().arg("download").args(&exactly));
-        fetched.or_else(|_| shell::run(self.command().arg("download").args(HEADERS)))?;
-        let root = self.folder.join("root");
-        for package in HEADERS {
-            let archive =
-                self.only_file(|name| name.starts_with(&format!("{package}_")) && name.ends_with(".deb"))?;
-            shell::run(Command::new("dpkg").arg("-x").args([&archive, &root]))?;
-        }
-        Ok(root)
-    }
-
-    fn only_file(&self, matches: impl Fn(&str) -> bool) -> Result<PathBuf> {
-        let paths = fs::read_dir(&self.folder)?.filter_map(|entry| Some(entry.ok()?.path()));
-        let mut found =
-            paths.filter(|path| path.file_name().is_some_and(|name| matches(&name.to_string_lossy())));
-        found.next().with_context(|| format!("apt-get left nothing in {}", self.folder.display()))
-    }
+/// The root below which the headers lie, as if installed.
+fn headers(apt: &Apt, version: &str) -> Result<PathBuf> {
+    let exactly = HEADERS.map(|package| format!("{package}={version}-0+deb12u1"));
+    apt.download(&exactly).or_else(|_| apt.download(&HEADERS))?;
+    apt.unpack(&HEADERS)
 }
 
 fn build(sources: &Path, root: &Path, suite: &Path) -> Result<()> {

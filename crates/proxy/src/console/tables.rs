@@ -40,8 +40,8 @@ const USERS: &str = "name,pool_size:i,reserve_pool_size:i,pool_mode,max_user_con
 const ENDS: &str = "type,user,database,replication,state,addr,port:i,local_addr,local_port:i,connect_time,request_time,wait:i,\
     wait_us:i,close_needed:i,ptr,link,remote_pid:i,tls,application_name,prepared_statements:i,id:q";
 const SOCKETS: &str = "type,user,database,replication,state,addr,port:i,local_addr,local_port:i,connect_time,request_time,wait:i,\
-    wait_us:i,close_needed:i,ptr,link,remote_pid:i,tls,application_name,recv_pos:i,pkt_pos:i,pkt_remain:i,send_pos:i,\
-    send_remain:i,pkt_avail:i,send_avail:i,prepared_statements:i,id:q";
+    wait_us:i,close_needed:i,ptr,link,remote_pid:i,tls,application_name,prepared_statements:i,id:q,recv_pos:i,pkt_pos:i,\
+    pkt_remain:i,send_pos:i,send_remain:i,pkt_avail:i,send_avail:i";
 const NODES: &str = "node_id,hostname,port,status,pg_status,lb_weight,role,pg_role,select_cnt,load_balance_node,\
     replication_delay,replication_state,replication_sync_state,last_status_change";
 
@@ -181,9 +181,7 @@ impl Scene<'_> {
         let mut add = |mut values: Vec<Option<String>>| {
             if is_socket {
                 // What is under way in buffers is not counted.
-                let tail = values.split_off(values.len() - 2);
                 values.extend((0..7).map(|_| Some("0".to_owned())));
-                values.extend(tail);
             }
             table.row(values);
         };
@@ -301,6 +299,8 @@ impl Scene<'_> {
             ("listen_addr", config.listen.clone()),
             ("listen_port", config.read_write_port.to_string()),
             ("max_client_conn", config.sessions_max.to_string()),
+            // No limit of a user's own.
+            ("max_user_connections", "0".to_owned()),
             ("default_pool_size", config.pool_size.to_string()),
             ("min_pool_size", "0".to_owned()),
             ("reserve_pool_size", "0".to_owned()),

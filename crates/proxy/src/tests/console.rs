@@ -79,7 +79,12 @@ async fn every_table_is_shown_with_the_columns_that_exporters_ask_for() {
         ("LISTS", "list,items"),
         ("CONFIG", "key,value,default,changeable"),
         ("USERS", "name,pool_size,reserve_pool_size,pool_mode"),
-        ("SOCKETS", "type,user,database,replication,state"),
+        (
+            "SOCKETS",
+            "type,user,database,replication,state,addr,port,local_addr,local_port,connect_time,request_time,wait,wait_us,\
+             close_needed,ptr,link,remote_pid,tls,application_name,prepared_statements,id,recv_pos,pkt_pos,pkt_remain,\
+             send_pos,send_remain,pkt_avail,send_avail",
+        ),
         ("STATE", "key,value"),
         ("VERSION", "version"),
         ("POOL_NODES", "node_id,hostname,port,status,pg_status,lb_weight,role"),
@@ -95,6 +100,8 @@ async fn every_table_is_shown_with_the_columns_that_exporters_ask_for() {
     assert_eq!(cell(&console, "SHOW POOLS", "postgres", "cl_active").await, "2");
     assert_eq!(cell(&console, "SHOW POOLS", "postgres", "sv_active").await, "1");
     assert_eq!(cell(&console, "SHOW LISTS", "used_clients", "items").await, "3");
+    assert_eq!(cell(&console, "SHOW CONFIG", "max_user_connections", "value").await, "0");
+    assert_ne!(cell(&console, "SHOW SOCKETS", "C", "id").await, "0");
     assert_eq!(cell(&console, "SHOW DATABASES", "postgres", "host").await, "127.0.0.1");
     working.batch_execute("COMMIT").await.unwrap();
     resting.batch_execute("SELECT 1; SELECT 2").await.unwrap();
