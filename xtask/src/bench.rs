@@ -39,6 +39,9 @@ fn failover(arguments: &[String]) -> Result<()> {
 
 fn proxy(arguments: &[String]) -> Result<()> {
     setup::all()?;
+    if arguments.iter().any(|word| word == "--strace") {
+        setup::strace()?;
+    }
     shell::cargo(&["build", "--release", "--package", "pgherd", "--package", "tests", "--bins"])?;
     if compares(arguments) {
         let packages = [HAPROXY.as_slice(), &PGBOUNCER].concat();

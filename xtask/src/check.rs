@@ -71,6 +71,7 @@ pub fn test(arguments: &[String]) -> Result<()> {
     }
     if !wanted.without_setup {
         setup::all()?;
+        setup::strace()?;
     }
     // The tests of real processes start this binary; cargo builds it for them only when told.
     shell::cargo(&["build", "--package", "pgherd"])?;

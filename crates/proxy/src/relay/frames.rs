@@ -26,9 +26,10 @@ impl Relay {
             self.turn = Turn::Over;
         }
         let on_replica = self.is_on_replica();
-        let books = &mut self.books;
-        let text = policy::sql(frame).filter(|_| books.ledger.logged_in());
+        let text = policy::sql(frame).filter(|_| self.books.ledger.logged_in());
         let Some((start, sql, is_whole)) = text else {
+            self.note_what_it_does(frame.tag, None);
+            let books = &mut self.books;
             books.ties.client_sent(frame, None, &books.ledger);
             let shared = books.share_message(frame, None);
             books.ledger.client_sent(frame);
@@ -36,6 +37,8 @@ impl Relay {
             return put(cut, frame, shared);
         };
         let mut effects = Effects::read(sql, !is_whole);
+        self.note_what_it_does(frame.tag, Some(&effects.on_session));
+        let books = &mut self.books;
         let refused = match (&effects.on_session, books.leaks) {
             (OnSession::Binds(why), _) if on_replica => Some(policy::refused_by_replica(frame, start, why)),
             (OnSession::Binds(why), Leaks::Refuse) if is_whole => {

@@ -6,8 +6,8 @@
 
 use std::hash::{DefaultHasher, Hasher};
 
-use wire::ErrorFields;
-use wire::message::{Frame, Status, backend};
+use wire::message::{Frame, Status, backend, frontend};
+use wire::{ErrorFields, OnSession};
 
 use super::Relay;
 use crate::routes::names;
@@ -42,6 +42,8 @@ pub enum Turn {
 pub struct Repeat {
     /// Its answer has not begun.
     open: bool,
+    /// The turn has held nothing so far but SET and RESET.
+    sets_only: bool,
     on_replica: bool,
     request: Vec<u8>,
     /// Messages that the client has got and that a second answer begins with again.
@@ -201,8 +203,19 @@ impl Relay {
             true => repeat.begin(on_replica),
             false => repeat.end(),
         }
-        repeat.on_replica = on_replica;
+        (repeat.on_replica, repeat.sets_only) = (on_replica, true);
         self.turn = if reads { Turn::One } else { Turn::Any };
+    }
+
+    /// Nothing can have been written since the turn began.
+    pub fn has_only_set(&self) -> bool {
+        self.repeat.as_ref().is_some_and(|repeat| repeat.sets_only)
+    }
+
+    pub(super) fn note_what_it_does(&mut self, tag: u8, on_session: Option<&OnSession>) {
+        let Some(repeat) = &mut self.repeat else { return };
+        let sets = tag == frontend::QUERY && matches!(on_session, Some(OnSession::Sets { .. }));
+        repeat.sets_only &= sets || tag == frontend::SYNC;
     }
 
     pub(super) fn is_on_replica(&self) -> bool {

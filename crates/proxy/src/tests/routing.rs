@@ -210,8 +210,11 @@ async fn a_session_reads_what_it_has_written_though_the_replica_does_not_replay(
         assert!(!is_replica(&session, "SELECT server()").await, "the replica has not got it");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // Who has written nothing may read there.
+    // Who has written nothing may read there, and a setting is nothing of the kind.
     let other = herd.session().await;
+    other.batch_execute("SET extra_float_digits = 1").await.unwrap();
+    assert!(is_replica(&other, "SELECT server()").await);
+    other.batch_execute("RESET extra_float_digits").await.unwrap();
     assert!(is_replica(&other, "SELECT server()").await);
     assert_eq!(value(&other, "SELECT count(*) FROM t").await, "50");
     replica.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();

@@ -249,7 +249,7 @@ impl Session {
         let Some(directed) = &mut self.directed else { return };
         let may_write = directed.aim == Aim::Write || directed.again == Some(Again::Doubted);
         // What the primary has answered happened before now.
-        if may_write && role == Role::Primary {
+        if may_write && !self.relay.has_only_set() && role == Role::Primary {
             directed.wrote = shared.freshness.now();
         }
     }
