@@ -60,7 +60,7 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
     };
     let own = Contender {
         name: "pgherd".to_owned(),
-        description: "a node's read-write port, all settings at their defaults: transaction pooling, 20 servers by the server's Unix socket; its agent's work is in the figures"
+        description: "a node's read-write port, all settings at their defaults: transaction pooling, 20 servers by TCP; its agent's work is in the figures"
             .to_owned(),
         port: node.read_write,
         pid: Some(node.agent_pid().context("the agent runs")?),

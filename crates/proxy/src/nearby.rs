@@ -54,7 +54,7 @@ impl Nearby {
         Some(&own.socket)
     }
 
-    /// PostgreSQL does not let such a client in there.
+    /// PostgreSQL does not let such a client in there, and did by TCP.
     pub fn refuses(&self, startup: &[u8]) {
         let mut refused = self.refused();
         if refused.len() >= REFUSED_MAX {

@@ -69,7 +69,7 @@ pub async fn relocate(
     let started = Instant::now();
     let deadline = started + shared.config.queue_timeout.max(shared.config.connect_timeout);
     let startup = &login.startup;
-    let search = Search { way, startup, deadline, queues: false, minds_pause: false, is_in: true };
+    let mut search = Search { way, startup, deadline, queues: false, minds_pause: false, is_in: true };
     let mut at_once = shared.topology.borrow().held_until().is_none();
     loop {
         let found = find(shared, &search).await.map_err(|refusal| match refusal {
@@ -95,6 +95,9 @@ pub async fn relocate(
         };
         let reason = match settled {
             Ok(Ok((stream, welcome, rest))) => {
+                if !search.is_in && shared.nearby.socket_to(&choice.backend, startup).is_some() {
+                    shared.nearby.refuses(startup);
+                }
                 return Ok(Relocated { choice, seat, stream, welcome, rest, at_once });
             }
             Ok(Err(Hitch::Never(reason))) if is_nearby => {
@@ -102,7 +105,7 @@ pub async fn relocate(
                     reason,
                     "a session is not taken at the Unix socket of this node's server; TCP is used"
                 );
-                shared.nearby.refuses(startup);
+                search.is_in = false;
                 continue;
             }
             Ok(Err(Hitch::Never(reason))) => {

@@ -117,9 +117,10 @@ impl Registry {
     /// Something was defined in another way: every text may mean something else to who prepares it from now on. Sessions keep
     /// what they have, as on a server of their own.
     fn outdate_all(&self) {
-        self.generation.fetch_add(1, Ordering::Release);
         self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
         self.stale.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        // Who looks before this is told what was there; who looks after it finds nothing of before.
+        self.generation.fetch_add(1, Ordering::Release);
     }
 }
 
@@ -655,14 +656,16 @@ impl Shares {
                         self.prepared.answered.remove(&id);
                         return Fate::Drop;
                     }
-                    Some(Expected::Parse { statement, sent: true, .. }) => {
+                    Some(Expected::Parse { name, statement, sent }) => {
+                        // What else the server has without a name is of before.
+                        self.unnamed_was_own &= !name.is_empty();
+                        if !sent {
+                            return Fate::Becomes(backend::PARSE_COMPLETE);
+                        }
                         self.prepared.answer(statement.id, counts);
                     }
                     Some(Expected::Decoy | Expected::Unnamed) => {
                         return Fate::Drop;
-                    }
-                    Some(Expected::Parse { sent: false, .. }) => {
-                        return Fate::Becomes(backend::PARSE_COMPLETE);
                     }
                     Some(Expected::Own | Expected::OwnUnnamed | Expected::Close { .. }) | None => {}
                 }
@@ -782,6 +785,8 @@ impl Shares {
                         self.is_not_there(statement.id);
                     }
                 }
+                // In the place of the unnamed one something else may be meanwhile; that is prepared anew when it is used.
+                Expected::Close { name, .. } if name.is_empty() => {}
                 Expected::Close { name, statement } => drop(self.names.insert(name, statement)),
             }
         }

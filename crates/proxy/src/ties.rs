@@ -200,7 +200,6 @@ impl Ties {
         self.settings = Vec::new();
         self.statements = BTreeMap::new();
         self.kept_bytes = 0;
-        self.unnamed = Vec::new();
         (self.in_block, self.in_block_bytes) = (Vec::new(), 0);
         self.pending.retain(|pending| matches!(pending.effect, Effect::Discards { .. }));
     }
@@ -310,7 +309,12 @@ impl Ties {
             let sets = effects
                 .is_some_and(|effects| effects.on_session != OnSession::Nothing || effects.sets_locally);
             self.unnamed_sets = sets.then(|| ledger.next());
-            return self.text(frame, effects, ledger, false);
+            self.text(frame, effects, ledger, false);
+            if !self.keeps() {
+                // The server has this one itself, if any does.
+                self.unnamed = Vec::new();
+            }
+            return;
         }
         if effects.is_some_and(|effects| effects.sets_locally) {
             return self.bind("a prepared SET LOCAL");

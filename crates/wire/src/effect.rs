@@ -285,7 +285,8 @@ impl<'a> Statement<'a> {
         } else if token.is_byte(b'=') || token.is("TO") {
             self.key_is_whole = true;
         } else if !skipped && !self.key_is_whole {
-            if !self.key.is_empty() {
+            let joins = token.is_byte(b'.') || self.key.ends_with(b".");
+            if !self.key.is_empty() && !joins {
                 self.key.push(b' ');
             }
             self.key.extend(token.plain().iter().map(u8::to_ascii_lowercase));

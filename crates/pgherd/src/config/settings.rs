@@ -205,8 +205,8 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "proxy.local_socket",
         Kind::Flag,
-        Default::Value("true"),
-        "false",
+        Default::Value("false"),
+        "true",
         "Servers of a pool on this node are reached by PostgreSQL's Unix socket, which costs less than TCP, once the client has been let \
          in over TCP. They are judged by the lines of [postgres] hba for local; where these do not let somebody in, TCP is used.",
     ),

@@ -2,10 +2,13 @@
 //!
 //! `update_process_title` and `cluster_name` are pgherd's own settings, so titles are `postgres: NODE: …`
 //! (`ps_status.c`, `backend_startup.c`): a backend is `user database host(port) activity`, a walsender `walsender user
-//! [database] host(port) activity`. The private socket shows as `[local]` and is the agent's. Everything else (checkpointer,
-//! workers, the startup process) has no address and is never touched.
+//! [database] host(port) activity`. The private socket shows as `[local]`; by it come the agent, as its own role, and the proxy for
+//! its clients. Everything else (checkpointer, workers, the startup process) has no address and is never touched.
 
-use crate::postgres::{REPLICATION_ROLE, REWIND_ROLE};
+use crate::postgres::{REPLICATION_ROLE, REWIND_ROLE, SUPERUSER};
+
+/// In the place of an address: who comes by the Unix socket.
+const LOCAL: &str = "[local]";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -24,12 +27,14 @@ pub fn kind(title: &str) -> Kind {
     let Some(rest) = title.strip_prefix("postgres: ") else { return Kind::Untitled };
     let rest = rest.split_once(": ").map_or(rest, |(_, rest)| rest);
     let words: Vec<&str> = rest.split_whitespace().collect();
-    let Some(at) = words.iter().position(|word| is_address(word)) else {
+    let Some(at) = words.iter().position(|word| *word == LOCAL || is_address(word)) else {
         return if rest.ends_with("startup packet") { Kind::Untitled } else { Kind::Own };
     };
     match words.as_slice() {
         // A database may be called like an address; a worker does nothing else, so its title ends there.
         ["autovacuum", "worker", _] => Kind::Own,
+        // The agent, whatever database it asks.
+        [SUPERUSER, _, LOCAL, ..] | ["walsender", SUPERUSER, LOCAL, ..] => Kind::Own,
         ["walsender", user, ..] | [user, ..] if at >= 2 && is_own(user) => Kind::Own,
         _ => Kind::Client,
     }
@@ -62,6 +67,13 @@ mod tests {
             ("postgres: n1: walsender pgherd_replication 10.0.0.1(1) streaming 0/3000148", Kind::Own),
             ("postgres: n1: pgherd_rewind postgres 10.0.0.1(1) idle", Kind::Own),
             ("postgres: n1: postgres postgres [local] idle", Kind::Own),
+            ("postgres: n1: postgres shop [local] authentication", Kind::Own),
+            ("postgres: n1: walsender postgres [local] idle", Kind::Own),
+            ("postgres: n1: app shop [local] UPDATE", Kind::Client),
+            ("postgres: n1: app postgres [local] idle in transaction", Kind::Client),
+            ("postgres: n1: postgres x shop [local] SELECT", Kind::Client),
+            ("postgres: n1: walsender backup [local] sending backup \"x\"", Kind::Client),
+            ("postgres: n1: autovacuum worker [local]", Kind::Own),
             ("postgres: n1: checkpointer ", Kind::Own),
             ("postgres: n1: autovacuum worker db(1)", Kind::Own),
             ("postgres: n1: autovacuum launcher ", Kind::Own),

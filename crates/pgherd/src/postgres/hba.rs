@@ -13,6 +13,8 @@ pub const REWIND_ROLE: &str = "pgherd_rewind";
 
 /// The agent's own role, which our lines for `local` let in.
 pub const SUPERUSER: &str = "postgres";
+/// Of `pg_stat_activity`: no session of the agent, which comes by the private socket as its own role.
+pub(super) const NOT_THE_AGENT: &str = "NOT (client_addr IS NULL AND usename = 'postgres')";
 /// The ident map from operating-system users to [`SUPERUSER`].
 const MAP: &str = "pgherd";
 

@@ -164,7 +164,7 @@ SELECT json_build_object(
                 coalesce(max((extract(epoch FROM clock_timestamp() - modification) * 1000)::bigint), 0))
             FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') END)
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'
-            AND client_addr IS NOT NULL))";
+            AND NOT (client_addr IS NULL AND usename = 'postgres')))";
 
 /// What [`SQL`] answers.
 #[derive(Deserialize)]

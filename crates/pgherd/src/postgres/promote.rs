@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep};
 use wire::{Lsn, Timeline};
 
 use super::error::{Error, Result, within};
-use super::hba::{Admission, REPLICATION_ROLE, REWIND_ROLE};
+use super::hba::{Admission, NOT_THE_AGENT, REPLICATION_ROLE, REWIND_ROLE};
 use super::observe::Observation;
 use super::process;
 use super::server::Server;
@@ -138,13 +138,13 @@ impl Server {
 
     /// Ends every session that is not the cluster's own; the quarantined pg_hba.conf is in force already.
     ///
-    /// Who comes by the private socket is the agent. A client that was let in by the old pg_hba.conf but is still
+    /// Who comes by the private socket as its own role is the agent; others there are clients of the proxy. A client that was let in by the old pg_hba.conf but is still
     /// proving who it is shows in no view; it is a child of the postmaster that the views do not know.
     pub(super) async fn end_sessions(&self) -> Result<()> {
         let own_roles = format!("{}, {}", literal(REPLICATION_ROLE), literal(REWIND_ROLE));
         let end = format!(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type IN ('client backend', 'walsender') \
-             AND client_addr IS NOT NULL AND usename NOT IN ({own_roles})"
+             AND {NOT_THE_AGENT} AND usename NOT IN ({own_roles})"
         );
         let begun = Instant::now();
         let mut admin = self.admin.lock().await;

@@ -66,7 +66,7 @@ fn settings_are_known_by_their_name() {
     assert_eq!(key("SET work_mem = '8MB'").unwrap(), "work_mem");
     assert_eq!(key("set SESSION Work_Mem TO '8MB';").unwrap(), "work_mem");
     assert_eq!(key("RESET work_mem").unwrap(), "work_mem");
-    assert_eq!(key("SET my.app = 1").unwrap(), "my . app");
+    assert_eq!(key("SET my.app = 1").unwrap(), "my.app");
     assert_eq!(key("RESET ALL").unwrap(), "all");
     assert_eq!(key("SET a = 1; SET b = 2"), None);
     for sql in

@@ -58,6 +58,8 @@ enum Aim {
 enum Again {
     Anywhere,
     Primary,
+    /// The same, and no server has had it yet.
+    FirstOfPrimary,
     /// A replica has refused it: it may write.
     Doubted,
 }
@@ -90,9 +92,14 @@ impl Directed {
         }
     }
 
-    /// A replica has failed what it asks.
+    /// A server has failed what it asks.
     pub fn asks_again(&self) -> bool {
-        self.again.is_some()
+        self.again.is_some_and(|again| again != Again::FirstOfPrimary)
+    }
+
+    /// What it was about to ask was taken back.
+    pub fn ask_nothing(&mut self) {
+        (self.again, self.asked, self.catches_up) = (None, None, false);
     }
 
     /// Until when it waits for a replica.
@@ -166,7 +173,9 @@ impl Session {
         directed.catches_up = false;
         directed.aim = match directed.again {
             _ if !is_read => Aim::Write,
-            Some(Again::Primary | Again::Doubted) => Aim::Read(Role::Primary, Moment::default()),
+            Some(Again::Primary | Again::FirstOfPrimary | Again::Doubted) => {
+                Aim::Read(Role::Primary, Moment::default())
+            }
             Some(Again::Anywhere) | None => {
                 let consistency = around.shared.config.read_consistency;
                 let now = || (around.shared.freshness.now(), Instant::now() + CATCH_UP_TIMEOUT);
@@ -202,7 +211,10 @@ impl Session {
     pub(super) fn turn_to_primary(&mut self, around: &mut Around<'_>) {
         around.shared.freshness.ask();
         if let Some(directed) = &mut self.directed {
-            directed.again = Some(Again::Primary);
+            directed.again = Some(match directed.again {
+                None | Some(Again::FirstOfPrimary) => Again::FirstOfPrimary,
+                Some(_) => Again::Primary,
+            });
         }
     }
 

@@ -96,7 +96,6 @@ impl Session {
         let Phase::Relaying { mut server, .. } = std::mem::replace(&mut self.phase, Phase::Resting) else {
             return true;
         };
-        let is_first = self.pool.is_none();
         let pool = match self.pool {
             Some(pool) => pool,
             None => self.bring(&mut server, around),
@@ -108,11 +107,7 @@ impl Session {
         if let Some(prepared) = self.relay.prepared() {
             server.prepared = std::mem::take(prepared);
         }
-        let startup = &self.login.startup;
-        let is_dear = is_first && around.shared.nearby.socket_to(&server.choice.backend, startup).is_some();
         match released {
-            // The next one is opened by the socket.
-            Released::Clean if is_dear => around.pools.end(server, around.again),
             Released::Clean => {
                 let last = self.relay.leaves_its_unnamed().then_some(around.id);
                 around.pools.give_back(server, last, around.again);
@@ -259,7 +254,13 @@ impl Session {
     /// Its request was cancelled before a server had it. A read that a replica has failed is past that: it was asked already.
     fn takes_back(&mut self) -> bool {
         let asks_again = self.directed.as_ref().is_some_and(|directed| directed.asks_again());
-        self.relay.gate().stop_waiting() && !asks_again && self.relay.cancel_request()
+        if !self.relay.gate().stop_waiting() || asks_again || !self.relay.cancel_request() {
+            return false;
+        }
+        if let Some(directed) = &mut self.directed {
+            directed.ask_nothing();
+        }
+        true
     }
 
     /// Until when it is for the reserve to wait; `None`: it has waited long enough, or there is none.
@@ -361,6 +362,7 @@ impl Session {
             let last_words = std::mem::take(&mut self.relay.books.last_words);
             return self.part_with(&last_words, around);
         }
+        let is_nearby = found.stream.is_nearby();
         let (node, target) =
             (found.choice.backend.node.clone(), Target::new(found.seat.address(), &found.welcome.key));
         let server = found
@@ -393,8 +395,9 @@ impl Session {
                 return self.rest(around);
             }
             None => {
-                // What it reports is told to newcomers: not that it is a standby, to those of the auto port.
-                if self.directed.is_none() || server.choice.role == Role::Primary {
+                // What it reports is told to newcomers: not that it is a standby, to those of the auto port. A server that is
+                // reached by its socket has not judged by the lines for hosts.
+                if !is_nearby && (self.directed.is_none() || server.choice.role == Role::Primary) {
                     let (key, proof) = self.door();
                     around.shared.doors.seen(&key, proof, &parameters, began);
                 }
