@@ -8,26 +8,22 @@
 //! changed between, as far as commands of clients tell; the client gets one answer to each of its messages, in its place; a server's
 //! name is never used for anything else, so in doubt about what is there new names are taken.
 
+mod registry;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::hash::{BuildHasher, RandomState};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use wire::message::{Frame, Status, backend, frontend, put_frame, split_text};
 use wire::{Effects, ErrorFields, OnSession};
 
 use super::ties::Reads;
+pub use registry::Registry;
+use registry::Statement;
 
 /// Statements of one session. Drivers keep some hundred; who has more keeps its server.
 const NAMES_MAX: usize = 2_000;
 /// Statements of one server; that which was used longest ago makes room.
 const PREPARED_MAX: usize = if cfg!(test) { 3 } else { 1_000 };
-/// Statements of all sessions; what nobody uses goes when there are more.
-const KNOWN_MAX: usize = 50_000;
-/// Texts without a name that are remembered, at most, to tell such as come again from such as come once; a power of two.
-const LATELY: usize = 4_096;
-/// So often a text must have come lately. A statement costs a server a few KB and the proxy a message to end it.
-const OFTEN: u8 = if cfg!(test) { 1 } else { 3 };
 /// Uses of one pipeline that are remembered, for the case that it fails.
 const USED_MAX: usize = 256;
 /// Before a message's body: its type byte and its length.
@@ -36,93 +32,6 @@ const HEADER: usize = 5;
 const OURS: &[u8] = b"_pgherd_";
 /// Nobody has a statement of this name: to close it does nothing.
 const NONE: &[u8] = b"S_pgherd\0";
-
-/// A text to be prepared, and its number.
-#[derive(Debug)]
-struct Statement {
-    id: u64,
-    /// How it was read.
-    reads: Reads,
-    /// The body of Parse behind the name: text and types of parameters.
-    body: Box<[u8]>,
-}
-
-/// The statements of all sessions.
-#[derive(Default, Debug)]
-pub struct Registry {
-    known: Mutex<HashMap<Box<[u8]>, Arc<Statement>>>,
-    /// Numbers of those of which PostgreSQL has said that they are of another time.
-    stale: Mutex<BTreeSet<u64>>,
-    last: AtomicU64,
-    /// Another number once any of them is of another time.
-    generation: AtomicU64,
-    /// Texts without a name are shared, too. Of each that came lately a mark, and how often it came.
-    lately: Option<Mutex<Vec<(u32, u8)>>>,
-    hasher: RandomState,
-}
-
-impl Registry {
-    pub fn new(shares_unnamed: bool) -> Registry {
-        let lately = shares_unnamed.then(|| Mutex::new(vec![(0, 0); LATELY]));
-        Registry { lately, ..Registry::default() }
-    }
-
-    /// The one for a `body` without a name, if it has come often.
-    fn frequent(&self, reads: Reads, body: &[u8]) -> Option<Arc<Statement>> {
-        let hash = self.hasher.hash_one((reads, body));
-        let mut lately = self.lately.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        let (mark, times) = &mut lately[hash as usize % LATELY];
-        let own = (hash >> 32) as u32;
-        if *mark != own {
-            (*mark, *times) = (own, 0);
-        }
-        *times = times.saturating_add(1);
-        (*times > OFTEN).then(|| self.statement(reads, body))
-    }
-
-    /// The one statement with this `body`, read so.
-    fn statement(&self, reads: Reads, body: &[u8]) -> Arc<Statement> {
-        let key = [&reads[..], body].concat();
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(statement) = known.get(&key[..]) {
-            let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
-            if !stale.remove(&statement.id) {
-                return Arc::clone(statement);
-            }
-        }
-        if known.len() >= KNOWN_MAX {
-            known.retain(|_, statement| Arc::strong_count(statement) > 1);
-        }
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let statement = Arc::new(Statement { id, reads, body: body.into() });
-        if known.len() < KNOWN_MAX {
-            known.insert(key.into(), Arc::clone(&statement));
-        }
-        statement
-    }
-}
-
-impl Registry {
-    /// Those that were used are not for new sessions any more.
-    fn outdate<'a>(&self, used: impl Iterator<Item = &'a (u64, u64)>) {
-        let mut stale = self.stale.lock().unwrap_or_else(PoisonError::into_inner);
-        // As many as there are statements; who never comes back is forgotten with the rest.
-        if stale.len() >= KNOWN_MAX {
-            stale.clear();
-        }
-        stale.extend(used.map(|(_, id)| id));
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-
-    /// Something was defined in another way: every text may mean something else to who prepares it from now on. Sessions keep
-    /// what they have, as on a server of their own.
-    fn outdate_all(&self) {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        self.stale.lock().unwrap_or_else(PoisonError::into_inner).clear();
-        // Who looks before this is told what was there; who looks after it finds nothing of before.
-        self.generation.fetch_add(1, Ordering::Release);
-    }
-}
 
 /// A command with this tag may change what texts mean: the types of parameters and columns are those of their Parse for good.
 fn redefines(tag: &[u8]) -> bool {
@@ -317,7 +226,7 @@ impl Shares {
         let name = match frame.tag {
             frontend::PARSE => {
                 let by_name = split_text(frame.head).is_some_and(|(name, _)| !name.is_empty());
-                return by_name || self.registry.lately.is_some();
+                return by_name || self.registry.shares_unnamed();
             }
             frontend::BIND => split_text(frame.head).and_then(|(_, rest)| split_text(rest)),
             frontend::DESCRIBE if frame.head.first() == Some(&b'S') => split_text(&frame.head[1..]),
@@ -453,10 +362,10 @@ impl Shares {
 
     /// True when a text without a name is one of those that are shared, which `unnamed` then is.
     fn is_frequent(&mut self, reads: Reads, body: &[u8]) -> bool {
-        if self.registry.lately.is_none() {
+        if !self.registry.shares_unnamed() {
             return false;
         }
-        let generation = self.registry.generation.load(Ordering::Acquire);
+        let generation = self.registry.generation();
         let is_last = |(of, statement): &(u64, Arc<Statement>)| {
             *of == generation && *statement.body == *body && statement.reads == reads
         };
