@@ -50,6 +50,7 @@ pub fn start(nodes: u16, k: u16, networked: bool) -> Result<Arranged> {
             section(config, "sync").insert("standbys".into(), Value::Integer(k.into()));
             let parameters = Table::from_iter(PARAMETERS.map(|(name, value)| (name.into(), value.into())));
             section(config, "postgres").insert("parameters".into(), parameters.into());
+            section(config, "proxy").insert("local_socket".into(), Value::Boolean(true));
         });
     }
     // A store's disk lies on its node's: it goes first.

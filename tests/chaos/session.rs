@@ -62,8 +62,13 @@ impl From<tokio_postgres::Error> for Problem {
 }
 
 impl Session {
+    /// As the superuser.
     pub async fn open(host: &str, port: u16) -> Result<Session, Problem> {
-        let text = format!("host={host} port={port} user=postgres dbname=postgres application_name=chaos");
+        Session::open_as("postgres", host, port).await
+    }
+
+    pub async fn open_as(user: &str, host: &str, port: u16) -> Result<Session, Problem> {
+        let text = format!("host={host} port={port} user={user} dbname=postgres application_name=chaos");
         let attempt = tokio::time::timeout(OPEN_TIMEOUT, tokio_postgres::connect(&text, NoTls)).await;
         let (client, connection) = attempt.map_err(|_| Problem::NoAnswer)??;
         let connection = tokio::spawn(async move {

@@ -87,8 +87,15 @@ impl Workload {
     }
 }
 
+/// Not the agent's own role: its servers on the same node are reached by their Unix socket.
+const ROLE: &str = "chaos";
+
 async fn make_tables(door: &Door) -> Result<()> {
     let session = Session::open(&door.host, door.read_write).await?;
+    let known = session.ask(&format!("SELECT 1 FROM pg_roles WHERE rolname = '{ROLE}'")).await?;
+    if known.is_none() {
+        session.ask(&format!("CREATE ROLE {ROLE} SUPERUSER LOGIN")).await?;
+    }
     for level in Level::ALL {
         let table = level.table();
         session
@@ -162,7 +169,7 @@ impl Client {
             };
             self.next_door += 1;
             // Nothing was sent, so there is nothing to record: the next door.
-            let Ok(session) = Session::open(&door.host, port).await else { continue };
+            let Ok(session) = Session::open_as(ROLE, &door.host, port).await else { continue };
             // For statements that commit by themselves; SERIALIZABLE is a promise among transactions that all are.
             let level = match self.level {
                 Level::ReadCommitted => "SET default_transaction_isolation = 'read committed'",

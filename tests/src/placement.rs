@@ -21,8 +21,8 @@ fn place_one(config: &mut Table, index: usize, bases: &[u16]) {
         section(config, name).insert("listen".into(), "0.0.0.0".into());
     }
     section(config, "node").insert("advertise".into(), network::address(index).into());
-    let trusted = format!("host all postgres {} trust", network::EVERYBODY);
-    section(config, "postgres").insert("hba".into(), vec![Value::from(trusted)].into());
+    let trusted = ["local all all trust".to_owned(), format!("host all all {} trust", network::EVERYBODY)];
+    section(config, "postgres").insert("hba".into(), trusted.map(Value::from).to_vec().into());
     for (number, base) in bases.iter().enumerate() {
         let peer = section(section(config, "peers"), &format!("n{}", number + 1));
         for key in ["peer", "postgres"] {
