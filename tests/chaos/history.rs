@@ -83,6 +83,8 @@ pub struct Transaction {
     pub ended: Moment,
     pub outcome: Outcome,
     pub ops: Vec<Op>,
+    /// The node whose server has answered, of a read-only one that has ended well.
+    pub answered_by: Option<String>,
 }
 
 /// A row that a server accepted and acknowledged when it was asked directly, past every proxy.
@@ -126,12 +128,37 @@ impl Holding {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "kebab-case")]
 pub enum Event {
-    Invoke { txn: u64, at: Moment, origin: Origin, ops: Vec<Op> },
-    Ok { txn: u64, at: Moment, ops: Vec<Op> },
-    Fail { txn: u64, at: Moment, ops: Vec<Op>, error: String },
-    Info { txn: u64, at: Moment, ops: Vec<Op>, error: String },
+    Invoke {
+        txn: u64,
+        at: Moment,
+        origin: Origin,
+        ops: Vec<Op>,
+    },
+    Ok {
+        txn: u64,
+        at: Moment,
+        ops: Vec<Op>,
+        #[serde(default)]
+        answered_by: Option<String>,
+    },
+    Fail {
+        txn: u64,
+        at: Moment,
+        ops: Vec<Op>,
+        error: String,
+    },
+    Info {
+        txn: u64,
+        at: Moment,
+        ops: Vec<Op>,
+        error: String,
+    },
     Sample(Sample),
-    Fault { at: Moment, until: Moment, what: String },
+    Fault {
+        at: Moment,
+        until: Moment,
+        what: String,
+    },
     Final(Holding),
 }
 
@@ -168,17 +195,22 @@ impl History {
     }
 
     fn take(&mut self, event: Event, places: &mut HashMap<u64, usize>) {
+        let mut by = None;
         let (txn, at, ops, outcome, error) = match event {
             Event::Invoke { txn, at, origin, ops } => {
                 places.insert(txn, self.transactions.len());
                 let (ended, outcome) = (Moment::MAX, Outcome::Info);
-                self.transactions.push(Transaction { origin, invoked: at, ended, outcome, ops });
+                let answered_by = None;
+                self.transactions.push(Transaction { origin, invoked: at, ended, outcome, ops, answered_by });
                 return;
             }
             Event::Sample(sample) => return self.samples.push(sample),
             Event::Final(holding) => return self.finals.push(holding),
             Event::Fault { at, until, what } => return self.faults.push((at, until, what)),
-            Event::Ok { txn, at, ops } => (txn, at, ops, Outcome::Ok, None),
+            Event::Ok { txn, at, ops, answered_by } => {
+                by = answered_by;
+                (txn, at, ops, Outcome::Ok, None)
+            }
             Event::Fail { txn, at, ops, error } => (txn, at, ops, Outcome::Fail, Some(error)),
             Event::Info { txn, at, ops, error } => (txn, at, ops, Outcome::Info, Some(error)),
         };
@@ -186,8 +218,8 @@ impl History {
             *self.errors.entry(error).or_default() += 1;
         }
         if let Some(transaction) = places.get(&txn).map(|&place| &mut self.transactions[place]) {
-            *transaction =
-                Transaction { ops, ended: at, outcome, origin: transaction.origin.clone(), ..*transaction };
+            (transaction.ops, transaction.ended, transaction.outcome) = (ops, at, outcome);
+            transaction.answered_by = by;
         }
     }
 }
@@ -264,7 +296,7 @@ mod tests {
             Origin { level: Level::Serializable, port: Port::ReadWrite, through: "n1".into(), session: 7 };
         let txn = recorder.invoke(origin, vec![Op::Append(1, 10), Op::Read(1, None)]);
         let ops = vec![Op::Append(1, 10), Op::Read(1, Some(vec![10]))];
-        recorder.note(Event::Ok { txn, at: recorder.now(), ops });
+        recorder.note(Event::Ok { txn, at: recorder.now(), ops, answered_by: None });
         recorder.note(Event::Sample(Sample { node: "n1".into(), id: 3, timeline: 2, invoked: 1, ended: 2 }));
         recorder.note(Event::Fault { at: 1, until: 2, what: "cut of primary".into() });
         let held = Lists::from([(1, vec![10])]);

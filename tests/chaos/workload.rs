@@ -208,10 +208,12 @@ impl Client {
                 Level::Serializable => "BEGIN ISOLATION LEVEL SERIALIZABLE",
             }),
         };
-        let result = perform(session, begin, self.level, &mut ops).await;
+        let mut answered_by = None;
+        let asks = (self.port == Port::ReadOnly).then_some(&mut answered_by);
+        let result = perform(session, begin, self.level, &mut ops, asks).await;
         let at = self.recorder.now();
         let Err((outcome, problem)) = result else {
-            self.recorder.note(Event::Ok { txn, at, ops });
+            self.recorder.note(Event::Ok { txn, at, ops, answered_by });
             return true;
         };
         let usable = problem.keeps_session();
@@ -235,16 +237,21 @@ impl Client {
     }
 }
 
-/// Does it and fills in what was read. Without `begin` the only operation commits by itself.
+/// Does it and fills in what was read, and in `server` which node has answered. Without `begin` the only operation commits by
+/// itself.
 async fn perform(
     session: &Session,
     begin: Option<&str>,
     level: Level,
     ops: &mut [Op],
+    server: Option<&mut Option<String>>,
 ) -> Result<(), (Outcome, Problem)> {
     let open = |problem| (Outcome::Fail, problem);
     if let Some(begin) = begin {
         session.ask(begin).await.map_err(open)?;
+    }
+    if let Some(server) = server {
+        *server = session.ask("SELECT current_setting('cluster_name')").await.map_err(open)?;
     }
     for op in ops {
         let answer = session.ask(&sql(level, op)).await;

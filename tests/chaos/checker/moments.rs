@@ -70,11 +70,13 @@ fn reads_are_fresh(book: &Book<'_>, acknowledged: &HashMap<(Level, Key), Vec<Mom
     }
 }
 
+/// The port spreads transactions over the replicas, of which one may be behind the other: each by itself goes forward.
 fn replicas_go_forward(book: &Book<'_>, report: &mut Report) {
-    let mut seen: HashMap<(u64, Level, Key), usize> = HashMap::new();
+    let mut seen: HashMap<(u64, Option<&str>, Level, Key), usize> = HashMap::new();
     for reading in book.readings(&[Port::ReadOnly]) {
-        let session = book.transaction(reading.transaction).origin.session;
-        let before = seen.entry((session, reading.place.0, reading.place.1)).or_default();
+        let transaction = book.transaction(reading.transaction);
+        let (session, server) = (transaction.origin.session, transaction.answered_by.as_deref());
+        let before = seen.entry((session, server, reading.place.0, reading.place.1)).or_default();
         if reading.values.len() < *before {
             let text = format!(
                 "{} read {} values of list {}, its session had read {before}",

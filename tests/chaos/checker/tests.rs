@@ -33,6 +33,8 @@ fn history(level: Level, text: &str) -> History {
             [when, outcome, who] => {
                 let (invoked, ended) = span(when);
                 let (session, port) = who.split_once('+').unwrap();
+                let (port, server) = port.split_once('@').unwrap_or((port, ""));
+                let answered_by = Some(server.to_owned()).filter(|server| !server.is_empty());
                 let origin = Origin {
                     level,
                     port: if port == "rw" { Port::ReadWrite } else { Port::ReadOnly },
@@ -45,7 +47,7 @@ fn history(level: Level, text: &str) -> History {
                     _ => Outcome::Info,
                 };
                 let ops = tail.split_whitespace().map(op).collect();
-                history.transactions.push(Transaction { origin, invoked, ended, outcome, ops });
+                history.transactions.push(Transaction { origin, invoked, ended, outcome, ops, answered_by });
             }
             _ => panic!("{line}"),
         }
@@ -202,6 +204,16 @@ fn a_stale_read() {
     caught(&[], "0-3 ok 1+rw: a1=10\n 2-4 ok 2+rw: r1=\n end n1: 1=10");
     // A replica may be late.
     caught(&[], "0-1 ok 1+rw: a1=10\n 2-3 ok 2+ro: r1=\n end n1: 1=10");
+}
+
+#[test]
+fn each_replica_goes_forward_by_itself() {
+    let writes = "0-1 ok 1+rw: a1=10\n 2-3 ok 1+rw: a1=11\n end n1: 1=10,11\n";
+    let reads = |first: &str, second: &str| {
+        format!("{writes} 4-5 ok 2+ro@{first}: r1=10,11\n 6-7 ok 2+ro@{second}: r1=10")
+    };
+    caught(&[Class::ReplicaWentBack], &reads("n2", "n2"));
+    caught(&[], &reads("n2", "n3"));
 }
 
 #[test]
