@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use wire::ErrorFields;
-use wire::message::{FrameError, Piece, backend, frontend, put_frame};
+use wire::message::{FrameError, Framer, Piece, backend, frontend, put_frame};
 
 use super::Counters;
 use super::books::{Books, Parking};
@@ -325,19 +325,19 @@ impl Relay {
 
 /// Where the first request in `bytes` ends, which begin with a message.
 fn request_end(bytes: &[u8]) -> Option<usize> {
-    let mut at = 0;
-    loop {
-        let (&tag, rest) = bytes.get(at..)?.split_first()?;
-        at += 1 + u32::from_be_bytes(*rest.first_chunk()?) as usize;
-        if at > bytes.len() {
-            return None;
-        }
-        match tag {
-            frontend::QUERY | frontend::FUNCTION_CALL | frontend::SYNC => return Some(at),
-            frontend::TERMINATE => return None,
-            _ => {}
+    let mut framer = Framer::new(|_| 0);
+    let (mut at, mut asked) = (0, false);
+    while !asked || !framer.at_boundary() {
+        match framer.next(&bytes[at..]).ok()?? {
+            Piece::Frame(frame) if frame.tag == frontend::TERMINATE => return None,
+            Piece::Frame(frame) => {
+                asked = frames::asks(frame.tag);
+                at += frame.bytes.len();
+            }
+            Piece::Rest(rest) => at += rest.len(),
         }
     }
+    Some(at)
 }
 
 /// `held` and what has come after it, as one.

@@ -187,7 +187,7 @@ impl Relay {
 }
 
 /// The message asks for an answer up to ReadyForQuery.
-fn asks(tag: u8) -> bool {
+pub fn asks(tag: u8) -> bool {
     matches!(tag, frontend::QUERY | frontend::SYNC | frontend::FUNCTION_CALL)
 }
 

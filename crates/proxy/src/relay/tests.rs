@@ -203,3 +203,19 @@ fn a_message_of_which_nothing_was_passed_on_leaves_room_for_the_last_words() {
     assert!(matches!(end, End::Stuck), "{end:?}");
     assert!(relay.client_hears_whole());
 }
+
+#[test]
+fn a_request_ends_with_what_asks_for_an_answer() {
+    let message = |tag: u8, body: &[u8]| {
+        let mut out = Vec::new();
+        put_frame(&mut out, tag, body);
+        out
+    };
+    let group = [message(b'P', b"\0SELECT 1\0\0\0"), message(b'B', &[0; 8]), message(b'S', b"")].concat();
+    let both = [&group[..], &message(b'Q', b"SELECT 2\0")].concat();
+    for end in 0..both.len() {
+        assert_eq!(request_end(&both[..end]), (end >= group.len()).then_some(group.len()), "{end}");
+    }
+    assert_eq!(request_end(&both[group.len()..]), Some(both.len() - group.len()));
+    assert_eq!(request_end(&message(b'X', b"")), None);
+}
