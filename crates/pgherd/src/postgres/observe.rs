@@ -3,6 +3,7 @@
 //! Invariant: a [`Position`] is never more than what this disk holds, and never on a timeline that the server has not
 //! entered; what cannot be told yet is `None`, never a guess.
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -10,7 +11,7 @@ use wire::{History, Lsn, Timeline};
 
 use super::control;
 use super::error::Result;
-use super::hba::Admission;
+use super::hba::{Admission, NOT_THE_AGENT};
 use super::identity::Identity;
 use super::process;
 use super::receiver::conninfo_value;
@@ -137,7 +138,9 @@ pub(super) struct Observer {
 }
 
 /// The first statement stands before the second on purpose: the wait event vouches for LSNs read after it.
-const SQL: &str = "
+static SQL: LazyLock<String> = LazyLock::new(|| {
+    format!(
+        "
 SELECT wait_event, pg_postmaster_start_time()::text FROM pg_stat_activity WHERE backend_type = 'startup';
 SELECT json_build_object(
     'in_recovery', pg_is_in_recovery(),
@@ -164,7 +167,9 @@ SELECT json_build_object(
                 coalesce(max((extract(epoch FROM clock_timestamp() - modification) * 1000)::bigint), 0))
             FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') END)
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'
-            AND NOT (client_addr IS NULL AND usename = 'postgres')))";
+            AND {NOT_THE_AGENT}))"
+    )
+});
 
 /// What [`SQL`] answers.
 #[derive(Deserialize)]
@@ -225,7 +230,7 @@ impl Server {
             *session = Some(Session::open_as(Seat::Walsender, &self.layout, port, CONNECT_DEADLINE).await?);
         }
         let Some(session) = session else { return Ok(Observation::Down) };
-        let rows = session.rows("observe", SQL, QUERY_DEADLINE).await?;
+        let rows = session.rows("observe", &SQL, QUERY_DEADLINE).await?;
         let answer = rows.last().and_then(|row| row.get(0)).unwrap_or_default();
         let seen: Seen = serde_json::from_str(answer).map_err(|error| super::Error::Io {
             what: "read the observation".into(),
