@@ -28,7 +28,7 @@ use crate::agent::{
     self, Addresses, Agent, CredentialsFile, EventLog, MembersFile, Panel, Parts, SlotPolicy, Words,
     WordsFile, Worker,
 };
-use crate::api::{self, NodeView};
+use crate::api::{self, Door, NodeView};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Identity, Incoming, Link};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
@@ -71,6 +71,7 @@ pub async fn check(config: &Config, open: &[SocketAddr]) -> Result<()> {
     let proxy = proxy_config(config)?;
     Proxy::check(&proxy)?;
     Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
+    Door::open(&config.http)?;
     let ports = [
         (&config.http.listen, config.http.port, "[http] port"),
         (&config.peer.listen, config.peer.port, "[peer] port"),
@@ -110,6 +111,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         }
         NodeKind::Witness => None,
     };
+    let door = Door::open(&config.http)?;
     let http = listen(&config.http.listen, config.http.port, "[http] port").await?;
     let (stop, stopped) = watch::channel(false);
 
@@ -180,7 +182,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         seats: store.seats(),
     });
     let open = [&[http.local_addr()?, link.local_address()], &proxy.addresses().all()[..]].concat();
-    let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
+    let api = tokio::spawn(api::serve(http, door, view, until(stopped.clone())));
     // What is published from the first moment on is passed on.
     let seen = topology.subscribe();
     let mut agent = tokio::spawn(Agent::new(parts)?.run(stopped));

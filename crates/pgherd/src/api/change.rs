@@ -1,24 +1,20 @@
 //! The routes that change something: each writes a request down.
 //!
-//! They are taken from this machine only, until callers can be told apart: who may open a connection from here may
-//! also stop PostgreSQL here.
+//! The gate (`access`) has let nobody through who may not change anything; what may lose commits needs more.
 
-use std::net::SocketAddr;
-
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use brain::Ask;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::access::{Caller, UserRole};
 use super::report::Accepted;
 use super::routes::View;
 use crate::agent::{Command, Refusal};
-
-type From = ConnectInfo<SocketAddr>;
 
 #[derive(Deserialize)]
 pub struct Pause {
@@ -38,50 +34,48 @@ pub async fn one(State(view): State<View>, Path(id): Path<u64>) -> Response {
 
 pub async fn ask(
     State(view): State<View>,
-    ConnectInfo(from): From,
+    Extension(caller): Extension<Caller>,
     body: Result<Json<Ask>, JsonRejection>,
 ) -> Response {
     match body {
-        Ok(Json(ask)) => change(&view, from, Command::Ask(ask)).await,
+        Ok(Json(ask)) => match caller.may(needed(&ask)) {
+            Ok(()) => change(&view, Command::Ask(ask)).await,
+            Err(denied) => denied.into_response(),
+        },
         Err(reason) => error(StatusCode::BAD_REQUEST, &reason.body_text()),
     }
 }
 
-pub async fn cancel(State(view): State<View>, ConnectInfo(from): From, Path(id): Path<u64>) -> Response {
-    change(&view, from, Command::Cancel(id)).await
+/// What loses nothing is for operators.
+pub(super) fn needed(ask: &Ask) -> UserRole {
+    match ask {
+        Ask::Switchover { .. } | Ask::Restart { .. } | Ask::Reload { .. } | Ask::Reinit { .. } => {
+            UserRole::Operator
+        }
+        Ask::Failover { .. } | Ask::Promote { .. } | Ask::Demote { .. } => UserRole::Admin,
+    }
 }
 
-pub async fn pause(
-    State(view): State<View>,
-    ConnectInfo(from): From,
-    body: Result<Json<Pause>, JsonRejection>,
-) -> Response {
+pub async fn cancel(State(view): State<View>, Path(id): Path<u64>) -> Response {
+    change(&view, Command::Cancel(id)).await
+}
+
+pub async fn pause(State(view): State<View>, body: Result<Json<Pause>, JsonRejection>) -> Response {
     match body {
-        Ok(Json(Pause { seconds })) => change(&view, from, Command::Pause(seconds)).await,
+        Ok(Json(Pause { seconds })) => change(&view, Command::Pause(seconds)).await,
         Err(reason) => error(StatusCode::BAD_REQUEST, &reason.body_text()),
     }
 }
 
-pub async fn resume(State(view): State<View>, ConnectInfo(from): From) -> Response {
-    change(&view, from, Command::Resume).await
+pub async fn resume(State(view): State<View>) -> Response {
+    change(&view, Command::Resume).await
 }
 
-async fn change(view: &View, from: SocketAddr, command: Command) -> Response {
-    if let Err(response) = from_this_machine(from) {
-        return *response;
-    }
+async fn change(view: &View, command: Command) -> Response {
     match view.command(command).await {
         Ok(id) => (StatusCode::ACCEPTED, Json(Accepted { id })).into_response(),
         Err(refusal) => refused(&refusal),
     }
-}
-
-pub(super) fn from_this_machine(from: SocketAddr) -> Result<(), Box<Response>> {
-    if from.ip().to_canonical().is_loopback() {
-        return Ok(());
-    }
-    let text = "changes are taken from the node's own machine only; run the command there";
-    Err(Box::new(error(StatusCode::FORBIDDEN, text)))
 }
 
 pub(super) fn refused(refusal: &Refusal) -> Response {

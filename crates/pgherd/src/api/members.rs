@@ -1,15 +1,14 @@
-//! The members over HTTP: listed to everybody, changed from this machine only.
+//! The members over HTTP: listed to everybody, changed by admins.
 
-use std::net::SocketAddr;
-
-use axum::Json;
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
-use super::change::{error, from_this_machine, refused};
+use super::access::{Caller, UserRole};
+use super::change::{error, refused};
 use super::report::Accepted;
 use super::routes::View;
 
@@ -41,26 +40,26 @@ pub async fn list(State(view): State<View>) -> Response {
 
 pub async fn add(
     State(view): State<View>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    Extension(caller): Extension<Caller>,
     body: Result<Json<NewMember>, JsonRejection>,
 ) -> Response {
     match body {
-        Ok(Json(new)) => change(&view, from, MemberChange::Add(new)).await,
+        Ok(Json(new)) => change(&view, &caller, MemberChange::Add(new)).await,
         Err(reason) => error(StatusCode::BAD_REQUEST, &reason.body_text()),
     }
 }
 
 pub async fn remove(
     State(view): State<View>,
-    ConnectInfo(from): ConnectInfo<SocketAddr>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> Response {
-    change(&view, from, MemberChange::Remove { name }).await
+    change(&view, &caller, MemberChange::Remove { name }).await
 }
 
-async fn change(view: &View, from: SocketAddr, change: MemberChange) -> Response {
-    if let Err(response) = from_this_machine(from) {
-        return *response;
+async fn change(view: &View, caller: &Caller, change: MemberChange) -> Response {
+    if let Err(denied) = caller.may(UserRole::Admin) {
+        return denied.into_response();
     }
     match view.change_members(change).await {
         Ok(revision) => (StatusCode::ACCEPTED, Json(Accepted { id: Some(revision) })).into_response(),

@@ -4,22 +4,28 @@
 //! table of routes (`routes`). What it is not: a source of truth; it holds no state and decides nothing, every
 //! answer is taken from the view at the moment of the request.
 //! Invariant: reading changes nothing. What changes something writes a request down and answers with its id; it is
-//! taken from this machine only.
+//! taken from users of the role for it and from this machine only (`access`).
 
+pub mod access;
 mod change;
+mod listener;
 mod members;
 mod panel;
 pub mod report;
 mod routes;
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use axum::middleware;
 use tokio::net::TcpListener;
 
+use access::Access;
+use listener::{Certificate, Listener, Peer};
+
 use crate::agent::{Command, Refusal};
+use crate::config::Http;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -52,14 +58,49 @@ pub trait ClusterView: Send + Sync + 'static {
     fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>>;
 }
 
+/// How callers come in: who may, and by which certificate.
+pub struct Door {
+    access: Arc<Access>,
+    certificate: Option<Arc<Certificate>>,
+}
+
+impl Door {
+    /// Reads the files that `[http]` names; the error names the one that cannot be used.
+    pub fn open(http: &Http) -> anyhow::Result<Door> {
+        let certificate = http.tls.as_ref().map(Certificate::load).transpose()?.map(Arc::new);
+        Ok(Door { access: Arc::new(Access::new(http)?), certificate })
+    }
+
+    /// In clear, and changes are taken from this machine alone.
+    #[cfg(test)]
+    pub fn of_this_machine() -> Door {
+        let http = Http { listen: String::new(), port: 0, tls: None, users: None, trusts_loopback: true };
+        Door::open(&http).expect("there is no file to be read")
+    }
+}
+
 /// Answers on `listener` until `shutdown` is done and the requests under way have their answers.
 pub async fn serve(
     listener: TcpListener,
+    door: Door,
     view: Arc<dyn ClusterView>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let service = routes::router(view).into_make_service_with_connect_info::<SocketAddr>();
-    axum::serve(listener, service).with_graceful_shutdown(shutdown).await
+    let router = routes::router(view).layer(middleware::from_fn_with_state(door.access, access::gate));
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    let watched = door.certificate.clone();
+    let serving =
+        axum::serve(Listener::new(listener, door.certificate), service).with_graceful_shutdown(shutdown);
+    let watching = async {
+        match watched {
+            Some(certificate) => certificate.watch().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = serving => ended,
+        () = watching => Ok(()),
+    }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::report::{NodeReport, Role, StatusReport};
-use super::{ClusterView, change, members};
+use super::{ClusterView, access, change, members};
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
 pub const EVENTS_PER_ANSWER_MAX: usize = 1_000;
@@ -75,6 +75,11 @@ pub const ROUTES: &[Route] = &[
         path: "/api/v1/pause",
         doc: "POST {\"seconds\": N}: nothing is started, taken over or rebuilt by itself for so long. DELETE: resume.",
         handler: || post(change::pause).delete(change::resume),
+    },
+    Route {
+        path: "/api/v1/me",
+        doc: "Who asks, and what he may: user, role (viewer, operator, admin) and by (loopback, password, nobody).",
+        handler: || get(access::me),
     },
     Route {
         path: "/metrics",

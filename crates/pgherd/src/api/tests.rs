@@ -128,15 +128,19 @@ fn report(from: &str) -> StatusReport {
     }
 }
 
-/// Serves `report`, runs `ask` with the base URL on a thread of its own, and sees the server end in good order.
 fn with_server(report: StatusReport, ask: impl FnOnce(&str) + Send + 'static) {
+    with_door(report, Door::of_this_machine(), ask);
+}
+
+/// Serves `report`, runs `ask` with the base URL on a thread of its own, and sees the server end in good order.
+fn with_door(report: StatusReport, door: Door, ask: impl FnOnce(&str) + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
         let view = Arc::new(Told(Mutex::new(report)));
-        let server = tokio::spawn(serve(listener, view, async {
+        let server = tokio::spawn(serve(listener, door, view, async {
             stopped.await.ok();
         }));
         tokio::task::spawn_blocking(move || ask(&base)).await.unwrap();
@@ -252,5 +256,84 @@ fn members_are_listed_added_and_removed() {
         assert_eq!(refused.status(), 409);
         let body: serde_json::Value = refused.body_mut().read_json().unwrap();
         assert_eq!(body["error"], "no is the primary");
+    });
+}
+
+/// A change that an operator may ask for, one for admins, and how they end: code, challenge, error.
+fn changes(base: &str, headers: &[(&str, &str)]) -> [(u16, bool, String); 2] {
+    let agent: ureq::Agent =
+        ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into();
+    let asks = [
+        serde_json::json!({ "kind": "reload", "node": "n1" }),
+        serde_json::json!({ "kind": "failover", "to": "n2" }),
+    ];
+    asks.map(|ask| {
+        let mut request = agent.post(format!("{base}/api/v1/requests"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut answer = request.send_json(&ask).unwrap();
+        let challenges = answer.headers().contains_key("www-authenticate");
+        let body: serde_json::Value = answer.body_mut().read_json().unwrap();
+        (answer.status().as_u16(), challenges, body["error"].as_str().unwrap_or_default().to_owned())
+    })
+}
+
+#[test]
+fn changes_are_for_users_of_the_role_and_for_nobodys_web_page() {
+    use base64::Engine;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("users");
+    for (name, role) in [("anna", access::UserRole::Operator), ("root", access::UserRole::Admin)] {
+        let new = access::NewUser { name, role, password: b"correct horse", salt: [1; 16] };
+        access::Users::add(&file, &new).unwrap();
+    }
+    let http = Http { listen: String::new(), port: 0, tls: None, users: Some(file), trusts_loopback: false };
+    with_door(report("n1"), Door::open(&http).unwrap(), |base| {
+        let basic = |user: &str| {
+            format!(
+                "Basic {}",
+                base64::engine::general_purpose::STANDARD.encode(format!("{user}:correct horse"))
+            )
+        };
+        let (anna, root) = (basic("anna"), basic("root"));
+        let codes =
+            |headers: &[(&str, &str)]| changes(base, headers).map(|(code, challenges, _)| (code, challenges));
+        assert_eq!(codes(&[]), [(401, true); 2]);
+        assert_eq!(codes(&[("x-requested-with", "pgherd")]), [(401, false); 2]);
+        assert_eq!(codes(&[("authorization", &anna)]), [(202, false), (403, false)]);
+        assert_eq!(codes(&[("authorization", &root)]), [(202, false); 2]);
+        assert_eq!(
+            codes(&[("authorization", &root), ("origin", "http://elsewhere.example")]),
+            [(403, false); 2]
+        );
+        assert_eq!(codes(&[("authorization", &root), ("origin", base)]), [(202, false); 2]);
+        let [_, (_, _, error)] = changes(base, &[("authorization", &anna)]);
+        assert_eq!(error, "this needs the role admin, the user has operator");
+        assert_eq!(
+            get(format!("{base}/api/v1/me")).1,
+            serde_json::json!({ "user": null, "role": "viewer", "by": "nobody" })
+        );
+        assert_eq!(get(format!("{base}/api/v1/status")).0, 200, "reading is open");
+    });
+}
+
+#[test]
+fn with_a_certificate_it_is_https_and_the_command_line_trusts_that_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let made = rcgen::generate_simple_self_signed(vec!["127.0.0.1".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join("cert"), dir.path().join("key"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let tls = Some(crate::config::HttpTls { cert: cert.clone(), key });
+    let http = Http { listen: String::new(), port: 0, tls, users: None, trusts_loopback: true };
+    with_door(report("n1"), Door::open(&http).unwrap(), move |base| {
+        let clear = ureq::get(format!("{base}/api/v1/status")).call();
+        assert!(clear.is_err(), "nothing is answered in clear");
+        let url = base.replace("http:", "https:");
+        let asked = |cert: Option<std::path::PathBuf>| crate::cli::told_status(&url, cert);
+        assert_eq!(asked(Some(cert)).unwrap().term, 2);
+        assert!(asked(None).unwrap_err().to_string().contains("certificate"));
     });
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::de::DeserializeOwned;
 
+use super::credentials::CredentialArgs;
 use super::failure::{Exit, Failure};
 use super::target::{Address, TargetArgs};
 use crate::api::StatusReport;
@@ -26,6 +27,7 @@ pub enum Change<'a> {
 pub struct Client {
     agent: ureq::Agent,
     addresses: Vec<Address>,
+    authorization: Option<String>,
 }
 
 /// The best view of the cluster, with the nodes that gave none.
@@ -46,14 +48,28 @@ enum NoAnswer {
 
 impl Client {
     pub fn new(target: &TargetArgs) -> Result<Client, Failure> {
-        Ok(Client::of(target.addresses()?))
+        Client::with(target.addresses()?, &target.credentials)
     }
 
-    pub fn of(addresses: Vec<Address>) -> Client {
-        let config =
-            ureq::Agent::config_builder().timeout_global(Some(QUESTION_TIMEOUT)).http_status_as_error(false);
-        // Commands ask seldom; a connection kept open would hold up a node's shutdown.
-        Client { agent: config.max_idle_connections(0).build().into(), addresses }
+    /// As nobody in particular.
+    pub fn of(addresses: Vec<Address>) -> Result<Client, Failure> {
+        Client::with(addresses, &CredentialArgs::default())
+    }
+
+    fn with(addresses: Vec<Address>, credentials: &CredentialArgs) -> Result<Client, Failure> {
+        let own = addresses.iter().find_map(|address| address.cert.as_deref());
+        let config = ureq::Agent::config_builder()
+            .timeout_global(Some(QUESTION_TIMEOUT))
+            .http_status_as_error(false)
+            .tls_config(credentials.tls(own)?)
+            // Commands ask seldom; a connection kept open would hold up a node's shutdown.
+            .max_idle_connections(0);
+        Ok(Client { agent: config.build().into(), addresses, authorization: credentials.authorization()? })
+    }
+
+    /// The header with the user, or one that says nothing.
+    fn authorization(&self) -> (&'static str, &str) {
+        self.authorization.as_deref().map_or(("accept", "application/json"), |text| ("authorization", text))
     }
 
     /// The answer of the first address that has one.
@@ -89,12 +105,15 @@ impl Client {
         path: &str,
     ) -> Result<T, NoAnswer> {
         let url = format!("{}{path}", address.url);
+        let (name, value) = self.authorization();
+        let limit = Some(CHANGE_TIMEOUT);
         let answer = match change {
             Change::Post(body) => {
-                self.agent.post(url).config().timeout_global(Some(CHANGE_TIMEOUT)).build().send_json(body)
+                let request = self.agent.post(url).header(name, value);
+                request.config().timeout_global(limit).build().send_json(body)
             }
             Change::Delete => {
-                self.agent.delete(url).config().timeout_global(Some(CHANGE_TIMEOUT)).build().call()
+                self.agent.delete(url).header(name, value).config().timeout_global(limit).build().call()
             }
         };
         read(answer)
@@ -157,7 +176,8 @@ impl Client {
     }
 
     fn ask_one<T: DeserializeOwned>(&self, address: &Address, path: &str) -> Result<T, NoAnswer> {
-        read(self.agent.get(format!("{}{path}", address.url)).call())
+        let (name, value) = self.authorization();
+        read(self.agent.get(format!("{}{path}", address.url)).header(name, value).call())
     }
 }
 
@@ -198,7 +218,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         drop(listener);
-        let client = Client::of(vec![Address { node: Some("n1".into()), url }]);
+        let client = Client::of(vec![Address { node: Some("n1".into()), url, cert: None }]).unwrap();
         let failure = client.status().err().unwrap();
         assert_eq!(failure.exit, Exit::Unreachable);
         assert!(failure.why.unwrap().starts_with("n1: "));
@@ -207,9 +227,11 @@ mod tests {
     #[test]
     fn a_listener_that_never_answers_costs_its_deadline_only() {
         let frozen = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = Address { node: None, url: format!("http://{}", frozen.local_addr().unwrap()) };
+        let url = format!("http://{}", frozen.local_addr().unwrap());
+        let address = Address { node: None, url, cert: None };
         let started = std::time::Instant::now();
-        let failure = Client::of(vec![address.clone(), address]).ask::<StatusReport>("/x").err().unwrap();
+        let client = Client::of(vec![address.clone(), address]).unwrap();
+        let failure = client.ask::<StatusReport>("/x").err().unwrap();
         assert_eq!(failure.exit, Exit::Unreachable);
         assert!(started.elapsed() < 2 * QUESTION_TIMEOUT, "two addresses are asked at the same time");
     }

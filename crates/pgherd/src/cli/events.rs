@@ -193,15 +193,20 @@ mod tests {
         let serve = |events: Vec<EventRecord>| {
             let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).unwrap();
             let url = format!("http://{}", listener.local_addr().unwrap());
-            runtime.spawn(api::serve(listener, Arc::new(Tells(events)), std::future::pending()));
-            Address { node: None, url }
+            runtime.spawn(api::serve(
+                listener,
+                api::Door::of_this_machine(),
+                Arc::new(Tells(events)),
+                std::future::pending(),
+            ));
+            Address { node: None, url, cert: None }
         };
         let addresses = vec![
             serve(vec![event(1, 10, "n1"), event(2, 30, "n1")]),
             serve(vec![event(7, 20, "n2"), event(9, 30, "n1")]),
-            Address { node: None, url: "http://127.0.0.1:1".into() },
+            Address { node: None, url: "http://127.0.0.1:1".into(), cert: None },
         ];
-        let client = Client::of(addresses);
+        let client = Client::of(addresses).unwrap();
         let mut reader = Reader::new(&client);
         let told: Vec<String> = reader.next().unwrap().into_iter().map(|event| event.what).collect();
         assert_eq!(told, ["at 10", "at 20", "at 30"]);

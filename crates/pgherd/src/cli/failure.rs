@@ -5,9 +5,11 @@
 use std::fmt;
 use std::io;
 
+use crate::api::access::UsersError;
 use crate::node::Precondition;
 use crate::postgres::{self, binaries};
 use proxy::ProxyError;
+use proxy::tls::TlsError;
 
 /// What a shell sees; 0 only on success.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -85,6 +87,13 @@ impl From<io::Error> for Failure {
     }
 }
 
+impl From<UsersError> for Failure {
+    fn from(error: UsersError) -> Failure {
+        let exit = if let UsersError::Unfit(_) = error { Exit::Usage } else { Exit::Configuration };
+        Failure::new(exit, error.to_string())
+    }
+}
+
 /// From the daemon, whose errors carry context: the first cause in the chain that says more than "failed" decides.
 impl From<anyhow::Error> for Failure {
     fn from(error: anyhow::Error) -> Failure {
@@ -103,6 +112,9 @@ impl From<anyhow::Error> for Failure {
 fn exit_of(cause: &(dyn std::error::Error + 'static)) -> Option<Exit> {
     if cause.is::<Precondition>() || cause.is::<binaries::NotFound>() || cause.is::<ProxyError>() {
         return Some(Exit::Precondition);
+    }
+    if cause.is::<UsersError>() || cause.is::<TlsError>() {
+        return Some(Exit::Configuration);
     }
     match cause.downcast_ref::<postgres::Error>() {
         Some(postgres::Error::Unusable { .. }) => Some(Exit::Precondition),

@@ -5,11 +5,14 @@
 //! Invariant: exit code 0 only on success, and every failure names its cause and what to type next.
 
 mod client;
+mod config;
+mod credentials;
 pub mod demo;
 mod events;
 mod explain;
 pub mod failure;
 mod interrupt;
+mod manual;
 mod member;
 mod operate;
 mod ports;
@@ -19,6 +22,7 @@ mod request;
 mod status;
 mod target;
 mod turn;
+mod user;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -79,6 +83,14 @@ pub enum Command {
     Resume(operate::ResumeArgs),
     /// What was asked for, and how far it has come
     Requests(operate::RequestsArgs),
+    /// Who may change something over HTTP
+    User(user::UserArgs),
+    /// Make and check the nodes' configuration files
+    Config(config::ConfigArgs),
+    /// A script that completes pgherd's commands for your shell
+    Completions(manual::CompletionsArgs),
+    /// Manual pages, one for each command
+    Man(manual::ManArgs),
 }
 
 #[derive(Args, Debug)]
@@ -146,6 +158,10 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Pause(args) => operate::pause(&args),
         Command::Resume(args) => operate::resume(&args),
         Command::Requests(args) => operate::requests(&args),
+        Command::User(args) => user::user(&args),
+        Command::Config(args) => config::config(&args),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::man(&args),
     }
 }
 
@@ -164,6 +180,13 @@ fn print_json<T: serde::Serialize>(value: &T) -> Result<(), Failure> {
     let text = serde_json::to_string_pretty(value)
         .map_err(|error| Failure::new(Exit::General, "the answer cannot be written as JSON").why(error))?;
     print(&format!("{text}\n"))
+}
+
+/// The status that the node at `url` tells a command, which knows its certificate or does not.
+#[cfg(test)]
+pub(crate) fn told_status(url: &str, cert: Option<PathBuf>) -> Result<crate::api::StatusReport, Failure> {
+    let address = target::Address { node: None, url: url.to_owned(), cert };
+    client::Client::of(vec![address])?.ask("/api/v1/status")
 }
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ pub fn relaunch(args: &RelaunchArgs) -> Result<(), Failure> {
 fn is_well_again(file: &Path) -> Result<bool, Failure> {
     let address = node_address(file)?;
     let name = address.node.clone();
-    let client = Client::of(vec![address]);
+    let client = Client::of(vec![address])?;
     Ok(wait_until(WELL_AGAIN, || {
         let report = client.ask::<StatusReport>("/api/v1/status");
         let own = |report: &StatusReport| {

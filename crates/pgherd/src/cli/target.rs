@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use serde::Deserialize;
 
+use super::credentials::CredentialArgs;
 use super::failure::{Exit, Failure};
 
 /// The HTTP port of a node whose configuration names none, as in the table of settings.
@@ -24,6 +25,8 @@ pub struct TargetArgs {
     /// A node's HTTP address, such as http://10.0.0.1:8432; PGHERD_URL when no flag is given
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
+    #[command(flatten)]
+    pub credentials: CredentialArgs,
 }
 
 /// One address to ask.
@@ -31,8 +34,10 @@ pub struct TargetArgs {
 pub struct Address {
     /// The node's name where it is known from here.
     pub node: Option<String>,
-    /// `http://host:port`, without a slash at the end.
+    /// `http://host:port` or `https://host:port`, without a slash at the end.
     pub url: String,
+    /// The certificate of its HTTP server, where that is known from here.
+    pub cert: Option<PathBuf>,
 }
 
 impl TargetArgs {
@@ -49,7 +54,7 @@ impl TargetArgs {
             return Ok(vec![node_address(config)?]);
         }
         if let Some(url) = self.url.as_ref().or(environment.as_ref()) {
-            return Ok(vec![Address { node: None, url: checked_url(url)? }]);
+            return Ok(vec![Address { node: None, url: checked_url(url)?, cert: None }]);
         }
         Err(Failure::new(Exit::Usage, "no cluster named")
             .why("none of --dir, --config, --url and the environment variable PGHERD_URL is given")
@@ -76,6 +81,8 @@ pub struct NodeSection {
 pub struct HttpSection {
     pub listen: Option<String>,
     pub port: Option<u16>,
+    pub cert: Option<PathBuf>,
+    pub users: Option<PathBuf>,
 }
 
 #[derive(Deserialize, Debug, Default)]
@@ -102,7 +109,8 @@ pub fn node_address(path: &Path) -> Result<Address, Failure> {
     };
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let port = file.http.port.unwrap_or(HTTP_PORT_DEFAULT);
-    Ok(Address { node: Some(file.node.name), url: format!("http://{host}:{port}") })
+    let scheme = if file.http.cert.is_some() { "https" } else { "http" };
+    Ok(Address { node: Some(file.node.name), url: format!("{scheme}://{host}:{port}"), cert: file.http.cert })
 }
 
 /// Configuration files of a demo, in the order of the nodes' numbers.
@@ -136,9 +144,10 @@ fn demo_addresses(dir: &Path) -> Result<Vec<Address>, Failure> {
 
 fn checked_url(url: &str) -> Result<String, Failure> {
     let url = url.trim_end_matches('/');
-    if url.strip_prefix("http://").is_none_or(|rest| rest.is_empty() || rest.contains('/')) {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    if rest.is_none_or(|rest| rest.is_empty() || rest.contains('/')) {
         return Err(Failure::new(Exit::Usage, format!("\"{url}\" is not the address of a node"))
-            .next("--url http://HOST:PORT"));
+            .next("--url http://HOST:PORT, or https://"));
     }
     Ok(url.to_owned())
 }
@@ -167,6 +176,7 @@ mod tests {
             dir: Some(dir.path().into()),
             config: Some(dir.path().join("n2/pgherd.toml")),
             url: Some("http://h:1".into()),
+            credentials: CredentialArgs::default(),
         };
         let environment = || Some("http://e:1".to_owned());
         let urls = |target: &TargetArgs| -> Vec<String> {
@@ -203,9 +213,10 @@ mod tests {
 
     #[test]
     fn addresses_that_are_none() {
-        for url in ["", "h:1", "https://h:1", "http://", "http://h:1/api"] {
+        for url in ["", "h:1", "ftp://h:1", "http://", "https://", "http://h:1/api"] {
             assert!(checked_url(url).is_err(), "{url}");
         }
         assert_eq!(checked_url("http://h:1/").unwrap(), "http://h:1");
+        assert_eq!(checked_url("https://h:1").unwrap(), "https://h:1");
     }
 }

@@ -23,6 +23,7 @@ pub(super) fn check(draft: &mut Draft) {
     super::slots::check(draft);
     standby_cluster(draft);
     super::proxy_tls::check(draft);
+    super::http::check(draft);
 }
 
 fn peers(draft: &mut Draft) {

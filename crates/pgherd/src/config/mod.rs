@@ -12,6 +12,7 @@ mod check;
 mod draft;
 mod error;
 mod file;
+mod http;
 mod model;
 mod parameters;
 mod proxy_tls;
@@ -28,8 +29,10 @@ use std::fs;
 use std::path::Path;
 
 pub use error::{ConfigError, Problem};
+pub use http::{Http, HttpTls};
 pub use model::{
-    Config, Failover, Fencing, Http, Node, NodeKind, Peer, PeerListen, Postgres, Proxy, Sync, Tls, Watchdog,
+    Config, Failover, Fencing, Node, NodeKind, Peer, PeerListen, Postgres, Proxy, Sync, Tls, Watchdog,
+    join_address,
 };
 pub use parameters::owner as parameter_owner;
 pub use reference::page as reference_page;

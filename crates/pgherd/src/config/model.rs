@@ -7,6 +7,7 @@ use std::time::Duration;
 use brain::OnLastStandbyLost;
 
 use super::draft::Draft;
+use super::http::{self, Http};
 use super::proxy_tls;
 use super::slots::Slots;
 use super::value::{Value, split_address};
@@ -110,12 +111,6 @@ pub struct Proxy {
     pub server_lifetime: Duration,
     pub relaunch_timeout: Duration,
     pub tls: TlsConfig,
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Http {
-    pub listen: String,
-    pub port: u16,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -345,7 +340,7 @@ impl Config {
                 relaunch_timeout: take.duration("proxy.relaunch_timeout")?,
                 tls: proxy_tls::from_draft(draft),
             },
-            http: Http { listen: take.text("http.listen")?, port: take.number("http.port")? },
+            http: http::from_draft(draft, take.text("http.listen")?, take.number("http.port")?),
             peer: PeerListen { listen: take.text("peer.listen")?, port: take.number("peer.port")? },
             tls: Tls {
                 ca: path("tls.ca", tls.ca),
@@ -451,9 +446,8 @@ impl Config {
             "proxy.server_idle_timeout" => duration(self.proxy.server_idle_timeout),
             "proxy.server_lifetime" => duration(self.proxy.server_lifetime),
             "proxy.relaunch_timeout" => duration(self.proxy.relaunch_timeout),
+            key if key.starts_with("http.") => http::written(&self.http, key),
             key if key.starts_with("proxy_tls.") => proxy_tls::written(&self.proxy.tls, key),
-            "http.listen" => text(&self.http.listen),
-            "http.port" => Some(self.http.port.to_string()),
             "peer.listen" => text(&self.peer.listen),
             "peer.port" => Some(self.peer.port.to_string()),
             "tls.ca" => path(&self.tls.ca, &derived.ca),
@@ -504,7 +498,8 @@ fn standby_cluster(draft: &Draft) -> Result<Option<StandbyCluster>, String> {
 }
 
 /// `host:port`, an IPv6 address in brackets.
-fn join_address(host: &str, port: u16) -> String {
+/// `host:port`, an IPv6 address in brackets.
+pub fn join_address(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
 }
 

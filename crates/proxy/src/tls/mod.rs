@@ -20,7 +20,7 @@ mod front;
 pub mod stream;
 
 pub use channel::Channel;
-pub use files::TlsError;
+pub use files::{Stamp, TlsError, certificates, private_key};
 pub use stream::{Parts, Stream};
 
 use std::io;
@@ -32,7 +32,6 @@ use rustls::crypto::CryptoProvider;
 use tokio::sync::Semaphore;
 
 use dial::Dial;
-use files::Stamp;
 use front::Front;
 
 /// The protocol's name (`PG_ALPN_PROTOCOL`): who is answered in it has spoken to a PostgreSQL, and to nothing else that has the

@@ -50,6 +50,24 @@ impl Verifier {
         })
     }
 
+    /// Of a new password, with `ITERATIONS_DEFAULT`.
+    pub fn new(password: &[u8], salt: [u8; 16]) -> Verifier {
+        let salted = salted_password(&prepared(password), &salt, ITERATIONS_DEFAULT);
+        Verifier {
+            iterations: ITERATIONS_DEFAULT,
+            salt: STANDARD.encode(salt),
+            stored_key: digest(&hmac(&salted[..], &[b"Client Key"])[..]),
+            server_key: hmac(&salted[..], &[b"Server Key"]),
+        }
+    }
+
+    /// As [`Verifier::parse`] reads it. Whoever has it can check passwords against it, so it is shown to nobody.
+    pub fn secret_text(&self) -> String {
+        let (stored_key, server_key) =
+            (STANDARD.encode(&self.stored_key[..]), STANDARD.encode(&self.server_key[..]));
+        format!("{SCRAM_SHA_256}${}:{}${stored_key}:{server_key}", self.iterations, self.salt)
+    }
+
     pub fn iterations(&self) -> u32 {
         self.iterations
     }
