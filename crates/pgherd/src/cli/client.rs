@@ -185,7 +185,7 @@ impl Client {
 fn read<T: DeserializeOwned>(
     answer: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
 ) -> Result<T, NoAnswer> {
-    let silent = |error: ureq::Error| NoAnswer::Silent(error.to_string());
+    let silent = |error: ureq::Error| NoAnswer::Silent(in_words(&error.to_string()));
     let mut answer = answer.map_err(silent)?;
     let code = answer.status();
     if code.is_success() {
@@ -194,6 +194,22 @@ fn read<T: DeserializeOwned>(
     let body: serde_json::Value = answer.body_mut().read_json().unwrap_or_default();
     let reason = body["error"].as_str().map_or_else(|| format!("HTTP {code}"), str::to_owned);
     if code.is_client_error() { Err(NoAnswer::Refused(reason)) } else { Err(NoAnswer::Silent(reason)) }
+}
+
+/// What people meet when they make their own certificates.
+fn in_words(error: &str) -> String {
+    let hint = match () {
+        () if error.contains("CaUsedAsEndEntity") => {
+            "the node shows an authority's certificate as its own, as openssl req -x509 makes it; make it with \
+             -addext basicConstraints=critical,CA:FALSE"
+        }
+        () if error.contains("UnknownIssuer") => "name its authority, or the certificate itself, with --ca FILE",
+        () if error.contains("NotValidForName") => {
+            "the host that was asked is none of the names in the certificate; ask by one of them"
+        }
+        () => return error.to_owned(),
+    };
+    format!("{error}: {hint}")
 }
 
 /// A later term knows more; within a term, so does a view with an open primary.

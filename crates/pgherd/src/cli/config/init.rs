@@ -5,7 +5,7 @@
 use std::fs;
 use std::io::{IsTerminal, Write as _};
 use std::net::IpAddr;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
@@ -85,6 +85,8 @@ pub fn init(args: &InitArgs) -> Result<(), Failure> {
     create_authority(&out.join("authority"), &plan.cluster).map_err(failed)?;
     for config in &configs {
         let dir = out.join(&config.node.name);
+        // PostgreSQL's user must be able to pass; what is secret in it has its own mode.
+        fs::DirBuilder::new().mode(0o755).create(&dir)?;
         issue(&out.join("authority"), &config.node.name, &dir.join("tls")).map_err(failed)?;
         let file = dir.join("pgherd.toml");
         let mut open = fs::OpenOptions::new();
@@ -194,8 +196,10 @@ impl Plan {
             format!("Made {shown}. Copy each node's folder to its machine, and start it there:\n\n");
         for config in configs {
             let (name, dir, host) = (&config.node.name, config.node.dir.display(), &config.node.advertise);
+            let parent = config.node.dir.parent().unwrap_or(Path::new("/")).display();
             text.push_str(&format!(
-                "  scp -rp {shown}/{name} root@{host}:{dir}\n  ssh root@{host} pgherd run --config {dir}/pgherd.toml\n"
+                "  ssh root@{host} mkdir -p {parent} && scp -rp {shown}/{name} root@{host}:{dir}\n\
+                 \x20 ssh root@{host} pgherd run --config {dir}/pgherd.toml\n"
             ));
         }
         let file = format!("{}/pgherd.toml", configs[0].node.dir.display());
