@@ -166,8 +166,12 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
                 opened = timeout_at(open_deadline, seat.open(startup, socket, config.connect_timeout, &shared.tls)) => opened,
             };
             match opened {
-                Ok(Ok(opened)) => return Ok(Admitted { choice, seat, opened, at_once }),
+                Ok(Ok(opened)) => {
+                    shared.servers.works(&choice.backend.address);
+                    return Ok(Admitted { choice, seat, opened, at_once });
+                }
                 Ok(Err(error)) => {
+                    shared.servers.failed(&choice.backend.address);
                     tracing::debug!(node = choice.backend.node, %error, "opening failed");
                     last_error = Some(format!("The last attempt: {error}."));
                     failed.push(choice.backend.address);

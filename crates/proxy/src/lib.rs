@@ -62,7 +62,7 @@ pub use ceilings::CeilingLimits;
 pub use metrics::Metrics;
 pub use nearby::OwnServer;
 pub use policy::{Leaks, LoweredCommit};
-pub use routes::{CatalogNews, Catalogs, Consistency, Position, Positions};
+pub use routes::{CatalogNews, Catalogs, Consistency, LagMax, Position, Positions};
 pub use routing::{HARMLESS_FUNCTIONS, Overrides, Query as CatalogQuery, Rows as CatalogRows};
 pub use time_limits::TimeLimits;
 
@@ -106,7 +106,7 @@ pub struct ProxyConfig {
     /// What a read on a replica must see.
     pub read_consistency: Consistency,
     /// A replica that is further behind serves nobody while there is a primary.
-    pub replica_lag_max: Duration,
+    pub replica_lag_max: LagMax,
     /// Functions that the auto port sends to the primary, or lets replicas run, whatever the catalog says.
     pub functions: Overrides,
     /// Connections that may wait for a server at the same time.

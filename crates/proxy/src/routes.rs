@@ -15,7 +15,7 @@ mod judge;
 mod request;
 
 pub use catalogs::{CatalogNews, Catalogs, Cell, Databases};
-pub use freshness::{Freshness, Moment, Position, Positions, Reader, Seen};
+pub use freshness::{Freshness, LagMax, Moment, Position, Positions, Reader, Seen};
 pub use judge::{Judges, Trust};
 pub use request::{Known, Request, names};
 

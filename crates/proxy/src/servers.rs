@@ -9,7 +9,7 @@ use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
@@ -19,7 +19,7 @@ use wire::ErrorFields;
 use wire::message::backend;
 
 use super::admission::Way;
-use super::backend::Choice;
+use super::backend::{Choice, Role};
 use super::ceilings::Place;
 use super::listener::set_socket_options;
 use super::tls::{Stream, Tls};
@@ -34,12 +34,28 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// An error that refuses a login is far smaller; a longer one is no message.
 const FIRST_ERROR_MAX: usize = 16 * 1024;
 
+/// How long a replica that could not be opened is left out, the first time; then twice as long each time, at most `EJECTED_MAX`.
+const EJECTED_FIRST: Duration = Duration::from_secs(1);
+const EJECTED_MAX: Duration = Duration::from_secs(32);
+/// One tries a server whose time is over, for the others; longer than the opening of a server that is silent.
+const PROBED_FOR: Duration = Duration::from_secs(3);
+
 /// All servers that have sessions or may get some.
 #[derive(Default, Debug)]
 pub struct Servers {
     by_address: Mutex<BTreeMap<String, Arc<Server>>>,
     /// Where the last round began, so that equal servers take turns.
     turn: AtomicUsize,
+    ejected: Mutex<BTreeMap<String, Ejected>>,
+}
+
+/// A server that could not be opened lately.
+#[derive(Debug)]
+struct Ejected {
+    /// In a row.
+    failures: u32,
+    /// Others are asked before.
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -50,33 +66,68 @@ struct Server {
 }
 
 impl Servers {
-    /// Takes a seat on the least used of the best servers that are not in `failed`, or where the way prefers it.
+    /// Takes a seat on the least used of the best servers that are not in `failed`, or where the way prefers it. A replica that is
+    /// out is taken when there is nothing else.
     pub fn pick(&self, way: &Way, topology: &Topology, failed: &[String]) -> Option<(Choice, Seat)> {
-        let mut by_address = lock(&self.by_address);
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        for class in Choice::candidates(way.port, topology) {
-            let class: Vec<Choice> =
-                class.into_iter().filter(|choice| !failed.contains(&choice.backend.address)).collect();
-            let sessions = |choice: &Choice| {
-                by_address.get(&choice.backend.address).map_or(0, |s| s.sessions.load(Ordering::Relaxed))
-            };
-            let start = turn % class.len().max(1);
-            let preferred = class.iter().find(|choice| way.prefers.as_ref() == Some(&choice.backend.address));
-            let least = || class[start..].iter().chain(&class[..start]).min_by_key(|choice| sessions(choice));
-            let best = preferred.or_else(least);
-            if let Some(choice) = best.cloned() {
-                // Those that nobody uses go, so that the map stays as small as the cluster.
-                by_address.retain(|address, server| {
-                    *address == choice.backend.address || Arc::strong_count(server) > 1
-                });
-                let server = by_address
-                    .entry(choice.backend.address.clone())
-                    .or_insert_with_key(|address| Arc::new(Server::new(address)));
-                server.sessions.fetch_add(1, Ordering::Relaxed);
-                return Some((choice, Seat { server: Arc::clone(server), _place: Place::default() }));
-            }
+        let untried = |choice: &Choice| !failed.contains(&choice.backend.address);
+        let classes = Choice::candidates(way.port, topology).map(|mut class| {
+            class.retain(untried);
+            class
+        });
+        // Nothing is kept of those that are listed no more: when they come back they are new.
+        let is_listed = |address: &String| {
+            topology.replicas.iter().chain(&topology.primary).any(|backend| backend.address == *address)
+        };
+        lock(&self.ejected).retain(|address, _| is_listed(address));
+        let is_in = |choice: &Choice| choice.role == Role::Primary || self.may_try(&choice.backend.address);
+        let all_in = classes.iter().map(|class| class.iter().filter(|choice| is_in(choice)).collect());
+        let classes: Vec<Vec<&Choice>> =
+            all_in.chain(classes.iter().map(|class| class.iter().collect())).collect();
+        let class = classes.iter().find(|class| !class.is_empty())?;
+        let mut by_address = lock(&self.by_address);
+        let sessions = |choice: &&&Choice| {
+            by_address.get(&choice.backend.address).map_or(0, |s| s.sessions.load(Ordering::Relaxed))
+        };
+        let start = turn % class.len();
+        let preferred = class.iter().find(|choice| way.prefers.as_ref() == Some(&choice.backend.address));
+        let choice = preferred.or_else(|| class[start..].iter().chain(&class[..start]).min_by_key(sessions));
+        let choice: Choice = (**choice?).clone();
+        // Those that nobody uses go, so that the map stays as small as the cluster.
+        by_address
+            .retain(|address, server| *address == choice.backend.address || Arc::strong_count(server) > 1);
+        let server = by_address
+            .entry(choice.backend.address.clone())
+            .or_insert_with_key(|address| Arc::new(Server::new(address)));
+        server.sessions.fetch_add(1, Ordering::Relaxed);
+        self.probe(&choice.backend.address);
+        Some((choice, Seat { server: Arc::clone(server), _place: Place::default() }))
+    }
+
+    /// It could not be opened: for some time others are asked first.
+    pub fn failed(&self, address: &str) {
+        let now = Instant::now();
+        let mut ejected = lock(&self.ejected);
+        let server = ejected.entry(address.to_owned()).or_insert(Ejected { failures: 0, until: now });
+        let for_so_long = EJECTED_FIRST.saturating_mul(1 << server.failures.min(16)).min(EJECTED_MAX);
+        (server.failures, server.until) = (server.failures + 1, now + for_so_long);
+    }
+
+    /// It could be opened.
+    pub fn works(&self, address: &str) {
+        lock(&self.ejected).remove(address);
+    }
+
+    /// It was not found out of order lately, or that is long ago.
+    pub fn may_try(&self, address: &str) -> bool {
+        lock(&self.ejected).get(address).is_none_or(|server| server.until <= Instant::now())
+    }
+
+    /// Somebody tries it: until he knows, nobody else does.
+    fn probe(&self, address: &str) {
+        if let Some(server) = lock(&self.ejected).get_mut(address) {
+            server.until = server.until.max(Instant::now() + PROBED_FOR);
         }
-        None
     }
 }
 

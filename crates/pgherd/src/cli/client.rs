@@ -203,7 +203,9 @@ fn in_words(error: &str) -> String {
             "the node shows an authority's certificate as its own, as openssl req -x509 makes it; make it with \
              -addext basicConstraints=critical,CA:FALSE"
         }
-        () if error.contains("UnknownIssuer") => "name its authority, or the certificate itself, with --ca FILE",
+        () if error.contains("UnknownIssuer") => {
+            "name its authority, or the certificate itself, with --ca FILE"
+        }
         () if error.contains("NotValidForName") => {
             "the host that was asked is none of the names in the certificate; ask by one of them"
         }

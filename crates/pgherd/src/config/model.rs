@@ -13,7 +13,7 @@ use super::slots::Slots;
 use super::value::{Value, split_address};
 use crate::postgres::Method;
 use proxy::tls::TlsConfig;
-use proxy::{CeilingLimits, Consistency, Leaks, LoweredCommit, PoolMode, TimeLimits};
+use proxy::{CeilingLimits, Consistency, LagMax, Leaks, LoweredCommit, PoolMode, TimeLimits};
 
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -88,7 +88,7 @@ pub struct Proxy {
     pub hba: Vec<String>,
     pub local_socket: bool,
     pub read_consistency: Consistency,
-    pub replica_lag_max: Duration,
+    pub replica_lag_max: LagMax,
     pub primary_functions: Vec<String>,
     pub replica_functions: Vec<String>,
     pub sessions_max: u32,
@@ -305,7 +305,10 @@ impl Config {
                 hba: take.list("proxy.hba")?,
                 local_socket: take.flag("proxy.local_socket")?,
                 read_consistency: Consistency::of(&take.text("proxy.read_consistency")?),
-                replica_lag_max: take.duration("proxy.replica_lag_max")?,
+                replica_lag_max: LagMax {
+                    time: take.duration("proxy.replica_lag_max")?,
+                    bytes: draft.bytes("proxy.replica_lag_bytes_max"),
+                },
                 primary_functions: take.list("proxy.primary_functions")?,
                 replica_functions: take.list("proxy.replica_functions")?,
                 sessions_max: take.number("proxy.sessions_max")?,
@@ -417,7 +420,10 @@ impl Config {
             "proxy.share_unnamed" => Some(self.proxy.share_unnamed.to_string()),
             "proxy.local_socket" => Some(self.proxy.local_socket.to_string()),
             "proxy.read_consistency" => text(self.proxy.read_consistency.as_str()),
-            "proxy.replica_lag_max" => duration(self.proxy.replica_lag_max),
+            "proxy.replica_lag_max" => duration(self.proxy.replica_lag_max.time),
+            "proxy.replica_lag_bytes_max" => {
+                self.proxy.replica_lag_max.bytes.map(|bytes| quote(&super::value::format_bytes(bytes)))
+            }
             "proxy.primary_functions" => {
                 Some(quote_list(self.proxy.primary_functions.iter().map(String::as_str)))
             }

@@ -226,6 +226,13 @@ pub const SETTINGS: &[Setting] = &[
         "A replica that is further behind is not read from, by either port, while there is a primary.",
     ),
     setting(
+        "proxy.replica_lag_bytes_max",
+        Kind::Bytes,
+        Default::Derived("none: replica_lag_max alone counts"),
+        "\"64MB\"",
+        "Nor is one that has not replayed more than so much of the primary's WAL.",
+    ),
+    setting(
         "proxy.primary_functions",
         Kind::Functions,
         Default::List(&[]),

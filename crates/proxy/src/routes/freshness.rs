@@ -71,34 +71,54 @@ pub trait Positions: Send + Sync {
 /// What was seen of the replicas last.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Seen {
-    replicas: Vec<(Backend, Moment)>,
+    replicas: Vec<Sighting>,
     /// Of the primary's last answer: while it gives none nobody falls behind.
     at: Moment,
-    /// Microseconds; `None`: there is no primary, and whoever lags is better than nobody.
-    lag_max: Option<u64>,
+    /// `None`: there is no primary, and whoever lags is better than nobody.
+    lag_max: Option<LagMax>,
+}
+
+/// What was seen of one replica.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Sighting {
+    backend: Backend,
+    /// It shows everything up to then.
+    until: Moment,
+    /// WAL of the primary that it has not replayed; 0 when that is not known.
+    behind_bytes: u64,
+}
+
+/// A replica that is further behind serves nobody.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct LagMax {
+    pub time: Duration,
+    /// `None`: any.
+    pub bytes: Option<u64>,
 }
 
 impl Seen {
     /// The replica at `address` may serve somebody who must see everything up to `since`.
     pub fn serves(&self, address: &str, since: Moment) -> bool {
-        let known = self.replicas.iter().find(|(backend, _)| backend.address == address);
+        let known = self.replicas.iter().find(|seen| seen.backend.address == address);
         match known {
-            Some((_, until)) if since > *until => false,
-            // Without a sample it is not known to lag.
-            Some((_, until)) => *until == Moment::default() || !self.lags(*until),
+            Some(seen) => since <= seen.until && !self.lags(seen),
             None => since == Moment::default(),
         }
     }
 
-    fn lags(&self, until: Moment) -> bool {
-        self.lag_max.is_some_and(|max| self.at.0.saturating_sub(until.0) > max)
+    fn lags(&self, seen: &Sighting) -> bool {
+        let Some(max) = self.lag_max else { return false };
+        // Without a sample it is not known to lag.
+        let behind = Duration::from_micros(self.at.0.saturating_sub(seen.until.0));
+        let is_late = seen.until != Moment::default() && behind > max.time;
+        is_late || max.bytes.is_some_and(|bytes| seen.behind_bytes > bytes)
     }
 }
 
 #[derive(Debug)]
 pub struct Freshness {
     start: Instant,
-    lag_max: Duration,
+    lag_max: LagMax,
     seen: Mutex<Arc<Seen>>,
     asked: Notify,
     readers: Reader,
@@ -108,8 +128,7 @@ pub struct Freshness {
 pub type Reader = Arc<()>;
 
 impl Freshness {
-    /// `lag_max`: a replica that is further behind serves nobody.
-    pub fn new(lag_max: Duration) -> Freshness {
+    pub fn new(lag_max: LagMax) -> Freshness {
         Freshness {
             start: Instant::now(),
             lag_max,
@@ -183,10 +202,14 @@ impl Freshness {
                 replayed[place] = Some(lsn);
             }
         }
-        let until = |lsn: &Option<u64>| lsn.map_or(Moment::default(), |lsn| samples.seen_at(lsn));
-        let replicas = topology.replicas.iter().cloned().zip(replayed.iter().map(until)).collect();
+        let sighting = |(backend, lsn): (&Backend, &Option<u64>)| Sighting {
+            backend: backend.clone(),
+            until: lsn.map_or(Moment::default(), |lsn| samples.seen_at(lsn)),
+            behind_bytes: lsn.map_or(0, |lsn| samples.end().saturating_sub(lsn)),
+        };
+        let replicas = topology.replicas.iter().zip(&replayed).map(sighting).collect();
         samples.forget_before(replayed.iter().flatten().min().copied());
-        let lag_max = u64::try_from(self.lag_max.as_micros()).ok().filter(|_| topology.primary.is_some());
+        let lag_max = topology.primary.is_some().then_some(self.lag_max);
         Seen { replicas, at: samples.last(), lag_max }
     }
 }
@@ -224,6 +247,11 @@ impl Samples {
 
     fn last(&self) -> Moment {
         self.ends.back().map_or(Moment::default(), |(at, _)| *at)
+    }
+
+    /// Of the primary's WAL, as far as it is known; 0 before that.
+    fn end(&self) -> u64 {
+        self.ends.back().map_or(0, |(_, end)| *end)
     }
 
     /// Until when a server that has replayed up to `lsn` shows everything.
@@ -285,14 +313,16 @@ mod tests {
     #[test]
     fn who_must_see_something_is_served_by_what_is_known_to_have_it() {
         let backend = |node: &str| Backend { node: node.to_owned(), address: format!("{node}:1") };
+        let sighting = |node, until, behind_bytes| Sighting {
+            backend: backend(node),
+            until: Moment(until),
+            behind_bytes,
+        };
+        let max = |bytes| LagMax { time: Duration::from_micros(60), bytes };
         let seen = Seen {
-            replicas: vec![
-                (backend("a"), Moment(50)),
-                (backend("late"), Moment(1)),
-                (backend("mute"), Moment(0)),
-            ],
+            replicas: vec![sighting("a", 50, 9), sighting("late", 1, 9), sighting("mute", 0, 0)],
             at: Moment(100),
-            lag_max: Some(60),
+            lag_max: Some(max(None)),
         };
         let served_by =
             |seen: &Seen, address: &str| [0, 50, 51].map(|since| seen.serves(address, Moment(since)));
@@ -301,6 +331,10 @@ mod tests {
         assert_eq!(served("late:1"), [false, false, false], "it lags");
         assert_eq!(served("mute:1"), [true, false, false]);
         assert_eq!(served("new:1"), [true, false, false]);
+        let with_bytes = |bytes| Seen { lag_max: Some(max(Some(bytes))), ..seen.clone() };
+        assert_eq!(served_by(&with_bytes(9), "a:1"), [true, true, false]);
+        assert_eq!(served_by(&with_bytes(8), "a:1"), [false, false, false], "too many bytes");
+        assert_eq!(served_by(&with_bytes(0), "mute:1"), [true, false, false]);
         let without_primary = Seen { lag_max: None, ..seen.clone() };
         assert_eq!(served_by(&without_primary, "late:1"), [true, false, false]);
     }

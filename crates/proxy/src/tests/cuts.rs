@@ -1,6 +1,6 @@
 //! Sessions whose server is taken away, and what they are told; at a takeover: `takeover_table`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::fake::{Client, Manner, Server};
 use super::*;
@@ -64,6 +64,41 @@ async fn replicas_share_the_reads_and_survive_a_term() {
     }
     assert_eq!(lost, 3, "those of the replica that stayed noticed nothing");
     assert_eq!(primary.logins(), 0);
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_be_opened_is_left_out_and_taken_back() {
+    let (ill, well) = (Server::new(Manner::Refusing("57P03")).await, Server::new(Manner::Trusting).await);
+    let primary = Server::new(Manner::Trusting).await;
+    let replicas = [ill.address.as_str(), well.address.as_str()];
+    let stand = Stand::new(config(), topology(1, Some(&primary.address), &replicas)).await;
+    let begun = Instant::now();
+    let mut clients = Vec::new();
+    for _ in 0..30 {
+        clients.push(Client::login(stand.read_only()).await);
+    }
+    // The second attempt comes after a second, the third after two more, and so on.
+    let attempts_max = 1 + (begun.elapsed().as_secs() + 2).ilog2();
+    assert!((1..=attempts_max).contains(&ill.logins()), "{} attempts", ill.logins());
+    assert_eq!((well.logins(), primary.logins()), (30, 0));
+    ill.manner.send_replace(Manner::Trusting);
+    let attempts = ill.logins();
+    soon(async {
+        while ill.logins() == attempts {
+            drop(Client::login(stand.read_only()).await);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn when_all_replicas_are_left_out_and_there_is_no_primary_they_are_tried_all_the_same() {
+    let ill = Server::new(Manner::Refusing("57P03")).await;
+    let stand = Stand::new(config(), topology(1, None, &[&ill.address])).await;
+    let waiting = tokio::spawn(Client::login(stand.read_only()));
+    ill.until(|seen| seen.logins >= 2).await;
+    ill.manner.send_replace(Manner::Trusting);
+    soon(waiting).await.unwrap();
 }
 
 #[tokio::test]

@@ -34,6 +34,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+pub use super::LagMax;
 use super::tls::TlsConfig;
 use super::topology::{Backend, Topology};
 
@@ -56,7 +57,7 @@ pub fn config() -> ProxyConfig {
         read_only_port: 0,
         auto_port: Some(0),
         read_consistency: Consistency::Session,
-        replica_lag_max: PATIENCE,
+        replica_lag_max: LagMax { time: PATIENCE, bytes: None },
         functions: super::Overrides::default(),
         queue_max: 100,
         queue_timeout: PATIENCE,

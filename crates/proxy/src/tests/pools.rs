@@ -41,6 +41,43 @@ pub async fn value(client: &tokio_postgres::Client, sql: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_replica_that_comes_later_gets_its_share_of_the_servers() {
+    let primary = Server::new(Manner::Trusting).await;
+    let [a, b] = [Server::new(Manner::Trusting).await, Server::new(Manner::Trusting).await];
+    let stand = Stand::new(pooled(6), topology(1, Some(&primary.address), &[&a.address])).await;
+    let mut clients = Vec::new();
+    for _ in 0..6 {
+        clients.push(Client::login(stand.read_only()).await);
+    }
+    for client in &mut clients {
+        client.send("SELECT hang").await;
+    }
+    a.until(|seen| seen.queries.len() == 6).await;
+    a.answers.send_replace(true);
+    for client in &mut clients {
+        client.ready().await.unwrap();
+    }
+    let open = || [&a, &b].map(|server| server.seen.borrow().open);
+    assert_eq!(open(), [6, 0]);
+    stand.topology.send_replace(topology(1, Some(&primary.address), &[&a.address, &b.address]));
+    soon(async {
+        while open() != [3, 3] {
+            for client in &mut clients {
+                client.query("SELECT 1").await.unwrap();
+            }
+            sleep(Duration::from_millis(5)).await;
+            assert!(open()[1] <= 3, "{:?}", open());
+        }
+    })
+    .await;
+    let logins = b.logins();
+    for n in 0..200 {
+        clients[n % 6].query("SELECT 1").await.unwrap();
+    }
+    assert_eq!((b.logins(), primary.logins()), (logins, 0), "shares that are even stay");
+}
+
+#[tokio::test]
 async fn idle_sessions_have_no_server() {
     let (server, stand) = fake(2).await;
     let mut clients = Vec::new();

@@ -250,7 +250,8 @@ async fn with_eventual_a_session_may_read_less() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_that_lags_too_far_is_not_read_from() {
-    let config = ProxyConfig { replica_lag_max: Duration::from_millis(300), ..routed() };
+    let config =
+        ProxyConfig { replica_lag_max: LagMax { time: Duration::from_millis(300), bytes: None }, ..routed() };
     let herd = Herd::new(config, 1).await;
     let session = herd.reader().await;
     herd.replicas[0].admin().await.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
@@ -265,6 +266,35 @@ async fn a_replica_that_lags_too_far_is_not_read_from() {
     .await;
     herd.replicas[0].admin().await.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
     caught_up(&session).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_lacks_too_many_bytes_is_not_read_from() {
+    let config = ProxyConfig { replica_lag_max: LagMax { time: PATIENCE, bytes: Some(100_000) }, ..routed() };
+    let herd = Herd::new(config, 1).await;
+    let read_only = connect(client(herd.stand.read_only(), "secret")).await.unwrap();
+    herd.replicas[0].admin().await.batch_execute("SELECT pg_wal_replay_pause()").await.unwrap();
+    let few = "SELECT pg_logical_emit_message(false, 'x', repeat('x', 1000))";
+    herd.admin.batch_execute(few).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert!(is_replica(&read_only, "SELECT server()").await, "a little behind is no harm");
+    herd.admin
+        .batch_execute("SELECT pg_logical_emit_message(false, 'x', repeat('x', 200000))")
+        .await
+        .unwrap();
+    soon(async {
+        while is_replica(&read_only, "SELECT server()").await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    herd.replicas[0].admin().await.batch_execute("SELECT pg_wal_replay_resume()").await.unwrap();
+    soon(async {
+        while !is_replica(&read_only, "SELECT server()").await {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -431,7 +461,8 @@ async fn newcomers_are_told_of_a_primary_whoever_opened_the_door() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn while_there_is_no_primary_replicas_are_read_from_however_old_they_are() {
-    let config = ProxyConfig { replica_lag_max: Duration::from_millis(200), ..routed() };
+    let config =
+        ProxyConfig { replica_lag_max: LagMax { time: Duration::from_millis(200), bytes: None }, ..routed() };
     let herd = Herd::new(config, 1).await;
     let session = herd.reader().await;
     let read_only = connect(client(herd.stand.read_only(), "secret")).await.unwrap();

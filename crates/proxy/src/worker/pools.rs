@@ -32,6 +32,9 @@ const FRESH: Duration = Duration::from_millis(500);
 /// A replica that no server could be opened on is not tried again before, while there are others.
 const TRY_AGAIN: Duration = Duration::from_secs(2);
 
+/// A replica gets its share of a pool's servers one at a time, the next no sooner: one that has just come has cold caches.
+const SHARE_PACE: Duration = Duration::from_millis(200);
+
 /// While servers stay that are idle, their age is minded so often.
 const MIND_AGAIN: Duration = Duration::from_secs(1);
 
@@ -182,9 +185,18 @@ pub struct Wanted<'a> {
     pub topology: &'a Topology,
     /// Where it may read, best of all on one that is less used; none for who writes.
     pub replicas: &'a [Backend],
+    /// No server could be opened at this address lately.
+    pub is_out: &'a dyn Fn(&str) -> bool,
     pub seen: &'a Seen,
     /// It must see everything up to then.
     pub since: Moment,
+}
+
+/// Where a pool should have one more server.
+struct Lack {
+    address: String,
+    /// It has one there already, and takes another's place.
+    is_for_share: bool,
 }
 
 impl Wanted<'_> {
@@ -362,15 +374,16 @@ impl Pools {
     pub fn take(&mut self, number: u32, wanted: &Wanted<'_>, woken: &mut Vec<SessionId>) -> Taken {
         let reserve = if wanted.is_patient { self.limits.reserve } else { 0 };
         let (session, size, now) = (wanted.session, self.limits.size + reserve, self.now);
-        let Some(pool) = self.pool(number) else { return Taken::Wait };
+        let Pools { slots, pools, .. } = self;
+        let Some(pool) = pools.get_mut(number as usize).and_then(Option::as_mut) else { return Taken::Wait };
         let is_next = pool.queue.front().is_none_or(|first| *first == session);
         if wanted.paused || !is_next {
             return pool.enqueue(wanted);
         }
-        let lacks = pool.lacks_one_of(wanted, size, now);
+        let lacks = pool.lacks_one_of(slots, wanted, size, now);
         let found = if lacks.is_some() { None } else { self.find(number, wanted) };
-        if lacks.is_some() {
-            self.make_room(number, size, woken);
+        if let Some(lack) = &lacks {
+            self.make_room(number, if lack.is_for_share { 0 } else { size }, woken);
         }
         let Some(pool) = self.pool(number) else { return Taken::Wait };
         let taken = match found {
@@ -383,11 +396,11 @@ impl Pools {
             None if pool.open < size => {
                 pool.open += 1;
                 pool.opening += 1;
-                if let Some(address) = &lacks {
-                    let node = pool.node(address);
+                if let Some(lack) = &lacks {
+                    let node = pool.node(&lack.address);
                     pool.nodes[node].tried = Some(now);
                 }
-                Taken::Open(lacks)
+                Taken::Open(lacks.map(|lack| lack.address))
             }
             // All that are free are of no use to this session.
             None if !pool.free.is_empty() && wanted.since > Moment::default() => Taken::Elsewhere,
@@ -404,11 +417,16 @@ impl Pools {
         taken
     }
 
-    /// Closes the free server that was used longest ago, if the pool is full.
+    /// Closes a free server if the pool has `size` of them: where it has most, the one that was used longest ago.
     fn make_room(&mut self, number: u32, size: usize, woken: &mut Vec<SessionId>) {
-        let oldest = self.pool(number).filter(|pool| pool.open >= size).and_then(|pool| pool.free.first());
-        if let Some(oldest) = oldest.copied() {
-            self.close_free(oldest, woken);
+        let Pools { slots, pools, .. } = self;
+        let pool = pools.get(number as usize).and_then(Option::as_ref).filter(|pool| pool.open >= size);
+        let spare = pool.and_then(|pool| {
+            // Of equals the first is taken.
+            pool.free.iter().rev().max_by_key(|slot| pool.nodes[slots[**slot as usize].node].open).copied()
+        });
+        if let Some(spare) = spare {
+            self.close_free(spare, woken);
         }
     }
 
@@ -599,19 +617,26 @@ impl Pool {
         self.nodes[node].last = self.lent;
     }
 
-    /// Where the session may read and this pool has no server, nor is about to have one. Only where there is a choice, and a place
-    /// for a server in the pool.
-    fn lacks_one_of(&self, wanted: &Wanted<'_>, size: usize, now: Instant) -> Option<String> {
-        let is_known = |address: &str| {
-            let node = self.nodes.iter().find(|node| node.address == address);
-            let tried = |node: &Node| node.tried.is_some_and(|tried| now.duration_since(tried) < TRY_AGAIN);
-            node.is_some_and(|node| node.open > 0 || tried(node))
-        };
-        let lacks = |r: &&Backend| !is_known(&r.address) && wanted.seen.serves(&r.address, wanted.since);
-        let has_choice = wanted.replicas.len() > 1 && self.opening == 0 && !self.free.is_empty();
+    /// Where the session may read and this pool has no server, or two less than where it has a free one; only where there is a
+    /// choice, and none is about to be opened.
+    fn lacks_one_of(&self, slots: &[Slot], wanted: &Wanted<'_>, size: usize, now: Instant) -> Option<Lack> {
+        if wanted.replicas.len() < 2 || self.opening > 0 || self.free.is_empty() {
+            return None;
+        }
+        let spare = self.free.iter().map(|slot| self.nodes[slots[*slot as usize].node].open).max()?;
         let has_place = self.open < size || wanted.replicas.len() <= size;
-        let replicas = wanted.replicas.iter().filter(|_| has_choice && has_place);
-        replicas.into_iter().find(lacks).map(|replica| replica.address.clone())
+        let lack = |replica: &Backend| {
+            let node = self.nodes.iter().find(|node| node.address == replica.address);
+            let open = node.map_or(0, |node| node.open);
+            let rests = if open == 0 { TRY_AGAIN } else { SHARE_PACE };
+            let rested =
+                node.and_then(|node| node.tried).is_none_or(|tried| now.duration_since(tried) >= rests);
+            let lacks = if open == 0 { has_place } else { open + 1 < spare };
+            (lacks && rested).then(|| Lack { address: replica.address.clone(), is_for_share: open > 0 })
+        };
+        let fit =
+            |lack: &Lack| wanted.seen.serves(&lack.address, wanted.since) && !(wanted.is_out)(&lack.address);
+        wanted.replicas.iter().filter_map(lack).find(fit)
     }
 
     /// The free server of the least busy node, of these the node that was asked longest ago; there one that is laid out as the
@@ -626,7 +651,9 @@ impl Pool {
             1 => (0..self.free.len()).rev().find(usable)?,
             _ => (0..self.free.len()).rev().filter(usable).min_by_key(|at| {
                 let node = &self.nodes[node_of(*at)];
-                (node.busy, node.last)
+                // One of a primary is there from a time when no replica was fit.
+                let is_of_replica = wanted.replicas.iter().any(|replica| replica.address == node.address);
+                (!is_of_replica, node.busy, node.last)
             })?,
         };
         let is_alike = |at: &usize| {

@@ -203,7 +203,9 @@ impl Session {
             let held_until = topology.held_until().map(tokio::time::Instant::into_std);
             let shared = around.shared;
             let may_open = || shared.server_ceilings.try_place(|| self.login.owner()).is_ok();
+            let is_out = |address: &str| !shared.servers.may_try(address);
             let wanted = Wanted {
+                is_out: &is_out,
                 may_open: &may_open,
                 session: around.id,
                 laid: &laid,
