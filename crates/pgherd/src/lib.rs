@@ -9,6 +9,7 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod fencer;
+pub mod hooks;
 pub mod node;
 pub mod peer;
 pub mod postgres;

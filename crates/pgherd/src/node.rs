@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use self::cancels::Cancels;
-use self::parts::{fencing, followed, peer_config, proxy_config, reread, seeds, settings, tunable};
+use self::parts::{fencing, followed, hooks, peer_config, proxy_config, reread, seeds, settings, tunable};
 use self::pid_file::PidFile;
 use self::relaunch::{Inheritance, Old, Successor, Wishes};
 use crate::agent::{
@@ -150,7 +150,12 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     let (watched, seats) = (store.watch(), store.seats());
     let following =
         agent::follow_members(members.clone(), members_file, watched, seats, link.clone(), addresses.clone());
-    let helpers = [telling.abort_handle(), tokio::spawn(following).abort_handle()];
+    let mut helpers = vec![telling.abort_handle(), tokio::spawn(following).abort_handle()];
+    if let Some(hooks) = hooks(&config) {
+        helpers.push(
+            tokio::spawn(crate::hooks::run(hooks, topology.subscribe(), events.clone())).abort_handle(),
+        );
+    }
     let fencing = fencing(&config, &events)?;
     let parts = Parts {
         settings: settings(&config, &members),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 /// Kept in memory and served by the API.
 const EVENTS_MAX: usize = 1_000;
@@ -33,6 +34,8 @@ pub struct EventLog {
     node: String,
     path: PathBuf,
     inner: Mutex<Inner>,
+    /// The id of the last event.
+    news: watch::Sender<u64>,
 }
 
 struct Inner {
@@ -61,6 +64,7 @@ impl EventLog {
             node: node.to_owned(),
             path,
             inner: Mutex::new(Inner { events, file: Some(file), next }),
+            news: watch::Sender::new(next - 1),
         })
     }
 
@@ -81,6 +85,12 @@ impl EventLog {
             inner.events.pop_front();
         }
         inner.events.push_back(event);
+        self.news.send_replace(inner.next - 1);
+    }
+
+    /// Says with each event its id, from the last one on.
+    pub fn news(&self) -> watch::Receiver<u64> {
+        self.news.subscribe()
     }
 
     /// Events with an id above `after`, oldest first, the newest `limit` of them.

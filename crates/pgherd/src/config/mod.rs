@@ -31,7 +31,7 @@ use std::path::Path;
 pub use error::{ConfigError, Problem};
 pub use http::{Http, HttpTls};
 pub use model::{
-    Config, Failover, Fencing, Node, NodeKind, Peer, PeerListen, Postgres, Proxy, Sync, Tls, Watchdog,
+    Config, Failover, Fencing, Hooks, Node, NodeKind, Peer, PeerListen, Postgres, Proxy, Sync, Tls, Watchdog,
     join_address,
 };
 pub use parameters::owner as parameter_owner;

@@ -30,6 +30,7 @@ pub struct Config {
     pub sync: Sync,
     pub slots: Slots,
     pub fencing: Fencing,
+    pub hooks: Hooks,
     pub tags: brain::Tags,
     /// `None`: a cluster of its own.
     pub standby_cluster: Option<StandbyCluster>,
@@ -111,6 +112,15 @@ pub struct Proxy {
     pub server_lifetime: Duration,
     pub relaunch_timeout: Duration,
     pub tls: TlsConfig,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Hooks {
+    /// `None`: nobody is told.
+    pub program: Option<PathBuf>,
+    /// Rules of events; one that ends in `*` stands for all that begin so.
+    pub events: Vec<String>,
+    pub timeout: Duration,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -381,6 +391,11 @@ impl Config {
                 failover_priority: take.number("tags.failover_priority")?,
                 zone: draft.text("tags.zone").unwrap_or_default().to_owned(),
             },
+            hooks: Hooks {
+                program: draft.text("hooks.program").map(PathBuf::from),
+                events: take.list("hooks.events")?,
+                timeout: take.duration("hooks.timeout")?,
+            },
             slots: Slots::from_draft(draft)?,
             standby_cluster: standby_cluster(draft)?,
             fencing: Fencing {
@@ -452,6 +467,9 @@ impl Config {
             "proxy.server_idle_timeout" => duration(self.proxy.server_idle_timeout),
             "proxy.server_lifetime" => duration(self.proxy.server_lifetime),
             "proxy.relaunch_timeout" => duration(self.proxy.relaunch_timeout),
+            "hooks.program" => self.hooks.program.as_ref().map(|path| quote(&path.to_string_lossy())),
+            "hooks.events" => Some(quote_list(self.hooks.events.iter().map(String::as_str))),
+            "hooks.timeout" => duration(self.hooks.timeout),
             key if key.starts_with("http.") => http::written(&self.http, key),
             key if key.starts_with("proxy_tls.") => proxy_tls::written(&self.proxy.tls, key),
             "peer.listen" => text(&self.peer.listen),

@@ -71,6 +71,10 @@ pub const SECTIONS: &[Section] = &[
               made; later `pgherd promote` and `pgherd demote` say whom it follows. See docs/concepts/standby_cluster.md. \
               The same on every node.",
     },
+    Section {
+        name: "hooks",
+        doc: "A program of yours that is told what happens on this node; see docs/concepts/hooks.md.",
+    },
     Section { name: "tags", doc: "What this node is fit for; its peers learn it with its heartbeats." },
 ];
 
@@ -624,6 +628,28 @@ pub const SETTINGS: &[Setting] = &[
         Default::Derived("none: WAL is kept there by wal_keep_size alone"),
         "\"east\"",
         "A permanent physical slot of the cluster to be followed: one that is declared in its [slots].",
+    ),
+    setting(
+        "hooks.program",
+        Kind::File,
+        Default::Derived("none"),
+        "\"/etc/pgherd/hook\"",
+        "Called as `PROGRAM on_role_change ROLE CLUSTER` when this node becomes the open primary (`primary`) or is it no more (`replica`), and as \
+         `PROGRAM on_event RULE CLUSTER`, with a JSON document on standard input.",
+    ),
+    setting(
+        "hooks.events",
+        Kind::Lines,
+        Default::List(&[]),
+        "[\"takeover.*\", \"fencer\"]",
+        "Rules of the events that the program is told, as `pgherd events` shows them in brackets; one that ends in * stands for all that begin so.",
+    ),
+    setting(
+        "hooks.timeout",
+        Kind::Duration { min: MILLISECOND, max: Duration::from_secs(3600) },
+        Default::Value("30s"),
+        "\"1min\"",
+        "After this a call is ended.",
     ),
     setting(
         "tags.nofailover",

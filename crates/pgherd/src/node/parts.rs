@@ -11,6 +11,7 @@ use brain::{MemberRecord, MembersRecord, NodeName, OriginRecord, Settings};
 use super::Precondition;
 use crate::agent::{self, CredentialsFile, EventLog, Fencing, FencingConfig, Followed};
 use crate::config::{Config, NodeKind, Peer, Watchdog};
+use crate::hooks::HooksConfig;
 use crate::peer::{Identity, PeerConfig};
 use crate::postgres::{self, Layout, SlotSettings, Tunable};
 use proxy::{Overrides, OwnServer, ProxyConfig};
@@ -112,6 +113,18 @@ pub(super) fn settings(config: &Config, members: &MembersRecord) -> Settings {
     };
     settings.follow(members);
     settings
+}
+
+/// Whom to tell what happens.
+pub(super) fn hooks(config: &Config) -> Option<HooksConfig> {
+    Some(HooksConfig {
+        program: config.hooks.program.clone()?,
+        events: config.hooks.events.clone(),
+        timeout: config.hooks.timeout,
+        cluster: config.cluster.clone(),
+        node: config.node.name.clone(),
+        has_role: config.node.kind == NodeKind::Full,
+    })
 }
 
 /// A thread moves some 60,000 transactions a second, for which PostgreSQL needs about four cores.
