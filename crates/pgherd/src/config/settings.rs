@@ -371,7 +371,7 @@ const NODE: &[Setting] = &[
     ),
     setting(
         "hooks.events",
-        Kind::Lines,
+        Kind::Rules,
         Default::List(&[]),
         "[\"takeover.*\", \"fencer\"]",
         "Rules of the events that the program is told, as `pgherd events` shows them in brackets; one that ends in * stands for all that begin so.",

@@ -42,6 +42,8 @@ pub enum Kind {
     Lines,
     /// Functions: `name`, in any schema, or `schema.name`.
     Functions,
+    /// Rules of events; one may end in `*`.
+    Rules,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -72,7 +74,7 @@ impl Kind {
                 choices.iter().map(|choice| format!("{choice:?}")).collect::<Vec<_>>().join(" or ")
             }
             Kind::Flag => "true or false".into(),
-            Kind::Lines | Kind::Functions => "a list of strings".into(),
+            Kind::Lines | Kind::Functions | Kind::Rules => "a list of strings".into(),
         }
     }
 
@@ -96,7 +98,7 @@ impl Kind {
                 choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ")
             }
             Kind::Flag => "`true` or `false`".into(),
-            Kind::Lines | Kind::Functions => "list of strings".into(),
+            Kind::Lines | Kind::Functions | Kind::Rules => "list of strings".into(),
         }
     }
 
@@ -107,17 +109,22 @@ impl Kind {
                 let number = i64::from_str_radix(number.as_str(), number.radix());
                 self.integer(number.map_err(|_| format!("expected {}", self.expected()))?)
             }
-            (Kind::Lines | Kind::Functions, DeValue::Array(items)) => {
-                let read = if matches!(self, Kind::Lines) { hba_line } else { function };
+            (Kind::Lines | Kind::Functions | Kind::Rules, DeValue::Array(items)) => {
+                let read = match self {
+                    Kind::Lines => hba_line,
+                    Kind::Functions => function,
+                    _ => rule,
+                };
                 let items = items
                     .iter()
                     .map(|item| read(item.get_ref().as_str().ok_or_else(|| self.mismatch(item.get_ref()))?));
                 Ok(Value::List(items.collect::<Result<_, _>>()?))
             }
             (Kind::Flag, DeValue::Boolean(truth)) => Ok(Value::Flag(*truth)),
-            (Kind::Port | Kind::Integer { .. } | Kind::Lines | Kind::Functions | Kind::Flag, other) => {
-                Err(self.mismatch(other))
-            }
+            (
+                Kind::Port | Kind::Integer { .. } | Kind::Lines | Kind::Functions | Kind::Rules | Kind::Flag,
+                other,
+            ) => Err(self.mismatch(other)),
             (_, DeValue::String(text)) => self.read_text(text),
             (_, other) => Err(self.mismatch(other)),
         }
@@ -156,7 +163,9 @@ impl Kind {
                 "false" => return Ok(Value::Flag(false)),
                 _ => Err(format!("expected {}, found {text:?}", self.expected())),
             },
-            Kind::Lines | Kind::Functions => Err("expected a list; it can be set in the file only".into()),
+            Kind::Lines | Kind::Functions | Kind::Rules => {
+                Err("expected a list; it can be set in the file only".into())
+            }
         };
         checked.map(|()| Value::Text(text.to_owned()))
     }
@@ -286,6 +295,17 @@ pub(super) fn format_duration(duration: Duration) -> String {
 
 /// One record of pg_hba.conf: its words are PostgreSQL's to judge, but it must be one record, and no `include`.
 /// As the catalog spells it: it is compared, not parsed.
+fn rule(name: &str) -> Result<String, String> {
+    let word = name.strip_suffix('*').unwrap_or(name);
+    let fine = !name.is_empty() && word.chars().all(|c| c.is_ascii_lowercase() || "._-".contains(c));
+    let why = || {
+        format!(
+            "expected a rule such as \"admit\", or the beginning of some such as \"takeover.*\", found {name:?}"
+        )
+    };
+    if fine { Ok(name.to_owned()) } else { Err(why()) }
+}
+
 fn function(name: &str) -> Result<String, String> {
     let parts: Vec<&str> = name.split('.').collect();
     let fine = parts.len() <= 2 && parts.iter().all(|part| !part.is_empty());
