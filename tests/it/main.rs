@@ -22,6 +22,7 @@ mod fencer;
 mod fencer_and_watchdog;
 mod idle_clients;
 mod idle_sessions_notice_nothing;
+mod instructions;
 mod log_disk_full;
 mod members_grow_and_shrink;
 mod nofailover;

@@ -17,8 +17,6 @@ use crate::options::Options;
 use crate::storm;
 
 const START_TIMEOUT: Duration = Duration::from_secs(10);
-/// Of PgBouncer's pool; PostgreSQL's processes beyond the cores bring nothing.
-const POOL_SIZE: usize = 20;
 /// Of the server, and of whoever judges clients itself.
 pub const HBA: [&str; 3] =
     ["local all all trust", "host all storm 127.0.0.1/32 scram-sha-256", "host all all 127.0.0.1/32 trust"];
@@ -60,8 +58,11 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
     };
     let own = Contender {
         name: "pgherd".to_owned(),
-        description: "a node's read-write port, all settings at their defaults: transaction pooling, 20 servers by TCP; its agent's work is in the figures"
-            .to_owned(),
+        description: format!(
+            "a node's read-write port, all other settings at their defaults: transaction pooling, {} servers by TCP{}; its agent's work is in the figures",
+            options.pool_size,
+            if options.threads > 0 { format!(", {} thread(s)", options.threads) } else { String::new() }
+        ),
         port: node.read_write,
         pid: Some(node.agent_pid().context("the agent runs")?),
         clients_max: usize::MAX,
@@ -73,8 +74,8 @@ pub fn all(node: &Node, bench: &Path, options: &Options) -> Result<Vec<Contender
     for name in &options.versus {
         contenders.push(match name.as_str() {
             "auto" => auto(node)?,
-            "pgbouncer" => pgbouncer(node, &debian, options.tls, false)?,
-            "pgbouncer-unix" => pgbouncer(node, &debian, options.tls, true)?,
+            "pgbouncer" => pgbouncer(node, &debian, options, false)?,
+            "pgbouncer-unix" => pgbouncer(node, &debian, options, true)?,
             _ if options.tls => bail!("--tls: HAProxy in TCP mode ends no TLS"),
             _ => haproxy(node, &debian)?,
         });
@@ -114,7 +115,8 @@ fn other(node: &Node, name: &str, line: &str) -> Result<Contender> {
 }
 
 /// `unix`: its servers are reached by their socket.
-fn pgbouncer(node: &Node, debian: &Debian, tls: bool, unix: bool) -> Result<Contender> {
+fn pgbouncer(node: &Node, debian: &Debian, options: &Options, unix: bool) -> Result<Contender> {
+    let (tls, pool_size) = (options.tls, options.pool_size);
     let folder = tests::cluster::folder();
     let port = free_port()?;
     let users = folder.path().join("users.txt");
@@ -128,7 +130,7 @@ fn pgbouncer(node: &Node, debian: &Debian, tls: bool, unix: bool) -> Result<Cont
     let user = if machine::is_root() { "user = postgres\n" } else { "" };
     let ini = format!(
         "[databases]\n* = host={host} port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\n\
-         unix_socket_dir =\nauth_type = hba\nauth_hba_file = {}\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = {POOL_SIZE}\n\
+         unix_socket_dir =\nauth_type = hba\nauth_hba_file = {}\nauth_file = {}\npool_mode = transaction\ndefault_pool_size = {pool_size}\n\
          max_client_conn = 10000\nlog_connections = 0\nlog_disconnections = 0\n{user}",
         node.postgres,
         rules.display(),
@@ -152,7 +154,7 @@ fn pgbouncer(node: &Node, debian: &Debian, tls: bool, unix: bool) -> Result<Cont
     fs::write(&file, ini)?;
     let way = if unix { "by the server's Unix socket" } else { "by TCP" };
     let description =
-        format!("Debian's PgBouncer, transaction pooling, {POOL_SIZE} servers {way}, one thread");
+        format!("Debian's PgBouncer, transaction pooling, {pool_size} servers {way}, one thread");
     let command = from_debian(debian, "usr/sbin/pgbouncer", &[&file.to_string_lossy()])?;
     let mut contender = start(
         if unix { "PgBouncer, socket" } else { "PgBouncer" },

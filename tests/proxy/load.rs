@@ -53,6 +53,7 @@ pub struct Timed {
     pub per_second: f64,
     pub p50_us: u64,
     pub p99_us: u64,
+    pub p999_us: u64,
 }
 
 /// Runs the workload to its end; the log of each transaction gives the quantiles.
@@ -96,5 +97,6 @@ pub fn run(port: u16, workload: &Workload, seconds: usize, tls: bool) -> Result<
         per_second: figure("tps = ").context("its rate")?,
         p50_us: quantile(0.5)?,
         p99_us: quantile(0.99)?,
+        p999_us: quantile(0.999)?,
     })
 }

@@ -11,6 +11,7 @@
 
 mod contender;
 mod cost;
+mod idle;
 mod load;
 mod options;
 mod report;
@@ -24,7 +25,7 @@ use tests::{Cluster, Prepared, bench, configure};
 use crate::contender::Contender;
 use crate::load::Workload;
 use crate::options::Options;
-use crate::report::{Idle, Report, Round};
+use crate::report::{Report, Round};
 
 /// Thousands of log-ins fit.
 const STORM_SECONDS: usize = 10;
@@ -39,6 +40,8 @@ fn run(options: &Options, arguments: &[String]) -> Result<()> {
     prepared.set("postgres.parameters", "max_connections", |_| "\"200\"".to_owned());
     prepared.set("postgres.parameters", "shared_buffers", |_| "\"256MB\"".to_owned());
     configure(&prepared.nodes[0], &format!("[postgres]\nhba = {:?}", contender::HBA));
+    let proxy = format!("[proxy]\npool_size = {}\nthreads = {}", options.pool_size, options.threads);
+    configure(&prepared.nodes[0], &proxy);
     let cluster = Cluster::start_prepared(prepared);
     let node = &cluster.nodes()[0];
     let mut session = tests::session_at(node.postgres);
@@ -47,7 +50,7 @@ fn run(options: &Options, arguments: &[String]) -> Result<()> {
     drop(session);
     bench::fill(load::HOST, node.postgres)?;
     let contenders = contender::all(node, &results, options)?;
-    let mut report = Report::new(arguments, &contenders)?;
+    let mut report = Report::new(arguments, options, &contenders)?;
     for number in 1..=options.rounds {
         for workload in &options.workloads {
             for contender in &contenders {
@@ -58,7 +61,7 @@ fn run(options: &Options, arguments: &[String]) -> Result<()> {
         }
     }
     for contender in &contenders {
-        report.idle.extend(idle(contender, options.idle_clients)?);
+        report.idle.extend(idle::measure(contender, options)?);
     }
     for contender in contenders.iter().filter(|contender| options.storm && contender.pid.is_some()) {
         report.storms.push(storm::measure(contender, STORM_SECONDS)?);
@@ -74,7 +77,8 @@ fn measure(
     options: &Options,
     number: usize,
 ) -> Result<Option<Round>> {
-    if contender.refuses.is_some_and(|(mode, _)| mode == workload.mode) {
+    let refuses = contender.refuses.is_some_and(|(mode, _)| mode == workload.mode);
+    if refuses || workload.clients > contender.clients_max {
         return Ok(None);
     }
     let postmaster = node.postmaster_pid().context("PostgreSQL runs")?;
@@ -92,22 +96,11 @@ fn measure(
         transactions_per_second: timed.per_second,
         p50_us: timed.p50_us,
         p99_us: timed.p99_us,
+        p999_us: timed.p999_us,
         proxy_cpu_s_per_thousand: contender.pid.map(|_| (after.0 - before.0) / thousands),
         server_cpu_s_per_thousand: (after.1 - before.1) / thousands,
         system_calls: calls.flatten(),
     };
     println!("round {number}  {}", round.line());
     Ok(Some(round))
-}
-
-/// What an idle client adds to the memory of the process.
-fn idle(contender: &Contender, clients: usize) -> Result<Option<Idle>> {
-    let Some(pid) = contender.pid else { return Ok(None) };
-    let clients = clients.min(contender.clients_max);
-    let before = tests::processes::resident_bytes(pid)?;
-    let kept = tests::idle::idle_clients(contender.port, clients)?;
-    let after = tests::processes::resident_bytes(pid)?;
-    drop(kept);
-    let bytes = after.saturating_sub(before) as f64 / clients as f64;
-    Ok(Some(Idle { contender: contender.name.clone(), clients, bytes_per_client: bytes }))
 }

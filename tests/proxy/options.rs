@@ -6,6 +6,8 @@ pub const USAGE: &str = "\
   next: cargo xtask bench proxy [--versus auto,pgbouncer,pgbouncer-unix,haproxy] [--rounds 5] [--seconds 5] [--clients 1,16,64]
                                 [--modes simple,extended,prepared] [--idle-clients 1000] [--strace] [--json]
                                 [--storm]   what a storm of SCRAM log-ins does to clients at work
+                                [--pool-size 20]   servers of pgherd's and of PgBouncer's pool
+                                [--threads 0]   of pgherd's proxy; 0 is its own default
                                 [--tls]   with TLS between clients and proxies: pgherd, auto and pgbouncer alone
                                 [--also \"NAME PROGRAM {listen} {server} …\"]   another proxy; the ports are put in,
                                 and for {socket} the path of the server's socket";
@@ -17,6 +19,10 @@ pub struct Options {
     pub seconds: usize,
     pub workloads: Vec<Workload>,
     pub idle_clients: usize,
+    /// PostgreSQL's processes beyond the cores bring nothing, so few.
+    pub pool_size: usize,
+    /// Of pgherd's proxy; 0: as many as it takes itself.
+    pub threads: usize,
     pub versus: Vec<String>,
     /// Names and command lines.
     pub also: Vec<(String, String)>,
@@ -35,6 +41,8 @@ impl Options {
             seconds: 5,
             workloads: Vec::new(),
             idle_clients: 1_000,
+            pool_size: 20,
+            threads: 0,
             versus: Vec::new(),
             also: Vec::new(),
             strace: false,
@@ -57,6 +65,8 @@ impl Options {
                         "--rounds" => options.rounds = number(&value)?,
                         "--seconds" => options.seconds = number(&value)?,
                         "--idle-clients" => options.idle_clients = number(&value)?,
+                        "--pool-size" => options.pool_size = number(&value)?,
+                        "--threads" => options.threads = number(&value)?,
                         "--clients" => clients = list().map(number).collect::<Result<_, _>>()?,
                         "--modes" => modes = list().map(Mode::named).collect::<Result<_, _>>()?,
                         "--also" => {

@@ -6,6 +6,7 @@ use anyhow::Result;
 use serde::Serialize;
 
 use crate::contender::Contender;
+use crate::options::Options;
 
 /// Everything of one call of the bench.
 #[derive(Serialize)]
@@ -27,6 +28,7 @@ pub struct Round {
     pub transactions_per_second: f64,
     pub p50_us: u64,
     pub p99_us: u64,
+    pub p999_us: u64,
     /// Of the proxy alone; none for a direct connection.
     pub proxy_cpu_s_per_thousand: Option<f64>,
     pub server_cpu_s_per_thousand: f64,
@@ -70,21 +72,30 @@ impl Round {
     pub fn line(&self) -> String {
         let cpu = self.proxy_cpu_s_per_thousand.map_or_else(|| "-".to_owned(), |cpu| format!("{cpu:.4}"));
         format!(
-            "{:<22} {:<10} {:>8.0} tps  p50 {:>6} µs  p99 {:>6} µs  proxy {cpu} s, PostgreSQL {:.4} s per 1,000",
+            "{:<22} {:<10} {:>8.0} tps  p50 {:>6} µs  p99 {:>6} µs  p99.9 {:>6} µs  proxy {cpu} s, PostgreSQL {:.4} s per 1,000",
             self.workload,
             self.contender,
             self.transactions_per_second,
             self.p50_us,
             self.p99_us,
+            self.p999_us,
             self.server_cpu_s_per_thousand
         )
     }
 }
 
 impl Report {
-    pub fn new(arguments: &[String], contenders: &[Contender]) -> Result<Report> {
+    pub fn new(arguments: &[String], options: &Options, contenders: &[Contender]) -> Result<Report> {
         let refused = contenders.iter().filter_map(|contender| Some((&contender.name, contender.refuses?)));
-        let left_out = refused.map(|(name, (mode, why))| format!("{name}: {}: {why}", mode.name())).collect();
+        let mut left_out: Vec<String> =
+            refused.map(|(name, (mode, why))| format!("{name}: {}: {why}", mode.name())).collect();
+        for (contender, workload) in
+            contenders.iter().flat_map(|c| options.workloads.iter().map(move |w| (c, w)))
+        {
+            if workload.clients > contender.clients_max {
+                left_out.push(format!("{}: {}: a server for each client", contender.name, workload.name()));
+            }
+        }
         Ok(Report {
             command: format!("cargo xtask bench proxy {}", arguments.join(" ")).trim_end().to_owned(),
             machine: tests::bench::machine_line()?,
@@ -109,8 +120,8 @@ impl Report {
         }
         text.push_str(
             "\npgbench -S. Medians over the rounds. CPU is user and system seconds per 1,000 transactions.\n\n\
-             | workload | proxy | tps | p50 µs | p99 µs | proxy CPU | PostgreSQL CPU | system calls |\n\
-             |---|---|---|---|---|---|---|---|\n",
+             | workload | proxy | tps | p50 µs | p99 µs | p99.9 µs | proxy CPU | PostgreSQL CPU | system calls |\n\
+             |---|---|---|---|---|---|---|---|---|\n",
         );
         let mut told: Vec<(&str, &str)> = Vec::new();
         for round in &self.rounds {
@@ -153,10 +164,11 @@ impl Report {
             figure.map_or_else(|| "-".to_owned(), |figure| format!("{figure:.digits$}"))
         };
         format!(
-            "| {workload} | {contender} | {} | {} | {} | {} | {} | {} |",
+            "| {workload} | {contender} | {} | {} | {} | {} | {} | {} | {} |",
             shown(of(|round| Some(round.transactions_per_second)), 0),
             shown(of(|round| Some(round.p50_us as f64)), 0),
             shown(of(|round| Some(round.p99_us as f64)), 0),
+            shown(of(|round| Some(round.p999_us as f64)), 0),
             shown(of(|round| round.proxy_cpu_s_per_thousand), 4),
             shown(of(|round| Some(round.server_cpu_s_per_thousand)), 4),
             shown(of(|round| round.system_calls), 2)

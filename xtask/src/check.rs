@@ -20,6 +20,19 @@ const TEST_BIN: &str = "PGHERD_TEST_BIN";
 /// The unit tests that start real servers are among these: a package, and a filter of its tests.
 const REAL_SERVERS: [(&str, &str); 2] = [("pgherd", "postgres::"), ("proxy", "tests::")];
 
+/// What `tests/it/instructions.rs` counts in, optimised; half a minute on two cores, once the debug build is there.
+const COUNTED: [&str; 9] = [
+    "build",
+    "--package",
+    "pgherd",
+    "--package",
+    "proxy",
+    "--bin",
+    "counted",
+    "--config",
+    "crates/proxy/counted/profile.toml",
+];
+
 /// What `test` was asked for.
 #[derive(Default, PartialEq, Eq, Debug)]
 struct Wanted {
@@ -72,9 +85,14 @@ pub fn test(arguments: &[String]) -> Result<()> {
     if !wanted.without_setup {
         setup::all()?;
         setup::strace()?;
+        setup::valgrind()?;
     }
     // The tests of real processes start this binary; cargo builds it for them only when told.
     shell::cargo(&["build", "--package", "pgherd"])?;
+    if filter.is_empty() {
+        // The test of instructions would build it itself, and take the cores from those that run beside it.
+        shell::cargo(&COUNTED)?;
+    }
     let units = ["test", "--workspace", "--exclude", "tests"];
     shell::cargo(&[units.as_slice(), &filter].concat())?;
     if filter.is_empty() {

@@ -106,6 +106,15 @@ pub fn strace() -> Result<()> {
     install("strace")
 }
 
+/// Installs valgrind, with which instructions are counted.
+pub fn valgrind() -> Result<()> {
+    if has_system_program("valgrind") {
+        return Ok(());
+    }
+    println!("Installing valgrind, with which the proxy's instructions are counted.");
+    install("valgrind")
+}
+
 /// Debian keeps these where only root's PATH looks.
 fn has_system_program(program: &str) -> bool {
     ["/usr/sbin", "/usr/bin", "/sbin", "/bin"].iter().any(|dir| Path::new(dir).join(program).is_file())
