@@ -86,7 +86,7 @@ fn defaults() -> ProxyConfig {
         auto_port: Some(0),
         client_rules: Vec::new(),
         read_consistency: Consistency::Session,
-        replica_lag_max: Duration::from_secs(10),
+        replica_lag_max: proxy::LagMax { time: Duration::from_secs(10), bytes: None },
         functions: Overrides::default(),
         queue_max: 1_000,
         queue_timeout: Duration::from_secs(15),

@@ -4,6 +4,7 @@
 //! commit. What it is not: a parser; routing uses PostgreSQL's grammar. Invariant: where the text is cut or unclear
 //! the answer is "may commit".
 
+use crate::plain::is_plain;
 use crate::token::{Token, Tokens};
 
 /// What the statements of one text do to the transaction.
@@ -24,6 +25,13 @@ pub struct Commands {
 impl Commands {
     /// Reads `sql`; `is_cut` says that more text followed, which counts as a commit when it may be a further statement.
     pub fn read(sql: &[u8], is_cut: bool) -> Commands {
+        if is_plain(sql) {
+            return Commands { count: 1, ..Commands::default() };
+        }
+        Commands::read_fully(sql, is_cut)
+    }
+
+    pub(crate) fn read_fully(sql: &[u8], is_cut: bool) -> Commands {
         let mut found = Commands::default();
         let mut tokens = Tokens::new(sql);
         while let Some((first, second)) = statement(&mut tokens) {

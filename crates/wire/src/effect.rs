@@ -5,6 +5,7 @@
 
 use std::ops::Range;
 
+use crate::plain::is_plain;
 use crate::token::{Kind, Token, Tokens};
 
 /// Words of one statement that decide what it is: `CREATE OR REPLACE LOCAL TEMP VIEW` needs five.
@@ -190,6 +191,10 @@ impl Assignment {
 impl Effects {
     /// Reads `sql`; `is_cut` says that more text followed, which may do anything.
     pub fn read(sql: &[u8], is_cut: bool) -> Effects {
+        if !is_cut && is_plain(sql) { Effects::default() } else { Effects::read_fully(sql, is_cut) }
+    }
+
+    pub(crate) fn read_fully(sql: &[u8], is_cut: bool) -> Effects {
         let mut found = Effects::default();
         let mut statement = Statement::default();
         let mut count = 0u32;

@@ -11,6 +11,7 @@ mod effect;
 mod error;
 mod lsn;
 pub mod message;
+mod plain;
 #[cfg(test)]
 mod properties;
 pub mod startup;

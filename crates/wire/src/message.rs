@@ -5,6 +5,7 @@
 //! again what was too short, and a body of a gigabyte passes without being kept. Invariant: `at_boundary` is true
 //! exactly when every byte shown so far belongs to a whole frame.
 
+use std::ffi::CStr;
 use std::fmt;
 
 /// Type bytes that clients send.
@@ -171,8 +172,8 @@ pub fn put_frame(out: &mut Vec<u8>, tag: u8, body: &[u8]) {
 
 /// Splits a text that ends in NUL off the front of a body.
 pub fn split_text(body: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = body.iter().position(|byte| *byte == 0)?;
-    Some((&body[..end], &body[end + 1..]))
+    let text = CStr::from_bytes_until_nul(body).ok()?.to_bytes();
+    Some((text, &body[text.len() + 1..]))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::{Around, Phase, Session};
 use crate::refusal::Refusal;
 use crate::time_limits::Overdue;
-use crate::{Counters, Shared};
+use crate::{Counters, Shared, TimeLimits};
 
 /// From the cancel of a statement to the end of its session.
 const CANCEL_GRACE: Duration = Duration::from_secs(5);
@@ -17,6 +17,9 @@ const CANCEL_GRACE: Duration = Duration::from_secs(5);
 impl Session {
     /// The next limit that it is under, and when it is over.
     pub(super) fn next_limit(&self, shared: &Shared) -> Option<(Instant, Overdue)> {
+        if shared.config.time_limits == TimeLimits::default() {
+            return None;
+        }
         let asks = !self.relay.up.unread.is_empty();
         let is_under = match &self.phase {
             Phase::Relaying { .. } => !self.relay.books.ledger.is_replication(),
