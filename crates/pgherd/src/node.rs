@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use self::cancels::Cancels;
-use self::parts::{fencing, followed, peer_config, proxy_config, reread, seeds, settings, tunable};
+use self::parts::{api_url, fencing, followed, peer_config, proxy_config, reread, seeds, settings, tunable};
 use self::pid_file::PidFile;
 use self::relaunch::{Inheritance, Old, Successor, Wishes};
 use crate::agent::{
@@ -155,6 +155,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         tags: config.tags.clone(),
         method: config.sync.method,
         me: NodeName(config.node.name.clone()),
+        api_url: api_url(&config),
         words,
         credentials: CredentialsFile::in_dir(&config.node.dir),
         store: store.clone() as Arc<dyn Store>,
