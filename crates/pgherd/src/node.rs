@@ -179,6 +179,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         addresses,
         metrics: proxy.metrics(),
         seats: store.seats(),
+        started_ms: crate::clock::boot_millis(),
     });
     let open = [&[http.local_addr()?, link.local_address()], &proxy.addresses().all()[..]].concat();
     let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
