@@ -15,7 +15,7 @@ const MB: u64 = 1 << 20;
 const END: u64 = 64 * MB;
 
 /// The kinds of node that a load balancer may meet, in the order of the columns below.
-const KINDS: [&str; 11] = [
+const KINDS: [&str; 12] = [
     "open primary",
     "quarantined primary",
     "sync replica",
@@ -27,42 +27,43 @@ const KINDS: [&str; 11] = [
     "witness",
     "PostgreSQL down",
     "paused replica",
+    "quarantined replica",
 ];
 
 /// `+` is 200, `.` is 503.
 const TABLE: &[(&str, &str)] = &[
-    //                                 primary, quarantined | sync, quorum, async, lagging, noloadbalance | head | witness | down | paused
-    ("/", "+. ..... . . . ."),
-    ("/primary", "+. ..... . . . ."),
-    ("/read-write", "+. ..... . . . ."),
-    ("/master", "+. ..... . . . ."),
-    ("/leader", "+. ..... + . . ."),
-    ("/standby-leader", ".. ..... + . . ."),
-    ("/standby_leader", ".. ..... + . . ."),
-    ("/replica", ".. ++++. . . . +"),
-    ("/replica?lag=1MB", ".. +++.. . . . +"),
-    ("/replica?lag=100MB", ".. ++++. . . . +"),
-    ("/replica?lag=1048576", ".. +++.. . . . +"),
-    ("/replica?replication_state=streaming", ".. ++++. . . . +"),
-    ("/replica?tag_clonefrom=true", ".. ..+.. . . . ."),
-    ("/replica?tag_nofailover=true", ".. ..... . . . ."),
-    ("/primary?tag_clonefrom=true", "+. ..... . . . ."),
-    ("/read-only", "+. ++++. + . . +"),
-    ("/read-only?lag=1MB", "+. +++.. + . . +"),
-    ("/sync", ".. +.... . . . ."),
-    ("/synchronous", ".. +.... . . . ."),
-    ("/read-only-sync", "+. +.... + . . ."),
-    ("/read-only-synchronous", "+. +.... + . . ."),
-    ("/quorum", ".. ++... . . . +"),
-    ("/read-only-quorum", "+. ++... + . . +"),
-    ("/async", ".. ..++. . . . ."),
-    ("/asynchronous?lag=1MB", ".. ..+.. . . . ."),
-    ("/health", "++ +++++ + . . +"),
-    ("/liveness", "++ +++++ + + + +"),
-    ("/readiness", "+. +++.+ + . . +"),
-    ("/readiness?lag=100MB", "+. +++++ + . . +"),
-    ("/readiness?mode=write", "+. +++++ + . . +"),
-    ("/patroni", "++ +++++ + + + +"),
+    //                                 primary, quarantined | sync, quorum, async, lagging, noloadbalance | head | witness | down | paused | quarantined replica
+    ("/", "+. ..... . . . . ."),
+    ("/primary", "+. ..... . . . . ."),
+    ("/read-write", "+. ..... . . . . ."),
+    ("/master", "+. ..... . . . . ."),
+    ("/leader", "+. ..... + . . . ."),
+    ("/standby-leader", ".. ..... + . . . ."),
+    ("/standby_leader", ".. ..... + . . . ."),
+    ("/replica", ".. ++++. . . . + ."),
+    ("/replica?lag=1MB", ".. +++.. . . . + ."),
+    ("/replica?lag=100MB", ".. ++++. . . . + ."),
+    ("/replica?lag=1048576", ".. +++.. . . . + ."),
+    ("/replica?replication_state=streaming", ".. ++++. . . . + ."),
+    ("/replica?tag_clonefrom=true", ".. ..+.. . . . . ."),
+    ("/replica?tag_nofailover=true", ".. ..... . . . . ."),
+    ("/primary?tag_clonefrom=true", "+. ..... . . . . ."),
+    ("/read-only", "+. ++++. + . . + ."),
+    ("/read-only?lag=1MB", "+. +++.. + . . + ."),
+    ("/sync", ".. +.... . . . . ."),
+    ("/synchronous", ".. +.... . . . . ."),
+    ("/read-only-sync", "+. +.... + . . . ."),
+    ("/read-only-synchronous", "+. +.... + . . . ."),
+    ("/quorum", ".. ++... . . . + ."),
+    ("/read-only-quorum", "+. ++... + . . + ."),
+    ("/async", ".. ..++. . . . . ."),
+    ("/asynchronous?lag=1MB", ".. ..+.. . . . . ."),
+    ("/health", "++ +++++ + . . + +"),
+    ("/liveness", "++ +++++ + + + + +"),
+    ("/readiness", "+. +++.+ + . . + ."),
+    ("/readiness?lag=100MB", "+. +++++ + . . + ."),
+    ("/readiness?mode=write", "+. +++++ + . . + ."),
+    ("/patroni", "++ +++++ + + + + +"),
 ];
 
 fn facts(primary: bool) -> Facts {
@@ -137,6 +138,7 @@ fn told(kind: &str) -> Told {
             (own.lsn, own.timeline) = (None, None);
         }
         "paused replica" => whole.paused_until = Some("2026-01-02T04:00:00Z".into()),
+        "quarantined replica" => (own.quarantined, own.healthy) = (true, false),
         other => panic!("{other}"),
     }
     whole.nodes = vec![primary, own];
