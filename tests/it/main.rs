@@ -20,6 +20,7 @@ mod disk_full;
 mod disk_stalled;
 mod fencer;
 mod fencer_and_watchdog;
+mod haproxy_as_for_patroni;
 mod idle_clients;
 mod idle_sessions_notice_nothing;
 mod instructions;

@@ -6,10 +6,9 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{setup, shell};
+use crate::setup::{self, HAPROXY};
+use crate::shell;
 
-/// Debian's own, with the libraries that a machine without it lacks.
-const HAPROXY: [&str; 4] = ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"];
 const PGBOUNCER: [&str; 3] = ["pgbouncer", "libevent-2.1-7", "libc-ares2"];
 const ETCD: [&str; 1] = ["etcd-server"];
 /// The user postgres runs it, so Debian's Python and not one from somebody's home.

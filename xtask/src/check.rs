@@ -84,8 +84,7 @@ pub fn test(arguments: &[String]) -> Result<()> {
     }
     if !wanted.without_setup {
         setup::all()?;
-        setup::strace()?;
-        setup::valgrind()?;
+        setup::tools()?;
     }
     // The tests of real processes start this binary; cargo builds it for them only when told.
     shell::cargo(&["build", "--package", "pgherd"])?;
@@ -128,6 +127,7 @@ fn chaos_with(arguments: &[&str], setup: bool) -> Result<()> {
 
 /// The tests that start real servers, on servers of this major.
 fn test_on(major: u32, filter: &[&str]) -> Result<()> {
+    setup::tools()?;
     let bin = majors::bin_dir(major)?;
     println!("PostgreSQL {major} is in {}", bin.display());
     shell::cargo(&["build", "--package", "pgherd"])?;

@@ -32,7 +32,7 @@ cargo xtask sim --mutations                 every deliberate fault must be caugh
 cargo xtask worlds [--long | --deviations | --nodes 4 …]   small worlds, walked exhaustively
 cargo xtask bench failover [--runs 20] [--only EVENT,…] [--versus patroni]   how long writes stop, measured from a client
 cargo xtask bench proxy [--rounds 5] [--versus pgbouncer,haproxy]              what a proxy costs: CPU, latency, memory
-cargo xtask setup                           what the build and the tests need of Debian: libclang, PostgreSQL
+cargo xtask setup                           what the build and the tests need of Debian: libclang, PostgreSQL, strace, HAProxy
 cargo xtask tidy                            the style check
 cargo xtask ci                              format, lints, tidy, test";
 
@@ -62,7 +62,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "worlds" => check::worlds(rest),
         "chaos" => check::chaos(rest),
         "bench" => bench::bench(rest),
-        "setup" => setup::all(),
+        "setup" => setup::all().and_then(|()| setup::tools()),
         "tidy" => tidy::tidy(),
         "ci" => check::ci(),
         "help" | "--help" | "-h" => {

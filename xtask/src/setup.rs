@@ -9,6 +9,7 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, bail};
 
+use crate::apt::Apt;
 use crate::shell;
 
 const BINARIES: &str = "/usr/lib/postgresql";
@@ -97,6 +98,34 @@ pub fn namespaces() -> Result<()> {
     packages.into_iter().try_for_each(install)
 }
 
+/// What only tests need: strace, valgrind and HAProxy.
+pub fn tools() -> Result<()> {
+    strace()?;
+    valgrind()?;
+    haproxy()
+}
+
+/// Debian's own, with the libraries that a machine without it lacks.
+pub const HAPROXY: [&str; 4] = ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"];
+
+/// Unpacks HAProxy below target/haproxy, for the test that a load balancer set up for Patroni goes on. It is not installed, so
+/// nothing of it starts by itself.
+fn haproxy() -> Result<()> {
+    let folder = shell::target_dir().join("haproxy");
+    if has_system_program("haproxy") || folder.join("root/usr/sbin/haproxy").is_file() {
+        return Ok(());
+    }
+    if !shell::has_program("apt-get") {
+        bail!(
+            "there is no haproxy, which a test puts in front of a cluster, and no apt-get to fetch it with; install it"
+        );
+    }
+    println!("Fetching HAProxy, which a test puts in front of a cluster.");
+    let apt = Apt::new(&folder)?;
+    apt.download(&HAPROXY)?;
+    apt.unpack(&HAPROXY).map(drop)
+}
+
 /// Installs strace, with which system calls are counted.
 pub fn strace() -> Result<()> {
     if has_system_program("strace") {
@@ -107,7 +136,7 @@ pub fn strace() -> Result<()> {
 }
 
 /// Installs valgrind, with which instructions are counted.
-pub fn valgrind() -> Result<()> {
+fn valgrind() -> Result<()> {
     if has_system_program("valgrind") {
         return Ok(());
     }

@@ -187,6 +187,7 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
             timeline,
             term: primary.value.term,
             member: member.clone(),
+            at: None,
         }));
     }
     // Should this cluster be promoted again before it has streamed, it keeps away from the other's timelines.
@@ -194,10 +195,11 @@ pub fn record(view: &View, winner: &Answer, term: Term) -> Option<Action> {
         && let Some(timeline) = view.origin_timeline()
         && !view.store.explains(timeline)
     {
-        history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
+        history.push(TimelineRecord { timeline, term, member: winner.member.clone(), at: None });
     }
     if !head {
-        history.push(TimelineRecord { timeline, term, member: winner.member.clone() });
+        let at = view.recorded_at();
+        history.push(TimelineRecord { timeline, term, member: winner.member.clone(), at });
     }
     let mut conditions =
         vec![(Key::Primary, primary.version), (Key::Sync, sync.version), (Key::Timelines, timelines.version)];

@@ -69,6 +69,9 @@ pub struct TimelineRecord {
     pub timeline: Timeline,
     pub term: Term,
     pub member: MemberId,
+    /// Wall-clock second of the recording, for people; nothing is decided by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<u64>,
 }
 
 /// What a node is made of.

@@ -140,6 +140,9 @@ pub struct View {
     pub store_lease: Option<(Term, Millis)>,
     /// The cluster that this one follows, as last looked at.
     pub origin: OriginReport,
+    /// Where this node answers over HTTP; nothing is decided by it.
+    #[serde(default)]
+    pub api_url: String,
 }
 
 /// The last request for which each of these was done; lost with the process, and then done again.
@@ -175,11 +178,17 @@ impl View {
             copies_failed: 0,
             store_lease: None,
             origin: OriginReport::default(),
+            api_url: String::new(),
         }
     }
 
     pub fn record(&self) -> Option<&PrimaryRecord> {
         self.store.primary.as_ref().map(|versioned| &versioned.value)
+    }
+
+    /// The second that a record made now is dated with; `None` where nobody has told the time.
+    pub(crate) fn recorded_at(&self) -> Option<u64> {
+        (self.wall_s > 0).then_some(self.wall_s)
     }
 
     pub fn sync(&self) -> Option<&SyncRecord> {

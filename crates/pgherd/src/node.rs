@@ -21,7 +21,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use self::cancels::Cancels;
-use self::parts::{fencing, followed, hooks, peer_config, proxy_config, reread, seeds, settings, tunable};
+use self::parts::{
+    api_url, fencing, followed, hooks, peer_config, proxy_config, reread, seeds, settings, tunable,
+};
 use self::pid_file::PidFile;
 use self::relaunch::{Inheritance, Old, Successor, Wishes};
 use crate::agent::{
@@ -162,6 +164,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         tags: config.tags.clone(),
         method: config.sync.method,
         me: NodeName(config.node.name.clone()),
+        api_url: api_url(&config),
         words,
         credentials: CredentialsFile::in_dir(&config.node.dir),
         store: store.clone() as Arc<dyn Store>,
@@ -185,6 +188,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         addresses,
         metrics: proxy.metrics(),
         seats: store.seats(),
+        started_ms: crate::clock::boot_millis(),
     });
     let open = [&[http.local_addr()?, link.local_address()], &proxy.addresses().all()[..]].concat();
     let api = tokio::spawn(api::serve(http, door, view, until(stopped.clone())));

@@ -59,7 +59,7 @@ mod worker;
 
 pub use cancel::{Elsewhere, SyncWaits};
 pub use ceilings::CeilingLimits;
-pub use metrics::Metrics;
+pub use metrics::{Metrics, families as metric_families};
 pub use nearby::OwnServer;
 pub use policy::{Leaks, LoweredCommit};
 pub use routes::{CatalogNews, Catalogs, Consistency, LagMax, Position, Positions};

@@ -59,6 +59,11 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
+/// The heads of all families, as they stand before their samples: for whoever lists them.
+pub fn families() -> String {
+    text(&Counts::default(), &Report::default())
+}
+
 fn text(counts: &Counts, report: &Report) -> String {
     let mut out = String::new();
     let gauges = [

@@ -86,6 +86,7 @@ impl Sight<'_> {
                 timeline: Timeline(u32::from(past.timeline)),
                 term: Term(u64::from(past.term)),
                 member: self.naming.member(era.member),
+                at: None,
             });
         }
         let primary = PrimaryRecord {
@@ -245,6 +246,7 @@ impl Sight<'_> {
             paused: false,
             why_not_source: String::new(),
             unfetched: None,
+            api_url: String::new(),
         }
     }
 

@@ -63,6 +63,7 @@ fn promised(name: &str, busy: Option<Operation>) -> Status {
         why_not_source: String::new(),
         unfetched: None,
         origin: Default::default(),
+        api_url: String::new(),
     }
 }
 
@@ -90,7 +91,8 @@ fn view(own: Option<Operation>, peer: Option<Operation>) -> View {
         by_lease: false,
         idle: false,
     };
-    let timelines = vec![TimelineRecord { timeline: wire::Timeline(1), term: Term(1), member: member("n3") }];
+    let timelines =
+        vec![TimelineRecord { timeline: wire::Timeline(1), term: Term(1), member: member("n3"), at: None }];
     let store = StoreView {
         loaded: true,
         sync: Some(Versioned { value: sync, version: 1 }),
@@ -203,7 +205,8 @@ fn a_full_disk_wins_nothing_and_loses_nothing() {
 #[test]
 fn whose_wal_has_left_fetches_nothing() {
     let mut view = view(None, None);
-    let second = TimelineRecord { timeline: wire::Timeline(2), term: Term(1), member: member("n2") };
+    let second =
+        TimelineRecord { timeline: wire::Timeline(2), term: Term(1), member: member("n2"), at: None };
     view.store.timelines.as_mut().unwrap().value.push(second);
     let mut outcome_at = |fork: u64| {
         let peer = &mut view.memory.peers.get_mut(&"n2".into()).unwrap().status;

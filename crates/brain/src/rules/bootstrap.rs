@@ -67,8 +67,13 @@ pub(super) fn record(view: &View) -> Option<Want> {
         head,
     };
     let mut timelines = vec![
-        TimelineRecord { timeline, term: Term(0), member: member.clone() },
-        TimelineRecord { timeline: timeline.next(), term: Term(1), member: member.clone() },
+        TimelineRecord { timeline, term: Term(0), member: member.clone(), at: None },
+        TimelineRecord {
+            timeline: timeline.next(),
+            term: Term(1),
+            member: member.clone(),
+            at: view.recorded_at(),
+        },
     ];
     timelines.retain(|_| !head);
     let set = SyncSet::default();

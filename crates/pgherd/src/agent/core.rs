@@ -25,7 +25,7 @@ use super::message::Message;
 use super::note::{Errand, Note};
 use super::observer::Observer;
 use super::origin::OriginWatch;
-use super::panel::Panel;
+use super::panel::{Panel, Seen};
 use super::publish::{self, OpenRun};
 use super::retry::Retry;
 use super::slots::{self, KeeperTask, SlotPolicy};
@@ -49,6 +49,8 @@ pub struct Parts {
     pub tags: Tags,
     pub method: Method,
     pub me: NodeName,
+    /// Where this node answers over HTTP.
+    pub api_url: String,
     pub words: WordsFile,
     pub credentials: CredentialsFile,
     pub store: Arc<dyn Store>,
@@ -96,6 +98,8 @@ pub struct Agent {
     /// The decision that was told last.
     told: (String, Vec<Action>),
     open_run: Option<OpenRun>,
+    /// Wall-clock second at which the store last had a leader, for people.
+    store_seen: Option<u64>,
 }
 
 impl Agent {
@@ -125,6 +129,7 @@ impl Agent {
             postgres: if parts.worker.is_some() { Postgres::Unknown } else { Postgres::Empty },
             slots: keeper.as_ref().map_or_else(SlotReport::default, |_| slots::unlooked()),
             tags: parts.tags.clone(),
+            api_url: parts.api_url.clone(),
             memory: brain::Memory::inheriting(now, inherited),
             ..View::new(parts.me.clone(), parts.settings.clone(), durable, now)
         };
@@ -152,6 +157,7 @@ impl Agent {
             unwritable: None,
             told: (String::new(), Vec::new()),
             open_run: None,
+            store_seen: None,
         })
     }
 
@@ -303,6 +309,12 @@ impl Agent {
             *old = topology;
             changed
         });
-        self.parts.panel.show(&self.view, decision);
+        self.store_seen = self.snapshots.borrow().connected.then_some(self.view.wall_s).or(self.store_seen);
+        self.parts.panel.show(Seen {
+            view: self.view.clone(),
+            decision: decision.clone(),
+            facts: self.parts.worker.as_ref().and_then(|worker| worker.facts()),
+            store_seen: self.store_seen,
+        });
     }
 }

@@ -1,11 +1,13 @@
 //! What this process knows of its server beyond what the server says.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use brain::{Applied, Complaint, MemberId, OriginRecord, Postgres, Upstream};
 use wire::Lsn;
 
 use super::burden::Burden;
+use super::facts::Facts;
 use super::records::Credentials;
 use super::slots::SlotKnown;
 use super::stream::Stream;
@@ -43,6 +45,8 @@ pub(super) struct Known {
     pub burden: Burden,
     /// The last look that the server answered.
     pub answer: Option<(Instant, Postgres)>,
+    /// What people are told of the server that answers.
+    pub facts: Option<Arc<Facts>>,
     pub slots: SlotKnown,
     /// The cluster that this one follows, and which of its hosts is its primary.
     pub origin: Option<OriginRecord>,

@@ -25,6 +25,7 @@ impl Worker {
     pub async fn observe(&self) -> Postgres {
         let reason = match self.server.observe().await {
             Ok(Observation::Down) => {
+                self.note_facts(None);
                 let ran = self.known().answer.take().is_some();
                 if ran {
                     self.hear_last_words().await;
@@ -32,17 +33,20 @@ impl Worker {
                 return self.stopped();
             }
             Ok(Observation::Starting { progress }) => {
+                self.note_facts(None);
                 self.note_recovery(&progress);
                 return Postgres::Starting;
             }
             Ok(Observation::Stopping) => return Postgres::Starting,
             Ok(Observation::Unresponsive { reason }) => reason,
             Ok(Observation::Standby(standby)) => {
+                self.note_facts(Some((&*standby).into()));
                 self.note_stream(&standby);
                 self.hear_receiver(&standby).await;
                 return self.answered(Self::standby, *standby);
             }
             Ok(Observation::Primary(primary)) => {
+                self.note_facts(Some((&*primary).into()));
                 // Known before anybody hears of a primary: the fencer is told of this process and no other.
                 let postmaster = self.server.adopt().ok().flatten();
                 self.known().postmaster = postmaster.and_then(|found| Identity::of(found.pid));

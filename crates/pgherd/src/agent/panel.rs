@@ -6,11 +6,16 @@ use arc_swap::ArcSwapOption;
 use brain::{Decision, Explanation, NodeName, View, explain};
 
 use super::events::{Event, EventLog};
+use super::facts::Facts;
 
 /// The view at the last decision.
 pub struct Seen {
     pub view: View,
     pub decision: Decision,
+    /// `None` while the server gives no answer, or there is none.
+    pub facts: Option<Arc<Facts>>,
+    /// Wall-clock second at which the store was last known to have a leader; `None` before the first.
+    pub store_seen: Option<u64>,
 }
 
 /// Shared with the API; the agent writes, everybody reads.
@@ -24,8 +29,8 @@ impl Panel {
         Panel { seen: ArcSwapOption::empty(), events }
     }
 
-    pub(super) fn show(&self, view: &View, decision: &Decision) {
-        self.seen.store(Some(Arc::new(Seen { view: view.clone(), decision: decision.clone() })));
+    pub(super) fn show(&self, seen: Seen) {
+        self.seen.store(Some(Arc::new(seen)));
     }
 
     /// `None` before the agent's first decision.

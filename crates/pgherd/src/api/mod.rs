@@ -10,7 +10,11 @@ pub mod access;
 mod change;
 mod listener;
 mod members;
+mod own;
 mod panel;
+mod patroni;
+#[cfg(test)]
+mod reference;
 pub mod report;
 mod routes;
 
@@ -30,6 +34,7 @@ use crate::config::Http;
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 pub use members::{MemberChange, NewMember};
+pub use own::{OwnReport, PastTimeline, Successor};
 pub use panel::NodeView;
 pub use report::{
     Accepted, EventRecord, Explanation, FencerReport, MemberReport, MembersReport, NodeReport, OriginStatus,
@@ -50,6 +55,10 @@ pub trait ClusterView: Send + Sync + 'static {
     fn members(&self) -> MembersReport;
     /// What people asked for, oldest first, as far as it is remembered.
     fn requests(&self) -> Vec<RequestReport>;
+    /// The reporting node, beyond its row in the status.
+    fn own(&self) -> OwnReport;
+    /// Timelines that were left, oldest first.
+    fn history(&self) -> Vec<PastTimeline>;
     /// What the proxy of this node counts, in Prometheus' text format.
     fn metrics(&self) -> BoxFuture<'_, String>;
     /// Writes a command down; answers with the request's id where there is one.

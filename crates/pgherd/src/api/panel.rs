@@ -12,7 +12,7 @@ use super::report::{
     EventRecord, Explanation, FencerReport, MemberReport, MembersReport, NodeReport, OriginStatus,
     RequestReport, Role, SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport, wall_text,
 };
-use super::{BoxFuture, ClusterView, MemberChange};
+use super::{BoxFuture, ClusterView, MemberChange, OwnReport, PastTimeline, own};
 use crate::agent::{Addresses, Command, Panel, Refusal, change_members, submit, topology};
 use crate::store::{SeatReport, Store};
 
@@ -25,6 +25,8 @@ pub struct NodeView {
     pub addresses: Arc<Addresses>,
     pub metrics: proxy::Metrics,
     pub seats: watch::Receiver<Arc<SeatReport>>,
+    /// When this process began, boot milliseconds.
+    pub started_ms: u64,
 }
 
 /// One node's part of a view: its own or a peer's last status.
@@ -42,6 +44,13 @@ struct Part<'a> {
     tags: &'a brain::Tags,
     why_not_source: &'a str,
     paused: bool,
+    api_url: &'a str,
+}
+
+/// The view of the last decision at the time of the question: a loop that hangs must not go on naming a primary whose
+/// lease has run out meanwhile, nor peers that have not been heard since.
+fn at_present(seen: &View) -> View {
+    View { now: seen.now.max(brain::Millis(crate::clock::boot_millis())), ..seen.clone() }
 }
 
 fn paused_until(view: &View) -> Option<String> {
@@ -69,7 +78,7 @@ impl ClusterView for NodeView {
                 origin: None,
             };
         };
-        let view = &seen.view;
+        let view = &at_present(&seen.view);
         let topology = topology(view, &self.addresses.load(), None);
         let primary = topology.primary.as_ref().map(|backend| backend.node.clone());
         let end = primary_end(view);
@@ -99,6 +108,14 @@ impl ClusterView for NodeView {
             requests: view.requests().map(RequestReport::from).collect(),
             origin: origin(view),
         }
+    }
+
+    fn own(&self) -> OwnReport {
+        own::report(self)
+    }
+
+    fn history(&self) -> Vec<PastTimeline> {
+        self.panel.seen().map_or_else(Vec::new, |seen| own::history(&seen.view))
     }
 
     fn requests(&self) -> Vec<RequestReport> {
@@ -242,6 +259,9 @@ impl NodeView {
             condition: part.map_or_else(Condition::default, |part| part.condition.clone()),
             slots: part.filter(|_| full && fresh).map_or_else(SlotsReport::default, |part| slots(part.slots)),
             fencer: part.and_then(|part| fencer(part.fencer)),
+            replay_lsn: postgres.standby().map(|standby| standby.replay).filter(|lsn| *lsn > Lsn::ZERO),
+            quarantined: is_quarantined(postgres),
+            api_url: part.map(|part| part.api_url.to_owned()).filter(|url| !url.is_empty()),
         }
     }
 }
@@ -261,6 +281,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         tags: &view.tags,
         why_not_source: &view.memory.cascade.why_not,
         paused: view.paused(),
+        api_url: &view.api_url,
     };
     let peers = view.memory.peers.values().map(|heard| Part {
         name: &heard.status.node.0,
@@ -276,6 +297,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         tags: &heard.status.tags,
         why_not_source: &heard.status.why_not_source,
         paused: heard.status.paused,
+        api_url: &heard.status.api_url,
     });
     std::iter::once(own).chain(peers).collect()
 }
@@ -284,6 +306,14 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
 fn upstream(postgres: &Postgres) -> Option<String> {
     let upstream = postgres.standby()?.upstream.as_ref()?;
     Some(upstream.node.0.clone()).filter(|node| !node.is_empty())
+}
+
+fn is_quarantined(postgres: &Postgres) -> bool {
+    match postgres {
+        Postgres::Primary(primary) => primary.quarantined,
+        Postgres::Standby(standby) => standby.quarantined,
+        _ => false,
+    }
 }
 
 fn receiver_note(postgres: &Postgres) -> String {

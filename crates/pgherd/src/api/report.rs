@@ -194,6 +194,15 @@ pub struct NodeReport {
     /// Null for a node that has none (a witness) or does not say.
     #[serde(default)]
     pub fencer: Option<FencerReport>,
+    /// End of what its server has replayed; null on a primary.
+    #[serde(default)]
+    pub replay_lsn: Option<Lsn>,
+    /// Its server runs and admits internal connections only.
+    #[serde(default)]
+    pub quarantined: bool,
+    /// Where it answers over HTTP; null when it has not said.
+    #[serde(default)]
+    pub api_url: Option<String>,
 }
 
 /// The fencer beside a node's agent.

@@ -5,18 +5,80 @@ use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 
+use brain::{Ask, Stage};
+
 use super::*;
 
 /// A view that says what the test told it.
-struct Told(Mutex<StatusReport>);
+pub(super) struct Told {
+    report: Mutex<StatusReport>,
+    pub own: OwnReport,
+    pub history: Vec<PastTimeline>,
+    /// What was asked for, each of it done at once.
+    asked: Mutex<Vec<brain::Request>>,
+}
+
+impl Told {
+    pub fn new(report: StatusReport) -> Told {
+        let (own, history) = (OwnReport::default(), Vec::new());
+        Told { report: Mutex::new(report), own, history, asked: Mutex::default() }
+    }
+
+    pub fn report(&self) -> StatusReport {
+        self.report.lock().unwrap().clone()
+    }
+
+    /// Whoever is asked to hand over does.
+    fn obey(&self, ask: Ask) -> Result<Option<u64>, Refusal> {
+        let mut report = self.report.lock().unwrap();
+        let own = report.from.clone();
+        match &ask {
+            Ask::Reinit { .. } if report.primary == Some(own.clone()) => {
+                return Err(Refusal::Conflict(format!("{own} is the primary")));
+            }
+            Ask::Switchover { to, at: None, .. } => {
+                let other = report
+                    .nodes
+                    .iter()
+                    .map(|node| &node.name)
+                    .find(|name| Some(*name) != report.primary.as_ref());
+                report.primary = to.as_ref().map(|to| to.0.clone()).or(other.cloned());
+            }
+            _ => {}
+        }
+        let mut asked = self.asked.lock().unwrap();
+        let id = 8 + asked.len() as u64;
+        let waits = matches!(ask, Ask::Switchover { at: Some(_), .. });
+        let (stage, note) = (if waits { Stage::Waiting } else { Stage::Done }, String::new());
+        asked.push(brain::Request { id, ask, stage, term: brain::Term(2), asked_at: 1_750_000_000, note });
+        Ok(Some(id))
+    }
+}
+
+impl Told {
+    /// What waits can be ended.
+    fn cancel(&self, id: u64) -> bool {
+        let mut asked = self.asked.lock().unwrap();
+        let waiting = asked.iter_mut().find(|request| request.id == id && request.stage == Stage::Waiting);
+        waiting.map(|request| request.stage = Stage::Failed).is_some()
+    }
+}
 
 impl ClusterView for Told {
     fn metrics(&self) -> BoxFuture<'_, String> {
         Box::pin(async { "pgherd_proxy_sessions 1\n".to_owned() })
     }
 
+    fn own(&self) -> OwnReport {
+        self.own.clone()
+    }
+
+    fn history(&self) -> Vec<PastTimeline> {
+        self.history.clone()
+    }
+
     fn status(&self) -> StatusReport {
-        self.0.lock().unwrap().clone()
+        self.report()
     }
 
     fn events(&self, after: u64, limit: usize) -> Vec<EventRecord> {
@@ -55,19 +117,21 @@ impl ClusterView for Told {
     fn requests(&self) -> Vec<RequestReport> {
         let request = brain::Request {
             id: 7,
-            ask: brain::Ask::Switchover { to: Some("n2".into()), at: None, force: false },
-            stage: brain::Stage::Done,
+            ask: Ask::Switchover { to: Some("n2".into()), at: None, force: false },
+            stage: Stage::Done,
             term: brain::Term(2),
             asked_at: 1_750_000_000,
             note: "n2 is the primary of term 3".into(),
         };
-        vec![RequestReport::from(&request)]
+        let asked = self.asked.lock().unwrap();
+        std::iter::once(&request).chain(asked.iter()).map(RequestReport::from).collect()
     }
 
     fn command(&self, command: Command) -> BoxFuture<'_, Result<Option<u64>, Refusal>> {
         let answer = match command {
-            Command::Ask(_) => Ok(Some(8)),
+            Command::Ask(ask) => self.obey(ask),
             Command::Pause(_) | Command::Resume => Ok(None),
+            Command::Cancel(id) if self.cancel(id) => Ok(Some(id)),
             Command::Cancel(id) => Err(Refusal::Conflict(format!("request {id} has ended already"))),
         };
         Box::pin(async move { answer })
@@ -88,7 +152,7 @@ impl ClusterView for Told {
     }
 }
 
-fn node(name: &str, role: Role) -> NodeReport {
+pub(super) fn node(name: &str, role: Role) -> NodeReport {
     NodeReport {
         name: name.into(),
         role,
@@ -110,10 +174,13 @@ fn node(name: &str, role: Role) -> NodeReport {
         condition: brain::Condition::default(),
         slots: SlotsReport::default(),
         fencer: None,
+        replay_lsn: None,
+        quarantined: false,
+        api_url: None,
     }
 }
 
-fn report(from: &str) -> StatusReport {
+pub(super) fn report(from: &str) -> StatusReport {
     StatusReport {
         cluster: "demo".into(),
         from: from.into(),
@@ -129,18 +196,22 @@ fn report(from: &str) -> StatusReport {
 }
 
 fn with_server(report: StatusReport, ask: impl FnOnce(&str) + Send + 'static) {
-    with_door(report, Door::of_this_machine(), ask);
+    with_view(Told::new(report), ask);
 }
 
-/// Serves `report`, runs `ask` with the base URL on a thread of its own, and sees the server end in good order.
-fn with_door(report: StatusReport, door: Door, ask: impl FnOnce(&str) + Send + 'static) {
+/// The same of a view.
+pub(super) fn with_view(view: Told, ask: impl FnOnce(&str) + Send + 'static) {
+    with_door(view, Door::of_this_machine(), ask);
+}
+
+/// Serves `view`, runs `ask` with the base URL on a thread of its own, and sees the server end in good order.
+fn with_door(view: Told, door: Door, ask: impl FnOnce(&str) + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let view = Arc::new(Told(Mutex::new(report)));
-        let server = tokio::spawn(serve(listener, door, view, async {
+        let server = tokio::spawn(serve(listener, door, Arc::new(view), async {
             stopped.await.ok();
         }));
         tokio::task::spawn_blocking(move || ask(&base)).await.unwrap();
@@ -150,11 +221,35 @@ fn with_door(report: StatusReport, door: Door, ask: impl FnOnce(&str) + Send + '
 }
 
 /// An agent that keeps no connection, so that the server can end at once.
-fn get(url: String) -> (u16, serde_json::Value) {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into();
-    let mut answer = agent.get(&url).call().unwrap();
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_idle_connections(0)
+        .allow_non_standard_methods(true)
+        .build()
+        .into()
+}
+
+pub(super) fn get(url: String) -> (u16, serde_json::Value) {
+    let mut answer = agent().get(&url).call().unwrap();
     (answer.status().as_u16(), answer.body_mut().read_json().unwrap())
+}
+
+/// An answer as it came.
+pub(super) struct Reply {
+    pub code: u16,
+    pub body: String,
+}
+
+/// Any method; a body without a type, as `curl -d` sends it or less.
+pub(super) fn ask(method: &str, url: &str, body: Option<&str>) -> Reply {
+    let request = ureq::http::Request::builder().method(method).uri(url);
+    let answer = match body {
+        Some(body) => agent().run(request.body(body.to_owned()).unwrap()),
+        None => agent().run(request.body(()).unwrap()),
+    };
+    let mut answer = answer.unwrap();
+    Reply { code: answer.status().as_u16(), body: answer.body_mut().read_to_string().unwrap() }
 }
 
 #[test]
@@ -198,33 +293,6 @@ fn explain_knows_one_node_all_nodes_and_no_stranger() {
         assert_eq!(code, 404);
         assert!(body["error"].as_str().unwrap().contains("n9"));
     });
-}
-
-fn codes(report: StatusReport, expected: [(&'static str, u16); 4]) {
-    with_server(report, move |base| {
-        for (path, code) in expected {
-            assert_eq!(get(format!("{base}{path}")).0, code, "{path}");
-        }
-    });
-}
-
-#[test]
-fn health_endpoints_answer_with_patronis_codes() {
-    codes(report("n1"), [("/primary", 200), ("/replica", 503), ("/health", 200), ("/liveness", 200)]);
-    codes(report("n2"), [("/primary", 503), ("/replica", 200), ("/health", 200), ("/liveness", 200)]);
-}
-
-#[test]
-fn a_primary_that_is_not_open_is_no_primary_for_a_load_balancer() {
-    let quarantined = StatusReport { primary: None, ..report("n1") };
-    codes(quarantined, [("/primary", 503), ("/replica", 503), ("/health", 200), ("/liveness", 200)]);
-}
-
-#[test]
-fn a_dead_server_is_unhealthy_while_its_agent_lives() {
-    let mut dead = report("n2");
-    dead.nodes[1].healthy = false;
-    codes(dead, [("/primary", 503), ("/replica", 503), ("/health", 503), ("/liveness", 200)]);
 }
 
 #[test]
@@ -289,7 +357,7 @@ fn changes_are_for_users_of_the_role_and_for_nobodys_web_page() {
         access::Users::add(&file, &new).unwrap();
     }
     let http = Http { listen: String::new(), port: 0, tls: None, users: Some(file), trusts_loopback: false };
-    with_door(report("n1"), Door::open(&http).unwrap(), |base| {
+    with_door(Told::new(report("n1")), Door::open(&http).unwrap(), |base| {
         let basic = |user: &str| {
             format!(
                 "Basic {}",
@@ -328,7 +396,7 @@ fn with_a_certificate_it_is_https_and_the_command_line_trusts_that_certificate()
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let tls = Some(crate::config::HttpTls { cert: cert.clone(), key });
     let http = Http { listen: String::new(), port: 0, tls, users: None, trusts_loopback: true };
-    with_door(report("n1"), Door::open(&http).unwrap(), move |base| {
+    with_door(Told::new(report("n1")), Door::open(&http).unwrap(), move |base| {
         let clear = ureq::get(format!("{base}/api/v1/status")).call();
         assert!(clear.is_err(), "nothing is answered in clear");
         let url = base.replace("http:", "https:");

@@ -141,6 +141,14 @@ mod tests {
     struct Tells(Vec<EventRecord>);
 
     impl ClusterView for Tells {
+        fn own(&self) -> api::OwnReport {
+            unreachable!("nobody asks for it here")
+        }
+
+        fn history(&self) -> Vec<api::PastTimeline> {
+            unreachable!("nobody asks for it here")
+        }
+
         fn metrics(&self) -> api::BoxFuture<'_, String> {
             unreachable!("nobody asks for it here")
         }

@@ -177,6 +177,14 @@ pub(super) fn proxy_config(config: &Config) -> Result<ProxyConfig> {
     })
 }
 
+/// Where others find Patroni's document of this node. A server that listens everywhere is found under the node's own address.
+pub(super) fn api_url(config: &Config) -> String {
+    let everywhere = ["*", "0.0.0.0", "::"].contains(&config.http.listen.as_str());
+    let host = if everywhere { &config.node.advertise } else { &config.http.listen };
+    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
+    format!("http://{host}:{}/patroni", config.http.port)
+}
+
 pub(super) fn peer_config(config: &Config, members: &MembersRecord) -> Result<PeerConfig> {
     Ok(PeerConfig {
         cluster: config.cluster.clone(),

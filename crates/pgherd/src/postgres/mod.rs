@@ -13,6 +13,7 @@
 //! The caller performs one change at a time (`detach`, `follow`, `promote`, `apply_sync`, …); `observe` and the probes
 //! may run beside them, each on connections of its own.
 
+mod about;
 mod account;
 mod basebackup;
 pub mod binaries;
@@ -59,6 +60,7 @@ mod wal;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub use about::About;
 pub use account::Account;
 pub use basebackup::Progress;
 pub use binaries::Installation;

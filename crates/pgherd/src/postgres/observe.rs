@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use wire::{History, Lsn, Timeline};
 
+use super::about::{self, About};
 use super::control;
 use super::error::Result;
 use super::hba::{Admission, NOT_THE_AGENT};
@@ -68,6 +69,7 @@ pub struct Standby {
     /// Receivers of other standbys or base backups at this one.
     pub walsenders: Vec<Walsender>,
     pub slots: Vec<Slot>,
+    pub about: About,
 }
 
 #[derive(Clone, PartialEq, Debug)]
@@ -83,6 +85,7 @@ pub struct Primary {
     pub walsenders: Vec<Walsender>,
     pub slots: Vec<Slot>,
     pub activity: Activity,
+    pub about: About,
 }
 
 /// What a planned stop has to wait for.
@@ -116,6 +119,9 @@ pub struct Walsender {
     pub replay_lsn: Option<Lsn>,
     pub sync_priority: Option<i32>,
     pub sync_state: Option<String>,
+    pub usename: Option<String>,
+    /// `None`: it comes by the Unix socket.
+    pub client_addr: Option<String>,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Deserialize)]
@@ -155,7 +161,7 @@ SELECT json_build_object(
     'walsenders', (SELECT coalesce(json_agg(json_build_object(
         'pid', pid, 'application_name', application_name, 'state', state, 'sent_lsn', sent_lsn,
         'flush_lsn', flush_lsn, 'replay_lsn', replay_lsn, 'sync_priority', sync_priority,
-        'sync_state', sync_state)), '[]') FROM pg_stat_replication WHERE application_name <> 'pgherd agent'),
+        'sync_state', sync_state, 'usename', usename, 'client_addr', client_addr)), '[]') FROM pg_stat_replication WHERE application_name <> 'pgherd agent'),
     'slots', (SELECT coalesce(json_agg(json_build_object(
         'slot_name', slot_name, 'slot_type', slot_type, 'active', active, 'restart_lsn', restart_lsn,
         'wal_status', wal_status)), '[]') FROM pg_replication_slots),
@@ -167,7 +173,9 @@ SELECT json_build_object(
                 coalesce(max((extract(epoch FROM clock_timestamp() - modification) * 1000)::bigint), 0))
             FROM pg_ls_archive_statusdir() WHERE name LIKE '%.ready') END)
         FROM pg_stat_activity WHERE backend_type = 'client backend' AND state <> 'idle'
-            AND {NOT_THE_AGENT}))"
+            AND {NOT_THE_AGENT}),
+    'about', {about})",
+        about = about::SQL
     )
 });
 
@@ -186,6 +194,7 @@ struct Seen {
     walsenders: Vec<Walsender>,
     slots: Vec<Slot>,
     activity: Activity,
+    about: About,
 }
 
 /// Wait events of a startup process that has read pg_wal to its end: it waits for the receiver, or for the next round
@@ -265,6 +274,7 @@ impl Server {
             walsenders: seen.walsenders,
             slots: seen.slots,
             activity: seen.activity,
+            about: seen.about,
         })
     }
 
@@ -287,6 +297,7 @@ impl Server {
             admission: self.admission(seen.admission.as_deref()),
             walsenders: seen.walsenders,
             slots: seen.slots,
+            about: seen.about,
         })
     }
 

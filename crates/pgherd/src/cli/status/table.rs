@@ -219,6 +219,9 @@ pub(super) mod tests {
             condition: brain::Condition::default(),
             slots: crate::api::SlotsReport::default(),
             fencer: None,
+            replay_lsn: None,
+            quarantined: false,
+            api_url: None,
         }
     }
 
