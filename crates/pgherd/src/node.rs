@@ -21,11 +21,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use self::cancels::Cancels;
-use self::parts::{fencing, followed, peer_config, proxy_config, reread, seeds, settings, tunable};
+use self::parts::{doors, fencing, followed, peer_config, proxy_config, reread, seeds, settings, tunable};
 use self::pid_file::PidFile;
 use self::relaunch::{Inheritance, Old, Successor, Wishes};
 use crate::agent::{
-    self, Addresses, Agent, CredentialsFile, EventLog, MembersFile, Panel, Parts, SlotPolicy, Words,
+    self, Addresses, Agent, CredentialsFile, EventLog, MembersFile, News, Panel, Parts, SlotPolicy, Words,
     WordsFile, Worker,
 };
 use crate::api::{self, NodeView};
@@ -130,6 +130,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     raft.first_start = first_start;
     let store = RaftStore::start(raft, raft_out)?;
     let (arrived, arriving) = mpsc::channel(MESSAGES_MAX);
+    let news = Arc::new(News::new(doors(&config, &members)));
     let link = Link::start(peer_config(&config, &members)?, arrived).await?;
     let (to_agent, incoming) = mpsc::channel(MESSAGES_MAX);
     tokio::spawn(carry_out(raft_outgoing, link.clone()));
@@ -139,6 +140,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         agent: to_agent,
         canceller: proxy.canceller(),
         cancels: cancels.clone(),
+        news: news.clone(),
     };
     tokio::spawn(carrier.carry_in(arriving));
 
@@ -148,7 +150,9 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     let (watched, seats) = (store.watch(), store.seats());
     let following =
         agent::follow_members(members.clone(), members_file, watched, seats, link.clone(), addresses.clone());
-    let helpers = [telling.abort_handle(), tokio::spawn(following).abort_handle()];
+    let telling_news = tokio::spawn(agent::tell_news(news.clone(), events.clone(), link.clone()));
+    let helpers =
+        [telling.abort_handle(), telling_news.abort_handle(), tokio::spawn(following).abort_handle()];
     let fencing = fencing(&config, &events)?;
     let parts = Parts {
         settings: settings(&config, &members),
@@ -178,6 +182,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         addresses,
         metrics: proxy.metrics(),
         seats: store.seats(),
+        news,
     });
     let open = [&[http.local_addr()?, link.local_address()], &proxy.addresses().all()[..]].concat();
     let api = tokio::spawn(api::serve(http, view, until(stopped.clone())));
@@ -309,6 +314,7 @@ struct Carrier {
     agent: mpsc::Sender<(String, bytes::Bytes)>,
     canceller: Canceller,
     cancels: Arc<Cancels>,
+    news: Arc<News>,
 }
 
 impl Carrier {
@@ -323,6 +329,7 @@ impl Carrier {
                     }
                 }
                 Channel::Cancel => self.cancels.deal_with(&self.canceller, payload),
+                Channel::News => self.news.hear(&from, &payload),
             }
         }
     }

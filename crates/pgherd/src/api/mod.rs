@@ -11,13 +11,16 @@ mod members;
 mod panel;
 pub mod report;
 mod routes;
+mod stream;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::agent::{Command, Refusal};
 
@@ -38,6 +41,9 @@ pub trait ClusterView: Send + Sync + 'static {
     fn status(&self) -> StatusReport;
     /// Events with an id above `after`, oldest first, at most `limit`.
     fn events(&self, after: u64, limit: usize) -> Vec<EventRecord>;
+    /// Those of every node, as far as they are known here: with an id above the one that `after` has for their node, in the
+    /// order of their time, at most `limit` of a node.
+    fn events_of_all(&self, after: &BTreeMap<String, u64>, limit: usize) -> Vec<EventRecord>;
     /// What would happen if `node` died now; without a name, for each node in turn. Empty for an unknown node.
     fn explain(&self, node: Option<&str>) -> Vec<Explanation>;
     /// Who belongs to the cluster, and who votes in the store.
@@ -58,7 +64,13 @@ pub async fn serve(
     view: Arc<dyn ClusterView>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let service = routes::router(view).into_make_service_with_connect_info::<SocketAddr>();
+    let (ending, ended) = watch::channel(false);
+    let service = routes::router(view, ended).into_make_service_with_connect_info::<SocketAddr>();
+    let shutdown = async move {
+        shutdown.await;
+        // A stream has no end of its own.
+        let _ = ending.send(true);
+    };
     axum::serve(listener, service).with_graceful_shutdown(shutdown).await
 }
 

@@ -1,5 +1,6 @@
 //! The agent's panel as the API's view of the cluster.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use brain::{
@@ -13,7 +14,7 @@ use super::report::{
     RequestReport, Role, SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport, wall_text,
 };
 use super::{BoxFuture, ClusterView, MemberChange};
-use crate::agent::{Addresses, Command, Panel, Refusal, change_members, submit, topology};
+use crate::agent::{Addresses, Command, Event, News, Panel, Refusal, change_members, submit, topology};
 use crate::store::{SeatReport, Store};
 
 /// Joins the panel with what the configuration knows of the nodes.
@@ -25,6 +26,7 @@ pub struct NodeView {
     pub addresses: Arc<Addresses>,
     pub metrics: proxy::Metrics,
     pub seats: watch::Receiver<Arc<SeatReport>>,
+    pub news: Arc<News>,
 }
 
 /// One node's part of a view: its own or a peer's last status.
@@ -42,6 +44,18 @@ struct Part<'a> {
     tags: &'a brain::Tags,
     why_not_source: &'a str,
     paused: bool,
+}
+
+fn record(event: Event) -> EventRecord {
+    EventRecord {
+        id: event.id,
+        at: event.at,
+        node: event.node,
+        term: event.term,
+        rule: event.rule,
+        what: event.what,
+        why: event.why.join("; "),
+    }
 }
 
 fn paused_until(view: &View) -> Option<String> {
@@ -116,16 +130,17 @@ impl ClusterView for NodeView {
     }
 
     fn events(&self, after: u64, limit: usize) -> Vec<EventRecord> {
-        let record = |event: crate::agent::Event| EventRecord {
-            id: event.id,
-            at: event.at,
-            node: event.node,
-            term: event.term,
-            rule: event.rule,
-            what: event.what,
-            why: event.why.join("; "),
-        };
         self.panel.events(after, limit).into_iter().map(record).collect()
+    }
+
+    fn events_of_all(&self, after: &BTreeMap<String, u64>, limit: usize) -> Vec<EventRecord> {
+        let told = |node: &str| after.get(node).copied().unwrap_or(0);
+        // A node that has lost its log counts from the beginning again.
+        let own = Some(told(&self.name)).filter(|&id| id <= self.panel.latest()).unwrap_or(0);
+        let mut events = self.panel.events(own, limit);
+        events.extend(self.news.events(told, limit));
+        events.sort_by(|left, right| (&left.at, left.id).cmp(&(&right.at, right.id)));
+        events.into_iter().map(record).collect()
     }
 
     fn explain(&self, node: Option<&str>) -> Vec<Explanation> {
@@ -242,6 +257,7 @@ impl NodeView {
             condition: part.map_or_else(Condition::default, |part| part.condition.clone()),
             slots: part.filter(|_| full && fresh).map_or_else(SlotsReport::default, |part| slots(part.slots)),
             fencer: part.and_then(|part| fencer(part.fencer)),
+            doors: if name == self.name { Some(self.news.own().clone()) } else { self.news.doors_of(name) },
         }
     }
 }

@@ -4,6 +4,8 @@ use brain::{Ask, Condition, Request, Stage, Tags};
 use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
+use crate::agent::Doors;
+
 /// The cluster as one node sees it, `pgherd status --json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -194,6 +196,9 @@ pub struct NodeReport {
     /// Null for a node that has none (a witness) or does not say.
     #[serde(default)]
     pub fencer: Option<FencerReport>,
+    /// Where it is reached; null until it has told.
+    #[serde(default)]
+    pub doors: Option<Doors>,
 }
 
 /// The fencer beside a node's agent.

@@ -10,11 +10,13 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::report::{NodeReport, Role, StatusReport};
+use super::stream::{self, Streams};
 use super::{ClusterView, change, members};
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
@@ -77,6 +79,11 @@ pub const ROUTES: &[Route] = &[
         handler: || post(change::pause).delete(change::resume),
     },
     Route {
+        path: "/api/v1/stream",
+        doc: "The status and the events of every node as they change, as server-sent events.",
+        handler: || get(stream::stream),
+    },
+    Route {
         path: "/metrics",
         doc: "What the proxy of this node counts, in Prometheus' text format.",
         handler: || get(metrics),
@@ -108,11 +115,12 @@ pub const ROUTES: &[Route] = &[
     },
 ];
 
-pub(super) fn router(view: View) -> Router {
+pub(super) fn router(view: View, ended: watch::Receiver<bool>) -> Router {
     ROUTES
         .iter()
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .fallback(unknown)
+        .layer(Extension(Streams::new(ended)))
         .with_state(view)
 }
 

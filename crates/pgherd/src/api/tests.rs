@@ -7,6 +7,8 @@ use tokio::sync::oneshot;
 
 use super::*;
 
+mod streams;
+
 /// A view that says what the test told it.
 struct Told(Mutex<StatusReport>);
 
@@ -30,6 +32,11 @@ impl ClusterView for Told {
             why: String::new(),
         };
         (after + 1..=5_000).take(limit).map(event).collect()
+    }
+
+    fn events_of_all(&self, after: &BTreeMap<String, u64>, limit: usize) -> Vec<EventRecord> {
+        let after = after.get("n1").copied().unwrap_or(4_990);
+        self.events(after, limit)
     }
 
     fn members(&self) -> MembersReport {
@@ -110,6 +117,7 @@ fn node(name: &str, role: Role) -> NodeReport {
         condition: brain::Condition::default(),
         slots: SlotsReport::default(),
         fencer: None,
+        doors: None,
     }
 }
 
@@ -130,12 +138,15 @@ fn report(from: &str) -> StatusReport {
 
 /// Serves `report`, runs `ask` with the base URL on a thread of its own, and sees the server end in good order.
 fn with_server(report: StatusReport, ask: impl FnOnce(&str) + Send + 'static) {
+    with_view(Arc::new(Told(Mutex::new(report))), ask);
+}
+
+fn with_view(view: Arc<Told>, ask: impl FnOnce(&str) + Send + 'static) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let view = Arc::new(Told(Mutex::new(report)));
         let server = tokio::spawn(serve(listener, view, async {
             stopped.await.ok();
         }));

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use brain::{MemberRecord, MembersRecord, NodeName, OriginRecord, Settings};
 
 use super::Precondition;
-use crate::agent::{self, CredentialsFile, EventLog, Fencing, FencingConfig, Followed};
+use crate::agent::{self, CredentialsFile, Doors, EventLog, Fencing, FencingConfig, Followed};
 use crate::config::{Config, NodeKind, Peer, Watchdog};
 use crate::peer::{Identity, PeerConfig};
 use crate::postgres::{self, Layout, SlotSettings, Tunable};
@@ -89,6 +89,23 @@ pub(super) fn seeds(config: &Config) -> MembersRecord {
         (NodeName(name.clone()), record)
     };
     MembersRecord { nodes: config.peers.iter().map(member).collect(), ..MembersRecord::default() }
+}
+
+/// Where people and applications reach this node. One that listens everywhere is where its peers reach it.
+pub(super) fn doors(config: &Config, members: &MembersRecord) -> Doors {
+    let own = members.nodes.get(&NodeName(config.node.name.clone()));
+    let home = own.and_then(|own| own.peer.rsplit_once(':')).map(|(host, _)| host);
+    let at = |listen: &str, port: u16| match (listen, home) {
+        ("*" | "" | "0.0.0.0" | "::", Some(home)) => format!("{home}:{port}"),
+        _ => format!("{listen}:{port}"),
+    };
+    let proxy = &config.proxy;
+    Doors {
+        http: at(&config.http.listen, config.http.port),
+        read_write: at(&proxy.listen, proxy.read_write_port),
+        read_only: at(&proxy.listen, proxy.read_only_port),
+        auto: at(&proxy.listen, proxy.auto_port),
+    }
 }
 
 pub(super) fn settings(config: &Config, members: &MembersRecord) -> Settings {

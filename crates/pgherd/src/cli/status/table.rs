@@ -219,6 +219,7 @@ pub(super) mod tests {
             condition: brain::Condition::default(),
             slots: crate::api::SlotsReport::default(),
             fencer: None,
+            doors: None,
         }
     }
 
