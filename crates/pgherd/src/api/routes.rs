@@ -18,6 +18,7 @@ use tokio::sync::watch;
 use super::report::{NodeReport, Role, StatusReport};
 use super::stream::{self, Streams};
 use super::{ClusterView, change, members};
+use crate::dashboard;
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
 pub const EVENTS_PER_ANSWER_MAX: usize = 1_000;
@@ -112,6 +113,13 @@ pub const ROUTES: &[Route] = &[
         path: "/liveness",
         doc: "200 while this node's agent answers.",
         handler: || get(|State(view): State<View>| async move { answer(&view, |_, _| true) }),
+    },
+    Route { path: "/dashboard", doc: "The dashboard, for a browser.", handler: || get(dashboard::page) },
+    Route { path: "/dashboard/", doc: "The same.", handler: || get(dashboard::page) },
+    Route {
+        path: "/dashboard/{file}",
+        doc: "What the dashboard's page is made of.",
+        handler: || get(dashboard::file),
     },
 ];
 

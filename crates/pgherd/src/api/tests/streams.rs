@@ -1,4 +1,4 @@
-//! The stream, over real sockets.
+//! The stream, and the files of the dashboard, over real sockets.
 
 use std::io::{BufRead, BufReader};
 use std::time::{Duration, Instant};
@@ -132,4 +132,35 @@ fn an_open_stream_ends_with_its_server() {
     });
     // The server has ended already, with the stream open.
     end.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
+fn the_dashboard_comes_with_its_policy_and_is_not_sent_twice() {
+    with_server(report("n1"), |base| {
+        let agent: ureq::Agent =
+            ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into();
+        for (path, kind) in [
+            ("/dashboard", "text/html; charset=utf-8"),
+            ("/dashboard/", "text/html; charset=utf-8"),
+            ("/dashboard/app.js", "text/javascript; charset=utf-8"),
+            ("/dashboard/style.css", "text/css; charset=utf-8"),
+            ("/dashboard/icon.svg", "image/svg+xml"),
+        ] {
+            let answer = agent.get(format!("{base}{path}")).call().unwrap();
+            let header = |name: &str| answer.headers()[name].to_str().unwrap().to_owned();
+            assert_eq!((answer.status().as_u16(), header("content-type").as_str()), (200, kind), "{path}");
+            let policy = header("content-security-policy");
+            assert!(policy.starts_with("default-src 'self';") && !policy.contains("unsafe"), "{policy}");
+            assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+            assert_eq!(
+                (header("x-frame-options"), header("x-content-type-options")),
+                ("DENY".into(), "nosniff".into())
+            );
+            let again = agent.get(format!("{base}{path}")).header("If-None-Match", header("etag"));
+            assert_eq!(again.call().unwrap().status(), 304, "{path}");
+        }
+        for path in ["/dashboard/mod.rs", "/dashboard/..%2fmod.rs", "/dashboard/none.js"] {
+            assert_eq!(agent.get(format!("{base}{path}")).call().unwrap().status(), 404, "{path}");
+        }
+    });
 }
