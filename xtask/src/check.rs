@@ -72,6 +72,7 @@ pub fn test(arguments: &[String]) -> Result<()> {
     if !wanted.without_setup {
         setup::all()?;
         setup::strace()?;
+        setup::browser()?;
     }
     // The tests of real processes start this binary; cargo builds it for them only when told.
     shell::cargo(&["build", "--package", "pgherd"])?;
@@ -112,6 +113,7 @@ fn chaos_with(arguments: &[&str], setup: bool) -> Result<()> {
 fn test_on(major: u32, filter: &[&str]) -> Result<()> {
     let bin = majors::bin_dir(major)?;
     println!("PostgreSQL {major} is in {}", bin.display());
+    setup::browser()?;
     shell::cargo(&["build", "--package", "pgherd"])?;
     for (package, tests) in REAL_SERVERS {
         let tests = if filter.is_empty() { &[tests] } else { filter };

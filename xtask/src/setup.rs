@@ -1,4 +1,4 @@
-//! What a fresh Debian machine lacks: PostgreSQL's server, and the tools that cut networks for the chaos tests.
+//! What a fresh Debian machine lacks: PostgreSQL's server, the tools that cut networks for the chaos tests, a browser.
 //!
 //! A C compiler is no question here: without its linker this task could not have been built.
 //! Invariant: a machine that has a server is left as it is, without sudo and without the network.
@@ -104,6 +104,15 @@ pub fn strace() -> Result<()> {
     }
     println!("Installing strace, with which the proxy's system calls are counted.");
     install("strace")
+}
+
+/// Installs Chromium, in which the dashboard is tested.
+pub fn browser() -> Result<()> {
+    if has_system_program("chromium") {
+        return Ok(());
+    }
+    println!("Installing Chromium, in which the dashboard is tested.");
+    install("chromium")
 }
 
 /// Debian keeps these where only root's PATH looks.
