@@ -14,6 +14,7 @@ mod cascading;
 mod causal_reads;
 mod copy_interrupted;
 mod copy_tool_killed;
+mod dashboard;
 mod degraded;
 mod demo_detach_and_stop;
 mod disk_full;

@@ -1,4 +1,4 @@
-//! What a fresh Debian machine lacks: PostgreSQL's server, and the tools that cut networks for the chaos tests.
+//! What a fresh Debian machine lacks: PostgreSQL's server, the tools that cut networks for the chaos tests, a browser.
 //!
 //! A C compiler is no question here: without its linker this task could not have been built.
 //! Invariant: a machine that has a server is left as it is, without sudo and without the network.
@@ -98,10 +98,11 @@ pub fn namespaces() -> Result<()> {
     packages.into_iter().try_for_each(install)
 }
 
-/// What only tests need: strace, valgrind and HAProxy.
+/// What only tests need: strace, valgrind, Chromium and HAProxy.
 pub fn tools() -> Result<()> {
     strace()?;
     valgrind()?;
+    browser()?;
     haproxy()
 }
 
@@ -142,6 +143,15 @@ fn valgrind() -> Result<()> {
     }
     println!("Installing valgrind, with which the proxy's instructions are counted.");
     install("valgrind")
+}
+
+/// Installs Chromium, in which the dashboard is tested.
+fn browser() -> Result<()> {
+    if has_system_program("chromium") {
+        return Ok(());
+    }
+    println!("Installing Chromium, in which the dashboard is tested.");
+    install("chromium")
 }
 
 /// Debian keeps these where only root's PATH looks.

@@ -70,9 +70,6 @@ pub struct Status {
     /// What the speaker last saw of the cluster that this one follows.
     #[serde(default)]
     pub origin: OriginReport,
-    /// Where the speaker answers over HTTP, for people and monitors; empty when it does not say.
-    #[serde(default)]
-    pub api_url: String,
 }
 
 impl Status {
@@ -106,7 +103,6 @@ impl Status {
             why_not_source: view.memory.cascade.why_not.clone(),
             unfetched: view.memory.unfetched(view.now, fetch::AGAIN_MS).cloned(),
             origin: view.origin.clone(),
-            api_url: view.api_url.clone(),
         }
     }
 

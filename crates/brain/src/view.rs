@@ -140,9 +140,6 @@ pub struct View {
     pub store_lease: Option<(Term, Millis)>,
     /// The cluster that this one follows, as last looked at.
     pub origin: OriginReport,
-    /// Where this node answers over HTTP; nothing is decided by it.
-    #[serde(default)]
-    pub api_url: String,
 }
 
 /// The last request for which each of these was done; lost with the process, and then done again.
@@ -178,7 +175,6 @@ impl View {
             copies_failed: 0,
             store_lease: None,
             origin: OriginReport::default(),
-            api_url: String::new(),
         }
     }
 

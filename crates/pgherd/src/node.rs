@@ -22,12 +22,12 @@ use tokio::task::AbortHandle;
 
 use self::cancels::Cancels;
 use self::parts::{
-    api_url, fencing, followed, hooks, peer_config, proxy_config, reread, seeds, settings, tunable,
+    doors, fencing, followed, hooks, peer_config, proxy_config, reread, seeds, settings, tunable,
 };
 use self::pid_file::PidFile;
 use self::relaunch::{Inheritance, Old, Successor, Wishes};
 use crate::agent::{
-    self, Addresses, Agent, CredentialsFile, EventLog, MembersFile, Panel, Parts, SlotPolicy, Words,
+    self, Addresses, Agent, CredentialsFile, EventLog, MembersFile, News, Panel, Parts, SlotPolicy, Words,
     WordsFile, Worker,
 };
 use crate::api::{self, Door, NodeView};
@@ -134,6 +134,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     raft.first_start = first_start;
     let store = RaftStore::start(raft, raft_out)?;
     let (arrived, arriving) = mpsc::channel(MESSAGES_MAX);
+    let news = Arc::new(News::new(doors(&config, &members)));
     let link = Link::start(peer_config(&config, &members)?, arrived).await?;
     let (to_agent, incoming) = mpsc::channel(MESSAGES_MAX);
     tokio::spawn(carry_out(raft_outgoing, link.clone()));
@@ -143,6 +144,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         agent: to_agent,
         canceller: proxy.canceller(),
         cancels: cancels.clone(),
+        news: news.clone(),
     };
     tokio::spawn(carrier.carry_in(arriving));
 
@@ -152,7 +154,9 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     let (watched, seats) = (store.watch(), store.seats());
     let following =
         agent::follow_members(members.clone(), members_file, watched, seats, link.clone(), addresses.clone());
-    let mut helpers = vec![telling.abort_handle(), tokio::spawn(following).abort_handle()];
+    let telling_news = tokio::spawn(agent::tell_news(news.clone(), events.clone(), link.clone()));
+    let mut helpers =
+        vec![telling.abort_handle(), telling_news.abort_handle(), tokio::spawn(following).abort_handle()];
     if let Some(hooks) = hooks(&config) {
         helpers.push(
             tokio::spawn(crate::hooks::run(hooks, topology.subscribe(), events.clone())).abort_handle(),
@@ -164,7 +168,6 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         tags: config.tags.clone(),
         method: config.sync.method,
         me: NodeName(config.node.name.clone()),
-        api_url: api_url(&config),
         words,
         credentials: CredentialsFile::in_dir(&config.node.dir),
         store: store.clone() as Arc<dyn Store>,
@@ -189,6 +192,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         metrics: proxy.metrics(),
         seats: store.seats(),
         started_ms: crate::clock::boot_millis(),
+        news,
     });
     let open = [&[http.local_addr()?, link.local_address()], &proxy.addresses().all()[..]].concat();
     let api = tokio::spawn(api::serve(http, door, view, until(stopped.clone())));
@@ -320,6 +324,7 @@ struct Carrier {
     agent: mpsc::Sender<(String, bytes::Bytes)>,
     canceller: Canceller,
     cancels: Arc<Cancels>,
+    news: Arc<News>,
 }
 
 impl Carrier {
@@ -334,6 +339,7 @@ impl Carrier {
                     }
                 }
                 Channel::Cancel => self.cancels.deal_with(&self.canceller, payload),
+                Channel::News => self.news.hear(&from, &payload),
             }
         }
     }

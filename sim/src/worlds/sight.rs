@@ -246,7 +246,6 @@ impl Sight<'_> {
             paused: false,
             why_not_source: String::new(),
             unfetched: None,
-            api_url: String::new(),
         }
     }
 

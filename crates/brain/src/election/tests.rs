@@ -63,7 +63,6 @@ fn promised(name: &str, busy: Option<Operation>) -> Status {
         why_not_source: String::new(),
         unfetched: None,
         origin: Default::default(),
-        api_url: String::new(),
     }
 }
 

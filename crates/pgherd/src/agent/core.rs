@@ -49,8 +49,6 @@ pub struct Parts {
     pub tags: Tags,
     pub method: Method,
     pub me: NodeName,
-    /// Where this node answers over HTTP.
-    pub api_url: String,
     pub words: WordsFile,
     pub credentials: CredentialsFile,
     pub store: Arc<dyn Store>,
@@ -129,7 +127,6 @@ impl Agent {
             postgres: if parts.worker.is_some() { Postgres::Unknown } else { Postgres::Empty },
             slots: keeper.as_ref().map_or_else(SlotReport::default, |_| slots::unlooked()),
             tags: parts.tags.clone(),
-            api_url: parts.api_url.clone(),
             memory: brain::Memory::inheriting(now, inherited),
             ..View::new(parts.me.clone(), parts.settings.clone(), durable, now)
         };

@@ -93,6 +93,11 @@ impl EventLog {
         self.news.subscribe()
     }
 
+    /// The id of the latest event; 0 before the first.
+    pub fn latest(&self) -> u64 {
+        self.inner.lock().map_or(0, |inner| inner.next - 1)
+    }
+
     /// Events with an id above `after`, oldest first, the newest `limit` of them.
     pub fn after(&self, after: u64, limit: usize) -> Vec<Event> {
         let Ok(inner) = self.inner.lock() else { return Vec::new() };

@@ -42,6 +42,10 @@ impl Panel {
         self.events.after(after, limit)
     }
 
+    pub fn latest(&self) -> u64 {
+        self.events.latest()
+    }
+
     /// For `node`, or for each full node.
     pub fn explain(&self, node: Option<&str>) -> Vec<Explanation> {
         let Some(seen) = self.seen() else { return Vec::new() };

@@ -17,13 +17,16 @@ mod patroni;
 mod reference;
 pub mod report;
 mod routes;
+mod stream;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 
 use axum::middleware;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use access::Access;
 use listener::{Certificate, Listener, Peer};
@@ -49,6 +52,9 @@ pub trait ClusterView: Send + Sync + 'static {
     fn status(&self) -> StatusReport;
     /// Events with an id above `after`, oldest first, at most `limit`.
     fn events(&self, after: u64, limit: usize) -> Vec<EventRecord>;
+    /// Those of every node, as far as they are known here: with an id above the one that `after` has for their node, in the
+    /// order of their time, at most `limit` of a node.
+    fn events_of_all(&self, after: &BTreeMap<String, u64>, limit: usize) -> Vec<EventRecord>;
     /// What would happen if `node` died now; without a name, for each node in turn. Empty for an unknown node.
     fn explain(&self, node: Option<&str>) -> Vec<Explanation>;
     /// Who belongs to the cluster, and who votes in the store.
@@ -95,8 +101,14 @@ pub async fn serve(
     view: Arc<dyn ClusterView>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    let router = routes::router(view).layer(middleware::from_fn_with_state(door.access, access::gate));
+    let (ending, ended) = watch::channel(false);
+    let router = routes::router(view, ended).layer(middleware::from_fn_with_state(door.access, access::gate));
     let service = router.into_make_service_with_connect_info::<Peer>();
+    let shutdown = async move {
+        shutdown.await;
+        // A stream has no end of its own.
+        let _ = ending.send(true);
+    };
     let watched = door.certificate.clone();
     let serving =
         axum::serve(Listener::new(listener, door.certificate), service).with_graceful_shutdown(shutdown);

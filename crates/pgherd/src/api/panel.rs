@@ -1,5 +1,6 @@
 //! The agent's panel as the API's view of the cluster.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use brain::{
@@ -13,7 +14,7 @@ use super::report::{
     RequestReport, Role, SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport, wall_text,
 };
 use super::{BoxFuture, ClusterView, MemberChange, OwnReport, PastTimeline, own};
-use crate::agent::{Addresses, Command, Panel, Refusal, change_members, submit, topology};
+use crate::agent::{Addresses, Command, Event, News, Panel, Refusal, change_members, submit, topology};
 use crate::store::{SeatReport, Store};
 
 /// Joins the panel with what the configuration knows of the nodes.
@@ -27,6 +28,7 @@ pub struct NodeView {
     pub seats: watch::Receiver<Arc<SeatReport>>,
     /// When this process began, boot milliseconds.
     pub started_ms: u64,
+    pub news: Arc<News>,
 }
 
 /// One node's part of a view: its own or a peer's last status.
@@ -44,13 +46,24 @@ struct Part<'a> {
     tags: &'a brain::Tags,
     why_not_source: &'a str,
     paused: bool,
-    api_url: &'a str,
 }
 
 /// The view of the last decision at the time of the question: a loop that hangs must not go on naming a primary whose
 /// lease has run out meanwhile, nor peers that have not been heard since.
 fn at_present(seen: &View) -> View {
     View { now: seen.now.max(brain::Millis(crate::clock::boot_millis())), ..seen.clone() }
+}
+
+fn record(event: Event) -> EventRecord {
+    EventRecord {
+        id: event.id,
+        at: event.at,
+        node: event.node,
+        term: event.term,
+        rule: event.rule,
+        what: event.what,
+        why: event.why.join("; "),
+    }
 }
 
 fn paused_until(view: &View) -> Option<String> {
@@ -133,16 +146,17 @@ impl ClusterView for NodeView {
     }
 
     fn events(&self, after: u64, limit: usize) -> Vec<EventRecord> {
-        let record = |event: crate::agent::Event| EventRecord {
-            id: event.id,
-            at: event.at,
-            node: event.node,
-            term: event.term,
-            rule: event.rule,
-            what: event.what,
-            why: event.why.join("; "),
-        };
         self.panel.events(after, limit).into_iter().map(record).collect()
+    }
+
+    fn events_of_all(&self, after: &BTreeMap<String, u64>, limit: usize) -> Vec<EventRecord> {
+        let told = |node: &str| after.get(node).copied().unwrap_or(0);
+        // A node that has lost its log counts from the beginning again.
+        let own = Some(told(&self.name)).filter(|&id| id <= self.panel.latest()).unwrap_or(0);
+        let mut events = self.panel.events(own, limit);
+        events.extend(self.news.events(told, limit));
+        events.sort_by(|left, right| (&left.at, left.id).cmp(&(&right.at, right.id)));
+        events.into_iter().map(record).collect()
     }
 
     fn explain(&self, node: Option<&str>) -> Vec<Explanation> {
@@ -261,7 +275,7 @@ impl NodeView {
             fencer: part.and_then(|part| fencer(part.fencer)),
             replay_lsn: postgres.standby().map(|standby| standby.replay).filter(|lsn| *lsn > Lsn::ZERO),
             quarantined: is_quarantined(postgres),
-            api_url: part.map(|part| part.api_url.to_owned()).filter(|url| !url.is_empty()),
+            doors: if name == self.name { Some(self.news.own().clone()) } else { self.news.doors_of(name) },
         }
     }
 }
@@ -281,7 +295,6 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         tags: &view.tags,
         why_not_source: &view.memory.cascade.why_not,
         paused: view.paused(),
-        api_url: &view.api_url,
     };
     let peers = view.memory.peers.values().map(|heard| Part {
         name: &heard.status.node.0,
@@ -297,7 +310,6 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         tags: &heard.status.tags,
         why_not_source: &heard.status.why_not_source,
         paused: heard.status.paused,
-        api_url: &heard.status.api_url,
     });
     std::iter::once(own).chain(peers).collect()
 }

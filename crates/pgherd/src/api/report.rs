@@ -4,6 +4,8 @@ use brain::{Ask, Condition, Request, Stage, Tags};
 use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
+use crate::agent::Doors;
+
 /// The cluster as one node sees it, `pgherd status --json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct StatusReport {
@@ -200,9 +202,9 @@ pub struct NodeReport {
     /// Its server runs and admits internal connections only.
     #[serde(default)]
     pub quarantined: bool,
-    /// Where it answers over HTTP; null when it has not said.
+    /// Where it is reached; null until it has told.
     #[serde(default)]
-    pub api_url: Option<String>,
+    pub doors: Option<Doors>,
 }
 
 /// The fencer beside a node's agent.

@@ -8,13 +8,16 @@ use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde::Deserialize;
 use serde_json::json;
+use tokio::sync::watch;
 
 use super::patroni::health::{self, Check, health};
 use super::patroni::{changes, documents, metrics};
+use super::stream::{self, Streams};
 use super::{ClusterView, access, change, members};
+use crate::dashboard;
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
 pub const EVENTS_PER_ANSWER_MAX: usize = 1_000;
@@ -93,6 +96,12 @@ pub const ROUTES: &[Route] = &[
         methods: "GET",
         doc: "Who asks, and what he may: user, role (viewer, operator, admin) and by (loopback, password, nobody).",
         handler: || get(access::me),
+    },
+    Route {
+        path: "/api/v1/stream",
+        methods: "GET",
+        doc: "The status and the events of every node as they change, as server-sent events.",
+        handler: || get(stream::stream),
     },
     Route {
         path: "/metrics",
@@ -277,13 +286,27 @@ pub const ROUTES: &[Route] = &[
         doc: "This replica copies its data directory anew.",
         handler: || post(changes::reinitialize),
     },
+    Route {
+        path: "/dashboard",
+        methods: "GET",
+        doc: "The dashboard, for a browser.",
+        handler: || get(dashboard::page),
+    },
+    Route { path: "/dashboard/", methods: "GET", doc: "The same.", handler: || get(dashboard::page) },
+    Route {
+        path: "/dashboard/{file}",
+        methods: "GET",
+        doc: "What the dashboard's page is made of.",
+        handler: || get(dashboard::file),
+    },
 ];
 
-pub(super) fn router(view: View) -> Router {
+pub(super) fn router(view: View, ended: watch::Receiver<bool>) -> Router {
     ROUTES
         .iter()
         .fold(Router::new(), |router, route| router.route(route.path, (route.handler)()))
         .fallback(unknown)
+        .layer(Extension(Streams::new(ended)))
         .with_state(view)
 }
 

@@ -9,6 +9,8 @@ use brain::{Ask, Stage};
 
 use super::*;
 
+mod streams;
+
 /// A view that says what the test told it.
 pub(super) struct Told {
     report: Mutex<StatusReport>,
@@ -94,6 +96,11 @@ impl ClusterView for Told {
         (after + 1..=5_000).take(limit).map(event).collect()
     }
 
+    fn events_of_all(&self, after: &BTreeMap<String, u64>, limit: usize) -> Vec<EventRecord> {
+        let after = after.get("n1").copied().unwrap_or(4_990);
+        self.events(after, limit)
+    }
+
     fn members(&self) -> MembersReport {
         MembersReport {
             cluster: "demo".into(),
@@ -176,7 +183,7 @@ pub(super) fn node(name: &str, role: Role) -> NodeReport {
         fencer: None,
         replay_lsn: None,
         quarantined: false,
-        api_url: None,
+        doors: None,
     }
 }
 
@@ -200,18 +207,19 @@ fn with_server(report: StatusReport, ask: impl FnOnce(&str) + Send + 'static) {
 }
 
 /// The same of a view.
-pub(super) fn with_view(view: Told, ask: impl FnOnce(&str) + Send + 'static) {
+pub(super) fn with_view(view: impl Into<Arc<Told>>, ask: impl FnOnce(&str) + Send + 'static) {
     with_door(view, Door::of_this_machine(), ask);
 }
 
 /// Serves `view`, runs `ask` with the base URL on a thread of its own, and sees the server end in good order.
-fn with_door(view: Told, door: Door, ask: impl FnOnce(&str) + Send + 'static) {
+fn with_door(view: impl Into<Arc<Told>>, door: Door, ask: impl FnOnce(&str) + Send + 'static) {
+    let view = view.into();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let (stop, stopped) = oneshot::channel::<()>();
-        let server = tokio::spawn(serve(listener, door, Arc::new(view), async {
+        let server = tokio::spawn(serve(listener, door, view, async {
             stopped.await.ok();
         }));
         tokio::task::spawn_blocking(move || ask(&base)).await.unwrap();

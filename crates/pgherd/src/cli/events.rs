@@ -113,6 +113,7 @@ pub fn human_line(event: &EventRecord) -> String {
 #[cfg(test)]
 mod tests {
     use crate::agent::{Command, Refusal};
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     use super::*;
@@ -159,6 +160,10 @@ mod tests {
 
         fn events(&self, after: u64, limit: usize) -> Vec<EventRecord> {
             self.0.iter().filter(|event| event.id > after).take(limit).cloned().collect()
+        }
+
+        fn events_of_all(&self, _: &BTreeMap<String, u64>, _: usize) -> Vec<EventRecord> {
+            unreachable!("nobody asks for it here")
         }
 
         fn explain(&self, _: Option<&str>) -> Vec<Explanation> {

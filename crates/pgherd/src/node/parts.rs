@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use brain::{MemberRecord, MembersRecord, NodeName, OriginRecord, Settings};
 
 use super::Precondition;
-use crate::agent::{self, CredentialsFile, EventLog, Fencing, FencingConfig, Followed};
+use crate::agent::{self, CredentialsFile, Doors, EventLog, Fencing, FencingConfig, Followed};
 use crate::config::{Config, NodeKind, Peer, Watchdog};
 use crate::hooks::HooksConfig;
 use crate::peer::{Identity, PeerConfig};
@@ -90,6 +90,24 @@ pub(super) fn seeds(config: &Config) -> MembersRecord {
         (NodeName(name.clone()), record)
     };
     MembersRecord { nodes: config.peers.iter().map(member).collect(), ..MembersRecord::default() }
+}
+
+/// Where people and applications reach this node. One that listens everywhere is where its peers reach it.
+pub(super) fn doors(config: &Config, members: &MembersRecord) -> Doors {
+    let own = members.nodes.get(&NodeName(config.node.name.clone()));
+    let home = own.and_then(|own| own.peer.rsplit_once(':')).map(|(host, _)| host);
+    let at = |listen: &str, port: u16| match (listen, home) {
+        ("*" | "" | "0.0.0.0" | "::", Some(home)) => format!("{home}:{port}"),
+        _ => format!("{listen}:{port}"),
+    };
+    let proxy = &config.proxy;
+    Doors {
+        http: at(&config.http.listen, config.http.port),
+        https: config.http.tls.is_some(),
+        read_write: at(&proxy.listen, proxy.read_write_port),
+        read_only: at(&proxy.listen, proxy.read_only_port),
+        auto: at(&proxy.listen, proxy.auto_port),
+    }
 }
 
 pub(super) fn settings(config: &Config, members: &MembersRecord) -> Settings {
@@ -175,14 +193,6 @@ pub(super) fn proxy_config(config: &Config) -> Result<ProxyConfig> {
             reserved_for: postgres::SUPERUSER.to_owned(),
         }),
     })
-}
-
-/// Where others find Patroni's document of this node. A server that listens everywhere is found under the node's own address.
-pub(super) fn api_url(config: &Config) -> String {
-    let everywhere = ["*", "0.0.0.0", "::"].contains(&config.http.listen.as_str());
-    let host = if everywhere { &config.node.advertise } else { &config.http.listen };
-    let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
-    format!("http://{host}:{}/patroni", config.http.port)
 }
 
 pub(super) fn peer_config(config: &Config, members: &MembersRecord) -> Result<PeerConfig> {

@@ -4,7 +4,7 @@
 //! frame  = length: u32 big-endian, of what follows; kind: u8; payload
 //! hello  = kind 0; "pgherd", version: u16, length: u8, cluster, length: u8, name
 //! ```
-//! The dialler says hello first, the other answers with its own, then frames of kinds 1 to 3 flow both ways. A
+//! The dialler says hello first, the other answers with its own, then frames of kinds 1 to 4 flow both ways. A
 //! frame of an unknown kind ends the connection: what may be said is fixed by the version.
 
 use std::io;
@@ -31,6 +31,7 @@ impl Channel {
             Channel::Agent => 1,
             Channel::Raft => 2,
             Channel::Cancel => 3,
+            Channel::News => 4,
         }
     }
 
@@ -39,6 +40,7 @@ impl Channel {
             1 => Some(Channel::Agent),
             2 => Some(Channel::Raft),
             3 => Some(Channel::Cancel),
+            4 => Some(Channel::News),
             _ => None,
         }
     }

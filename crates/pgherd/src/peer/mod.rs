@@ -46,6 +46,8 @@ pub enum Channel {
     Raft,
     /// Cancel requests for sessions of somebody else's proxy; when they pile up, new ones are refused.
     Cancel,
+    /// What is for people alone; each message replaces the one before.
+    News,
 }
 
 /// A message from a peer.

@@ -33,6 +33,8 @@ struct Queues {
     /// Sum of the lengths in `raft`.
     raft_bytes: usize,
     cancels: VecDeque<Bytes>,
+    /// The latest alone.
+    news: Option<Bytes>,
     state: State,
 }
 
@@ -53,6 +55,7 @@ impl Outbox {
                 raft: VecDeque::new(),
                 raft_bytes: 0,
                 cancels: VecDeque::new(),
+                news: None,
                 state: State::Open,
             }),
             news: Notify::new(),
@@ -86,6 +89,7 @@ impl Outbox {
                 }
                 queues.cancels.push_back(payload);
             }
+            Channel::News => queues.news = Some(payload),
         }
         drop(queues);
         self.news.notify_one();
@@ -143,9 +147,11 @@ impl Queues {
         if let Some(payload) = self.cancels.pop_front() {
             return Some((Channel::Cancel, payload));
         }
-        let payload = self.raft.pop_front()?;
-        self.raft_bytes -= payload.len();
-        Some((Channel::Raft, payload))
+        if let Some(payload) = self.raft.pop_front() {
+            self.raft_bytes -= payload.len();
+            return Some((Channel::Raft, payload));
+        }
+        Some((Channel::News, self.news.take()?))
     }
 }
 

@@ -161,8 +161,8 @@ fn member(told: &Told, row: &NodeReport) -> Value {
     put("name", json!(row.name));
     put("role", json!(role));
     put("state", json!(state.unwrap_or(words::state(row).word())));
-    if let Some(url) = &row.api_url {
-        put("api_url", json!(url));
+    if let Some(doors) = &row.doors {
+        put("api_url", json!(format!("{}/patroni", doors.http_url())));
     }
     if let Some((host, port)) = row.postgres.as_deref().and_then(|address| address.rsplit_once(':')) {
         put("host", json!(host.trim_matches(['[', ']'])));

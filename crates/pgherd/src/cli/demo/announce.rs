@@ -55,8 +55,10 @@ The cluster is up: {count} nodes, {primary} is primary.
         text,
         "
 Watch it:          {pgherd} status --watch --dir {dir}
+In a browser:      http://127.0.0.1:{http}/dashboard
 Kill the primary:  kill -9 $(head -1 {dir}/{primary}/data/postmaster.pid)
-What happened:     {pgherd} events --dir {dir}"
+What happened:     {pgherd} events --dir {dir}",
+        http = layout.nodes.first().map_or(0, |node| node.ports.http),
     );
     let _ = if detached {
         writeln!(text, "Stop:              {pgherd} demo --stop --dir {dir}")

@@ -221,7 +221,7 @@ pub(super) mod tests {
             fencer: None,
             replay_lsn: None,
             quarantined: false,
-            api_url: None,
+            doors: None,
         }
     }
 
