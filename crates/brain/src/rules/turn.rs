@@ -94,6 +94,18 @@ pub(super) fn promote(view: &View) -> Option<Want> {
             wait("looking whether the origin lives")
         };
     }
+    // A stream that goes on knows better than a look that nobody answered in time.
+    if view.streams_as_recorded() && origin_lives(&view.origin).is_none() && !force {
+        return if late {
+            fail(
+                view,
+                request,
+                "no host of the origin answers, and yet its WAL comes; stop it first, or add --force",
+            )
+        } else {
+            wait("no host of the origin answers, and yet its WAL comes: looking again")
+        };
+    }
     if let Some(reason) = origin_lives(&view.origin).filter(|_| !force) {
         let next = "stop it first (or let it follow this cluster afterwards: pgherd demote), or add --force";
         return fail(view, request, format!("{reason}; {next}"));

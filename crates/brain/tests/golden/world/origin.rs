@@ -8,6 +8,8 @@ use super::World;
 /// The cluster that a standby cluster follows, as far as it is seen from there: one server that answers as a primary.
 pub(super) struct Origin {
     pub lives: bool,
+    /// It streams, and answers no look in time.
+    pub mute: bool,
     /// It answers a look, and refuses every login that would take its WAL.
     pub refuses: bool,
     /// Nobody can stream from an earlier place.
@@ -18,7 +20,7 @@ pub(super) struct Origin {
 
 impl World {
     /// `origin write 500`, `origin takeover`, `origin lose 200` (a takeover that loses the last bytes), `origin kill`,
-    /// `origin start`, `origin recycle` (its older WAL), `origin refuse` (logins; it answers still), `origin admit`; `origin appear 7`: another cluster of this one's history, on that timeline.
+    /// `origin start`, `origin mute` (no look is answered in time), `origin speak`, `origin recycle` (its older WAL), `origin refuse` (logins; it answers still), `origin admit`; `origin appear 7`: another cluster of this one's history, on that timeline.
     pub fn origin(&mut self, words: &[&str]) {
         self.note(&format!("origin {}", words.join(" ")));
         let number = || words[1].parse::<u64>().unwrap();
@@ -27,6 +29,7 @@ impl World {
                 self.nodes.values().filter_map(|node| node.server.as_ref()).max_by_key(|s| s.end).unwrap();
             let mut other = Origin {
                 lives: true,
+                mute: false,
                 refuses: false,
                 kept_from: Lsn::ZERO,
                 history: ours.history.clone(),
@@ -42,6 +45,8 @@ impl World {
             "write" => origin.end = Lsn(origin.end.0 + number()),
             "kill" => origin.lives = false,
             "start" => origin.lives = true,
+            "mute" => origin.mute = true,
+            "speak" => origin.mute = false,
             "recycle" => origin.kept_from = origin.end,
             "refuse" => origin.refuses = true,
             "admit" => origin.refuses = false,
@@ -57,7 +62,7 @@ impl World {
 
     pub(super) fn look_at_origin(&self, view: &View) -> OriginReport {
         let report = |address: String| {
-            let answer = match self.origin.as_ref().filter(|origin| origin.lives) {
+            let answer = match self.origin.as_ref().filter(|origin| origin.lives && !origin.mute) {
                 Some(Origin { history, end, .. }) => OriginAnswer::Primary(OriginPrimary {
                     system_id: 7,
                     history: history.clone(),
@@ -79,6 +84,7 @@ impl Origin {
         let first = History::root(Timeline(1));
         Origin {
             lives: true,
+            mute: false,
             refuses: false,
             kept_from: Lsn::ZERO,
             history: branched(&first, Lsn(0x1000), timeline),
