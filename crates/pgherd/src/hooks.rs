@@ -179,10 +179,10 @@ impl Hooks {
             Err(_) => {
                 if let Some(group) = group {
                     let _ = kill_process_group(group, Signal::TERM);
-                    if timeout(END_TIMEOUT, child.wait()).await.is_err() {
-                        let _ = kill_process_group(group, Signal::KILL);
-                        let _ = child.wait().await;
-                    }
+                    let _ = timeout(END_TIMEOUT, child.wait()).await;
+                    // Also when the program itself has ended: what it started may not have.
+                    let _ = kill_process_group(group, Signal::KILL);
+                    let _ = child.wait().await;
                 }
                 Err(format!("it had not ended after {} s, and was", self.config.timeout.as_secs_f32()))
             }

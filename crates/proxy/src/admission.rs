@@ -89,7 +89,12 @@ pub async fn admit<C: AsyncRead + Unpin>(
     let search = Search { way: &way, startup, deadline, queues: true, minds_pause, is_in: false };
     tokio::select! {
         biased;
-        outcome = find(shared, &search) => outcome.map_err(NotAdmitted::Refused),
+        outcome = find(shared, &search) => {
+            let admitted = outcome.map_err(NotAdmitted::Refused)?;
+            // The rest is between client and server.
+            shared.servers.works(&admitted.choice.backend.address);
+            Ok(admitted)
+        }
         () = until_left(client, early, EARLY_MAX) => Err(NotAdmitted::ClientLeft),
         () = Stage::Draining.reached(&mut stage) => {
             Err(NotAdmitted::Refused(Refusal::cut(CutCause::Shutdown)))
@@ -166,10 +171,7 @@ pub async fn find(shared: &Shared, search: &Search<'_>) -> Result<Admitted, Refu
                 opened = timeout_at(open_deadline, seat.open(startup, socket, config.connect_timeout, &shared.tls)) => opened,
             };
             match opened {
-                Ok(Ok(opened)) => {
-                    shared.servers.works(&choice.backend.address);
-                    return Ok(Admitted { choice, seat, opened, at_once });
-                }
+                Ok(Ok(opened)) => return Ok(Admitted { choice, seat, opened, at_once }),
                 Ok(Err(error)) => {
                     shared.servers.failed(&choice.backend.address);
                     tracing::debug!(node = choice.backend.node, %error, "opening failed");

@@ -71,6 +71,7 @@ pub async fn relocate(
     let startup = &login.startup;
     let mut search = Search { way, startup, deadline, queues: false, minds_pause: false, is_in: true };
     let mut at_once = shared.topology.borrow().held_until().is_none();
+    let anywhere = Way { prefers: None, ..*way };
     loop {
         let found = find(shared, &search).await.map_err(|refusal| match refusal {
             Refusal::QueueTimeout { reason, .. } => {
@@ -95,6 +96,7 @@ pub async fn relocate(
         };
         let reason = match settled {
             Ok(Ok((stream, welcome, rest))) => {
+                shared.servers.works(&choice.backend.address);
                 if !search.is_in && shared.nearby.socket_to(&choice.backend, startup).is_some() {
                     shared.nearby.refuses(startup);
                 }
@@ -115,6 +117,8 @@ pub async fn relocate(
             Err(_) => "it did not answer in time".to_owned(),
         };
         tracing::debug!(node = choice.backend.node, reason, "moving a session failed");
+        shared.servers.failed(&choice.backend.address);
+        search.way = &anywhere;
         if Instant::now() + RETRY_AFTER >= deadline {
             return Err(Refusal::cut(CutCause::NotTaken { node: choice.backend.node, reason }));
         }

@@ -56,6 +56,8 @@ struct Ejected {
     failures: u32,
     /// Others are asked before.
     until: Instant,
+    /// Somebody tries it for all.
+    is_probed: bool,
 }
 
 #[derive(Debug)]
@@ -108,7 +110,12 @@ impl Servers {
     pub fn failed(&self, address: &str) {
         let now = Instant::now();
         let mut ejected = lock(&self.ejected);
-        let server = ejected.entry(address.to_owned()).or_insert(Ejected { failures: 0, until: now });
+        let new = || Ejected { failures: 0, until: now, is_probed: true };
+        let server = ejected.entry(address.to_owned()).or_insert_with(new);
+        // Openings that began before it was left out tell nothing new.
+        if !std::mem::take(&mut server.is_probed) {
+            return;
+        }
         let for_so_long = EJECTED_FIRST.saturating_mul(1 << server.failures.min(16)).min(EJECTED_MAX);
         (server.failures, server.until) = (server.failures + 1, now + for_so_long);
     }
@@ -125,8 +132,9 @@ impl Servers {
 
     /// Somebody tries it: until he knows, nobody else does.
     fn probe(&self, address: &str) {
-        if let Some(server) = lock(&self.ejected).get_mut(address) {
-            server.until = server.until.max(Instant::now() + PROBED_FOR);
+        let now = Instant::now();
+        if let Some(server) = lock(&self.ejected).get_mut(address).filter(|server| server.until <= now) {
+            (server.until, server.is_probed) = (now + PROBED_FOR, true);
         }
     }
 }

@@ -96,6 +96,8 @@ impl News {
             return;
         };
         message.events.retain(|event| event.node == node);
+        let surplus = message.events.len().saturating_sub(EVENTS_HEARD_MAX);
+        message.events.drain(..surplus);
         let Ok(mut heard) = self.heard.lock() else { return };
         let Some(known) = heard.get_mut(node) else {
             if heard.len() < PEERS_MAX {

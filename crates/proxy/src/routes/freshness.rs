@@ -26,7 +26,7 @@ const PACE: Duration = Duration::from_millis(10);
 const AT_LEAST: Duration = Duration::from_secs(1);
 /// A look into shared memory takes a fraction of a millisecond.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(500);
-/// Ends of WAL that no replica has reached yet: at `PACE`, those of ten seconds.
+/// Ends of WAL that no replica has reached yet: at `PACE`, those of ten seconds; of longer times fewer.
 const SAMPLES_MAX: usize = 1_000;
 
 /// A moment of the proxy: microseconds since its start, never 0. The default is before all others.
@@ -72,8 +72,6 @@ pub trait Positions: Send + Sync {
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Seen {
     replicas: Vec<Sighting>,
-    /// Of the primary's last answer: while it gives none nobody falls behind.
-    at: Moment,
     /// `None`: there is no primary, and whoever lags is better than nobody.
     lag_max: Option<LagMax>,
 }
@@ -82,8 +80,10 @@ pub struct Seen {
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Sighting {
     backend: Backend,
-    /// It shows everything up to then.
+    /// It shows everything up to then; the default when that is not known.
     until: Moment,
+    /// For so long at least it has not shown everything; none when it was not asked.
+    behind: Duration,
     /// WAL of the primary that it has not replayed; 0 when that is not known.
     behind_bytes: u64,
 }
@@ -108,10 +108,7 @@ impl Seen {
 
     fn lags(&self, seen: &Sighting) -> bool {
         let Some(max) = self.lag_max else { return false };
-        // Without a sample it is not known to lag.
-        let behind = Duration::from_micros(self.at.0.saturating_sub(seen.until.0));
-        let is_late = seen.until != Moment::default() && behind > max.time;
-        is_late || max.bytes.is_some_and(|bytes| seen.behind_bytes > bytes)
+        seen.behind > max.time || max.bytes.is_some_and(|bytes| seen.behind_bytes > bytes)
     }
 }
 
@@ -205,12 +202,13 @@ impl Freshness {
         let sighting = |(backend, lsn): (&Backend, &Option<u64>)| Sighting {
             backend: backend.clone(),
             until: lsn.map_or(Moment::default(), |lsn| samples.seen_at(lsn)),
+            behind: lsn.map_or(Duration::ZERO, |lsn| samples.behind(lsn)),
             behind_bytes: lsn.map_or(0, |lsn| samples.end().saturating_sub(lsn)),
         };
         let replicas = topology.replicas.iter().zip(&replayed).map(sighting).collect();
         samples.forget_before(replayed.iter().flatten().min().copied());
         let lag_max = topology.primary.is_some().then_some(self.lag_max);
-        Seen { replicas, at: samples.last(), lag_max }
+        Seen { replicas, lag_max }
     }
 }
 
@@ -240,13 +238,23 @@ impl Samples {
             return;
         }
         if self.ends.len() == SAMPLES_MAX {
-            self.ends.pop_front();
+            // Every other one stays, the first among them: it tells how long a replica is behind that has not reached it.
+            let mut stays = false;
+            self.ends.retain(|_| {
+                stays = !stays;
+                stays
+            });
         }
         self.ends.push_back((at, end));
     }
 
-    fn last(&self) -> Moment {
-        self.ends.back().map_or(Moment::default(), |(at, _)| *at)
+    /// How long a server that has replayed up to `lsn` has not shown everything, by the primary's last answer: while that gives none
+    /// nobody falls behind.
+    fn behind(&self, lsn: u64) -> Duration {
+        let Some(((first, _), (last, _))) = self.ends.front().zip(self.ends.back()) else {
+            return Duration::ZERO;
+        };
+        Duration::from_micros(last.0.saturating_sub(self.seen_at(lsn).max(*first).0))
     }
 
     /// Of the primary's WAL, as far as it is known; 0 before that.
@@ -303,25 +311,29 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_bounded_and_the_newest_stay() {
+    fn samples_are_bounded_and_what_is_long_ago_is_known_less_exactly() {
         let mut samples = Samples::default();
-        (1..=2 * SAMPLES_MAX as u64).for_each(|n| samples.add(Moment(n), n));
-        assert_eq!(samples.ends.len(), SAMPLES_MAX);
-        assert_eq!(samples.seen_at(u64::MAX), Moment(2 * SAMPLES_MAX as u64));
+        let newest = 5 * SAMPLES_MAX as u64;
+        (1..=newest).for_each(|n| samples.add(Moment(n), n));
+        assert!(samples.ends.len() <= SAMPLES_MAX);
+        assert_eq!(samples.seen_at(u64::MAX), Moment(newest));
+        assert_eq!(samples.behind(0), Duration::from_micros(newest - 1), "it has not reached the first");
+        let known = samples.seen_at(newest / 2).0;
+        assert!((newest / 2 - 40..=newest / 2).contains(&known), "{known}");
     }
 
     #[test]
     fn who_must_see_something_is_served_by_what_is_known_to_have_it() {
         let backend = |node: &str| Backend { node: node.to_owned(), address: format!("{node}:1") };
-        let sighting = |node, until, behind_bytes| Sighting {
+        let sighting = |node, until, behind_us, behind_bytes| Sighting {
             backend: backend(node),
             until: Moment(until),
+            behind: Duration::from_micros(behind_us),
             behind_bytes,
         };
         let max = |bytes| LagMax { time: Duration::from_micros(60), bytes };
         let seen = Seen {
-            replicas: vec![sighting("a", 50, 9), sighting("late", 1, 9), sighting("mute", 0, 0)],
-            at: Moment(100),
+            replicas: vec![sighting("a", 50, 50, 9), sighting("late", 1, 99, 9), sighting("mute", 0, 0, 0)],
             lag_max: Some(max(None)),
         };
         let served_by =

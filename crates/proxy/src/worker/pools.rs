@@ -381,6 +381,8 @@ impl Pools {
             return pool.enqueue(wanted);
         }
         let lacks = pool.lacks_one_of(slots, wanted, size, now);
+        // One more can be opened, or one that is closed for it makes room.
+        let lacks = lacks.filter(|lack| lack.is_for_share || pool.open >= size || (wanted.may_open)());
         let found = if lacks.is_some() { None } else { self.find(number, wanted) };
         if let Some(lack) = &lacks {
             self.make_room(number, if lack.is_for_share { 0 } else { size }, woken);
@@ -631,7 +633,7 @@ impl Pool {
             let rests = if open == 0 { TRY_AGAIN } else { SHARE_PACE };
             let rested =
                 node.and_then(|node| node.tried).is_none_or(|tried| now.duration_since(tried) >= rests);
-            let lacks = if open == 0 { has_place } else { open + 1 < spare };
+            let lacks = if open == 0 { has_place } else { self.open <= size && open + 1 < spare };
             (lacks && rested).then(|| Lack { address: replica.address.clone(), is_for_share: open > 0 })
         };
         let fit =

@@ -33,7 +33,7 @@ pub use users::{NewUser, Users, UsersError};
 const CHECKS_MAX: usize = 2;
 /// For one's turn at that.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(5);
-/// After a wrong password: who guesses gets so many tries a second from each connection, and a connection is one of few.
+/// A wrong password keeps one of these turns for so long: all who guess have four tries a second together.
 const WRONG_PASSWORD_PAUSE: Duration = Duration::from_millis(500);
 /// The dashboard asks for the password itself; without the challenge no browser does.
 const OWN_LOGIN: &str = "x-requested-with";
@@ -156,14 +156,18 @@ impl IntoResponse for Denied {
 pub struct Access {
     users: Option<Arc<Users>>,
     trusts_loopback: bool,
-    checks: Semaphore,
+    checks: Arc<Semaphore>,
 }
 
 impl Access {
     /// Reads the file of users, so that a wrong one is known before the node runs.
     pub fn new(http: &Http) -> Result<Access, UsersError> {
         let users = http.users.as_deref().map(Users::open).transpose()?.map(Arc::new);
-        Ok(Access { users, trusts_loopback: http.trusts_loopback, checks: Semaphore::new(CHECKS_MAX) })
+        Ok(Access {
+            users,
+            trusts_loopback: http.trusts_loopback,
+            checks: Arc::new(Semaphore::new(CHECKS_MAX)),
+        })
     }
 
     async fn caller(&self, from: IpAddr, headers: &HeaderMap) -> Result<Caller, Denied> {
@@ -172,7 +176,9 @@ impl Access {
             let role = self.check(user.clone(), password).await?;
             return Ok(Caller { user: Some(user), role, by: By::Password });
         }
-        if self.trusts_loopback && from.to_canonical().is_loopback() && is_called_by_address(headers) {
+        let is_own =
+            from.to_canonical().is_loopback() && !is_passed_on(headers) && is_called_by_address(headers);
+        if self.trusts_loopback && is_own {
             return Ok(Caller { user: None, role: UserRole::Admin, by: By::Loopback });
         }
         Ok(Caller { user: None, role: UserRole::Viewer, by: By::Nobody })
@@ -180,26 +186,31 @@ impl Access {
 
     async fn check(&self, user: String, password: Vec<u8>) -> Result<UserRole, Denied> {
         let Some(users) = self.users.clone() else { return Err(Denied::Unknown) };
-        let permit = timeout(CHECK_TIMEOUT, self.checks.acquire()).await;
-        let Ok(Ok(permit)) = permit else { return Err(Denied::Busy) };
-        let checked = tokio::task::spawn_blocking(move || {
-            let role = users.role(&user, &password);
-            (user, role)
-        });
-        let (user, role) = checked.await.map_err(|_| Denied::Busy)?;
-        drop(permit);
-        match role {
-            Ok(Some(role)) => Ok(role),
-            Ok(None) => {
-                tracing::warn!(user, "a password for the HTTP interface is wrong");
-                tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
-                Err(Denied::Password)
-            }
-            Err(error) => {
-                tracing::error!(%error, "the users of the HTTP interface cannot be read");
-                Err(Denied::Users(error.to_string()))
-            }
+        if let Some(role) = users.proven(&user, &password) {
+            return Ok(role);
         }
+        let permit = timeout(CHECK_TIMEOUT, Arc::clone(&self.checks).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else { return Err(Denied::Busy) };
+        // In a task of its own, with the permit: who goes away before he is answered makes no room for the next guess.
+        let checked = tokio::spawn(async move {
+            let name = user.clone();
+            let role = tokio::task::spawn_blocking(move || users.role(&name, &password)).await;
+            let role = role.map_err(|_| Denied::Busy)?;
+            match role {
+                Ok(Some(role)) => Ok(role),
+                Ok(None) => {
+                    tracing::warn!(user, "a password for the HTTP interface is wrong");
+                    tokio::time::sleep(WRONG_PASSWORD_PAUSE).await;
+                    drop(permit);
+                    Err(Denied::Password)
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the users of the HTTP interface cannot be read");
+                    Err(Denied::Users(error.to_string()))
+                }
+            }
+        });
+        checked.await.unwrap_or(Err(Denied::Busy))
     }
 }
 
@@ -258,6 +269,11 @@ fn is_from_own_page(headers: &HeaderMap) -> bool {
         host.is_some() && host == text(headers, HOST.as_str())
     };
     related && origin.is_none_or(is_own)
+}
+
+/// By a proxy on this machine, for somebody else.
+fn is_passed_on(headers: &HeaderMap) -> bool {
+    ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name))
 }
 
 /// A page of a stranger can have its own name resolved to this machine, and is of the same origin then; an address it cannot.

@@ -116,6 +116,8 @@ fn this_machine_is_trusted_where_that_is_wanted_and_only_by_its_address() {
         assert_eq!(role(&trusting, LOOPBACK, host), UserRole::Viewer, "{host}");
     }
     assert_eq!(role(&trusting, ELSEWHERE, "127.0.0.1:8432"), UserRole::Viewer);
+    let passed_on = caller(&trusting, LOOPBACK, &[("host", "127.0.0.1"), ("x-forwarded-for", "10.0.0.9")]);
+    assert_eq!(passed_on.unwrap().role, UserRole::Viewer);
     let strict = Access::new(&http(None, false)).unwrap();
     assert_eq!(role(&strict, LOOPBACK, "127.0.0.1:8432"), UserRole::Viewer);
 }

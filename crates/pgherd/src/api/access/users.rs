@@ -81,14 +81,25 @@ impl Users {
         Ok(Users { path: path.to_owned(), mock, key: rand::random(), known: Mutex::new(known) })
     }
 
+    fn mark(&self, name: &str, password: &[u8]) -> [u8; 32] {
+        let mut mark = Sha256::new_with_prefix(self.key);
+        mark.update((name.len() as u64).to_le_bytes());
+        mark.chain_update(name).chain_update(password).finalize().into()
+    }
+
+    /// What this user may, if that was found to be his password lately and the file is as it was then.
+    pub fn proven(&self, name: &str, password: &[u8]) -> Option<UserRole> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_proven = known.proven.contains(&self.mark(name, password)) && known.stamp == stamp(&self.path);
+        known.users.get(name).filter(|_| is_proven).map(|user| user.role)
+    }
+
     /// What this user may, if that is his password; `None` for a wrong one and for a stranger, after the same work.
     pub fn role(&self, name: &str, password: &[u8]) -> Result<Option<UserRole>, UsersError> {
         if password.len() > PASSWORD_BYTES_MAX || name.len() > NAME_BYTES_MAX {
             return Ok(None);
         }
-        let mut mark = Sha256::new_with_prefix(self.key);
-        mark.update((name.len() as u64).to_le_bytes());
-        let mark: [u8; 32] = mark.chain_update(name).chain_update(password).finalize().into();
+        let mark = self.mark(name, password);
         let user = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let now = stamp(&self.path);
@@ -99,11 +110,7 @@ impl Users {
                 known.users = read(&self.path)?;
                 known.stamp = now;
             }
-            let user = known.users.get(name).cloned();
-            if known.proven.contains(&mark) {
-                return Ok(user.map(|user| user.role));
-            }
-            user
+            known.users.get(name).cloned()
         };
         let verifier = user.as_ref().map_or_else(|| self.mock.verifier(name), |user| user.verifier.clone());
         let is_right = verifier.accepts_password(password).flatten().is_some();
