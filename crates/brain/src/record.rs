@@ -64,7 +64,7 @@ pub struct LeaseRecord {
 
 /// An entry of `/timelines`: a timeline id is used once, by the primary of one term. With a promotion come those of the
 /// origin that was followed, under the last term in which it was.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Eq, Debug, Serialize, Deserialize)]
 pub struct TimelineRecord {
     pub timeline: Timeline,
     pub term: Term,
@@ -72,6 +72,13 @@ pub struct TimelineRecord {
     /// Wall-clock second of the recording, for people; nothing is decided by it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<u64>,
+}
+
+/// Without the second: the same record, wanted a second later, is no other one, and is not written again.
+impl PartialEq for TimelineRecord {
+    fn eq(&self, other: &TimelineRecord) -> bool {
+        (self.timeline, self.term, &self.member) == (other.timeline, other.term, &other.member)
+    }
 }
 
 /// What a node is made of.

@@ -11,12 +11,14 @@ pub mod demo;
 mod events;
 mod explain;
 pub mod failure;
+mod history;
 mod interrupt;
 mod manual;
 mod member;
 mod operate;
 mod ports;
 mod processes;
+mod psql;
 mod relaunch;
 mod request;
 mod status;
@@ -59,6 +61,10 @@ pub enum Command {
     Events(events::EventsArgs),
     /// What would happen if a node died now, and which rule holds it back
     Explain(explain::ExplainArgs),
+    /// Each timeline that was left: where, for which term, when, and who was primary next
+    History(history::HistoryArgs),
+    /// psql, connected to the cluster by its proxies
+    Psql(psql::PsqlArgs),
     /// List, add and remove the nodes of the cluster
     Member(member::MemberArgs),
     /// Make another node the primary, without errors for clients
@@ -146,6 +152,8 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Status(args) => status::status(&args),
         Command::Events(args) => events::events(&args),
         Command::Explain(args) => explain::explain(&args),
+        Command::History(args) => history::history(&args),
+        Command::Psql(args) => psql::psql(&args),
         Command::Member(args) => member::member(&args),
         Command::Switchover(args) => operate::switchover(&args),
         Command::Failover(args) => operate::failover(&args),
