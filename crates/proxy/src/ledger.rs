@@ -270,7 +270,10 @@ impl Ledger {
             frontend::TERMINATE => {
                 (self.said_good_bye, self.terminates) = (!self.outstanding(), true);
             }
-            _ => {}
+            // Nothing comes of these by themselves.
+            frontend::FLUSH | frontend::COPY_DATA | frontend::PASSWORD => {}
+            // PostgreSQL ends a session that says what it does not know: that is waited for.
+            _ => self.enter_group(),
         }
     }
 

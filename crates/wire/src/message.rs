@@ -19,6 +19,7 @@ pub mod frontend {
     pub const FLUSH: u8 = b'H';
     pub const SYNC: u8 = b'S';
     pub const FUNCTION_CALL: u8 = b'F';
+    pub const COPY_DATA: u8 = b'd';
     pub const COPY_DONE: u8 = b'c';
     pub const COPY_FAIL: u8 = b'f';
     pub const TERMINATE: u8 = b'X';

@@ -223,3 +223,10 @@ fn long_texts_count_as_commits_but_can_be_cancelled() {
     script.client(b'X', b"");
     assert!(!script.ledger.end_is_explained(), "an answer is still awaited");
 }
+
+#[test]
+fn what_postgresql_does_not_know_is_answered_before_the_server_is_anybody_elses() {
+    for (tag, waits) in [(b'?', true), (b'\0', true), (b'H', false), (b'd', false)] {
+        assert_eq!(Script::new().client(tag, b"what").ledger.outstanding(), waits, "{}", tag as char);
+    }
+}
