@@ -134,7 +134,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     raft.first_start = first_start;
     let store = RaftStore::start(raft, raft_out)?;
     let (arrived, arriving) = mpsc::channel(MESSAGES_MAX);
-    let news = Arc::new(News::new(doors(&config, &members)));
+    let news = Arc::new(News::new(doors(&config)));
     let link = Link::start(peer_config(&config, &members)?, arrived).await?;
     let (to_agent, incoming) = mpsc::channel(MESSAGES_MAX);
     tokio::spawn(carry_out(raft_outgoing, link.clone()));

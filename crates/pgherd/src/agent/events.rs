@@ -95,7 +95,7 @@ impl EventLog {
 
     /// The id of the latest event; 0 before the first.
     pub fn latest(&self) -> u64 {
-        self.inner.lock().map_or(0, |inner| inner.next - 1)
+        *self.news.borrow()
     }
 
     /// Events with an id above `after`, oldest first, the newest `limit` of them.

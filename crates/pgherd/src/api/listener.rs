@@ -5,14 +5,13 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use axum::extract::connect_info::Connected;
 use axum::serve::IncomingStream;
-use proxy::tls::{Stamp, TlsError, certificates, private_key};
+use proxy::tls::{Stamp, TlsError, certificates, with_certificate};
 use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
@@ -76,23 +75,13 @@ impl Certificate {
     }
 }
 
-fn server_config(files: &HttpTls) -> Result<ServerConfig, TlsError> {
-    let unusable = |path: &Path, error: rustls::Error| TlsError::Unusable {
-        path: path.to_owned(),
-        reason: error.to_string(),
-    };
+fn server_config(HttpTls { cert, key }: &HttpTls) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| unusable(&files.cert, error))?
+        .map_err(|error| TlsError::Unusable { path: cert.clone(), reason: error.to_string() })?
         .with_no_client_auth();
-    let made = builder.with_single_cert(certificates(&files.cert)?, private_key(&files.key)?);
-    let mut config = made.map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            TlsError::KeyMismatch { key: files.key.clone(), cert: files.cert.clone() }
-        }
-        error => unusable(&files.cert, error),
-    })?;
+    let mut config = with_certificate(builder, certificates(cert)?, cert, key)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::credentials::CredentialArgs;
 use super::failure::{Exit, Failure};
+use crate::config::join_address;
 
 /// The HTTP port of a node whose configuration names none, as in the table of settings.
 pub const HTTP_PORT_DEFAULT: u16 = 8432;
@@ -107,10 +108,13 @@ pub fn node_address(path: &Path) -> Result<Address, Failure> {
         Some("::") => "::1",
         Some(host) => host,
     };
-    let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
     let port = file.http.port.unwrap_or(HTTP_PORT_DEFAULT);
     let scheme = if file.http.cert.is_some() { "https" } else { "http" };
-    Ok(Address { node: Some(file.node.name), url: format!("{scheme}://{host}:{port}"), cert: file.http.cert })
+    Ok(Address {
+        node: Some(file.node.name),
+        url: format!("{scheme}://{}", join_address(host, port)),
+        cert: file.http.cert,
+    })
 }
 
 /// Configuration files of a demo, in the order of the nodes' numbers.

@@ -10,7 +10,7 @@ use brain::{MemberRecord, MembersRecord, NodeName, OriginRecord, Settings};
 
 use super::Precondition;
 use crate::agent::{self, CredentialsFile, Doors, EventLog, Fencing, FencingConfig, Followed};
-use crate::config::{Config, NodeKind, Peer, Watchdog};
+use crate::config::{Config, NodeKind, Peer, Watchdog, join_address};
 use crate::hooks::HooksConfig;
 use crate::peer::{Identity, PeerConfig};
 use crate::postgres::{self, Layout, SlotSettings, Tunable};
@@ -92,13 +92,11 @@ pub(super) fn seeds(config: &Config) -> MembersRecord {
     MembersRecord { nodes: config.peers.iter().map(member).collect(), ..MembersRecord::default() }
 }
 
-/// Where people and applications reach this node. One that listens everywhere is where its peers reach it.
-pub(super) fn doors(config: &Config, members: &MembersRecord) -> Doors {
-    let own = members.nodes.get(&NodeName(config.node.name.clone()));
-    let home = own.and_then(|own| own.peer.rsplit_once(':')).map(|(host, _)| host);
-    let at = |listen: &str, port: u16| match (listen, home) {
-        ("*" | "" | "0.0.0.0" | "::", Some(home)) => format!("{home}:{port}"),
-        _ => format!("{listen}:{port}"),
+/// Where people and applications reach this node: what listens everywhere, under the node's own address.
+pub(super) fn doors(config: &Config) -> Doors {
+    let at = |listen: &str, port: u16| match listen {
+        "*" | "" | "0.0.0.0" | "::" => join_address(&config.node.advertise, port),
+        host => join_address(host, port),
     };
     let proxy = &config.proxy;
     Doors {

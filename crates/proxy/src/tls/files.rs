@@ -7,9 +7,10 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::WantsServerCert;
+use rustls::{ConfigBuilder, RootCertStore, ServerConfig};
 
 /// PEM files of some kilobytes; bundles of all public authorities have some 250.
 const FILE_BYTES_MAX: u64 = 4 << 20;
@@ -82,6 +83,21 @@ pub fn private_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
         path: path.to_owned(),
         what: "private key",
         reason: format!(": {error}"),
+    })
+}
+
+/// A server's configuration with this chain, read from `cert`, and the key that belongs to it.
+pub fn with_certificate(
+    builder: ConfigBuilder<ServerConfig, WantsServerCert>,
+    chain: Vec<CertificateDer<'static>>,
+    cert: &Path,
+    key: &Path,
+) -> Result<ServerConfig, TlsError> {
+    builder.with_single_cert(chain, private_key(key)?).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            TlsError::KeyMismatch { key: key.to_owned(), cert: cert.to_owned() }
+        }
+        error => TlsError::Unusable { path: cert.to_owned(), reason: error.to_string() },
     })
 }
 

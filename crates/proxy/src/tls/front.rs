@@ -14,7 +14,7 @@ use rustls::version::{TLS12, TLS13};
 use tokio::sync::Semaphore;
 
 use super::channel::{Channel, RECORD_MAX};
-use super::files::{TlsError, certificates, private_key, roots};
+use super::files::{TlsError, certificates, roots, with_certificate};
 use super::stream::Stream;
 use super::{ALPN, ClientTls, ClientTlsMode, TlsVersion, certificate, provider};
 
@@ -45,12 +45,7 @@ impl Front {
             Some(verifier) => builder.with_client_cert_verifier(verifier),
             None => builder.with_no_client_auth(),
         };
-        let mut config = builder.with_single_cert(chain, private_key(key)?).map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                TlsError::KeyMismatch { key: key.clone(), cert: cert.clone() }
-            }
-            error => unusable(error),
-        })?;
+        let mut config = with_certificate(builder, chain, cert, key)?;
         config.alpn_protocols = vec![ALPN.to_vec()];
         // A ticket is as good as the certificates that it was given for: with others there is another key for it.
         config.ticketer = Ticketer::new().map_err(unusable)?;

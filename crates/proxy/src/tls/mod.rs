@@ -20,7 +20,7 @@ mod front;
 pub mod stream;
 
 pub use channel::Channel;
-pub use files::{Stamp, TlsError, certificates, private_key};
+pub use files::{Stamp, TlsError, certificates, with_certificate};
 pub use stream::{Parts, Stream};
 
 use std::io;

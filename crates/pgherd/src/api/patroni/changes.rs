@@ -48,11 +48,7 @@ pub async fn switchover(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let result = async {
-        let body = asked(&headers, &body, Body::Required)?;
-        hand_over(&view, &caller, &body, Handover::Switchover).await
-    };
-    answer(result.await)
+    answer(hand_over(&view, &caller, &headers, &body, Handover::Switchover).await)
 }
 
 pub async fn failover(
@@ -61,11 +57,7 @@ pub async fn failover(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response {
-    let result = async {
-        let body = asked(&headers, &body, Body::Required)?;
-        hand_over(&view, &caller, &body, Handover::Failover).await
-    };
-    answer(result.await)
+    answer(hand_over(&view, &caller, &headers, &body, Handover::Failover).await)
 }
 
 /// Ends a switchover that waits for its time.
@@ -93,7 +85,7 @@ pub async fn reload(State(view): State<View>) -> Response {
 
 pub async fn reinitialize(State(view): State<View>, headers: HeaderMap, body: Bytes) -> Response {
     let result = async {
-        let body = asked(&headers, &body, Body::Optional)?;
+        let body = object(&headers, &body, Body::Optional)?;
         if body.get("from_leader").is_some_and(is_true) {
             let text = "from_leader: pgherd chooses whom a node is copied from: a replica where one is fit (tag clonefrom), \
                         else the primary";
@@ -108,7 +100,7 @@ pub async fn reinitialize(State(view): State<View>, headers: HeaderMap, body: By
 
 pub async fn restart(State(view): State<View>, headers: HeaderMap, body: Bytes) -> Response {
     let result = async {
-        let body = asked(&headers, &body, Body::Optional)?;
+        let body = object(&headers, &body, Body::Optional)?;
         let told = Told::by(&view);
         let wait = restart_conditions(&told, &body)?;
         let ask = Ask::Restart { node: NodeName(told.report.from), force: false };
@@ -186,9 +178,11 @@ enum Handover {
 async fn hand_over(
     view: &View,
     caller: &Caller,
-    body: &Map<String, Value>,
+    headers: &HeaderMap,
+    body: &[u8],
     asked: Handover,
 ) -> Result<Answer, Answer> {
+    let body = object(headers, body, Body::Required)?;
     let bad = |text: &str| Err(plain(StatusCode::BAD_REQUEST, text));
     let text = |name: &str| body.get(name).and_then(Value::as_str).filter(|text| !text.is_empty());
     let (leader, candidate) = (text("leader"), text("candidate").or(text("member")));
@@ -334,7 +328,7 @@ enum Body {
 }
 
 /// The body as an object; Patroni asks for no type of it, and so do its clients send none.
-fn asked(headers: &HeaderMap, body: &[u8], need: Body) -> Result<Map<String, Value>, Answer> {
+fn object(headers: &HeaderMap, body: &[u8], need: Body) -> Result<Map<String, Value>, Answer> {
     if body.is_empty() && need == Body::Optional {
         return Ok(Map::new());
     }
