@@ -84,6 +84,7 @@ fn defaults() -> ProxyConfig {
         read_write_port: 0,
         read_only_port: 0,
         auto_port: Some(0),
+        socket_folder: None,
         client_rules: Vec::new(),
         read_consistency: Consistency::Session,
         replica_lag_max: proxy::LagMax { time: Duration::from_secs(10), bytes: None },

@@ -4,7 +4,7 @@
 //! What it is not: a way in; PostgreSQL judges every log-in by its own rules, too. Invariant: a rule that this proxy cannot
 //! decide for certain is refused when the proxy starts, and nobody is let in by it.
 
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 
 use wire::startup::Startup;
 
@@ -27,25 +27,37 @@ pub struct Comer {
     replication: Replication,
     /// Of its certificate, when that was verified.
     common_name: Option<String>,
+    /// The name of the operating system's user at the other end of a Unix socket, where a rule asks for it.
+    os_user: Option<String>,
 }
 
 impl Comer {
     pub fn of(client: &Stream, startup: &Startup<'_>, replication: bool) -> Comer {
         let text = |name| startup.get(name).map(|text| String::from_utf8_lossy(text).into_owned());
         let user = text("user").unwrap_or_default();
-        let canonical =
-            |address: IpAddr| Origin::Host { address: address.to_canonical(), tls: client.is_encrypted() };
+        let host = || {
+            // One that has gone meanwhile comes from nowhere; it is not taken for one of this machine.
+            let address =
+                client.socket().peer_addr().map_or(Ipv4Addr::UNSPECIFIED.into(), |address| address.ip());
+            Origin::Host { address: address.to_canonical(), tls: client.is_encrypted() }
+        };
         Comer {
             database: text("database").filter(|name| !name.is_empty()).unwrap_or_else(|| user.clone()),
             user,
-            origin: client.socket().peer_addr().map_or(Origin::Local, |address| canonical(address.ip())),
+            origin: if client.is_nearby() { Origin::Local } else { host() },
             replication: match startup.get("replication") {
                 Some(b"database") => Replication::Logical,
                 _ if replication => Replication::Physical,
                 _ => Replication::No,
             },
             common_name: client.common_name(),
+            os_user: None,
         }
+    }
+
+    /// A process of this user of the operating system.
+    pub fn run_by(self, os_user: Option<String>) -> Comer {
+        Comer { os_user, ..self }
     }
 
     pub fn request(&self) -> Request<'_> {
@@ -83,27 +95,31 @@ impl ClientRules {
         }
     }
 
+    /// Some rule has the method `peer`.
+    pub fn ask_for_peers(&self) -> bool {
+        self.rules.as_ref().is_some_and(Rules::ask_for_peers)
+    }
+
     /// `comer` is asked for where there are rules: log-ins come in storms.
     pub fn demand(&self, comer: impl FnOnce() -> Comer) -> Result<Demand, Denial> {
         let Some(rules) = &self.rules else { return Ok(Demand::Nothing) };
         let comer = comer();
         let request = comer.request();
         let denied = |denial: Denial| Err(Denial { detail: DETAIL, ..denial });
+        let vouched = |comer: &Comer, method| by_identity(comer, &method).map_or(Ok(Demand::Nothing), denied);
         match rules.decide(&request, &Roles::default(), None).outcome {
             Outcome::Trust => Ok(Demand::Nothing),
             Outcome::Password(_) => Ok(Demand::Password),
-            Outcome::Cert => match by_certificate(&comer) {
-                Some(denial) => denied(denial),
-                None => Ok(Demand::Nothing),
-            },
+            Outcome::Cert => vouched(&comer, Method::Cert { common_name: comer.common_name.clone() }),
+            Outcome::Peer => vouched(&comer, Method::Peer { os_user: comer.os_user.clone() }),
             Outcome::Reject => denied(Denial::rejected(&request)),
-            Outcome::NoEntry | Outcome::Peer | Outcome::Elsewhere(_) => denied(Denial::no_entry(&request)),
+            Outcome::NoEntry | Outcome::Elsewhere(_) => denied(Denial::no_entry(&request)),
         }
     }
 }
 
-/// Why the certificate does not speak for the user. Whether there is such a role is PostgreSQL's to say.
-fn by_certificate(comer: &Comer) -> Option<Denial> {
+/// Why the certificate, or the operating system, does not speak for the user. Whether there is such a role is PostgreSQL's to say.
+fn by_identity(comer: &Comer, method: &Method) -> Option<Denial> {
     let role = Role {
         can_login: true,
         superuser: false,
@@ -115,8 +131,7 @@ fn by_certificate(comer: &Comer) -> Option<Denial> {
     // Nothing is asked, so no dice are thrown.
     let pretence = Pretence { mock: Mock::new([0; 32], 4096), prefers_md5: false };
     let random = Random { nonce: Default::default(), salt: Default::default() };
-    let method = Method::Cert { common_name: comer.common_name.clone() };
-    match Attempt::begin(&method, &applicant, &pretence, random) {
+    match Attempt::begin(method, &applicant, &pretence, random) {
         Step::Granted { .. } => None,
         Step::Denied(denial) => Some(denial),
         Step::Ask { .. } => Some(Denial::no_entry(&comer.request())),
@@ -134,6 +149,7 @@ mod tests {
             origin: Origin::Host { address: address.parse().unwrap(), tls: common_name.is_some() },
             replication: Replication::No,
             common_name: common_name.map(str::to_owned),
+            os_user: None,
         }
     }
 
@@ -165,6 +181,30 @@ mod tests {
     }
 
     #[test]
+    fn at_a_unix_socket_the_lines_for_local_decide() {
+        let rules = rules(&["local app ann peer", "local app bob trust", "host all all all trust"]).unwrap();
+        assert!(rules.ask_for_peers());
+        let demand = |user: &str, os_user: Option<&str>| {
+            let here = Comer {
+                origin: Origin::Local,
+                os_user: os_user.map(str::to_owned),
+                ..comer("::", user, None)
+            };
+            rules.demand(|| here).map_err(|denial| denial.message)
+        };
+        assert_eq!(demand("ann", Some("ann")), Ok(Demand::Nothing));
+        for other in [Some("root"), None] {
+            assert!(
+                demand("ann", other).unwrap_err().contains("Peer authentication failed for user \"ann\"")
+            );
+        }
+        assert_eq!(demand("bob", None), Ok(Demand::Nothing));
+        assert!(
+            demand("eve", Some("eve")).unwrap_err().contains("no pg_hba.conf entry for host \"[local]\"")
+        );
+    }
+
+    #[test]
     fn without_rules_everybody_may_try() {
         assert_eq!(rules(&[]).unwrap().demand(|| comer("8.8.8.8", "x", None)).ok(), Some(Demand::Nothing));
     }
@@ -179,7 +219,7 @@ mod tests {
             "host all all samenet trust",
             "host /^a all 10.0.0.0/8 trust",
             "host @file all 10.0.0.0/8 trust",
-            "local all all peer",
+            "local all all peer map=m",
             "hostssl all all 10.0.0.0/8 cert map=m",
         ] {
             let error = rules(&["host all all 127.0.0.1/32 trust", line]).unwrap_err();

@@ -67,7 +67,10 @@ impl HelloError {
 pub async fn read_hello(client: &mut Stream, tls: &Tls) -> Result<Hello, HelloError> {
     let mut word = [0; 4];
     client.read_exact(&mut word).await?;
-    if word[0] == TLS_HANDSHAKE && tls.is_offered() {
+    // As with PostgreSQL, there is no TLS at a Unix socket, and none is required there.
+    let (is_offered, is_required) =
+        (tls.is_offered() && !client.is_nearby(), tls.is_required() && !client.is_nearby());
+    if word[0] == TLS_HANDSHAKE && is_offered {
         tls.accept(client, &word, true).await.map_err(HelloError::Tls)?;
         client.read_exact(&mut word).await?;
     }
@@ -80,7 +83,7 @@ pub async fn read_hello(client: &mut Stream, tls: &Tls) -> Result<Hello, HelloEr
         client.read_exact(&mut packet[4..]).await?;
         match parse_opening(&packet[4..])? {
             Opening::SslRequest if client.is_encrypted() => return Err(HelloError::Insists),
-            Opening::SslRequest if tls.is_offered() => encrypt(client, tls).await?,
+            Opening::SslRequest if is_offered => encrypt(client, tls).await?,
             Opening::SslRequest | Opening::GssEncRequest => client.write_all(b"N").await?,
             // In clear, too: libpq before 17 cancels so whatever its session does, and the key says enough.
             Opening::Cancel(CancelKey { pid, secret }) => {
@@ -88,7 +91,7 @@ pub async fn read_hello(client: &mut Stream, tls: &Tls) -> Result<Hello, HelloEr
             }
             Opening::Startup(startup) => {
                 let replication = startup.get("replication").is_some_and(is_true);
-                if tls.is_required() && !client.is_encrypted() {
+                if is_required && !client.is_encrypted() {
                     // As a server refuses it whose rules are all of the type hostssl.
                     let comer = Comer::of(client, &startup, replication);
                     return Err(HelloError::Unencrypted(Box::new(Denial::no_entry(&comer.request()))));

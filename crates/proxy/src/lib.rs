@@ -34,6 +34,7 @@ mod ceilings;
 mod clients;
 mod console;
 mod doors;
+mod doorways;
 mod hello;
 mod lane;
 mod ledger;
@@ -66,9 +67,10 @@ pub use routes::{CatalogNews, Catalogs, Consistency, LagMax, Position, Positions
 pub use routing::{HARMLESS_FUNCTIONS, Overrides, Query as CatalogQuery, Rows as CatalogRows};
 pub use time_limits::TimeLimits;
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -83,6 +85,7 @@ use ceilings::Ceilings;
 use clients::ClientRules;
 use console::Desk;
 use doors::Doors;
+use doorways::Doorways;
 use nearby::Nearby;
 use routes::{Databases, Freshness};
 use servers::Servers;
@@ -101,6 +104,8 @@ pub struct ProxyConfig {
     pub read_only_port: u16,
     /// In transaction mode its sessions read from replicas; in session mode it behaves as the read-write port.
     pub auto_port: Option<u16>,
+    /// The ports' Unix sockets are made there.
+    pub socket_folder: Option<PathBuf>,
     /// Lines of pg_hba.conf about the clients' own addresses; without any everybody may try.
     pub client_rules: Vec<String>,
     /// What a read on a replica must see.
@@ -247,6 +252,16 @@ pub enum ProxyError {
          or find that program with \"ss -ltnp 'sport = :{port}'\""
     )]
     PortInUse { host: String, port: u16, setting: &'static str },
+    #[error(
+        "another server listens on {}; choose another folder (setting \"socket_dir\") or another port, or stop it",
+        path.display()
+    )]
+    SocketInUse { path: PathBuf },
+    #[error(
+        "cannot make Unix sockets in {}: {why} (setting \"socket_dir\"); name a folder in which this user may write",
+        folder.display()
+    )]
+    SocketFolder { folder: PathBuf, why: String },
     #[error("setting [proxy] hba: {0}")]
     ClientRules(#[from] auth::hba::HbaError),
     #[error("TLS of the proxy: {0}")]
@@ -429,8 +444,7 @@ impl Canceller {
 pub struct Proxy {
     shared: Arc<Shared>,
     addresses: Addresses,
-    /// The ports, open as long as these are, whoever accepts.
-    doorways: Vec<OwnedFd>,
+    doorways: Doorways,
     listeners: JoinSet<()>,
     /// Tells the workers of changes, and looks at certificates; ends with the proxy.
     _lookout: JoinSet<()>,
@@ -455,36 +469,44 @@ impl Proxy {
     /// Whether its rules and certificates can be used; nothing is opened.
     pub fn check(config: &ProxyConfig) -> Result<(), ProxyError> {
         ClientRules::parse(&config.client_rules)?;
+        config.socket_folder.as_deref().map_or(Ok(()), doorways::check_folder)?;
         Ok(Tls::start(&config.tls).map(drop)?)
     }
 
-    /// As `start`, with ports that a proxy before this one has opened and handed over; those that the configuration does not
+    /// As `start`, with doorways that a proxy before this one has opened and handed over; those that the configuration does not
     /// name any more are closed.
     pub async fn start_on(
         config: ProxyConfig,
-        mut open: Vec<std::net::TcpListener>,
+        mut open: Vec<OwnedFd>,
         topology: watch::Receiver<Topology>,
         questions: Questions,
     ) -> Result<Proxy, ProxyError> {
-        let host = config.listen.as_str();
-        let open = &mut open;
-        let read_write = listener::bind(host, config.read_write_port, "read_write_port", open).await?;
-        let read_only = listener::bind(host, config.read_only_port, "read_only_port", open).await?;
-        let auto = match config.auto_port {
-            Some(port) => Some(listener::bind(host, port, "auto_port", open).await?),
-            None => None,
-        };
-        let doorways = [Some(&read_write), Some(&read_only), auto.as_ref()];
-        let doorways = doorways.into_iter().flatten().map(|listener| listener.as_fd().try_clone_to_owned());
-        let doorways = doorways.collect::<io::Result<_>>().map_err(ProxyError::Workers)?;
-        let address = |listener: &tokio::net::TcpListener, port, setting| {
-            listener.local_addr().map_err(|source| ProxyError::bind(host, port, setting, source))
-        };
-        let addresses = Addresses {
-            read_write: address(&read_write, config.read_write_port, "read_write_port")?,
-            read_only: address(&read_only, config.read_only_port, "read_only_port")?,
-            auto: auto.as_ref().map(|auto| address(auto, 0, "auto_port")).transpose()?,
-        };
+        let mut entrances = Vec::new();
+        let mut addresses = Vec::new();
+        let (host, read_write, read_only) = (&config.listen, config.read_write_port, config.read_only_port);
+        let ports = [
+            (Port::ReadWrite, Some(read_write), "read_write_port"),
+            (Port::ReadOnly, Some(read_only), "read_only_port"),
+            (Port::Auto, config.auto_port, "auto_port"),
+        ];
+        for (port, number, setting) in ports {
+            let Some(number) = number else { continue };
+            let doorway = doorways::port(host, number, setting, &mut open).await?;
+            let gone = || ProxyError::bind(host, number, setting, ErrorKind::AddrNotAvailable.into());
+            let address = doorway.address().ok_or_else(gone)?;
+            addresses.push(address);
+            entrances.push((port, doorway));
+            if let Some(folder) = &config.socket_folder {
+                entrances.push((port, doorways::socket(folder, address.port(), &mut open).await?));
+            }
+        }
+        doorways::close_for_good(open);
+        let mut doorways = Doorways::default();
+        for (_, doorway) in &entrances {
+            doorways.add(doorway).map_err(ProxyError::Workers)?;
+        }
+        let addresses =
+            Addresses { read_write: addresses[0], read_only: addresses[1], auto: addresses.get(2).copied() };
         let shared = Arc::new(Shared {
             topology,
             stage: watch::Sender::new(Stage::Running),
@@ -525,12 +547,8 @@ impl Proxy {
             lookout.spawn(async move { watching.freshness.watch(&watching, &positions).await });
         }
         let mut listeners = JoinSet::new();
-        let ports =
-            [(Port::ReadWrite, Some(read_write)), (Port::ReadOnly, Some(read_only)), (Port::Auto, auto)];
-        for (port, listener) in ports {
-            if let Some(listener) = listener {
-                listeners.spawn(listener::accept_loop(Arc::clone(&shared), port, listener));
-            }
+        for (port, doorway) in entrances {
+            listeners.spawn(listener::accept_loop(Arc::clone(&shared), port, doorway));
         }
         Ok(Proxy { shared, addresses, doorways, listeners, _lookout: lookout })
     }
@@ -555,7 +573,7 @@ impl Proxy {
     /// that are here go on.
     pub fn hand_over(&mut self) -> Vec<OwnedFd> {
         self.shared.stage.send_replace(Stage::HandedOver);
-        std::mem::take(&mut self.doorways)
+        self.doorways.hand_over()
     }
 
     /// Waits until no session is left; to be called when no new one comes.
@@ -566,7 +584,7 @@ impl Proxy {
 
     /// Takes no new session, gives open transactions up to `drain` to end, then cuts what is left.
     pub async fn shutdown(mut self, drain: Duration) {
-        self.doorways.clear();
+        self.doorways.close();
         self.shared.stage.send_replace(Stage::Draining);
         let shared = Arc::clone(&self.shared);
         let all_ended = async {

@@ -1,23 +1,21 @@
-//! The ports: binding, accepting, and the options of every socket.
+//! Accepting, and the options of every socket.
 //!
-//! What it is: one accept loop per port that owns the sessions it started. What it is not: admission; it only keeps
+//! What it is: one accept loop per doorway that owns the sessions it started. What it is not: admission; it only keeps
 //! the number of connections bounded. Invariant: at most `sessions_max` sessions and `DEAD_ENDS_MAX` more
 //! connections that will be told so exist at any time.
 
-use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, lookup_host};
+use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Counters, Port, ProxyError, STOP_TIMEOUT, Shared, Stage, session};
+use super::doorways::Doorway;
+use super::tls::Stream;
+use super::{Counters, Port, STOP_TIMEOUT, Shared, Stage, session};
 
-/// Connections the kernel holds for us between two accepts; the kernel caps it at net.core.somaxconn (4096).
-const BACKLOG: u32 = 1024;
 /// Connections beyond `sessions_max` that are let in to cancel or to be refused with words. The rest is closed.
 const DEAD_ENDS_MAX: usize = 64;
 /// Accept fails when descriptors run out; sessions that end give some back.
@@ -30,37 +28,6 @@ const KEEPALIVE_RETRIES: u32 = 3;
 /// Connections that may exist beyond the sessions.
 pub fn dead_ends() -> Arc<tokio::sync::Semaphore> {
     Arc::new(tokio::sync::Semaphore::new(DEAD_ENDS_MAX))
-}
-
-/// Binds `port` of `host`, or takes it out of `open`; `setting` is the name under which the user configured it.
-pub async fn bind(
-    host: &str,
-    port: u16,
-    setting: &'static str,
-    open: &mut Vec<std::net::TcpListener>,
-) -> Result<TcpListener, ProxyError> {
-    let failed = |source| ProxyError::bind(host, port, setting, source);
-    let addresses = lookup_host((host, port)).await.map_err(failed)?;
-    let address =
-        addresses.into_iter().next().ok_or_else(|| failed(io::ErrorKind::AddrNotAvailable.into()))?;
-    let is_it = |listener: &std::net::TcpListener| listener.local_addr().is_ok_and(|there| there == address);
-    match open.iter().position(is_it) {
-        Some(at) => inherit(open.swap_remove(at)).map_err(failed),
-        None => listen(address).map_err(failed),
-    }
-}
-
-fn inherit(listener: std::net::TcpListener) -> io::Result<TcpListener> {
-    listener.set_nonblocking(true)?;
-    TcpListener::from_std(listener)
-}
-
-fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    // A restart need not wait for connections of the last run that linger in TIME_WAIT.
-    socket.set_reuseaddr(true)?;
-    socket.bind(address)?;
-    socket.listen(BACKLOG)
 }
 
 /// Small messages leave at once, and a host that is gone is noticed while the session is idle.
@@ -80,7 +47,7 @@ pub fn set_socket_options(stream: &TcpStream) {
 }
 
 /// Accepts until the proxy drains or somebody else accepts, then waits for its sessions to end.
-pub async fn accept_loop(shared: Arc<Shared>, port: Port, listener: TcpListener) {
+pub async fn accept_loop(shared: Arc<Shared>, port: Port, doorway: Doorway) {
     let mut stage = shared.stage.subscribe();
     let mut sessions = JoinSet::new();
     loop {
@@ -88,8 +55,8 @@ pub async fn accept_loop(shared: Arc<Shared>, port: Port, listener: TcpListener)
             biased;
             () = Stage::HandedOver.reached(&mut stage) => break,
             Some(ended) = sessions.join_next() => note(ended),
-            accepted = listener.accept() => match accepted {
-                Ok((client, _)) => admit(&shared, port, client, &mut sessions),
+            accepted = doorway.accept() => match accepted {
+                Ok(client) => admit(&shared, port, client, &mut sessions),
                 Err(error) => {
                     tracing::warn!(port = port.name(), %error, "accepting a connection failed");
                     sleep(ACCEPT_RETRY_AFTER).await;
@@ -97,7 +64,7 @@ pub async fn accept_loop(shared: Arc<Shared>, port: Port, listener: TcpListener)
             },
         }
     }
-    drop(listener);
+    drop(doorway);
     let mut stopped = std::pin::pin!(Stage::Stopped.reached(&mut stage));
     loop {
         tokio::select! {
@@ -115,8 +82,7 @@ pub async fn accept_loop(shared: Arc<Shared>, port: Port, listener: TcpListener)
     // Dropping the set aborts whoever is left.
 }
 
-fn admit(shared: &Arc<Shared>, port: Port, client: TcpStream, sessions: &mut JoinSet<()>) {
-    set_socket_options(&client);
+fn admit(shared: &Arc<Shared>, port: Port, client: Stream, sessions: &mut JoinSet<()>) {
     let permit = Arc::clone(&shared.sessions).try_acquire_owned().ok();
     let dead_end = match permit {
         Some(_) => None,

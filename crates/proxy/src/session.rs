@@ -8,7 +8,6 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use wire::message::backend;
@@ -43,8 +42,12 @@ const QUESTION_TIMEOUT: Duration = Duration::from_secs(5);
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Serves one connection; without a `permit` only cancel requests and a refusal.
-pub async fn serve(shared: Arc<Shared>, port: Port, client: TcpStream, permit: Option<OwnedSemaphorePermit>) {
-    let mut client = Stream::from(client);
+pub async fn serve(
+    shared: Arc<Shared>,
+    port: Port,
+    mut client: Stream,
+    permit: Option<OwnedSemaphorePermit>,
+) {
     let mut stage = shared.stage.subscribe();
     let hello = tokio::select! {
         hello = timeout(shared.config.login_timeout, read_hello(&mut client, &shared.tls)) => hello,
@@ -140,7 +143,7 @@ enum NotProven {
 impl Newcomer {
     /// Waits for a server, logs in there, and goes on as a session of a worker.
     async fn enter(mut self, shared: &Shared, port: Port) {
-        let demand = match self.demand(shared) {
+        let demand = match self.demand(shared).await {
             Ok(demand) => demand,
             Err(denial) => return self.deny(shared, denial).await,
         };
@@ -236,10 +239,15 @@ impl Newcomer {
     }
 
     /// By the rules for clients.
-    fn demand(&self, shared: &Shared) -> Result<Demand, Denial> {
+    async fn demand(&self, shared: &Shared) -> Result<Demand, Denial> {
+        let os_user = match shared.client_rules.ask_for_peers() {
+            true => self.client.os_user().await,
+            false => None,
+        };
         match parse_opening(&self.startup[4..]) {
             Ok(Opening::Startup(packet)) => {
-                shared.client_rules.demand(|| Comer::of(&self.client, &packet, self.replication))
+                let comer = || Comer::of(&self.client, &packet, self.replication).run_by(os_user);
+                shared.client_rules.demand(comer)
             }
             _ => Ok(Demand::Nothing),
         }

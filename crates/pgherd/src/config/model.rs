@@ -85,6 +85,7 @@ pub struct Proxy {
     pub read_write_port: u16,
     pub read_only_port: u16,
     pub auto_port: u16,
+    pub socket_dir: Option<PathBuf>,
     /// Lines of pg_hba.conf.
     pub hba: Vec<String>,
     pub local_socket: bool,
@@ -312,6 +313,7 @@ impl Config {
                 read_write_port: take.number("proxy.read_write_port")?,
                 read_only_port: take.number("proxy.read_only_port")?,
                 auto_port: take.number("proxy.auto_port")?,
+                socket_dir: draft.text("proxy.socket_dir").map(PathBuf::from),
                 hba: take.list("proxy.hba")?,
                 local_socket: take.flag("proxy.local_socket")?,
                 read_consistency: Consistency::of(&take.text("proxy.read_consistency")?),
@@ -431,6 +433,7 @@ impl Config {
             "proxy.read_write_port" => Some(self.proxy.read_write_port.to_string()),
             "proxy.read_only_port" => Some(self.proxy.read_only_port.to_string()),
             "proxy.auto_port" => Some(self.proxy.auto_port.to_string()),
+            "proxy.socket_dir" => self.proxy.socket_dir.as_ref().map(|dir| quote(&dir.to_string_lossy())),
             "proxy.hba" => Some(quote_list(self.proxy.hba.iter().map(String::as_str))),
             "proxy.share_unnamed" => Some(self.proxy.share_unnamed.to_string()),
             "proxy.local_socket" => Some(self.proxy.local_socket.to_string()),

@@ -158,6 +158,7 @@ pub(super) fn proxy_config(config: &Config) -> Result<ProxyConfig> {
         read_write_port: config.proxy.read_write_port,
         read_only_port: config.proxy.read_only_port,
         auto_port: Some(config.proxy.auto_port),
+        socket_folder: config.proxy.socket_dir.clone(),
         client_rules: config.proxy.hba.clone(),
         read_consistency: config.proxy.read_consistency,
         replica_lag_max: config.proxy.replica_lag_max,

@@ -18,7 +18,7 @@
 use std::fs::File;
 use std::io::{IoSlice, IoSliceMut, Write};
 use std::mem::MaybeUninit;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream as StdStream;
@@ -409,7 +409,7 @@ pub(super) enum News {
 /// The way to the old process, in the new one, before that has begun.
 pub struct Inheritance {
     stream: UnixStream,
-    pub(super) ports: Vec<TcpListener>,
+    pub(super) ports: Vec<OwnedFd>,
 }
 
 impl Inheritance {
@@ -431,7 +431,7 @@ impl Inheritance {
                 recvmsg(&stream, &mut [IoSliceMut::new(&mut text)], &mut rights, RecvFlags::CMSG_CLOEXEC)?;
             for message in rights.drain() {
                 if let RecvAncillaryMessage::ScmRights(given) = message {
-                    ports.extend(given.map(TcpListener::from));
+                    ports.extend(given);
                 }
             }
             Ok(received.bytes)

@@ -156,6 +156,11 @@ impl Rules {
         self.rules.iter().find_map(|rule| Some((rule.line(), rule.undecidable()?)))
     }
 
+    /// Some rule has the method `peer`.
+    pub fn ask_for_peers(&self) -> bool {
+        self.rules.iter().any(|rule| rule.outcome() == Outcome::Peer)
+    }
+
     pub fn len(&self) -> usize {
         self.rules.len()
     }

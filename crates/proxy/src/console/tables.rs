@@ -353,9 +353,10 @@ fn host_and_port_of(address: &str) -> (String, String) {
     (host.trim_matches(['[', ']']).to_owned(), port.to_owned())
 }
 
+/// Of a Unix socket as PgBouncer shows it; its ends have no address.
 fn end(address: Option<std::net::SocketAddr>) -> (String, u16) {
     address.map_or_else(
-        || (String::new(), 0),
+        || ("unix".to_owned(), 0),
         |address| (address.ip().to_canonical().to_string(), address.port()),
     )
 }

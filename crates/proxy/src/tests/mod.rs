@@ -22,6 +22,7 @@ mod real_auth;
 mod real_hba;
 mod routing;
 mod server;
+mod sockets;
 mod switchover;
 mod takeover_table;
 mod tls;
@@ -56,6 +57,7 @@ pub fn config() -> ProxyConfig {
         read_write_port: 0,
         read_only_port: 0,
         auto_port: Some(0),
+        socket_folder: None,
         read_consistency: Consistency::Session,
         replica_lag_max: LagMax { time: PATIENCE, bytes: None },
         functions: super::Overrides::default(),

@@ -71,6 +71,18 @@ impl Stream {
         certificate::common_name(self.channel.as_ref()?.certificates()?.first()?)
     }
 
+    /// The operating system's user at the other end of a Unix socket; `None` when it has no name, or this is none.
+    pub async fn os_user(&self) -> Option<String> {
+        let uid = self
+            .nearby
+            .then(|| rustix::net::sockopt::socket_peercred(&self.socket))
+            .and_then(Result::ok)?
+            .uid;
+        // The system's directory of users may be on another machine.
+        let found = tokio::task::spawn_blocking(move || uzers::get_user_by_uid(uid.as_raw()));
+        found.await.ok()?.and_then(|user| user.name().to_str().map(str::to_owned))
+    }
+
     pub fn socket(&self) -> &TcpStream {
         &self.socket
     }

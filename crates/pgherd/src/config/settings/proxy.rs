@@ -28,13 +28,22 @@ pub(super) const PROXY: &[Setting] = &[
          \"session\" it behaves as the read-write port.",
     ),
     setting(
+        "proxy.socket_dir",
+        Kind::Directory,
+        Default::Derived("none: clients come by TCP alone"),
+        "\"/run/postgresql\"",
+        "Folder in which the three ports have Unix sockets, too, for programs on this machine: `psql -h DIR -p 6432`. Who may \
+         connect is said by the folder's mode, and by the lines of `hba` for local. A transaction costs less there than over TCP.",
+    ),
+    setting(
         "proxy.hba",
         Kind::Lines,
         Default::List(&[]),
         "[\"hostssl all all 10.0.0.0/8 scram-sha-256\", \"host all all 127.0.0.1/32 trust\"]",
         "Lines of pg_hba.conf about the clients' own addresses, which PostgreSQL does not see: the first that matches decides, beside what \
          PostgreSQL decides by [postgres] hba. Methods: trust (PostgreSQL's rules are enough), scram-sha-256, md5 and password (a password is proven, \
-         to the proxy where PostgreSQL asks for none), cert (the user's, by [proxy_tls] client_ca), reject.",
+         to the proxy where PostgreSQL asks for none), cert (the user's, by [proxy_tls] client_ca), peer (the operating system's user, at a Unix \
+         socket), reject.",
     ),
     setting(
         "proxy.local_socket",

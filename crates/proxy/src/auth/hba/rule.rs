@@ -135,7 +135,7 @@ impl Rule {
 
     /// What of it needs more than the client's packet, address and certificate.
     pub fn undecidable(&self) -> Option<String> {
-        let Kind::Rule { connection, databases, users, address, outcome } = &self.kind else {
+        let Kind::Rule { databases, users, address, outcome, .. } = &self.kind else {
             return Some("an included file".to_owned());
         };
         let roles =
@@ -150,9 +150,6 @@ impl Rule {
             }
             (.., Address::Name(name)) => Some(format!("the host name \"{name}\"")),
             (.., Address::SameHost | Address::SameNet) => Some("this machine's addresses".to_owned()),
-            _ if *connection == Connection::Local || *outcome == Outcome::Peer => {
-                Some("a Unix socket, which it does not have".to_owned())
-            }
             _ => None,
         }
     }
