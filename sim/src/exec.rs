@@ -68,6 +68,11 @@ impl World {
             Action::Commit(commit) => return self.send_commit(node, commit),
             Action::Promise { term } => return self.start_promise(node, *term),
             Action::Checkpoint { request } => return self.begin_checkpoint(node, *request),
+            // Now and then there is something in it that cannot be applied.
+            Action::Reload { request } if request % 5 == 0 => {
+                let why = || (*request, "its configuration is wrong".to_owned());
+                return self.errand(node, |e| e.not_reloaded = Some(why()));
+            }
             Action::Reload { request } => return self.errand(node, |e| e.reloaded = *request),
             Action::GiveUp { request } => {
                 self.nodes[node].durable.give_up(*request);

@@ -29,6 +29,9 @@ pub const ANSWER_MS_MAX: u64 = 60_000;
 /// A replica's restart: a stop with its restartpoint, a start, and the way back to the stream.
 pub const RESTART_MS_MAX: u64 = 900_000;
 
+/// A reload replaces the node's process where its settings want that: it lets go of everything, and the new one starts.
+pub const RELOAD_MS_MAX: u64 = 180_000;
+
 /// A copy of a large database takes hours; seven days is the copy's own deadline.
 pub const REINIT_MS_MAX: u64 = 7 * 24 * 3_600_000;
 
@@ -56,7 +59,8 @@ pub enum Ask {
         #[serde(default)]
         force: bool,
     },
-    /// `node` reads its configuration file and applies what needs no restart.
+    /// `node` reads its configuration, its file and what the store has for all nodes, and applies what needs no restart of
+    /// PostgreSQL.
     Reload { node: NodeName },
     /// `node` copies its data directory anew.
     Reinit { node: NodeName },

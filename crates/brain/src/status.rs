@@ -70,6 +70,9 @@ pub struct Status {
     /// What the speaker last saw of the cluster that this one follows.
     #[serde(default)]
     pub origin: OriginReport,
+    /// See [`View::configuration`].
+    #[serde(default)]
+    pub configuration: u64,
 }
 
 impl Status {
@@ -103,6 +106,7 @@ impl Status {
             why_not_source: view.memory.cascade.why_not.clone(),
             unfetched: view.memory.unfetched(view.now, fetch::AGAIN_MS).cloned(),
             origin: view.origin.clone(),
+            configuration: view.configuration,
         }
     }
 

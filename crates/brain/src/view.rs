@@ -140,16 +140,22 @@ pub struct View {
     pub store_lease: Option<(Term, Millis)>,
     /// The cluster that this one follows, as last looked at.
     pub origin: OriginReport,
+    /// Number of the cluster's configuration that this node has applied; 0: none.
+    #[serde(default)]
+    pub configuration: u64,
 }
 
 /// The last request for which each of these was done; lost with the process, and then done again.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Errands {
     pub checkpointed: u64,
     /// When that checkpoint, and the switch to a new WAL file with it, was done here.
     #[serde(default)]
     pub checkpointed_at: Option<Millis>,
     pub reloaded: u64,
+    /// The last request for a reload that could not be obeyed, and why.
+    #[serde(default)]
+    pub not_reloaded: Option<(u64, String)>,
 }
 
 impl View {
@@ -175,6 +181,7 @@ impl View {
             copies_failed: 0,
             store_lease: None,
             origin: OriginReport::default(),
+            configuration: 0,
         }
     }
 

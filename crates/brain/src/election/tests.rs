@@ -63,6 +63,7 @@ fn promised(name: &str, busy: Option<Operation>) -> Status {
         why_not_source: String::new(),
         unfetched: None,
         origin: Default::default(),
+        configuration: 0,
     }
 }
 

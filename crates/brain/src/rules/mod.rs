@@ -60,6 +60,7 @@ macro_rules! rules {
 pub const RULES: &[Rule] = rules! {
     "store.wait" "Nothing is decided before the store has been read once." fence::unread_store;
     "halt.unusable" "A data directory that is not this cluster's is never touched." fence::unusable;
+    "request.reload.witness" "Somebody asked this witness to read its configuration anew." request::reload_witness;
     "witness" "A witness has no PostgreSQL; it only votes." fence::witness;
     "fence.deposed" "A server that writes without being the recorded primary is stopped at once." fence::deposed;
     "fence.promised" "A primary that has promised a higher term serves no more." fence::promised;

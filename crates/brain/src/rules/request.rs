@@ -3,7 +3,9 @@
 //! The open primary closes what is over; a node drives what concerns its own server only.
 
 use super::{Want, act, may_follow, standby};
-use crate::request::{ANSWER_MS_MAX, REINIT_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, moved, no_more};
+use crate::request::{
+    ANSWER_MS_MAX, REINIT_MS_MAX, RELOAD_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, moved, no_more,
+};
 use crate::{Action, Ask, Health, PrimaryRecord, Request, Stage, View, health};
 
 pub(super) fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
@@ -88,6 +90,9 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
         {
             fail(view, request, format!("{node} has not answered for {} s", ANSWER_MS_MAX / 1_000))
         }
+        (Ask::Reload { node }, Stage::Running) if age_ms > RELOAD_MS_MAX => {
+            fail(view, request, format!("{node} has not said that it has applied its configuration"))
+        }
         (Ask::Reinit { node }, _) if *node == view.me => {
             fail(view, request, format!("{node} is the primary; first: pgherd switchover"))
         }
@@ -154,13 +159,29 @@ fn indispensable(view: &View) -> Option<String> {
     needed.then(|| format!("writes would wait: {} has nobody to spare", sync.set))
 }
 
+/// One node after another, in the order of the asking: what does harm is to do it to one.
 pub(super) fn reload(view: &View) -> Option<Want> {
     let request = view.asked_here(|ask| matches!(ask, Ask::Reload { .. }))?;
     view.record()?;
-    if view.errands.reloaded < request.id {
-        return act(Action::Reload { request: request.id }, format!("request {} asks for it", request.id));
+    let before = |other: &Request| matches!(other.ask, Ask::Reload { .. }) && other.id < request.id;
+    if view.requests().any(before) {
+        return None;
     }
-    move_on(view, request, Stage::Done, format!("{} has read its configuration anew", view.me))
+    match &view.errands.not_reloaded {
+        _ if request.stage == Stage::Waiting => {
+            move_on(view, request, Stage::Running, format!("{} reads its configuration anew", view.me))
+        }
+        _ if view.errands.reloaded >= request.id => {
+            move_on(view, request, Stage::Done, format!("{} has applied its configuration", view.me))
+        }
+        Some((id, why)) if *id == request.id => fail(view, request, why),
+        _ => act(Action::Reload { request: request.id }, format!("request {} asks for it", request.id)),
+    }
+}
+
+/// A witness has settings, too.
+pub(super) fn reload_witness(view: &View) -> Option<Want> {
+    if view.is_full() { None } else { reload(view) }
 }
 
 /// The copy is given up once the primary has taken it out of the sync set; `rejoin.clone` does the rest.

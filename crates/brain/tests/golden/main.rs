@@ -58,6 +58,7 @@ fn run(commands: &str) -> String {
             ["write", node, bytes] => world.write(node, bytes.parse().unwrap()),
             ["slots", node, "restart", reason @ ..] => world.slots(node, true, reason),
             ["slots", node, reason @ ..] => world.slots(node, false, reason),
+            ["misconfigure", node, reason @ ..] => world.misconfigure(node, reason),
             ["ask", words @ ..] => world.ask(words),
             ["origin", words @ ..] => world.origin(words),
             ["busy", node, count] => world.busy_sessions(node, count.parse().unwrap()),

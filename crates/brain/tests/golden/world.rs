@@ -35,6 +35,8 @@ struct Node {
     last_line: String,
     /// What the node's fencer keeps for the next agent.
     fenced_until: Option<Millis>,
+    /// Why its configuration cannot be applied.
+    misconfigured: Option<String>,
 }
 
 #[derive(Default)]
@@ -97,6 +99,7 @@ impl World {
                 last_status: None,
                 last_line: String::new(),
                 fenced_until: None,
+            misconfigured: None,
             };
             world.nodes.insert(name, node);
         }
@@ -259,7 +262,10 @@ impl World {
             }
             Action::Revoke { .. } | Action::Commit(_) => {}
             Action::Checkpoint { request } => node.view.errands.checkpointed = request,
-            Action::Reload { request } => node.view.errands.reloaded = request,
+            Action::Reload { request } => match &node.misconfigured {
+                Some(why) => node.view.errands.not_reloaded = Some((request, why.clone())),
+                None => node.view.errands.reloaded = request,
+            },
             Action::GiveUp { request } => durable.give_up(request),
             Action::Restart { request } => {
                 durable.obeyed = request;

@@ -108,6 +108,12 @@ impl World {
         self.node(node).view.slots = SlotReport { looked: true, missing, restart, slots: Vec::new() };
     }
 
+    /// The node's configuration cannot be applied, for this reason.
+    pub fn misconfigure(&mut self, node: &str, reason: &[&str]) {
+        self.note(&format!("misconfigure {node} {}", reason.join(" ")));
+        self.node(node).misconfigured = Some(reason.join(" "));
+    }
+
     /// WAL that nobody has received yet.
     pub fn write(&mut self, node: &str, bytes: u64) {
         self.note(&format!("write {node} {bytes}"));
