@@ -320,7 +320,7 @@ impl World {
             Request::RestartReplica { replica, force } => {
                 Ask::Restart { node: self.replica(replica)?, force }
             }
-            Request::Reload { replica } => Ask::Reload { node: self.replica(replica)? },
+            Request::Reload { replica } => Ask::Reload { node: self.replica(replica)?, after: None },
             Request::Reinit { replica } => Ask::Reinit { node: self.replica(replica)? },
             Request::Failover { replica } => Ask::Failover { to: self.replica(replica)? },
             Request::Promote { force } => Ask::Promote { force },

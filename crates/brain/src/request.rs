@@ -61,7 +61,12 @@ pub enum Ask {
     },
     /// `node` reads its configuration, its file and what the store has for all nodes, and applies what needs no restart of
     /// PostgreSQL.
-    Reload { node: NodeName },
+    Reload {
+        node: NodeName,
+        /// Only once this request is done; when it failed, this one does.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+    },
     /// `node` copies its data directory anew.
     Reinit { node: NodeName },
     /// A standby cluster follows its origin no more and takes writes.
@@ -83,7 +88,7 @@ impl Ask {
     /// The one node whose server it concerns; `None` when it is a matter of the cluster.
     pub fn node(&self) -> Option<&NodeName> {
         match self {
-            Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node } => Some(node),
+            Ask::Restart { node, .. } | Ask::Reload { node, .. } | Ask::Reinit { node } => Some(node),
             Ask::Switchover { .. } | Ask::Failover { .. } | Ask::Promote { .. } | Ask::Demote { .. } => None,
         }
     }
@@ -238,6 +243,12 @@ pub struct Hold {
 impl View {
     pub fn requests(&self) -> impl Iterator<Item = &Request> {
         self.store.requests.iter().flat_map(|requests| requests.value.active())
+    }
+
+    /// It is remembered, and failed.
+    pub(crate) fn failed_request(&self, id: u64) -> bool {
+        let mut list = self.store.requests.iter().flat_map(|requests| &requests.value.list);
+        list.any(|request| request.id == id && request.stage == Stage::Failed)
     }
 
     /// The request that is handing the primaryship over, in the recorded term.

@@ -7,6 +7,7 @@ pub mod agent;
 pub mod api;
 pub mod cli;
 pub mod clock;
+pub mod cluster_config;
 pub mod config;
 pub mod dashboard;
 pub mod fencer;

@@ -54,7 +54,7 @@ fn daemon(args: &RunArgs) -> Result<(), Failure> {
 }
 
 fn load(args: &RunArgs) -> Result<Config, Failure> {
-    pgherd::config::load(&args.config).map_err(|error| {
+    pgherd::config::load_node(&args.config).map_err(|error| {
         if args.take_over.is_some() {
             relaunch::tell_failure(&error.to_string());
         }

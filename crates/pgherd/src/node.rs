@@ -21,9 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use self::cancels::Cancels;
-use self::parts::{
-    doors, fencing, followed, hooks, peer_config, proxy_config, reread, seeds, settings, tunable,
-};
+use self::parts::{doors, fencing, followed, hooks, peer_config, proxy_config, seeds, settings, tunable};
 use self::pid_file::PidFile;
 use self::relaunch::{Inheritance, Old, Successor, Wishes};
 use crate::agent::{
@@ -31,6 +29,7 @@ use crate::agent::{
     WordsFile, Worker,
 };
 use crate::api::{self, Door, NodeView};
+use crate::cluster_config::{self, Applier};
 use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Identity, Incoming, Link};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
@@ -106,10 +105,8 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     let addresses = Arc::new(Addresses::from_pointee(agent::addresses(&members)));
     let worker = match config.node.kind {
         NodeKind::Full => {
-            let (cluster, node) = (config.cluster.clone(), config.node.name.clone());
-            let tunable = Box::new(move || reread(&file, &cluster, &node));
             let server = server(&config, words.words()).await?;
-            Some(Arc::new(Worker::new(server, addresses.clone(), followed(&config)?, tunable)))
+            Some(Arc::new(Worker::new(server, addresses.clone(), followed(&config)?)))
         }
         NodeKind::Witness => None,
     };
@@ -123,7 +120,8 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     let mut questions = agent::questions(worker.as_ref());
     questions.elsewhere = Some(Arc::clone(&cancels) as Arc<dyn Elsewhere>);
     let (relaunches, mut wishes) = mpsc::channel(1);
-    questions.relaunch = Some(Arc::new(Wishes(relaunches)));
+    let relaunch: Arc<dyn proxy::Relaunch> = Arc::new(Wishes(relaunches));
+    questions.relaunch = Some(relaunch.clone());
     let ports = inheritance.as_mut().map(|inheritance| std::mem::take(&mut inheritance.ports));
     let ports = ports.unwrap_or_default();
     let proxy = Proxy::start_on(proxy_config(&config)?, ports, seen_topology, questions).await?;
@@ -162,6 +160,9 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
             tokio::spawn(crate::hooks::run(hooks, topology.subscribe(), events.clone())).abort_handle(),
         );
     }
+    let applier = Applier::new(file, config.clone(), tunable, worker.clone(), store.clone(), relaunch)?;
+    let applier = Arc::new(applier);
+    helpers.push(tokio::spawn(cluster_config::follow(applier.clone(), events.clone())).abort_handle());
     let fencing = fencing(&config, &events)?;
     let parts = Parts {
         settings: settings(&config, &members),
@@ -174,6 +175,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         link: link.clone(),
         incoming,
         worker: worker.clone(),
+        reload: applier.clone(),
         fencing,
         events: events.clone(),
         panel: panel.clone(),
@@ -193,6 +195,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         seats: store.seats(),
         started_ms: crate::clock::boot_millis(),
         news,
+        applier,
     });
     let open = [&[http.local_addr()?, link.local_address()], &proxy.addresses().all()[..]].concat();
     let api = tokio::spawn(api::serve(http, door, view, until(stopped.clone())));

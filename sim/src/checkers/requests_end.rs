@@ -39,7 +39,7 @@ fn subject(request: &Request) -> Option<&brain::NodeName> {
     match &request.ask {
         Ask::Switchover { to, .. } => to.as_ref(),
         Ask::Failover { to } => Some(to),
-        Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node } => Some(node),
+        Ask::Restart { node, .. } | Ask::Reload { node, .. } | Ask::Reinit { node } => Some(node),
         Ask::Promote { .. } | Ask::Demote { .. } => None,
     }
 }

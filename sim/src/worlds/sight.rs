@@ -242,6 +242,7 @@ impl Sight<'_> {
             tags: self.tags(index),
             holding: None,
             origin: Default::default(),
+            configuration: 0,
             source: None,
             paused: false,
             why_not_source: String::new(),

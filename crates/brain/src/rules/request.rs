@@ -85,12 +85,12 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
             let next = format!("pgherd switchover --to {to}");
             fail(view, request, format!("{node} is primary and takes writes; nothing need be lost: {next}"))
         }
-        (Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node }, Stage::Waiting)
+        (Ask::Restart { node, .. } | Ask::Reload { node, .. } | Ask::Reinit { node }, Stage::Waiting)
             if *node != view.me && age_ms > ANSWER_MS_MAX && !view.fresh_peers().any(|s| s.node == *node) =>
         {
             fail(view, request, format!("{node} has not answered for {} s", ANSWER_MS_MAX / 1_000))
         }
-        (Ask::Reload { node }, Stage::Running) if age_ms > RELOAD_MS_MAX => {
+        (Ask::Reload { node, .. }, Stage::Running) if age_ms > RELOAD_MS_MAX => {
             fail(view, request, format!("{node} has not said that it has applied its configuration"))
         }
         (Ask::Reinit { node }, _) if *node == view.me => {
@@ -166,6 +166,11 @@ pub(super) fn reload(view: &View) -> Option<Want> {
     let before = |other: &Request| matches!(other.ask, Ask::Reload { .. }) && other.id < request.id;
     if view.requests().any(before) {
         return None;
+    }
+    if let Ask::Reload { after: Some(id), .. } = request.ask
+        && view.failed_request(id)
+    {
+        return fail(view, request, format!("request {id} failed, and this one was to come after it"));
     }
     match &view.errands.not_reloaded {
         _ if request.stage == Stage::Waiting => {

@@ -99,7 +99,7 @@ impl World {
                 last_status: None,
                 last_line: String::new(),
                 fenced_until: None,
-            misconfigured: None,
+                misconfigured: None,
             };
             world.nodes.insert(name, node);
         }

@@ -156,13 +156,17 @@ impl Agent {
 
     /// Beside the work on the server: it neither waits for it nor holds it up.
     fn errand(&mut self, errand: Errand, request: u64) -> Taken {
-        let Some(worker) = self.parts.worker.clone() else { return Taken::Refused };
         if !self.errands.insert((errand, request)) {
             return Taken::Refused;
         }
-        let note = self.note.clone();
+        let (worker, reload, note) =
+            (self.parts.worker.clone(), self.parts.reload.clone(), self.note.clone());
         tokio::spawn(async move {
-            let result = worker.errand(errand).await;
+            let result = match (errand, worker) {
+                (Errand::Reload, _) => reload.reload().await,
+                (Errand::Checkpoint, Some(worker)) => worker.checkpoint_ahead().await,
+                (Errand::Checkpoint, None) => Ok(()),
+            };
             if result.is_err() {
                 tokio::time::sleep(ERRAND_AGAIN).await;
             }

@@ -22,7 +22,7 @@ use super::guard::{Pulse, guard};
 use super::lease::StoreLease;
 use super::members::Addresses;
 use super::message::Message;
-use super::note::{Errand, Note};
+use super::note::{Errand, Note, Reload};
 use super::observer::Observer;
 use super::origin::OriginWatch;
 use super::panel::{Panel, Seen};
@@ -57,6 +57,7 @@ pub struct Parts {
     pub incoming: mpsc::Receiver<(String, bytes::Bytes)>,
     /// `None` on a witness.
     pub worker: Option<Arc<Worker>>,
+    pub reload: Arc<dyn Reload>,
     /// `None` on a witness.
     pub fencing: Option<Fencing>,
     pub events: Arc<EventLog>,
@@ -236,6 +237,7 @@ impl Agent {
             let now = self.now();
             self.view.wall_s = crate::clock::wall_seconds();
             self.view.store_lease = self.lease.held();
+            self.view.configuration = self.parts.reload.applied();
             self.view.tick(now);
             self.fence();
             let decision = decide(&self.view);

@@ -183,6 +183,9 @@ impl Agent {
     fn on_errand(&mut self, errand: Errand, request: u64, result: Result<()>) {
         self.errands.remove(&(errand, request));
         if let Err(error) = result {
+            if errand == Errand::Reload {
+                self.view.errands.not_reloaded = Some((request, format!("{error:#}")));
+            }
             let what = format!("{errand:?} failed");
             return self.parts.events.note(self.term(), "failed", what, vec![format!("{error:#}")]);
         }

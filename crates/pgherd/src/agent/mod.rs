@@ -54,6 +54,7 @@ pub use fencing::{Fencing, FencingConfig};
 pub use members::{Addresses, MembersFile, addresses, follow as follow_members, peers};
 pub use message::Message;
 pub use news::{Doors, News, tell as tell_news};
+pub use note::Reload;
 pub use panel::{Panel, Seen};
 pub use publish::topology;
 pub use questions::questions;

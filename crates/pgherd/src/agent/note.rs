@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use brain::{Millis, Operation, OriginReport, Postgres, SlotReport};
+use futures_util::future::BoxFuture;
 
 /// What reaches the loop from its tasks.
 pub enum Note {
@@ -48,4 +49,13 @@ pub struct Done {
     pub result: Result<()>,
     pub postgres: Postgres,
     pub took: Duration,
+}
+
+/// Reads the node's configuration anew; the node implements it.
+pub trait Reload: Send + Sync {
+    /// Ready once all of it is in force that needs no restart of PostgreSQL. Where that needs another process it takes over, and this
+    /// is never ready. An error says what cannot be applied.
+    fn reload(&self) -> BoxFuture<'_, Result<()>>;
+    /// Number of the cluster's configuration in force; 0: none.
+    fn applied(&self) -> u64;
 }

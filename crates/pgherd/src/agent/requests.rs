@@ -112,9 +112,10 @@ fn check(ask: &Ask, view: &View) -> Result<(), Refusal> {
         }
         Ask::Switchover { to: None, .. } => return Ok(()),
         Ask::Switchover { to: Some(node), .. } | Ask::Failover { to: node } => node,
-        Ask::Restart { node, .. } | Ask::Reload { node } | Ask::Reinit { node } => node,
+        Ask::Restart { node, .. } | Ask::Reload { node, .. } | Ask::Reinit { node } => node,
     };
-    if !view.settings.full.contains(node) {
+    let fit = if let Ask::Reload { .. } = ask { &view.settings.voters } else { &view.settings.full };
+    if !fit.contains(node) {
         let names: Vec<&str> = view.settings.full.iter().map(|name| name.0.as_str()).collect();
         return Err(Refusal::Invalid(format!(
             "{node} is no node with PostgreSQL in this cluster; there are {}",
@@ -226,7 +227,7 @@ mod tests {
         let id = requests.add(switchover(), Term(1), 0);
         let restart = Ask::Restart { node: "n1".into(), force: false };
         assert!(matches!(free(&restart, &requests, false), Err(Refusal::Conflict(_))));
-        assert!(free(&Ask::Reload { node: "n1".into() }, &requests, false).is_ok());
+        assert!(free(&Ask::Reload { node: "n1".into(), after: None }, &requests, false).is_ok());
         cancel(&mut requests, id).unwrap();
         assert!(free(&restart, &requests, false).is_ok());
     }

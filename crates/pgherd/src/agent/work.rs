@@ -2,7 +2,7 @@
 //!
 //! It executes what the brain decided and adds nothing but what the server needs to be told: hosts, passwords, files.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ use wire::Timeline;
 use super::known::{Known, ReceiverHeard};
 use super::members::Addresses;
 use super::names::Names;
-use super::note::{Done, Errand, Note};
+use super::note::{Done, Note};
 use super::records::{self, Credentials};
 use crate::fencer::Identity;
 use crate::postgres::{
@@ -79,15 +79,10 @@ pub struct Followed {
     pub credentials: Option<Credentials>,
 }
 
-/// What the configuration file says now of what a reload may change.
-pub type Reread = Box<dyn Fn() -> Result<Tunable> + Send + Sync>;
-
 pub struct Worker {
     pub(super) server: Server,
     addresses: Arc<Addresses>,
     pub(super) followed: Followed,
-    /// Reads the node's configuration file anew.
-    reread: Reread,
     known: Mutex<Known>,
     generation: AtomicU64,
     /// What was begun last; one piece at a time.
@@ -97,11 +92,11 @@ pub struct Worker {
 }
 
 impl Worker {
-    pub fn new(server: Server, addresses: Arc<Addresses>, followed: Followed, reread: Reread) -> Worker {
+    pub fn new(server: Server, addresses: Arc<Addresses>, followed: Followed) -> Worker {
         let (recorded, _) = watch::channel(Term(0));
         let (known, generation) = (Mutex::default(), AtomicU64::new(0));
         let under_way = Mutex::default();
-        Worker { server, addresses, followed, reread, known, generation, under_way, recorded }
+        Worker { server, addresses, followed, known, generation, under_way, recorded }
     }
 
     pub(super) fn known(&self) -> MutexGuard<'_, Known> {
@@ -186,13 +181,27 @@ impl Worker {
         }
     }
 
-    /// What a request wants beside the work on the server.
-    pub async fn errand(&self, errand: Errand) -> Result<()> {
-        match errand {
-            Errand::Checkpoint => self.server.checkpoint_ahead().await?,
-            Errand::Reload => self.server.retune((self.reread)()?).await?,
-        }
-        Ok(())
+    /// For a switchover, beside the work on the server.
+    pub async fn checkpoint_ahead(&self) -> Result<()> {
+        Ok(self.server.checkpoint_ahead().await?)
+    }
+
+    /// Takes over other parameters and lines of pg_hba.conf, beside the work on the server.
+    pub async fn retune(&self, tunable: Tunable) -> Result<()> {
+        Ok(self.server.retune(tunable).await?)
+    }
+
+    /// See [`Server::try_parameters`].
+    pub async fn try_parameters(&self, parameters: &BTreeMap<String, Option<String>>) -> Result<Vec<String>> {
+        Ok(self.server.try_parameters(parameters).await?)
+    }
+
+    /// See [`Server::parameter_contexts`].
+    pub async fn parameter_contexts(
+        &self,
+        names: impl Iterator<Item = &String>,
+    ) -> Result<BTreeMap<String, String>> {
+        Ok(self.server.parameter_contexts(names).await?)
     }
 
     async fn perform(&self, work: Work) -> Result<()> {

@@ -8,6 +8,7 @@
 
 pub mod access;
 mod change;
+mod configuration;
 mod listener;
 mod members;
 mod own;
@@ -36,6 +37,7 @@ use crate::config::Http;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
+pub use configuration::{ConfigChange, ConfigReport, ConfigValue, NewConfig, PastConfig};
 pub use members::{MemberChange, NewMember};
 pub use own::{OwnReport, PastTimeline, Successor};
 pub use panel::NodeView;
@@ -69,6 +71,10 @@ pub trait ClusterView: Send + Sync + 'static {
     fn metrics(&self) -> BoxFuture<'_, String>;
     /// Writes a command down; answers with the request's id where there is one.
     fn command(&self, command: Command) -> BoxFuture<'_, Result<Option<u64>, Refusal>>;
+    /// What is set for all nodes.
+    fn configuration(&self) -> Result<ConfigReport, Refusal>;
+    /// Puts another text in its place, in the name of `by`, and asks each node to apply it; or says what that would do.
+    fn configure(&self, new: NewConfig, by: String) -> BoxFuture<'_, Result<ConfigChange, Refusal>>;
     /// Writes a change of the members down; answers with the revision of the store that has it.
     fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>>;
 }

@@ -9,12 +9,17 @@ use brain::{
 use tokio::sync::watch;
 use wire::Lsn;
 
+use super::configuration::{ConfigChange, ConfigReport, ConfigValue, NewConfig, PastConfig};
 use super::report::{
     EventRecord, Explanation, FencerReport, MemberReport, MembersReport, NodeReport, OriginStatus,
     RequestReport, Role, SlotLine, SlotsReport, StatusReport, SyncMode, SyncReport, wall_text,
 };
 use super::{BoxFuture, ClusterView, MemberChange, OwnReport, PastTimeline, own};
-use crate::agent::{Addresses, Command, Event, News, Panel, Refusal, change_members, submit, topology};
+use crate::agent::{
+    Addresses, Command, Event, News, Panel, Refusal, Reload, change_members, submit, topology,
+};
+use crate::cluster_config::{Applier, Revision};
+use crate::config::values_of_cluster;
 use crate::store::{SeatReport, Store};
 
 /// Joins the panel with what the configuration knows of the nodes.
@@ -29,6 +34,7 @@ pub struct NodeView {
     /// When this process began, boot milliseconds.
     pub started_ms: u64,
     pub news: Arc<News>,
+    pub applier: Arc<Applier>,
 }
 
 /// One node's part of a view: its own or a peer's last status.
@@ -44,6 +50,7 @@ struct Part<'a> {
     slots: &'a SlotReport,
     fencer: &'a Fencer,
     tags: &'a brain::Tags,
+    configuration: u64,
     why_not_source: &'a str,
     paused: bool,
 }
@@ -89,6 +96,7 @@ impl ClusterView for NodeView {
                 paused_until: None,
                 requests: Vec::new(),
                 origin: None,
+                configuration: 0,
             };
         };
         let view = &at_present(&seen.view);
@@ -120,6 +128,7 @@ impl ClusterView for NodeView {
             paused_until: view.paused().then(|| paused_until(view)).flatten(),
             requests: view.requests().map(RequestReport::from).collect(),
             origin: origin(view),
+            configuration: self.applier.record().map_or(0, |record| record.newest.config.number),
         }
     }
 
@@ -172,6 +181,56 @@ impl ClusterView for NodeView {
             blockers: explanation.blockers,
         };
         self.panel.explain(node).into_iter().map(explanation).collect()
+    }
+
+    fn configuration(&self) -> Result<ConfigReport, Refusal> {
+        let unreadable = |error: anyhow::Error| Refusal::Unavailable(format!("{error:#}"));
+        let record = self.applier.record().map_err(unreadable)?;
+        let newest = &record.newest;
+        let config = self.applier.under(&newest.config).map_err(unreadable)?;
+        let set = newest.config.keys();
+        let seen = self.panel.seen();
+        let heard = |name: &brain::NodeName| {
+            let seen = seen.as_ref()?;
+            Some(seen.view.memory.peers.get(name)?.status.configuration)
+        };
+        let nodes = seen.as_ref().into_iter().flat_map(|seen| &seen.view.settings.voters);
+        let applied = |name: &brain::NodeName| match name.0 == self.name {
+            true => self.applier.applied(),
+            false => heard(name).unwrap_or_default(),
+        };
+        let past = |revision: &Revision| PastConfig {
+            number: revision.config.number,
+            at: wall_text(revision.at),
+            by: revision.by.clone(),
+            text: revision.config.text.clone(),
+        };
+        Ok(ConfigReport {
+            cluster: self.cluster.clone(),
+            number: newest.config.number,
+            text: newest.config.text.clone(),
+            changed_at: (newest.config.number > 0).then(|| wall_text(newest.at)),
+            changed_by: newest.by.clone(),
+            applied: nodes.map(|name| (name.0.clone(), applied(name))).collect(),
+            values: values_of_cluster(&config)
+                .into_iter()
+                .map(|(key, value)| ConfigValue { of_cluster: set.contains(&key), key, value })
+                .collect(),
+            previous: record.previous.iter().map(past).collect(),
+        })
+    }
+
+    fn configure(&self, new: NewConfig, by: String) -> BoxFuture<'_, Result<ConfigChange, Refusal>> {
+        Box::pin(async move {
+            let seen = self.panel.seen();
+            let seen = seen.ok_or_else(|| Refusal::Unavailable("the agent is starting".to_owned()))?;
+            if new.dry_run {
+                let plan = self.applier.plan(&seen.view, &new.text).await?;
+                return Ok(ConfigChange { plan, requests: Vec::new() });
+            }
+            let (plan, requests) = self.applier.change(&seen.view, &new.text, new.number, &by).await?;
+            Ok(ConfigChange { plan, requests })
+        })
     }
 
     fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>> {
@@ -275,6 +334,7 @@ impl NodeView {
             fencer: part.and_then(|part| fencer(part.fencer)),
             replay_lsn: postgres.standby().map(|standby| standby.replay).filter(|lsn| *lsn > Lsn::ZERO),
             quarantined: is_quarantined(postgres),
+            configuration: part.map_or(0, |part| part.configuration),
             doors: if name == self.name { Some(self.news.own().clone()) } else { self.news.doors_of(name) },
         }
     }
@@ -293,6 +353,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         slots: &view.slots,
         fencer: &view.fencer,
         tags: &view.tags,
+        configuration: view.configuration,
         why_not_source: &view.memory.cascade.why_not,
         paused: view.paused(),
     };
@@ -308,6 +369,7 @@ fn parts<'a>(view: &'a View, rule: &'a str, why: &[String]) -> Vec<Part<'a>> {
         slots: &heard.status.slots,
         fencer: &heard.status.fencer,
         tags: &heard.status.tags,
+        configuration: heard.status.configuration,
         why_not_source: &heard.status.why_not_source,
         paused: heard.status.paused,
     });

@@ -30,6 +30,9 @@ pub struct StatusReport {
     /// The cluster that this one follows; null when it follows none.
     #[serde(default)]
     pub origin: Option<OriginStatus>,
+    /// Number of the newest configuration of the cluster; 0: nothing is set for all nodes.
+    #[serde(default)]
+    pub configuration: u64,
 }
 
 /// What a standby cluster follows.
@@ -202,6 +205,9 @@ pub struct NodeReport {
     /// Its server runs and admits internal connections only.
     #[serde(default)]
     pub quarantined: bool,
+    /// Number of the cluster's configuration that it has applied.
+    #[serde(default)]
+    pub configuration: u64,
     /// Where it is reached; null until it has told.
     #[serde(default)]
     pub doors: Option<Doors>,

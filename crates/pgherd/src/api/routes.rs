@@ -14,9 +14,9 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use super::patroni::health::{self, Check, health};
-use super::patroni::{changes, documents, metrics};
+use super::patroni::{changes, documents, dynamic, metrics};
 use super::stream::{self, Streams};
-use super::{ClusterView, access, change, members};
+use super::{ClusterView, access, change, configuration, members};
 use crate::dashboard;
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
@@ -84,6 +84,18 @@ pub const ROUTES: &[Route] = &[
         methods: "GET, DELETE",
         doc: "GET: one request, 404 when it is not remembered. DELETE: cancel it.",
         handler: || get(change::one).delete(change::cancel),
+    },
+    Route {
+        path: "/api/v1/config",
+        methods: "GET, POST",
+        doc: "GET: what is set for all nodes, and which node has applied it. POST {\"text\", \"number\", \"dry_run\"}: another text instead of number N; each node is asked to apply it, one after another.",
+        handler: || get(configuration::show).post(configuration::change),
+    },
+    Route {
+        path: "/api/v1/config/{number}",
+        methods: "GET",
+        doc: "An earlier text, 404 when it is not remembered.",
+        handler: || get(configuration::past),
     },
     Route {
         path: "/api/v1/pause",
@@ -245,10 +257,8 @@ pub const ROUTES: &[Route] = &[
     Route {
         path: "/config",
         methods: "GET, PATCH, PUT",
-        doc: "GET: what of Patroni's dynamic configuration has a meaning here. PATCH, PUT: 501, with what to do instead.",
-        handler: || {
-            get(documents::config).patch(documents::config_unchanged).put(documents::config_unchanged)
-        },
+        doc: "GET: what of Patroni's dynamic configuration has a meaning here. PATCH: changes that for all nodes; 422 for what has none. PUT: 501, with what to do instead.",
+        handler: || get(documents::config).patch(dynamic::patch).put(documents::config_unchanged),
     },
     Route {
         path: "/failsafe",

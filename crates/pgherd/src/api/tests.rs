@@ -18,12 +18,20 @@ pub(super) struct Told {
     pub history: Vec<PastTimeline>,
     /// What was asked for, each of it done at once.
     asked: Mutex<Vec<brain::Request>>,
+    /// Texts that were set for all nodes, and by whom.
+    pub configured: Mutex<Vec<(String, String)>>,
 }
 
 impl Told {
     pub fn new(report: StatusReport) -> Told {
         let (own, history) = (OwnReport::default(), Vec::new());
-        Told { report: Mutex::new(report), own, history, asked: Mutex::default() }
+        Told {
+            report: Mutex::new(report),
+            own,
+            history,
+            asked: Mutex::default(),
+            configured: Mutex::default(),
+        }
     }
 
     pub fn report(&self) -> StatusReport {
@@ -111,6 +119,36 @@ impl ClusterView for Told {
         }
     }
 
+    fn configuration(&self) -> Result<ConfigReport, Refusal> {
+        let text = "[postgres.parameters]\nwork_mem = \"64MB\"\n".to_owned();
+        let value = |key: &str, value: &str, of_cluster| ConfigValue {
+            key: key.to_owned(),
+            value: Some(value.to_owned()),
+            of_cluster,
+        };
+        let values =
+            vec![value("sync.standbys", "1", false), value("postgres.parameters.work_mem", "\"64MB\"", true)];
+        let past = PastConfig {
+            number: 2,
+            at: "2026-01-02T03:04:05Z".into(),
+            by: "ann".into(),
+            text: String::new(),
+        };
+        Ok(ConfigReport { number: 3, text, values, previous: vec![past], ..ConfigReport::default() })
+    }
+
+    fn configure(&self, new: NewConfig, by: String) -> BoxFuture<'_, Result<ConfigChange, Refusal>> {
+        let answer = match new.number {
+            3 if !new.dry_run => {
+                self.configured.lock().unwrap().push((new.text, by));
+                Ok(ConfigChange { requests: vec![8], ..ConfigChange::default() })
+            }
+            3 => Ok(ConfigChange::default()),
+            _ => Err(Refusal::Conflict("the cluster's configuration is number 3 by now".into())),
+        };
+        Box::pin(async move { answer })
+    }
+
     fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>> {
         let answer = match change {
             MemberChange::Remove { name } if name == "no" => {
@@ -183,6 +221,7 @@ pub(super) fn node(name: &str, role: Role) -> NodeReport {
         fencer: None,
         replay_lsn: None,
         quarantined: false,
+        configuration: 0,
         doors: None,
     }
 }
@@ -199,6 +238,7 @@ pub(super) fn report(from: &str) -> StatusReport {
         paused_until: None,
         requests: Vec::new(),
         origin: None,
+        configuration: 0,
     }
 }
 
@@ -289,6 +329,26 @@ fn events_come_in_pages_with_a_limit() {
         assert_eq!(count("?limit=100000"), EVENTS_PER_ANSWER_MAX);
         assert_eq!(count("?after=4998"), 2);
         assert_eq!(get(format!("{base}/api/v1/events?after=41&limit=1")).1[0]["id"], 42);
+    });
+}
+
+#[test]
+fn the_clusters_configuration_is_shown_and_changed() {
+    with_server(report("n1"), |base| {
+        let url = format!("{base}/api/v1/config");
+        assert_eq!(get(url.clone()).1["number"], 3);
+        assert_eq!(get(format!("{url}/2")).1["by"], "ann");
+        assert_eq!(get(format!("{url}/1")).0, 404);
+        let post = |body: serde_json::Value| {
+            let answer = agent().post(&url).send_json(body).unwrap();
+            let code = answer.status().as_u16();
+            (code, answer.into_body().read_json::<serde_json::Value>().unwrap())
+        };
+        let (code, change) = post(serde_json::json!({ "text": "", "number": 3 }));
+        assert_eq!((code, &change["requests"]), (202, &serde_json::json!([8])));
+        assert_eq!(post(serde_json::json!({ "text": "", "number": 3, "dry_run": true })).0, 200);
+        assert_eq!(post(serde_json::json!({ "text": "", "number": 2 })).0, 409);
+        assert_eq!(post(serde_json::json!({ "text": "", "nombre": 2 })).0, 400);
     });
 }
 

@@ -170,6 +170,18 @@ mod tests {
             Vec::new()
         }
 
+        fn configuration(&self) -> Result<api::ConfigReport, crate::agent::Refusal> {
+            unreachable!("nobody asks for it here")
+        }
+
+        fn configure(
+            &self,
+            _: api::NewConfig,
+            _: String,
+        ) -> api::BoxFuture<'_, Result<api::ConfigChange, crate::agent::Refusal>> {
+            unreachable!("nobody asks for it here")
+        }
+
         fn members(&self) -> api::MembersReport {
             unreachable!("nobody asks for it here")
         }

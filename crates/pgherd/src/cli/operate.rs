@@ -125,7 +125,9 @@ pub fn reload(args: &ReloadArgs) -> Result<(), Failure> {
             full.map(|node| node.name).collect()
         }
     };
-    nodes.iter().try_for_each(|node| carry_out(&Ask::Reload { node: node.as_str().into() }, &args.wait))
+    nodes
+        .iter()
+        .try_for_each(|node| carry_out(&Ask::Reload { node: node.as_str().into(), after: None }, &args.wait))
 }
 
 pub fn failover(args: &FailoverArgs) -> Result<(), Failure> {
@@ -279,7 +281,7 @@ fn what(ask: &Ask) -> String {
         }
         Ask::Failover { to } => format!("failover to {to}"),
         Ask::Restart { node, .. } => format!("restart {node}"),
-        Ask::Reload { node } => format!("reload {node}"),
+        Ask::Reload { node, .. } => format!("reload {node}"),
         Ask::Reinit { node } => format!("reinit {node}"),
         Ask::Promote { .. } => "promote".to_owned(),
         Ask::Demote { hosts, .. } => format!("demote to follow {}", hosts.join(", ")),

@@ -23,7 +23,7 @@ pub struct WaitArgs {
     wait: Duration,
     /// Return at once; pgherd requests ID tells the rest
     #[arg(long)]
-    no_wait: bool,
+    pub no_wait: bool,
     #[command(flatten)]
     pub target: TargetArgs,
     #[command(flatten)]

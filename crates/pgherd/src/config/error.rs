@@ -26,6 +26,11 @@ pub enum Place {
         line: usize,
         column: usize,
     },
+    /// Of the cluster's configuration; as above.
+    Cluster {
+        line: usize,
+        column: usize,
+    },
     Environment(String),
     /// The file as a whole: something is missing, or a default does not fit.
     File,
@@ -59,6 +64,7 @@ impl Problem {
         let Problem { place, text } = self;
         match place {
             Place::Line { line, column } => format!("{file}:{line}:{column}: {text}"),
+            Place::Cluster { line, column } => format!("the cluster's configuration:{line}:{column}: {text}"),
             Place::Environment(variable) => format!("environment variable {variable}: {text}"),
             Place::File => format!("{file}: {text}"),
         }

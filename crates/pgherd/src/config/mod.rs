@@ -4,11 +4,13 @@
 //! the demo writes all come from it. Defaults give way to the file, the file to `PGHERD_<SECTION>_<KEY>`. Whatever
 //! is wrong is reported together, each with its place and, where one is near, a suggestion; nothing is guessed.
 //!
-//! Not here: what belongs to the whole cluster and changes while it runs (the store), and files of PostgreSQL.
+//! What is set for all nodes (`cluster`) stands over the file. Not here: how it is changed (`crate::cluster_config`), and files of
+//! PostgreSQL.
 //!
 //! Invariant: a [`Config`] that [`load`] returns has passed every check in [`check`].
 
 mod check;
+mod cluster;
 mod draft;
 mod error;
 mod file;
@@ -28,6 +30,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+pub use cluster::{
+    CLUSTER_CONFIG_BYTES_MAX, ClusterConfig, Difference, differences, is_of_cluster, one_line,
+    values_of_cluster,
+};
 pub use error::{ConfigError, Problem};
 pub use http::{Http, HttpTls};
 pub use model::{
@@ -41,19 +47,48 @@ pub use slots::{DeclaredSlot, Logical, Slots};
 
 /// Reads the file at `path` and the environment of this process.
 pub fn load(path: &Path) -> Result<Config, ConfigError> {
+    let (text, environment) = read(path)?;
+    parse(&text, &path.display().to_string(), &environment)
+}
+
+/// As `load`, under what was last set for all nodes. The file must be right by itself, too.
+pub fn load_node(path: &Path) -> Result<Config, ConfigError> {
+    let dir = load(path)?.node.dir;
+    let cluster = ClusterConfig::read(&dir)
+        .map_err(|source| ConfigError::Read { path: dir.join("cluster.json"), source })?;
+    load_with(path, &cluster)
+}
+
+/// As `load`, under what `cluster` sets for all nodes.
+pub fn load_with(path: &Path, cluster: &ClusterConfig) -> Result<Config, ConfigError> {
+    let (text, environment) = read(path)?;
+    parse_with(&text, &path.display().to_string(), cluster, &environment)
+}
+
+fn read(path: &Path) -> Result<(String, BTreeMap<String, String>), ConfigError> {
     let text =
         fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     // A name or value that is not UTF-8 cannot be one of ours.
     let environment = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    parse(&text, &path.display().to_string(), &environment)
+    Ok((text, environment))
 }
 
 /// Reads configuration text; `file` is what messages call it.
 pub fn parse(text: &str, file: &str, environment: &BTreeMap<String, String>) -> Result<Config, ConfigError> {
+    parse_with(text, file, &ClusterConfig::default(), environment)
+}
+
+fn parse_with(
+    text: &str,
+    file: &str,
+    cluster: &ClusterConfig,
+    environment: &BTreeMap<String, String>,
+) -> Result<Config, ConfigError> {
     let mut draft = draft::Draft::default();
     file::read(text, &mut draft);
+    draft.overlay(cluster);
     draft.read_environment(environment);
     // After a syntax error half of the file may be missing: what it lacks would only mislead.
     if !draft.broken {

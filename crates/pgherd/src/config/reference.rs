@@ -17,6 +17,13 @@ file, the file overrides the default. An unknown key, table or variable is an er
 - **host**: a host name or IP address. In `host:port` an IPv6 address stands in brackets: `\"[::1]:5432\"`.
 ";
 
+const OF_CLUSTER: &str = "
+## For all nodes at once
+
+`pgherd config set`, `edit` and `apply` change settings for all nodes while they run; they count on every node instead of what
+its file says ([the cluster's configuration](../concepts/configuration.md)). That are all of `[failover]`, `[sync]` and
+`[slots]`, `postgres.hba`, `[postgres.parameters]`, and of `[proxy]` all but ";
+
 const EXAMPLE: &str = r#"
 ## Example
 
@@ -69,7 +76,8 @@ A table for each slot that a takeover keeps. NAME has 1 to 63 characters, `a-z`,
 
 /// The whole page.
 pub fn page() -> String {
-    let mut page = format!("{HEAD}{EXAMPLE}");
+    let own: Vec<String> = super::cluster::own_of_nodes().map(|key| format!("`{key}`")).collect();
+    let mut page = format!("{HEAD}{OF_CLUSTER}{}.\n{EXAMPLE}", own.join(", "));
     for section in SECTIONS {
         let title = match section.name {
             "" => "Top level".to_owned(),

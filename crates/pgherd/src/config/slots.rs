@@ -91,18 +91,23 @@ impl Slots {
     /// The lines of the tables of declared slots.
     pub(super) fn tables(&self) -> Vec<String> {
         let mut lines = Vec::new();
-        for (name, slot) in &self.declared {
-            let kind = if slot.logical.is_some() { "logical" } else { "physical" };
+        for name in self.declared.keys() {
             lines.push(format!("[slots.{name}]"));
-            lines.push(format!("type = {}", quote(kind)));
-            lines.push(format!("owner = {}", quote(&slot.owner)));
-            if let Some(Logical { database, plugin }) = &slot.logical {
-                lines.push(format!("database = {}", quote(database)));
-                lines.push(format!("plugin = {}", quote(plugin)));
-            }
-            lines
-                .extend(slot.wal_budget.map(|bytes| format!("wal_budget = {}", quote(&format_bytes(bytes)))));
+            lines.extend(self.table(name));
         }
+        lines
+    }
+
+    /// The lines of one of them.
+    pub(super) fn table(&self, name: &str) -> Vec<String> {
+        let Some(slot) = self.declared.get(name) else { return Vec::new() };
+        let kind = if slot.logical.is_some() { "logical" } else { "physical" };
+        let mut lines = vec![format!("type = {}", quote(kind)), format!("owner = {}", quote(&slot.owner))];
+        if let Some(Logical { database, plugin }) = &slot.logical {
+            lines.push(format!("database = {}", quote(database)));
+            lines.push(format!("plugin = {}", quote(plugin)));
+        }
+        lines.extend(slot.wal_budget.map(|bytes| format!("wal_budget = {}", quote(&format_bytes(bytes)))));
         lines
     }
 }

@@ -1,11 +1,10 @@
 //! The configuration as each part of a node wants it.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use brain::{MemberRecord, MembersRecord, NodeName, OriginRecord, Settings};
 
 use super::Precondition;
@@ -44,15 +43,6 @@ pub(super) fn tunable(config: &Config) -> Tunable {
             budget_bytes_max: declared.values().filter_map(|slot| slot.wal_budget).max().unwrap_or(0),
         },
     }
-}
-
-/// Reads the configuration file again, for a reload; a file of another node is refused.
-pub(super) fn reread(path: &Path, cluster: &str, node: &str) -> Result<Tunable> {
-    let config = crate::config::load(path)?;
-    if config.cluster != cluster || config.node.name != node {
-        bail!("{} is of another node now; nothing was applied", path.display());
-    }
-    Ok(tunable(&config))
 }
 
 /// Before the agent, which must not open a primary that nobody watches; a witness has nothing to fence.

@@ -25,6 +25,11 @@ pub(super) const FLOORS: [(&str, u32); 5] = [
 /// PostgreSQL reads its configuration and prints a value: some 10 ms, and more on a busy machine.
 const ASK_DEADLINE: Duration = Duration::from_secs(10);
 
+/// A standby must have as much of it as its primary.
+pub fn is_bound(name: &str) -> bool {
+    FLOORS.iter().any(|(other, _)| *other == name)
+}
+
 /// What the primary had whose WAL this data directory holds, in the order of [`FLOORS`].
 pub(super) fn bounds(control: &ControlFile) -> [u32; 5] {
     [

@@ -54,6 +54,7 @@ mod slot_settings;
 mod slots;
 mod sync;
 mod timelines;
+mod trial;
 mod waits;
 mod wal;
 
@@ -67,6 +68,7 @@ pub use binaries::Installation;
 pub use control::{ControlFile, DbState};
 pub use disk::{Disk, Room};
 pub use error::{Error, Result};
+pub use floors::is_bound;
 pub use hba::{Admission, REPLICATION_ROLE, REWIND_ROLE, SUPERUSER};
 pub use layout::Layout;
 pub use lifecycle::{Ended, StopMode};

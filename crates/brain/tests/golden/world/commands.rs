@@ -134,7 +134,9 @@ impl World {
             "failover" => Ask::Failover { to: node(1).unwrap() },
             "restart" => Ask::Restart { node: node(1).unwrap(), force },
             "reinit" => Ask::Reinit { node: node(1).unwrap() },
-            "reload" => Ask::Reload { node: node(1).unwrap() },
+            "reload" => {
+                Ask::Reload { node: node(1).unwrap(), after: words.get(2).map(|id| id.parse().unwrap()) }
+            }
             "promote" => Ask::Promote { force },
             "demote" => Ask::Demote { hosts: vec![words[1].to_owned()], slot: None },
             "pause" => {

@@ -77,7 +77,7 @@ pub async fn unschedule(State(view): State<View>) -> Response {
 pub async fn reload(State(view): State<View>) -> Response {
     let result = async {
         let node = NodeName(view.status().from);
-        submit(&view, Ask::Reload { node }, StatusCode::SERVICE_UNAVAILABLE).await?;
+        submit(&view, Ask::Reload { node, after: None }, StatusCode::SERVICE_UNAVAILABLE).await?;
         Ok(plain(StatusCode::ACCEPTED, "reload scheduled"))
     };
     answer(result.await)

@@ -212,6 +212,9 @@ pub async fn config(State(view): State<View>) -> Response {
         "synchronous_node_count": told.own.standbys,
         "maximum_lag_on_failover": told.own.maximum_lag_bytes,
     });
+    if let Ok(report) = view.configuration() {
+        document["postgresql"] = super::dynamic::postgresql(&report);
+    }
     if told.report.paused_until.is_some() {
         document["pause"] = json!(true);
     }
@@ -222,10 +225,10 @@ pub async fn config(State(view): State<View>) -> Response {
     Json(document).into_response()
 }
 
-/// `/config` is not changed over HTTP.
+/// `/config` is not replaced as a whole: most of what it would have to say has no meaning here.
 pub async fn config_unchanged() -> Response {
-    let text = "the configuration is in each node's file: change it there, then pgherd reload NODE; \
-                for maintenance: pgherd pause, or POST /api/v1/pause {\"seconds\": N}";
+    let text = "PATCH changes single settings; the whole of what is set for all nodes is replaced by pgherd config edit, \
+                or POST /api/v1/config";
     error(StatusCode::NOT_IMPLEMENTED, text)
 }
 

@@ -9,6 +9,7 @@
 pub mod changes;
 pub mod documents;
 mod duration;
+pub mod dynamic;
 pub mod health;
 pub mod metrics;
 mod size;

@@ -313,14 +313,32 @@ fn history_and_configuration_say_what_is_known() {
     assert_eq!((&config["synchronous_mode"], &config["pause"]), (&json!("quorum"), &json!(true)));
     assert_eq!(config["maximum_lag_on_failover"], MB);
     with_view(told("open primary"), |base| {
-        for method in ["PATCH", "PUT"] {
-            let reply = ask(method, &format!("{base}/config"), Some("{\"pause\": true}"));
-            assert_eq!(reply.code, 501);
-            assert!(reply.body.contains("pgherd pause"), "{}", reply.body);
-        }
+        let reply = ask("PATCH", &format!("{base}/config"), Some("{\"pause\": true}"));
+        assert_eq!(reply.code, 422);
+        assert!(reply.body.contains("pgherd pause"), "{}", reply.body);
+        assert_eq!(ask("PUT", &format!("{base}/config"), Some("{\"pause\": true}")).code, 501);
         assert_eq!(ask("GET", &format!("{base}/failsafe"), None).code, 502);
         assert_eq!(ask("POST", &format!("{base}/failsafe"), Some("{}")).code, 502);
     });
+}
+
+#[test]
+fn what_is_patched_is_set_for_all_nodes() {
+    let view = std::sync::Arc::new(told("open primary"));
+    let seen = view.clone();
+    with_view(view, |base| {
+        let body = "{\"maximum_lag_on_failover\":0,\"postgresql\":{\"parameters\":{\"work_mem\":null,\"jit\":\"off\",\"absent\":null}}}";
+        let reply = ask("PATCH", &format!("{base}/config"), Some(body));
+        assert_eq!(reply.code, 200, "{}", reply.body);
+        let config: Value = serde_json::from_str(&reply.body).unwrap();
+        assert_eq!(config["postgresql"], json!({ "parameters": { "work_mem": "64MB" } }));
+        assert_eq!(ask("PATCH", &format!("{base}/config"), Some("[1]")).code, 400);
+    });
+    let configured = seen.configured.lock().unwrap().clone();
+    assert_eq!(configured.len(), 1);
+    let (text, by) = &configured[0];
+    assert_eq!(text.trim(), "[postgres.parameters]\njit = \"off\"\n\n[sync]\nmaximum_lag_on_failover = 0");
+    assert!(by.contains("machine"), "{by}");
 }
 
 /// Method, path, body, then the code and the beginning of the answer.

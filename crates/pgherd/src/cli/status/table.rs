@@ -173,6 +173,14 @@ fn advice(answered: &Answered) -> Vec<String> {
     lines.extend(astray.map(|node| {
         format!("{} does not replicate from the replica in its tags: {}", node.name, node.upstream_note)
     }));
+    let behind = report
+        .nodes
+        .iter()
+        .filter(|node| node.configuration < report.configuration && node.state != "unreachable");
+    lines.extend(behind.map(|node| {
+        let (name, number) = (&node.name, report.configuration);
+        format!("{name} has not applied the cluster's configuration {number} yet; pgherd config diff")
+    }));
     let thirsty = report.nodes.iter().filter(|node| !node.receiver_note.is_empty());
     lines.extend(thirsty.map(|node| format!("{} receives no WAL: {}", node.name, node.receiver_note)));
     lines.extend(report.nodes.iter().flat_map(burdens::lines));
@@ -221,6 +229,7 @@ pub(super) mod tests {
             fencer: None,
             replay_lsn: None,
             quarantined: false,
+            configuration: 0,
             doors: None,
         }
     }
@@ -241,6 +250,7 @@ pub(super) mod tests {
             paused_until: None,
             requests: Vec::new(),
             origin: None,
+            configuration: 0,
         };
         Answered { report, silent: Vec::new() }
     }

@@ -1,0 +1,253 @@
+//! How a node comes to have its configuration, and how a new one is tried and put into the store.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use brain::{Ask, Key, NodeKind, NodeName, Requests, View};
+use futures_util::future::BoxFuture;
+use tokio::sync::Mutex;
+
+use super::plan::{Plan, changed_parameters, changes, of_process};
+use super::record::{CONFIG, ConfigRecord, read};
+use crate::agent::{EventLog, Refusal, Reload, Worker};
+use crate::config::{self, CLUSTER_CONFIG_BYTES_MAX, ClusterConfig, Config};
+use crate::postgres::Tunable;
+use crate::store::{Snapshot, Store, StoreError, Transaction};
+
+/// What was not asked of this node, and is not the newest here, is looked for so often: a store that was away comes back.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The configuration of this process's node.
+pub struct Applier {
+    file: PathBuf,
+    /// With which this process was started.
+    running: Config,
+    tunable: fn(&Config) -> Tunable,
+    /// `None` on a witness.
+    worker: Option<Arc<Worker>>,
+    store: Arc<dyn Store>,
+    relaunch: Arc<dyn proxy::Relaunch>,
+    applied: AtomicU64,
+    one_at_a_time: Mutex<()>,
+}
+
+impl Applier {
+    /// `running` was read by [`config::load_node`] from `file`.
+    pub fn new(
+        file: PathBuf,
+        running: Config,
+        tunable: fn(&Config) -> Tunable,
+        worker: Option<Arc<Worker>>,
+        store: Arc<dyn Store>,
+        relaunch: Arc<dyn proxy::Relaunch>,
+    ) -> Result<Applier> {
+        let applied =
+            ClusterConfig::read(&running.node.dir).context("read the copy of the cluster's configuration")?;
+        let (applied, one_at_a_time) = (AtomicU64::new(applied.number), Mutex::default());
+        Ok(Applier { file, running, tunable, worker, store, relaunch, applied, one_at_a_time })
+    }
+
+    /// The newest that is known here.
+    pub fn record(&self) -> Result<ConfigRecord> {
+        read(&self.store.watch().borrow())
+    }
+
+    /// This node's configuration under `cluster`.
+    pub fn under(&self, cluster: &ClusterConfig) -> Result<Config> {
+        let config = config::load_with(&self.file, cluster)?;
+        let (old, new) = (&self.running, &config);
+        if (&old.cluster, &old.node.name, &old.node.dir) != (&new.cluster, &new.node.name, &new.node.dir) {
+            bail!("{} is of another node now; nothing was applied", self.file.display());
+        }
+        Ok(config)
+    }
+
+    async fn apply(&self) -> Result<()> {
+        let _one = self.one_at_a_time.lock().await;
+        let record = self.record()?;
+        let cluster = &record.newest.config;
+        if cluster.number < self.applied() {
+            bail!("the store of this node has not caught up yet; it will be tried again");
+        }
+        let config = self.under(cluster)?;
+        if let Some(worker) = &self.worker {
+            worker.retune((self.tunable)(&config)).await?;
+        }
+        cluster.keep(&config.node.dir).context("keep a copy of the cluster's configuration")?;
+        if of_process(&config) != of_process(&self.running) {
+            self.relaunch
+                .relaunch()
+                .await
+                .map_err(|why| anyhow!("pgherd could not be relaunched with it: {why}"))?;
+            // The new process says that it is done.
+            std::future::pending::<()>().await;
+        }
+        self.applied.store(cluster.number, Ordering::SeqCst);
+        Ok(())
+    }
+
+    /// What `text` would change, if it can be applied here.
+    pub async fn plan(&self, view: &View, text: &str) -> Result<Plan, Refusal> {
+        let unreadable = |error: anyhow::Error| Refusal::Unavailable(format!("{error:#}"));
+        let record = self.record().map_err(unreadable)?;
+        if text.len() > CLUSTER_CONFIG_BYTES_MAX {
+            let bytes = text.len();
+            return Err(Refusal::Invalid(format!(
+                "the cluster's configuration would have {bytes} bytes; {CLUSTER_CONFIG_BYTES_MAX} are the limit"
+            )));
+        }
+        let wanted = ClusterConfig { number: record.newest.config.number + 1, text: text.to_owned() };
+        let new = self.under(&wanted).map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
+        // What is in force may be wrong under the file as it is by now; then everything is new.
+        let old = self.under(&record.newest.config).unwrap_or_else(|_| self.running.clone());
+        let changed = changed_parameters(&old, &new);
+        let mut contexts = BTreeMap::new();
+        if let Some(worker) = self.worker.as_ref().filter(|_| !changed.is_empty()) {
+            let problems = worker.try_parameters(&changed).await;
+            let problems = problems.map_err(|error| Refusal::Unavailable(format!("{error:#}")))?;
+            if !problems.is_empty() {
+                return Err(Refusal::Invalid(format!("PostgreSQL refuses it: {}", problems.join("; "))));
+            }
+            // Without an answer nothing is known of restarts, which are looked for on each node later anyway.
+            contexts = worker.parameter_contexts(changed.keys()).await.unwrap_or_default();
+        }
+        let changes = changes(&old, &new, &contexts);
+        let heard = |name: &String| *name == view.me.0 || view.fresh_peers().any(|peer| peer.node.0 == *name);
+        let (order, away) = order(view).into_iter().partition(heard);
+        Ok(Plan { number: record.newest.config.number, changes, order, away })
+    }
+
+    /// Puts `text` into the store, if that still has number `on` as the newest, and asks each node to apply it. The requests.
+    pub async fn change(
+        &self,
+        view: &View,
+        text: &str,
+        on: u64,
+        by: &str,
+    ) -> Result<(Plan, Vec<u64>), Refusal> {
+        let plan = self.plan(view, text).await?;
+        let snapshot = self.store.watch().borrow().clone();
+        let stored = read(&snapshot).map_err(|error| Refusal::Unavailable(format!("{error:#}")))?;
+        if stored.newest.config.number != on {
+            return Err(Refusal::Conflict(format!(
+                "the cluster's configuration is number {} by now, changed by {}; look at it (pgherd config show) and decide again",
+                stored.newest.config.number, stored.newest.by
+            )));
+        }
+        let (transaction, asked) = self.transaction(&snapshot, &stored, &plan, text, by)?;
+        match self.store.commit(transaction).await {
+            Ok(_) => Ok((plan, asked)),
+            Err(StoreError::Conflict { key, .. }) => Err(Refusal::Conflict(format!(
+                "{key} was changed meanwhile, nothing was done; the same command again decides anew"
+            ))),
+            Err(error) => Err(Refusal::Unavailable(format!("the store took nothing: {error}"))),
+        }
+    }
+
+    fn transaction(
+        &self,
+        snapshot: &Snapshot,
+        stored: &ConfigRecord,
+        plan: &Plan,
+        text: &str,
+        by: &str,
+    ) -> Result<(Transaction, Vec<u64>), Refusal> {
+        let unreadable =
+            |error: serde_json::Error| Refusal::Unavailable(format!("the store cannot be read: {error}"));
+        let now = crate::clock::wall_seconds();
+        let path = Key::Requests.path();
+        let requests = snapshot.get(path).map(|entry| serde_json::from_value(entry.value.clone()));
+        let mut requests: Requests = requests.transpose().map_err(unreadable)?.unwrap_or_default();
+        let term = snapshot
+            .get(Key::Primary.path())
+            .and_then(|entry| serde_json::from_value(entry.value["term"].clone()).ok());
+        let mut asked = Vec::new();
+        // Comments alone are nobody's business.
+        for node in plan.order.iter().filter(|_| !plan.changes.is_empty()) {
+            let ask = Ask::Reload { node: NodeName::from(node.as_str()), after: asked.last().copied() };
+            if let Some(other) = requests.against(&ask, now, false) {
+                return Err(Refusal::Conflict(format!(
+                    "request {} has {node} read its configuration at this moment; wait for its end (pgherd requests {})",
+                    other.id, other.id
+                )));
+            }
+            asked.push(requests.add(ask, term.unwrap_or_default(), now));
+        }
+        let record = serde_json::to_value(stored.changed(text, now, by)).map_err(unreadable)?;
+        let requests = serde_json::to_value(&requests).map_err(unreadable)?;
+        let transaction = Transaction::new()
+            .require(CONFIG, snapshot.version(CONFIG))
+            .require(path, snapshot.version(path))
+            .put(CONFIG, record)
+            .put(path, requests);
+        Ok((transaction, asked))
+    }
+}
+
+impl Reload for Applier {
+    fn reload(&self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.apply())
+    }
+
+    fn applied(&self) -> u64 {
+        self.applied.load(Ordering::SeqCst)
+    }
+}
+
+/// Who may be primary at the end: what goes wrong is to show elsewhere first.
+fn order(view: &View) -> Vec<String> {
+    let members = view.store.members.iter().flat_map(|members| &members.value.nodes);
+    let lead = view.record().map(|record| &record.node);
+    let rank = |name: &NodeName, kind: NodeKind| (Some(name) == lead, kind == NodeKind::Witness);
+    let mut nodes: Vec<_> = members.map(|(name, member)| (rank(name, member.kind), name.0.clone())).collect();
+    nodes.sort();
+    nodes.into_iter().map(|(_, name)| name).collect()
+}
+
+/// Applies what was set while this node was away, and nobody asks it to read any more.
+pub async fn follow(applier: Arc<Applier>, events: Arc<EventLog>) {
+    let mut snapshots = applier.store.watch();
+    let mut failed = 0;
+    loop {
+        let snapshot = snapshots.borrow_and_update().clone();
+        match newer(&applier, &snapshot) {
+            Some(number) if number != failed => {
+                let (what, why) = match applier.apply().await {
+                    Ok(()) => (format!("applied the cluster's configuration {number}"), Vec::new()),
+                    Err(error) => {
+                        failed = number;
+                        (
+                            format!("the cluster's configuration {number} cannot be applied here"),
+                            vec![format!("{error:#}")],
+                        )
+                    }
+                };
+                events.note(0, "configuration", what, why);
+            }
+            _ => {}
+        }
+        tokio::select! {
+            changed = snapshots.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+    }
+}
+
+/// The number of a configuration that is newer than the one in force here, unless a request sees to that.
+fn newer(applier: &Applier, snapshot: &Snapshot) -> Option<u64> {
+    let number = read(snapshot).ok()?.newest.config.number;
+    if !snapshot.connected || number <= applier.applied() {
+        return None;
+    }
+    let requests = snapshot.get(Key::Requests.path());
+    let requests: Requests =
+        requests.and_then(|entry| serde_json::from_value(entry.value.clone()).ok()).unwrap_or_default();
+    let own = NodeName::from(applier.running.node.name.as_str());
+    let asked =
+        requests.active().any(|request| matches!(&request.ask, Ask::Reload { node, .. } if *node == own));
+    (!asked).then_some(number)
+}
