@@ -22,7 +22,7 @@ use tokio::task::AbortHandle;
 
 use self::cancels::Cancels;
 use self::parts::{
-    doors, fencing, followed, hooks, peer_config, proxy_config, reread, seeds, settings, tunable,
+    doors, fencing, followed, hooks, peer_config, proxy_config, reread, seeds, settings, tunable, vip,
 };
 use self::pid_file::PidFile;
 use self::relaunch::{Inheritance, Old, Successor, Wishes};
@@ -163,6 +163,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         );
     }
     let fencing = fencing(&config, &events)?;
+    let vip = fencing.as_ref().and_then(|fencing| vip(&config, fencing, topology.subscribe(), &events));
     let parts = Parts {
         settings: settings(&config, &members),
         tags: config.tags.clone(),
@@ -245,6 +246,10 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
                 }
             };
             tokio::join!(before, proxy.shutdown(DRAIN));
+            // After the sessions have heard that they end.
+            if let Some(vip) = vip {
+                vip.remove().await;
+            }
             link.shutdown().await;
             store.stop().await;
             api.abort();
@@ -257,6 +262,9 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
                 worker.end(WORK_PATIENCE).await;
             }
             helpers.iter().for_each(AbortHandle::abort);
+            if let Some(vip) = vip {
+                vip.leave().await;
+            }
             link.shutdown().await;
             store.stop().await;
             api.abort();
