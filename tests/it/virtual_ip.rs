@@ -17,6 +17,7 @@ const TIMEOUT: Duration = Duration::from_secs(90);
 const PORT: u16 = 6432;
 const V4: &str = "10.77.0.100/24";
 const V6: &str = "fd77::100/64";
+const V6_OTHER: &str = "fd77::101/64";
 const V6_HUB: &str = "fd77::fe/64";
 
 /// A cluster in namespaces with a virtual IP; its client is at the hub.
@@ -54,7 +55,7 @@ impl Lab {
     }
 
     fn has(&self, node: &Node) -> bool {
-        ip(&["-n", &node.name, "-o", "address", "show", "dev", "eth0"]).contains(&format!(" {} ", self.vip))
+        has(node, self.vip)
     }
 
     /// Waits until this node has the address and no other.
@@ -143,6 +144,10 @@ impl Lab {
             text.lines().any(|line| line.contains(&rule) && line.contains(words)).then_some(())
         });
     }
+}
+
+fn has(node: &Node, vip: &str) -> bool {
+    ip(&["-n", &node.name, "-o", "address", "show", "dev", "eth0"]).contains(&format!(" {vip} "))
 }
 
 #[track_caller]
@@ -275,8 +280,8 @@ fn it_stays_through_a_relaunch_and_goes_with_a_frozen_agent_and_with_a_stopped_o
 }
 
 #[test]
-fn one_of_ipv6_is_announced_to_its_neighbours_too() {
-    if !sandbox::is_inside_for("virtual_ip::one_of_ipv6_is_announced_to_its_neighbours_too") {
+fn one_of_ipv6_is_announced_too_and_another_takes_its_place() {
+    if !sandbox::is_inside_for("virtual_ip::one_of_ipv6_is_announced_too_and_another_takes_its_place") {
         return;
     }
     let mut lab = Lab::start(V6);
@@ -294,4 +299,13 @@ fn one_of_ipv6_is_announced_to_its_neighbours_too() {
     let second = lab.cluster.node(&second).clone();
     ip(&["address", "add", &format!("{}/128", lab.address()), "dev", "hub", "nodad"]);
     lab.wait_for_event(&second, "vip.conflict", "says that it has it too");
+
+    second.edit_config(|config| {
+        section(config, "vip").insert("address".into(), V6_OTHER.into());
+    });
+    processes::signal(second.agent_pid().expect("its agent"), Signal::USR2);
+    wait_for("the relaunched node to have the address of its new configuration only", TIMEOUT, || {
+        (has(&second, V6_OTHER) && !has(&second, V6)).then_some(())
+    });
+    lab.wait_for_event(&second, "vip.remove", V6);
 }

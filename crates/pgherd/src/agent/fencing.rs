@@ -141,14 +141,15 @@ impl Fencing {
     /// Until when the virtual IP may be here by `view`.
     fn vip_order(&self, view: &View) -> Option<VipOrder> {
         let vip = self.config.vip.clone()?;
+        // The agent itself takes it away at once, unless it dies right now.
+        let soon = Some(view.now.0 + self.config.failure_timeout_ms);
         let until_ms = match fence(view) {
             Fence::Until(until) => Some(until.0),
             Fence::Rest if view.settings.full.len() < 2 => None,
-            // The agent is about to take it away, unless it dies right now.
-            Fence::Rest => Some(view.now.0 + self.config.failure_timeout_ms),
+            Fence::Rest => soon,
             Fence::Keep => {
                 let before = self.written.as_ref().and_then(|order| order.vip.as_ref());
-                before.or(self.inherited_vip.as_ref()).map_or(Some(0), |before| before.until_ms)
+                before.or(self.inherited_vip.as_ref()).map_or(soon, |before| before.until_ms)
             }
         };
         Some(VipOrder { vip, until_ms })

@@ -72,7 +72,11 @@ impl Address {
         let answers = self.answer.clone();
         std::thread::Builder::new().name("pgherd-fencer-a".into()).spawn(move || {
             while let Ok(wanted) = coming.recv() {
-                let answer = vip::remove(&wanted).map_err(|error| error.to_string());
+                let answer = match vip::remove(&wanted) {
+                    // Without the interface there is no address; the agent tells that.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                    answer => answer.map_err(|error| error.to_string()),
+                };
                 *answers.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
             }
         })?;
@@ -106,18 +110,20 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_removed_is_told_once_and_then_not_waited_for() {
+    fn one_that_is_gone_is_not_waited_for_and_a_failure_is_told_once() {
         let mut address = Address::default();
         let order = order(Some(1_000));
-        let mut told = Vec::new();
-        while told.is_empty() {
-            told.extend(address.keep(Some(&order), 1_250));
+        while address.waits(Some(&order), 1_250) {
+            assert_eq!(address.keep(Some(&order), 1_250), None, "there is no such interface");
             std::thread::yield_now();
         }
-        assert!(told[0].0.contains("192.0.2.1/32 could not be taken from no-such-link"), "{told:?}");
-        assert!(!address.waits(Some(&order), 1_250));
-        let failure = address.failure.clone().map(Err);
-        assert_eq!(address.tell(&order, failure.unwrap(), 1_250), None);
+        let (what, why) = address.tell(&order, Err("no".to_owned()), 1_250).expect("a failure is told");
+        assert_eq!(what, "the virtual IP 192.0.2.1/32 could not be taken from no-such-link");
+        assert_eq!(why, ["no"]);
+        assert_eq!(address.tell(&order, Err("no".to_owned()), 1_350), None);
+        let taken = vip::Taken { connections: 3, obstacle: None };
+        let (_, why) = address.tell(&order, Ok(Some(taken)), 1_250).expect("what was done is told");
+        assert_eq!(why, ["no newer lease 250 ms after its end", "3 connections at it were ended"]);
         address.keep(Some(&VipOrder { until_ms: Some(5_000), ..order.clone() }), 1_300);
         assert!(address.waits(Some(&order), 1_300), "the lease was back");
     }

@@ -88,11 +88,11 @@ impl Announcer {
 
     /// Who else has said since the last time that it has the address.
     pub fn rival(&self) -> Option<Mac> {
-        let (mut socket, holder): (&Socket, &dyn Fn(&[u8]) -> Option<Mac>) = match &self.way {
-            Way::Arp { address, socket } => (socket, &|frame| frames::arp_holder(frame, *address)),
-            Way::Neighbours { address, asker, .. } => {
-                (asker, &|message| frames::neighbour_holder(message, *address))
-            }
+        let (Way::Arp { socket, .. } | Way::Neighbours { asker: socket, .. }) = &self.way;
+        let mut socket: &Socket = socket;
+        let holder = |heard: &[u8]| match &self.way {
+            Way::Arp { address, .. } => frames::arp_holder(heard, *address),
+            Way::Neighbours { address, .. } => frames::neighbour_holder(heard, *address),
         };
         let mut bytes = [0; MESSAGE_BYTES_MAX];
         let mut rival = None;

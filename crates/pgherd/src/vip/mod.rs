@@ -345,6 +345,8 @@ impl Keeper {
 
     fn fail(&mut self, term: u64, what: &str, error: &io::Error) {
         let vip = &self.config.vip;
+        // Without the interface it is the same whatever was to be done there.
+        let what = if error.kind() == io::ErrorKind::NotFound { "cannot be kept on" } else { what };
         let text = format!("the virtual IP {vip} {what} {}", vip.interface);
         let failure = format!("{text}: {error}");
         if self.failure.as_ref() != Some(&failure) {
