@@ -25,6 +25,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use self::announcer::Announcer;
 use self::frames::Mac;
+use self::kernel::Link;
 use crate::agent::EventLog;
 use crate::clock::boot_millis;
 use proxy::topology::Topology;
@@ -52,6 +53,9 @@ const ANNOUNCE_FIRST: [Duration; 5] = [
 
 /// From then on: who was cut off meanwhile learns where the address is.
 const ANNOUNCE_LATER: Duration = Duration::from_secs(10);
+
+/// Of so many other holders people are told; more are a flood.
+const RIVALS_MAX: usize = 8;
 
 /// For a kernel that is busy with interfaces; a node does not wait longer with its end.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
@@ -198,8 +202,23 @@ struct Held {
     /// Announcements made.
     rounds: usize,
     due: Instant,
-    /// Who else was heard to have the address, and was told of.
-    rival: Option<Mac>,
+    /// Who else was heard to have the address; each is told once.
+    rivals: Vec<Mac>,
+    /// Why the last announcement failed, told once.
+    failure: Option<String>,
+}
+
+impl Held {
+    fn new(link: &Link, announcer: Option<Announcer>) -> Held {
+        let (index, mac, due) = (link.index, link.mac, Instant::now());
+        Held { index, mac, announcer, rounds: 0, due, rivals: Vec::new(), failure: None }
+    }
+
+    /// Until there is something to say.
+    fn left(&self) -> Duration {
+        let due = self.announcer.as_ref().map(|_| self.due);
+        due.map_or(LOOK, |due| due.saturating_duration_since(Instant::now()))
+    }
 }
 
 struct Keeper {
@@ -249,10 +268,7 @@ impl Keeper {
             }
             self.announce(topology.term);
             let lease_left = Duration::from_millis(until_ms.saturating_sub(boot_millis()).max(1));
-            let next = self
-                .held
-                .as_ref()
-                .map_or(LOOK, |held| lease_left.min(held.due.saturating_duration_since(Instant::now())));
+            let next = self.held.as_ref().map_or(LOOK, |held| lease_left.min(held.left()));
             tokio::select! {
                 () = changed(&mut self.topology) => {}
                 () = changed(&mut self.config.lease) => {}
@@ -302,8 +318,7 @@ impl Keeper {
             }
         };
         self.failure = None;
-        let (index, mac, due) = (link.index, link.mac, Instant::now());
-        self.held = Some(Held { index, mac, announcer, rounds: 0, due, rival: None });
+        self.held = Some(Held::new(&link, announcer));
     }
 
     /// Sees to it that the address is not here.
@@ -322,9 +337,10 @@ impl Keeper {
     fn announce(&mut self, term: u64) {
         let Some(held) = &mut self.held else { return };
         let Some(announcer) = &held.announcer else { return };
-        if let Some(rival) = announcer.rival().filter(|rival| held.rival != Some(*rival)) {
-            held.rival = Some(rival);
-            let vip = &self.config.vip;
+        let vip = &self.config.vip;
+        let heard = announcer.rival().filter(|rival| !held.rivals.contains(rival));
+        if let Some(rival) = heard.filter(|_| held.rivals.len() < RIVALS_MAX) {
+            held.rivals.push(rival);
             let what = format!("the virtual IP {vip} is here, and {rival} says that it has it too");
             let why = "clients may reach either: find that machine (ip neigh, the tables of the switch) and take the address \
                        from it, or choose another in [vip]";
@@ -338,9 +354,12 @@ impl Keeper {
         let told = announcer.announce();
         held.due = Instant::now() + ANNOUNCE_FIRST.get(held.rounds).copied().unwrap_or(ANNOUNCE_LATER);
         held.rounds += 1;
-        if let Err(error) = told {
-            self.fail(term, "could not be announced on", &error);
+        let failure = told.err().map(|error| error.to_string());
+        if let Some(why) = failure.as_ref().filter(|_| held.failure != failure) {
+            let what = format!("the virtual IP {vip} could not be announced on {}", vip.interface);
+            self.events.note(term, FAILED, what, vec![why.clone()]);
         }
+        held.failure = failure;
     }
 
     fn fail(&mut self, term: u64, what: &str, error: &io::Error) {
