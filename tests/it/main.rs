@@ -53,4 +53,5 @@ mod switchover_interrupted;
 mod switchover_under_load;
 mod system_calls;
 mod takeover_interrupted;
+mod virtual_ip;
 mod wal_fetched_from_a_peer;

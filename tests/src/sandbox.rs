@@ -67,6 +67,28 @@ pub fn enter(arguments: &[String]) -> Result<Infallible> {
     Err(command.exec()).context("start unshare")
 }
 
+/// For a test of the test program: true inside, settled. Outside the test is run inside, as the only one, and its failure is this
+/// one's; where there can be no sandbox it is reported as skipped.
+#[track_caller]
+pub fn is_inside_for(test: &str) -> bool {
+    if inside() {
+        settle().expect("a settled sandbox");
+        return true;
+    }
+    if let Some(why) = missing() {
+        crate::machine::skipped(why);
+        return false;
+    }
+    let mut command = unshare();
+    let own = std::env::current_exe().expect("the path of this program");
+    command.args(["sh", "-c", INIT, "sh"]).arg(own).args(["--exact", test, "--nocapture"]);
+    let output = command.env(MARK, "1").stdin(Stdio::null()).output().expect("unshare starts");
+    let said =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(output.status.success() && said.contains("1 passed"), "inside the sandbox:\n{said}");
+    false
+}
+
 /// To be called first inside: names of network namespaces and all temporary files go to file systems of our own.
 pub fn settle() -> Result<()> {
     mount(&["-t", "tmpfs", "-o", "mode=1777", "tmpfs"], "/tmp")?;

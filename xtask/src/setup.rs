@@ -86,7 +86,7 @@ pub fn parser() -> Result<()> {
 const FOR_NAMESPACES: [(&str, &str); 3] =
     [("nsenter", "util-linux"), ("tc", "iproute2"), ("nft", "nftables")];
 
-/// Installs what the chaos tests cut networks with. Without it they run on loopback and say so: only a machine that could
+/// Installs what tests make and cut networks with. Without it chaos runs on loopback, other tests are skipped, and both say so: only a machine that could
 /// have had it, and failed to install it, is an error.
 pub fn namespaces() -> Result<()> {
     let missing = FOR_NAMESPACES.iter().filter(|(program, _)| !has_system_program(program));
@@ -94,15 +94,16 @@ pub fn namespaces() -> Result<()> {
     if packages.is_empty() || !shell::has_program("apt-get") {
         return Ok(());
     }
-    println!("Installing what chaos needs for network namespaces: {}", packages.join(", "));
+    println!("Installing what tests need for network namespaces: {}", packages.join(", "));
     packages.into_iter().try_for_each(install)
 }
 
-/// What only tests need: strace, valgrind, Chromium and HAProxy.
+/// What only tests need: strace, valgrind, Chromium, HAProxy, and programs for network namespaces.
 pub fn tools() -> Result<()> {
     strace()?;
     valgrind()?;
     browser()?;
+    namespaces()?;
     haproxy()
 }
 

@@ -17,3 +17,4 @@ pub mod peer;
 pub mod postgres;
 pub mod store;
 pub mod telemetry;
+pub mod vip;

@@ -21,7 +21,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use self::cancels::Cancels;
-use self::parts::{doors, fencing, followed, hooks, peer_config, proxy_config, seeds, settings, tunable};
+use self::parts::{
+    doors, fencing, followed, hooks, peer_config, proxy_config, seeds, settings, tunable, vip,
+};
 use self::pid_file::PidFile;
 use self::relaunch::{Inheritance, Old, Successor, Wishes};
 use crate::agent::{
@@ -164,6 +166,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     let applier = Arc::new(applier);
     helpers.push(tokio::spawn(cluster_config::follow(applier.clone(), events.clone())).abort_handle());
     let fencing = fencing(&config, &events)?;
+    let vip = fencing.as_ref().and_then(|fencing| vip(&config, fencing, topology.subscribe(), &events));
     let parts = Parts {
         settings: settings(&config, &members),
         tags: config.tags.clone(),
@@ -248,6 +251,10 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
                 }
             };
             tokio::join!(before, proxy.shutdown(DRAIN));
+            // After the sessions have heard that they end.
+            if let Some(vip) = vip {
+                vip.remove().await;
+            }
             link.shutdown().await;
             store.stop().await;
             api.abort();
@@ -260,6 +267,9 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
                 worker.end(WORK_PATIENCE).await;
             }
             helpers.iter().for_each(AbortHandle::abort);
+            if let Some(vip) = vip {
+                vip.leave().await;
+            }
             link.shutdown().await;
             store.stop().await;
             api.abort();

@@ -13,12 +13,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use brain::{Fence, FencerState, Millis, View, fence};
+use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
 use super::events::EventLog;
 use crate::fencer::{
-    self, Armed, Cell, GRACE_TIMEOUTS, Identity, Order, Process, Side, WatchdogOrder, WatchdogWord, Word,
+    self, Armed, Cell, GRACE_TIMEOUTS, Identity, Order, Process, Side, VipOrder, WatchdogOrder, WatchdogWord,
+    Word,
 };
+use crate::vip::VirtualIp;
 
 /// As often as the fencer looks.
 const INTERVAL: Duration = Duration::from_millis(100);
@@ -37,6 +40,8 @@ pub struct FencingConfig {
     /// Without the watchdog this node admits no clients as primary.
     pub required: bool,
     pub failure_timeout_ms: u64,
+    /// The address that is to go with the lease.
+    pub vip: Option<VirtualIp>,
 }
 
 pub struct Fencing {
@@ -46,6 +51,9 @@ pub struct Fencing {
     armed: Option<Armed>,
     written: Option<Order>,
     inherited: Option<Millis>,
+    inherited_vip: Option<VipOrder>,
+    /// Until when the address may be here, boot milliseconds.
+    lease: watch::Sender<u64>,
     seen: Arc<Mutex<Option<Word>>>,
     keeper: AbortHandle,
 }
@@ -60,7 +68,9 @@ impl Fencing {
     /// Goes on with the fencer that an earlier agent left, or starts one. To be called within the runtime.
     pub fn start(config: FencingConfig, events: Arc<EventLog>) -> io::Result<Fencing> {
         let cell = adopt(&config.dir).map_or_else(Cell::create, Ok)?;
-        let armed = cell.read::<Order>(Side::Agent).and_then(|order| order.armed);
+        let before = cell.read::<Order>(Side::Agent);
+        let inherited_vip = before.as_ref().and_then(|order| order.vip.clone());
+        let armed = before.and_then(|order| order.armed);
         let inherited = armed.as_ref().map(|armed| Millis(armed.until_ms));
         let seen = Arc::new(Mutex::new(None));
         let keeper = Keeper {
@@ -76,12 +86,23 @@ impl Fencing {
         };
         let keeper = tokio::spawn(keeper.run()).abort_handle();
         let own = Identity::own();
-        Ok(Fencing { config, own, cell, armed, written: None, inherited, seen, keeper })
+        let (written, lease) = (None, watch::Sender::new(0));
+        Ok(Fencing { config, own, cell, armed, written, inherited, inherited_vip, lease, seen, keeper })
     }
 
     /// The end of the lease that an earlier agent held.
     pub fn inherited(&self) -> Option<Millis> {
         self.inherited
+    }
+
+    /// What the fencer was told of the virtual IP by an earlier agent.
+    pub fn inherited_vip(&self) -> Option<VipOrder> {
+        self.inherited_vip.clone()
+    }
+
+    /// Until when the virtual IP may be here, boot milliseconds; it is known to the fencer before it is told.
+    pub fn lease(&self) -> watch::Receiver<u64> {
+        self.lease.subscribe()
     }
 
     /// Says what `view` asks of the fencer; `postmaster` is the server that the view shows.
@@ -99,7 +120,8 @@ impl Fencing {
             (Fence::Keep, _) | (Fence::Until(_), None) => {}
         }
         let watchdog = WatchdogOrder { device: self.config.watchdog.clone() };
-        let order = Order { agent: self.own, beat_ms: view.now.0, armed: self.armed.clone(), watchdog };
+        let vip = self.vip_order(view);
+        let order = Order { agent: self.own, beat_ms: view.now.0, armed: self.armed.clone(), watchdog, vip };
         let due = self.written.as_ref().is_none_or(|written| {
             written.armed != order.armed || view.now.0 - written.beat_ms >= INTERVAL.as_millis() as u64
         });
@@ -110,7 +132,27 @@ impl Fencing {
             // Memory that is there already: no more than a word too long for its slot, which the settings' check forbids.
             tracing::error!(%error, "the fencer's deadline could not be extended");
         }
+        // The fencer first: what it does not know of it cannot take away.
+        let until_ms = order.vip.as_ref().map_or(0, |vip| vip.until_ms.unwrap_or(u64::MAX));
+        self.lease.send_if_modified(|told| std::mem::replace(told, until_ms) != until_ms);
         self.written = Some(order);
+    }
+
+    /// Until when the virtual IP may be here by `view`.
+    fn vip_order(&self, view: &View) -> Option<VipOrder> {
+        let vip = self.config.vip.clone()?;
+        // The agent itself takes it away at once, unless it dies right now.
+        let soon = Some(view.now.0 + self.config.failure_timeout_ms);
+        let until_ms = match fence(view) {
+            Fence::Until(until) => Some(until.0),
+            Fence::Rest if view.settings.full.len() < 2 => None,
+            Fence::Rest => soon,
+            Fence::Keep => {
+                let before = self.written.as_ref().and_then(|order| order.vip.as_ref());
+                before.or(self.inherited_vip.as_ref()).map_or(soon, |before| before.until_ms)
+            }
+        };
+        Some(VipOrder { vip, until_ms })
     }
 
     /// Writes are safe by the data quorum, so a short absence shall cost reads only. Without one nothing but the end of

@@ -24,6 +24,7 @@ pub(super) fn check(draft: &mut Draft) {
     standby_cluster(draft);
     super::proxy_tls::check(draft);
     super::http::check(draft);
+    super::vip::check(draft);
 }
 
 fn peers(draft: &mut Draft) {

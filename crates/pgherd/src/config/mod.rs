@@ -25,6 +25,7 @@ mod slots;
 #[cfg(test)]
 mod tests;
 mod value;
+mod vip;
 
 use std::collections::BTreeMap;
 use std::fs;

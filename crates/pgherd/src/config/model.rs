@@ -11,7 +11,9 @@ use super::http::{self, Http};
 use super::proxy_tls;
 use super::slots::Slots;
 use super::value::{Value, split_address};
+use super::vip;
 use crate::postgres::Method;
+use crate::vip::VirtualIp;
 use proxy::tls::TlsConfig;
 use proxy::{CeilingLimits, Consistency, LagMax, Leaks, LoweredCommit, PoolMode, TimeLimits};
 
@@ -31,6 +33,8 @@ pub struct Config {
     pub slots: Slots,
     pub fencing: Fencing,
     pub hooks: Hooks,
+    /// `None`: there is none.
+    pub vip: Option<VirtualIp>,
     pub tags: brain::Tags,
     /// `None`: a cluster of its own.
     pub standby_cluster: Option<StandbyCluster>,
@@ -398,6 +402,7 @@ impl Config {
                 events: take.list("hooks.events")?,
                 timeout: take.duration("hooks.timeout")?,
             },
+            vip: vip::from_draft(draft),
             slots: Slots::from_draft(draft)?,
             standby_cluster: standby_cluster(draft)?,
             fencing: Fencing {
@@ -473,6 +478,7 @@ impl Config {
             "hooks.program" => self.hooks.program.as_ref().map(|path| quote(&path.to_string_lossy())),
             "hooks.events" => Some(quote_list(self.hooks.events.iter().map(String::as_str))),
             "hooks.timeout" => duration(self.hooks.timeout),
+            key if key.starts_with("vip.") => vip::written(self.vip.as_ref()?, key),
             key if key.starts_with("http.") => http::written(&self.http, key),
             key if key.starts_with("proxy_tls.") => proxy_tls::written(&self.proxy.tls, key),
             "peer.listen" => text(&self.peer.listen),

@@ -78,6 +78,10 @@ pub const SECTIONS: &[Section] = &[
         name: "hooks",
         doc: "A program of yours that is told what happens on this node; see docs/concepts/hooks.md.",
     },
+    Section {
+        name: "vip",
+        doc: "A virtual IP: an address that is always on the node of the open primary; see docs/concepts/vip.md.",
+    },
     Section { name: "tags", doc: "What this node is fit for; its peers learn it with its heartbeats." },
 ];
 
@@ -382,6 +386,20 @@ const NODE: &[Setting] = &[
         Default::Value("30s"),
         "\"1min\"",
         "After this a call is ended.",
+    ),
+    setting(
+        "vip.address",
+        Kind::AddressInNetwork,
+        Default::Derived("none: there is no virtual IP"),
+        "\"10.0.0.100/24\"",
+        "The address, IPv4 or IPv6, with its prefix. It belongs to no node. The same on every node.",
+    ),
+    setting(
+        "vip.interface",
+        Kind::Interface,
+        Default::Derived("none"),
+        "\"eth0\"",
+        "The interface of this node that has the address while this node is the open primary.",
     ),
     setting(
         "tags.nofailover",

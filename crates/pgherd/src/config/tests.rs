@@ -491,3 +491,39 @@ fn tls_of_the_proxy_is_whole_or_refused() {
         assert!(told.contains(text), "{told}");
     }
 }
+
+#[test]
+fn a_virtual_ip_is_whole_and_answered_at() {
+    let everywhere = "[proxy]\nlisten = \"0.0.0.0\"\n";
+    let vip = "[vip]\naddress = \"10.0.0.100/24\"\ninterface = \"eth0\"\n";
+    assert_eq!(read(GOOD).vip, None);
+    let read_vip = read(&format!("{GOOD}{everywhere}{vip}")).vip.expect("it is given");
+    assert_eq!((read_vip.to_string().as_str(), read_vip.interface.as_str()), ("10.0.0.100/24", "eth0"));
+    read(&format!("{GOOD}[proxy]\nlisten = \"::\"\n{vip}"));
+    assert_eq!(
+        refused(vip),
+        "F:15:11: vip.address: nobody would answer at 10.0.0.100, since proxy.listen is \"127.0.0.1\"; set proxy.listen = \"0.0.0.0\""
+    );
+    for (more, text) in [
+        (
+            "[proxy]\nlisten = \"0.0.0.0\"\n[vip]\naddress = \"fd00::100/64\"\ninterface = \"eth0\"",
+            "F:15:10: vip.address: nobody would answer at fd00::100, since proxy.listen is \"0.0.0.0\"; set proxy.listen = \"::\"",
+        ),
+        ("[vip]\ninterface = \"eth0\"", "vip.interface is of no use without vip.address; add it"),
+        (
+            "[proxy]\nlisten = \"::\"\n[vip]\naddress = \"10.0.0.100/24\"",
+            "vip.address is of no use without vip.interface; add it",
+        ),
+        ("[vip]\naddress = \"10.0.0.100\"", "vip.address: expected an address with its prefix"),
+        ("[vip]\ninterface = \"eth0:1\"", "vip.interface: expected the name of an interface"),
+    ] {
+        let told = refused(more);
+        assert!(told.contains(text), "{told}");
+    }
+    let own = format!("{GOOD}{everywhere}{vip}").replace("127.0.0.1:7442", "10.0.0.100:7442");
+    let told = read_with(&own, &[]).expect_err("a node's own").to_string();
+    assert!(told.contains("vip.address: 10.0.0.100 is the address of peers.n2.peer; choose one"), "{told}");
+    let witness = format!("{GOOD}{everywhere}{vip}").replace("name = \"n1\"", "name = \"n3\"");
+    let told = read_with(&witness, &[]).expect_err("a witness").to_string();
+    assert!(told.contains("vip.address: a witness never has the address; remove [vip]"), "{told}");
+}

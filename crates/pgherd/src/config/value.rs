@@ -44,6 +44,10 @@ pub enum Kind {
     Functions,
     /// Rules of events; one may end in `*`.
     Rules,
+    /// `address/prefix`.
+    AddressInNetwork,
+    /// The name of a network interface.
+    Interface,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -74,6 +78,8 @@ impl Kind {
                 choices.iter().map(|choice| format!("{choice:?}")).collect::<Vec<_>>().join(" or ")
             }
             Kind::Flag => "true or false".into(),
+            Kind::AddressInNetwork => "an address with its prefix as a string".into(),
+            Kind::Interface => "the name of an interface as a string".into(),
             Kind::Lines | Kind::Functions | Kind::Rules => "a list of strings".into(),
         }
     }
@@ -94,6 +100,8 @@ impl Kind {
                 format!("duration, {}–{}", format_duration(min), format_duration(max))
             }
             Kind::Bytes => "amount, MB, GB or TB".into(),
+            Kind::AddressInNetwork => "`address/prefix`".into(),
+            Kind::Interface => "interface".into(),
             Kind::Choice(choices) => {
                 choices.iter().map(|choice| format!("`{choice}`")).collect::<Vec<_>>().join(" or ")
             }
@@ -145,6 +153,8 @@ impl Kind {
             Kind::Listen if text == "*" => Ok(()),
             Kind::Listen => text.split(',').try_for_each(|part| host(part.trim())),
             Kind::Address => split_address(text).map(|_| ()),
+            Kind::AddressInNetwork => crate::vip::parse(text).map(|_| ()),
+            Kind::Interface => crate::vip::check_interface(text),
             Kind::Choice(choices) if choices.contains(&text) => Ok(()),
             Kind::Choice(_) => Err(format!("expected {}, found {text:?}", self.expected())),
             Kind::Bytes => return bytes(text).map(Value::Bytes),

@@ -18,6 +18,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::process::Identity;
+use crate::vip::VirtualIp;
 
 const SLOT_BYTES: usize = 1024;
 const SLOTS: usize = 4;
@@ -36,6 +37,8 @@ pub struct Order {
     pub armed: Option<Armed>,
     #[serde(default)]
     pub watchdog: WatchdogOrder,
+    #[serde(default)]
+    pub vip: Option<VipOrder>,
 }
 
 /// Whom to fence, and when.
@@ -53,6 +56,14 @@ pub struct Armed {
 pub struct WatchdogOrder {
     /// `None`: no watchdog.
     pub device: Option<String>,
+}
+
+/// The address that may be on this node's interface for as long as its primary may serve.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VipOrder {
+    pub vip: VirtualIp,
+    /// Boot milliseconds; `None`: it may stay, as nobody else could take over.
+    pub until_ms: Option<u64>,
 }
 
 /// What the fencer says of itself.
@@ -187,7 +198,7 @@ mod tests {
     use super::*;
 
     fn order(beat_ms: u64) -> Order {
-        Order { agent: Identity::own(), beat_ms, armed: None, watchdog: WatchdogOrder::default() }
+        Order { agent: Identity::own(), beat_ms, armed: None, watchdog: WatchdogOrder::default(), vip: None }
     }
 
     fn beat(cell: &Cell) -> Option<u64> {

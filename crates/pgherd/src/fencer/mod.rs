@@ -6,7 +6,8 @@
 //! agent on purpose; the next agent finds it and goes on, or replaces it by one of its own build.
 //!
 //! What it is not: a decider. It knows no peers, no store and no SQL, and fences no server but the one that it was told
-//! of, by process, before that server served anybody.
+//! of, by process, before that server served anybody. The one thing beside PostgreSQL that it takes out of service is the
+//! virtual IP (`crate::vip`), at the same deadline.
 //!
 //! Invariants
 //! - Its clock is CLOCK_BOOTTIME, and the deadline counts from when the heartbeat was sent that the lease answers.
@@ -15,6 +16,7 @@
 //! - It signals nothing but processes that it holds by pidfd and knows by start time.
 //! - It writes no configuration but `pg_hba.conf`.
 
+mod address;
 mod cell;
 mod client;
 mod hand;
@@ -27,7 +29,7 @@ mod watchdog;
 use std::ffi::CStr;
 use std::os::unix::fs::MetadataExt;
 
-pub use cell::{Armed, Cell, Order, Side, WatchdogOrder, WatchdogWord, Word};
+pub use cell::{Armed, Cell, Order, Side, VipOrder, WatchdogOrder, WatchdogWord, Word};
 pub use note::{Note, done, take};
 pub use plan::GRACE_TIMEOUTS;
 pub use process::{Identity, Process, command, pids};

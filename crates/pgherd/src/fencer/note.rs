@@ -20,7 +20,7 @@ pub struct Note {
     /// Wall clock, RFC 3339: for people.
     pub at: String,
     pub term: u64,
-    /// `fencer.cut`, `fencer.stop`.
+    /// `fencer.cut`, `fencer.stop`, `fencer.vip`.
     pub rule: String,
     pub what: String,
     pub why: Vec<String>,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{Signal, setpriority_process};
 
+use super::address::Address;
 use super::cell::{Armed, Cell, Order, Side, Word};
 use super::hand::{Hand, Job};
 use super::note::Note;
@@ -53,6 +54,7 @@ pub fn run(dir: &Path) -> io::Result<()> {
         begun_ms,
         checked_ms: begun_ms,
         watchdog: Watchdog::default(),
+        address: Address::default(),
         target: None,
         episode: None,
         notes: Vec::new(),
@@ -125,6 +127,7 @@ struct Fencer {
     begun_ms: u64,
     checked_ms: u64,
     watchdog: Watchdog,
+    address: Address,
     target: Option<Process>,
     episode: Option<Episode>,
     /// Notes that the hand has not taken yet.
@@ -137,6 +140,12 @@ impl Fencer {
         let now_ms = crate::clock::boot_millis();
         let order: Option<Order> = self.cell.read(Side::Agent);
         let armed = order.as_ref().and_then(|order| order.armed.clone());
+        let vip = order.as_ref().and_then(|order| order.vip.as_ref());
+        // Clients that are sent away below do not come back by the address.
+        if let Some((what, why)) = self.address.keep(vip, now_ms) {
+            self.note(armed.as_ref().map_or(0, |armed| armed.term), "fencer.vip", what, why);
+        }
+        let awaited = self.address.waits(vip, now_ms);
         self.hold(armed.as_ref());
         let findings = self.hand.findings();
         let empty = findings.empty
@@ -174,7 +183,7 @@ impl Fencer {
         let _ = self.cell.write(&word);
         let heard_ms = order.map_or(self.begun_ms, |order| order.beat_ms.max(self.begun_ms));
         let lonely = now_ms.saturating_sub(heard_ms) > LONELY_MS;
-        if !(alive && armed.is_some() || fencing) && (lonely || findings.gone) {
+        if !(alive && armed.is_some() || fencing || awaited) && (lonely || findings.gone) {
             return None;
         }
         Some(match step {
@@ -210,7 +219,7 @@ impl Fencer {
                 armed.term,
                 "fencer.cut",
                 "clients were cut off: the lease had ended and the agent did not act",
-                format!("no newer lease {late_ms} ms after its end"),
+                vec![format!("no newer lease {late_ms} ms after its end")],
             );
         }
         let episode = self.episode.get_or_insert_with(|| Episode {
@@ -241,7 +250,7 @@ impl Fencer {
             }
             let term = episode.term;
             let why = before.map_or(why, |_| "it had not ended on the word before".to_owned());
-            self.note(term, "fencer.stop", what, why);
+            self.note(term, "fencer.stop", what, vec![why]);
         }
         if force == Force::Kill {
             self.kill();
@@ -259,9 +268,9 @@ impl Fencer {
         children.iter().for_each(|child| child.signal(Signal::KILL));
     }
 
-    fn note(&mut self, term: u64, rule: &str, what: &str, why: String) {
+    fn note(&mut self, term: u64, rule: &str, what: impl Into<String>, why: Vec<String>) {
         let at = crate::clock::wall().to_string();
-        self.notes.push(Note { at, term, rule: rule.into(), what: what.into(), why: vec![why] });
+        self.notes.push(Note { at, term, rule: rule.into(), what: what.into(), why });
     }
 
     /// Notes and checks for the hand, as far as it takes them now.

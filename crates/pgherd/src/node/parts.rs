@@ -13,7 +13,10 @@ use crate::config::{Config, NodeKind, Peer, Watchdog, join_address};
 use crate::hooks::HooksConfig;
 use crate::peer::{Identity, PeerConfig};
 use crate::postgres::{self, Layout, SlotSettings, Tunable};
+use crate::vip::{Vip, VipConfig};
+use proxy::topology::Topology;
 use proxy::{Overrides, OwnServer, ProxyConfig};
+use tokio::sync::watch;
 
 /// For the proxy's connections to servers: a local network answers in milliseconds, a dead host never.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -64,6 +67,7 @@ pub(super) fn fencing(config: &Config, events: &Arc<EventLog>) -> Result<Option<
         watchdog: (config.fencing.watchdog != Watchdog::Off).then(|| device.clone()),
         required,
         failure_timeout_ms: config.failover.failure_timeout.as_millis() as u64,
+        vip: config.vip.clone(),
     };
     Ok(Some(Fencing::start(fencing, events.clone()).context("make the fencer's memory")?))
 }
@@ -119,6 +123,32 @@ pub(super) fn settings(config: &Config, members: &MembersRecord) -> Settings {
     };
     settings.follow(members);
     settings
+}
+
+/// An agent begins without knowing whether its node is the primary. What another one left without a deadline is known by then.
+const IGNORANT_MAX_MS: u64 = 15_000;
+
+/// Keeps the virtual IP, when there is one, and goes on with what an earlier agent left of it.
+pub(super) fn vip(
+    config: &Config,
+    fencing: &Fencing,
+    topology: watch::Receiver<Topology>,
+    events: &Arc<EventLog>,
+) -> Option<Vip> {
+    let before = fencing.inherited_vip();
+    if let Some(former) =
+        before.as_ref().map(|order| &order.vip).filter(|vip| Some(*vip) != config.vip.as_ref())
+    {
+        crate::vip::remove_former(former.clone(), events.clone());
+    }
+    let known_ms = || crate::clock::boot_millis() + IGNORANT_MAX_MS;
+    let vip = VipConfig {
+        vip: config.vip.clone()?,
+        node: config.node.name.clone(),
+        left_until_ms: before.map_or(0, |order| order.until_ms.unwrap_or_else(known_ms)),
+        lease: fencing.lease(),
+    };
+    Vip::start(vip, topology, events.clone())
 }
 
 /// Whom to tell what happens.
