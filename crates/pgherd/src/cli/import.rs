@@ -117,6 +117,13 @@ pub fn import(args: &ImportArgs) -> Result<(), Failure> {
             .next("--force to write over it, or --output with another name"));
     }
     let sources = args.files.iter().map(|file| source(file, args.format)).collect::<Result<Vec<_>, _>>()?;
+    let of_patroni: Vec<&Source> = sources.iter().filter(|source| source.format == Format::Patroni).collect();
+    if let [first, second, ..] = of_patroni.as_slice() {
+        let what = format!("{} and {} are both Patroni's", first.file, second.file);
+        return Err(Failure::new(Exit::Usage, what)
+            .why("the files of one machine become the configuration of its node")
+            .next("the same command for each node; --dynamic FILE for what patronictl show-config prints"));
+    }
     let dynamic =
         args.dynamic.as_ref().map(|file| Ok::<_, Failure>((file.display().to_string(), text(file)?)));
     let dynamic = dynamic.transpose()?;
@@ -212,5 +219,58 @@ fn included(name: &str, folders: &[&Path]) -> Result<String, String> {
     match (direct, beside) {
         (Ok(text), _) | (Err(_), Some(text)) => Ok(text),
         (Err(error), None) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn run(arguments: &[&str]) -> Result<(), Failure> {
+        let all = ["pgherd", "import"].iter().chain(arguments);
+        match Cli::try_parse_from(all).unwrap_or_else(|error| panic!("{error}")).command {
+            Command::Import(args) => import(&args),
+            _ => panic!("not import"),
+        }
+    }
+
+    #[test]
+    fn a_file_is_written_once_complete_or_not_and_never_over_another() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name).display().to_string();
+        let (ini, out) = (path("pgbouncer.ini"), path("n1.toml"));
+        fs::write(&ini, "[pgbouncer]\nlisten_addr = *\n%include more.ini\n").unwrap();
+        fs::write(path("more.ini"), "pool_mode = transaction\n").unwrap();
+        assert_eq!(run(&[&ini, "-O", &out]).unwrap_err().exit, Exit::Configuration, "no cluster, no node");
+        assert!(fs::read_to_string(&out).unwrap().contains("# MISSING cluster"));
+        let flags =
+            ["--cluster", "shop", "--name", "n1", "--peer", "n1=10.0.0.1", "--peer", "n2=[fd00::2]:5433"];
+        let again: Vec<&str> = [ini.as_str(), "-O", &out].into_iter().chain(flags).collect();
+        assert_eq!(run(&again).unwrap_err().exit, Exit::Precondition);
+        run(&[again, vec!["--force"]].concat()).unwrap();
+        let config = config::load(Path::new(&out)).unwrap();
+        assert_eq!(config.peers["n2"].postgres.as_deref(), Some("[fd00::2]:5433"));
+        assert_eq!(config.proxy.pool_mode, proxy::PoolMode::Transaction);
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_where_and_what_to_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("f").display().to_string();
+        fs::write(&file, "hello\n").unwrap();
+        let failure = run(&[&file]).unwrap_err();
+        assert!(failure.exit == Exit::Usage && failure.next.unwrap().starts_with("--format"));
+        let failure = run(&[&file, "--format", "pgbouncer"]).unwrap_err();
+        assert_eq!(
+            (failure.exit, failure.what),
+            (Exit::Configuration, format!("{file}:1: expected key = value"))
+        );
+        assert_eq!(run(&[&file, "--format", "pgpool", "--dynamic", &file]).unwrap_err().exit, Exit::Usage);
+        assert!(assignment("sync.standbys=9").is_err() && assignment("peers.n1.kind=witness").is_err());
+        fs::write(&file, "scope: a\n").unwrap();
+        assert!(run(&[&file, &file]).unwrap_err().what.ends_with("are both Patroni's"));
     }
 }

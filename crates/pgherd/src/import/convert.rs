@@ -47,7 +47,7 @@ fn time(text: &str, unit: f64) -> Result<String, String> {
         other => return Err(format!("{other:?} is no unit of time")),
     };
     let time = number * unit;
-    match time >= 0.0 && time < 1e15 {
+    match (0.0..1e15).contains(&time) {
         true if time < 0.5 => Ok("0s".to_owned()),
         true => Ok(crate::config::format_duration(Duration::from_millis(time.round() as u64))),
         false => Err(format!("{text:?} is no time that can be set")),

@@ -134,7 +134,7 @@ fn roles(entries: &[Entry]) -> BTreeMap<String, Role> {
 fn checked(httpchk: Option<&str>, send: Option<&str>) -> Role {
     let Some(check) = httpchk else { return Role::Unclear };
     let words = check.split_whitespace().chain(send.unwrap_or_default().split_whitespace());
-    let path = words.filter(|word| word.starts_with('/')).last().unwrap_or("/");
+    let path = words.rev().find(|word| word.starts_with('/')).unwrap_or("/");
     match path.split('?').next().unwrap_or_default().trim_end_matches('/') {
         "" | "/primary" | "/master" | "/read-write" | "/leader" | "/standby-leader" | "/standby_leader" => {
             Role::ReadWrite
@@ -155,7 +155,11 @@ fn checked(httpchk: Option<&str>, send: Option<&str>) -> Role {
 
 pub fn judge(row: Option<&Row>, plan: &mut Plan, entry: &Entry) -> Fate {
     let kind = entry.section.split(' ').next().unwrap_or_default();
+    let foreign = |role: &Role| *role == Role::Foreign;
     match (kind, plan.roles.get(&entry.section)) {
+        ("global" | "defaults", _) if plan.roles.values().all(foreign) => {
+            Fate::Needless("nothing in this file is about PostgreSQL".to_owned())
+        }
         ("global" | "defaults", _) => table::judge(row, plan, entry),
         ("listen" | "frontend" | "backend", Some(Role::Foreign)) => Fate::Needless(
             "this section is not about PostgreSQL: leave it to HAProxy, or do without".to_owned(),

@@ -235,3 +235,25 @@ fn files_are_known_by_what_stands_in_them() {
     assert_eq!(Format::detect("scope: a\n"), Some(Format::Patroni));
     assert_eq!(Format::detect("hello\n"), None);
 }
+
+/// Pieces of output in the pages for newcomers, with `…` between, are pieces of what import really says.
+#[test]
+fn pages_quote_what_import_says() {
+    let pages =
+        [("patroni", "patroni"), ("pgbouncer", "patroni"), ("repmgr", "pgpool"), ("pgpool", "pgpool")];
+    for (page, folder) in pages {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../docs/coming-from/{page}.md"));
+        let text = std::fs::read_to_string(&path).unwrap();
+        let read = |name: &str| std::fs::read_to_string(fixtures().join(folder).join(name)).unwrap();
+        let said = read("expected.txt") + &read("expected.toml");
+        let blocks: Vec<&str> =
+            text.split("```text\n").skip(1).filter_map(|rest| rest.split("```").next()).collect();
+        assert!(!blocks.is_empty(), "{page} quotes nothing");
+        for piece in blocks.iter().flat_map(|block| block.split("…\n")) {
+            assert!(
+                said.contains(piece),
+                "docs/coming-from/{page}.md quotes what import does not say:\n{piece}"
+            );
+        }
+    }
+}

@@ -45,7 +45,10 @@ pub const LOCAL: &[Row] = &[
         "restapi.allowlist|restapi.allowlist.[]|restapi.allowlist_include_members",
         "changes are taken from the node's own machine, and from users with a role (docs/concepts/access.md)",
     ),
-    absent("restapi.http_extra_headers.**|restapi.https_extra_headers.**", "no headers can be added"),
+    absent(
+        "restapi.http_extra_headers|restapi.https_extra_headers|restapi.http_extra_headers.*|restapi.https_extra_headers.*",
+        "no headers can be added",
+    ),
     needless("restapi.request_queue_size|restapi.server_tokens", "pgherd's own server needs no such setting"),
     absent("citus.**", "pgherd shards nothing"),
     several("watchdog.mode", "[fencing] watchdog", watchdog_mode),
