@@ -12,6 +12,7 @@ pub mod config;
 pub mod dashboard;
 pub mod fencer;
 pub mod hooks;
+pub mod import;
 pub mod node;
 pub mod peer;
 pub mod postgres;

@@ -12,6 +12,7 @@ mod events;
 mod explain;
 pub mod failure;
 mod history;
+mod import;
 mod interrupt;
 mod manual;
 mod member;
@@ -93,6 +94,8 @@ pub enum Command {
     User(user::UserArgs),
     /// Make and check the nodes' configuration files
     Config(config::ConfigArgs),
+    /// From the configuration of Patroni, PgBouncer, Pgpool-II, repmgr and HAProxy to pgherd's
+    Import(import::ImportArgs),
     /// A script that completes pgherd's commands for your shell
     Completions(manual::CompletionsArgs),
     /// Manual pages, one for each command
@@ -168,6 +171,7 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Requests(args) => operate::requests(&args),
         Command::User(args) => user::user(&args),
         Command::Config(args) => config::config(&args),
+        Command::Import(args) => import::import(&args),
         Command::Completions(args) => manual::completions(&args),
         Command::Man(args) => manual::man(&args),
     }

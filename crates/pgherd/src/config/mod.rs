@@ -99,6 +99,59 @@ fn parse_with(
     draft.finish(file)
 }
 
+/// Why the setting `key` cannot be `text`, written as in an environment variable. Lists are not settings that one text gives.
+pub fn check_setting(key: &str, text: &str) -> Result<(), String> {
+    let setting = settings::find(key).ok_or_else(|| format!("{key} is no setting"))?;
+    setting.kind.read_text(text).map(drop)
+}
+
+/// How the setting `key` is written in the file with the value `text`, which [`check_setting`] takes.
+pub fn write_setting(key: &str, text: &str) -> String {
+    use value::Kind;
+    match settings::find(key).map(|setting| setting.kind) {
+        Some(Kind::Port | Kind::Integer { .. } | Kind::Flag) => text.to_owned(),
+        _ => model::quote(text),
+    }
+}
+
+/// The default of a setting that is a list; empty for any other.
+pub fn list_default(key: &str) -> Vec<String> {
+    match settings::find(key).map(|setting| setting.default) {
+        Some(settings::Default::List(items)) => items.iter().map(|item| (*item).to_owned()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// As it would be written in the file, such as `10min`.
+pub fn format_duration(duration: std::time::Duration) -> String {
+    value::format_duration(duration)
+}
+
+/// A string of TOML.
+pub fn quote(text: &str) -> String {
+    model::quote(text)
+}
+
+/// Why `line` can be no line of `postgres.hba` or `proxy.hba`.
+pub fn check_hba_line(line: &str) -> Result<(), String> {
+    value::check_hba_line(line)
+}
+
+/// Why `name` can be no slot of `[slots]`.
+pub fn check_slot_name(name: &str) -> Result<(), String> {
+    value::slot_name(name)
+}
+
+/// Whether PostgreSQL can have a parameter of this name.
+pub fn is_parameter_name(name: &str) -> bool {
+    parameters::is_name(name)
+}
+
+/// Host and port of `host:port`.
+pub fn split_address(text: &str) -> Result<(String, u16), String> {
+    value::split_address(text)
+}
+
 /// Why `text` can name no node.
 pub fn check_name(text: &str) -> Result<(), String> {
     value::name(text)

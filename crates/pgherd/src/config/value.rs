@@ -327,6 +327,10 @@ fn function(name: &str) -> Result<String, String> {
     Ok(name.to_owned())
 }
 
+pub(super) fn check_hba_line(line: &str) -> Result<(), String> {
+    hba_line(line).map(drop)
+}
+
 fn hba_line(line: &str) -> Result<String, String> {
     let words: Vec<&str> = line.split_whitespace().collect();
     let needed = match words.first().copied() {
