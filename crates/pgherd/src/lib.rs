@@ -15,4 +15,5 @@ pub mod node;
 pub mod peer;
 pub mod postgres;
 pub mod store;
+pub mod systemd;
 pub mod telemetry;
