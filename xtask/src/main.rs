@@ -10,6 +10,7 @@ mod bench;
 mod check;
 mod drivers;
 mod majors;
+mod package;
 mod regress;
 mod setup;
 mod shell;
@@ -32,7 +33,8 @@ cargo xtask sim --mutations                 every deliberate fault must be caugh
 cargo xtask worlds [--long | --deviations | --nodes 4 …]   small worlds, walked exhaustively
 cargo xtask bench failover [--runs 20] [--only EVENT,…] [--versus patroni]   how long writes stop, measured from a client
 cargo xtask bench proxy [--rounds 5] [--versus pgbouncer,haproxy]              what a proxy costs: CPU, latency, memory
-cargo xtask setup                           what the build and the tests need of Debian: libclang, PostgreSQL, strace, HAProxy
+cargo xtask package [--debug] [--version V] [--out DIR]   target/package/pgherd_VERSION_ARCH.deb (docs/operate/install.md)
+cargo xtask setup                           what the build and the tests need of Debian: libclang, PostgreSQL, strace, systemd…
 cargo xtask tidy                            the style check
 cargo xtask ci                              format, lints, tidy, test";
 
@@ -62,6 +64,7 @@ fn run(arguments: &[String]) -> Result<()> {
         "worlds" => check::worlds(rest),
         "chaos" => check::chaos(rest),
         "bench" => bench::bench(rest),
+        "package" => package::package(rest),
         "setup" => setup::all().and_then(|()| setup::tools()),
         "tidy" => tidy::tidy(),
         "ci" => check::ci(),
