@@ -49,6 +49,7 @@ fn a_package_is_installed_upgraded_beneath_a_session_and_removed() {
     assert_eq!(machine.said("cat /var/lib/pgherd/n1/pgherd.pid"), node);
     assert_eq!(machine.said(&format!("stat -c %U /proc/{node}")), "postgres");
     assert!(machine.said("systemctl status pgherd").contains("node n1 of cluster shop"));
+    assert!(machine.said("pgherd status --config /etc/pgherd/pgherd.toml").contains("n1"));
     let postmaster = machine.said(POSTMASTER);
     let same_postmaster = |when: &str| {
         let seen = machine.said(&format!("{POSTMASTER}; kill -0 {postmaster}"));
