@@ -30,6 +30,7 @@ mod log_disk_full;
 mod members_grow_and_shrink;
 mod nofailover;
 mod old_primary_rejoins_by_rewind;
+mod package;
 mod paused;
 mod postgres_woken;
 mod postmaster_hung;

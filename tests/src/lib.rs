@@ -5,6 +5,7 @@
 //! Invariants: a test waits for conditions, never for times; whatever way a test ends, no process of it is left.
 
 pub mod bench;
+pub mod booted;
 pub mod browser;
 pub mod callgrind;
 pub mod cluster;

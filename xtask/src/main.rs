@@ -6,10 +6,12 @@
 //! Invariant: a task that fails ends with a code other than 0.
 
 mod apt;
+mod audit;
 mod bench;
 mod check;
 mod drivers;
 mod majors;
+mod package;
 mod regress;
 mod setup;
 mod shell;
@@ -32,7 +34,9 @@ cargo xtask sim --mutations                 every deliberate fault must be caugh
 cargo xtask worlds [--long | --deviations | --nodes 4 …]   small worlds, walked exhaustively
 cargo xtask bench failover [--runs 20] [--only EVENT,…] [--versus patroni]   how long writes stop, measured from a client
 cargo xtask bench proxy [--rounds 5] [--versus pgbouncer,haproxy]              what a proxy costs: CPU, latency, memory
-cargo xtask setup                           what the build and the tests need of Debian: libclang, PostgreSQL, strace, HAProxy
+cargo xtask package [--debug] [--version V] [--out DIR]   target/package/pgherd_VERSION_ARCH.deb (docs/operate/install.md)
+cargo xtask audit [--offline]               licences, sources and known vulnerabilities of what pgherd is built from (deny.toml)
+cargo xtask setup                           what the build and the tests need of Debian: libclang, PostgreSQL, strace, systemd…
 cargo xtask tidy                            the style check
 cargo xtask ci                              format, lints, tidy, test";
 
@@ -61,7 +65,9 @@ fn run(arguments: &[String]) -> Result<()> {
         "sim" => check::sim(rest),
         "worlds" => check::worlds(rest),
         "chaos" => check::chaos(rest),
+        "audit" => audit::audit(rest),
         "bench" => bench::bench(rest),
+        "package" => package::package(rest),
         "setup" => setup::all().and_then(|()| setup::tools()),
         "tidy" => tidy::tidy(),
         "ci" => check::ci(),

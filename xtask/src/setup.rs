@@ -89,23 +89,38 @@ const FOR_NAMESPACES: [(&str, &str); 3] =
 /// Installs what tests make and cut networks with. Without it chaos runs on loopback, other tests are skipped, and both say so: only a machine that could
 /// have had it, and failed to install it, is an error.
 pub fn namespaces() -> Result<()> {
-    let missing = FOR_NAMESPACES.iter().filter(|(program, _)| !has_system_program(program));
+    missing(&FOR_NAMESPACES, "tests make network namespaces with")
+}
+
+/// Installs the packages whose programs are not there; a machine without apt-get is left as it is, and the test says what it lacks.
+fn missing(programs: &[(&str, &str)], what_for: &str) -> Result<()> {
+    let missing = programs.iter().filter(|(program, _)| !has_system_program(program));
     let packages: Vec<&str> = missing.map(|(_, package)| *package).collect();
     if packages.is_empty() || !shell::has_program("apt-get") {
         return Ok(());
     }
-    println!("Installing what tests need for network namespaces: {}", packages.join(", "));
+    println!("Installing what {what_for}: {}", packages.join(", "));
     packages.into_iter().try_for_each(install)
 }
 
-/// What only tests need: strace, valgrind, Chromium, HAProxy, and programs for network namespaces.
+/// What only tests need: strace, valgrind, Chromium, HAProxy, programs for network namespaces, and what makes and boots a package.
 pub fn tools() -> Result<()> {
     strace()?;
     valgrind()?;
     browser()?;
     namespaces()?;
-    haproxy()
+    haproxy()?;
+    missing(&FOR_PACKAGE, "the Debian package is made and tested with")
 }
+
+/// The package is made by dpkg's own tools, and installed on a machine in namespaces that systemd boots; nothing of it is started here.
+const FOR_PACKAGE: [(&str, &str); 5] = [
+    ("systemctl", "systemd"),
+    ("dpkg-shlibdeps", "dpkg-dev"),
+    ("adduser", "adduser"),
+    ("nsenter", "util-linux"),
+    ("ip", "iproute2"),
+];
 
 /// Debian's own, with the libraries that a machine without it lacks.
 pub const HAPROXY: [&str; 4] = ["haproxy", "liblua5.3-0", "libopentracing-c-wrapper0", "libopentracing1"];

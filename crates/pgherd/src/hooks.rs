@@ -21,6 +21,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::agent::{Event, EventLog};
+use crate::systemd::SOCKET;
 use proxy::topology::Topology;
 
 /// The rule of events about hooks themselves.
@@ -142,6 +143,7 @@ impl Hooks {
         let program = self.config.program.display();
         let mut command = Command::new(&self.config.program);
         command.args([hook, about, &self.config.cluster]).env_remove("PGHERD_PASSWORD");
+        command.env_remove(SOCKET);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         // What it starts ends with it.
         command.process_group(0).kill_on_drop(true);

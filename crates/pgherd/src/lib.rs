@@ -17,5 +17,6 @@ pub mod node;
 pub mod peer;
 pub mod postgres;
 pub mod store;
+pub mod systemd;
 pub mod telemetry;
 pub mod vip;

@@ -36,6 +36,7 @@ use crate::config::{Config, NodeKind};
 use crate::peer::{Channel, Identity, Incoming, Link};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
 use crate::store::{RaftConfig, RaftStore, SeatReport, Standing, Store};
+use crate::systemd;
 use proxy::{Canceller, Elsewhere, Proxy, topology::Topology};
 
 /// Messages of all peers that wait for the agent: at 4 a second and peer, seconds of them.
@@ -206,8 +207,10 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     let seen = topology.subscribe();
     let mut agent = tokio::spawn(Agent::new(parts)?.run(stopped));
     let predecessor = inheritance.take().map(|inheritance| inheritance.take_charge(seen));
-    if let Some(predecessor) = &predecessor {
-        cancels.to_predecessor(predecessor.cancels.clone());
+    match &predecessor {
+        Some(predecessor) => cancels.to_predecessor(predecessor.cancels.clone()),
+        // Of a relaunch the process before tells, which is the main one until then.
+        None => systemd::runs(&config.cluster, &config.node.name),
     }
     tracing::info!(node = config.node.name, cluster = config.cluster, "pgherd runs");
 
@@ -245,6 +248,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     drop(wishes);
     match end {
         End::Stopped(result) => {
+            systemd::stops();
             let before = async {
                 if let Some(mut predecessor) = predecessor {
                     predecessor.stop().await;

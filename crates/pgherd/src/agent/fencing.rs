@@ -339,5 +339,6 @@ fn spawn(dir: &Path, stdin: Stdio) -> io::Result<Child> {
     let mut command = Command::new("/proc/self/exe");
     // With a slash at its end: who ends a node by `pkill -f DIR/n1/`, as the README says, means the fencer too.
     command.arg0("pgherd").args(["fencer", "--dir"]).arg(dir.join("")).current_dir("/").envs(SMALL);
+    command.env_remove(crate::systemd::SOCKET);
     command.stdin(stdin).stdout(Stdio::null()).stderr(Stdio::null()).spawn()
 }

@@ -11,6 +11,7 @@ pub mod demo;
 mod events;
 mod explain;
 pub mod failure;
+mod halt;
 mod history;
 mod import;
 mod interrupt;
@@ -80,6 +81,8 @@ pub enum Command {
     Restart(operate::RestartArgs),
     /// Start pgherd of a node here anew, as it is installed now, without ending a session
     Relaunch(relaunch::RelaunchArgs),
+    /// Stop PostgreSQL of a node here, whose pgherd has been stopped
+    Halt(halt::HaltArgs),
     /// Let nodes read their configuration files anew
     Reload(operate::ReloadArgs),
     /// Let a node copy its data directory anew
@@ -164,6 +167,7 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Demote(args) => turn::demote(&args),
         Command::Restart(args) => operate::restart(&args),
         Command::Relaunch(args) => relaunch::relaunch(&args),
+        Command::Halt(args) => halt::halt(&args),
         Command::Reload(args) => operate::reload(&args),
         Command::Reinit(args) => operate::reinit(&args),
         Command::Pause(args) => operate::pause(&args),

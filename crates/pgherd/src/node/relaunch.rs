@@ -46,6 +46,8 @@ use tokio::time::{Instant, timeout};
 
 use super::Stops;
 use super::cancels::{Cancels, Key};
+use super::pid_file::PidFile;
+use crate::systemd;
 
 /// The argument by which a process knows that it is to take over, with the ports that the one before it has open.
 const FLAG: &str = "--take-over=";
@@ -338,8 +340,15 @@ impl Old {
             sessions,
             "another process has taken over; this one ends with its sessions"
         );
+        systemd::succeeded_by(successor.pid(), sessions);
         Outcome::Runs { pid: successor.pid(), sessions }.leave(dir);
-        self.serve(&mut successor, stops).await;
+        if let Served::Forsaken = self.serve(&mut successor, stops).await {
+            // Not when yet another agent runs by now, to which only the process between has lost the way.
+            match PidFile::take(dir).await {
+                Ok(_free) => systemd::ends_for_its_successor(),
+                Err(error) => tracing::info!(error = format!("{error:#}"), "the node runs on"),
+            }
+        }
         Ok(())
     }
 
@@ -364,10 +373,10 @@ impl Old {
             .with_context(|| format!("the old program does not run either, after the new one: {error:#}"))
     }
 
-    async fn serve(self, successor: &mut Successor, stops: &mut Stops) {
+    async fn serve(self, successor: &mut Successor, stops: &mut Stops) -> Served {
         let Old { mut proxy, topology, cancels, mut predecessor, timeout } = self;
         let canceller = proxy.canceller();
-        {
+        let served = {
             // A process before this one hears of the cluster through this one.
             let all_ended = async {
                 proxy.ended().await;
@@ -379,24 +388,33 @@ impl Old {
             tokio::pin!(all_ended, timeout);
             loop {
                 tokio::select! {
-                    () = &mut all_ended => break,
-                    () = &mut timeout => break,
-                    () = stops.next() => break,
+                    () = &mut all_ended => break Served::ToTheEnd,
+                    () = &mut timeout => break Served::ToTheEnd,
+                    () = stops.next() => break Served::ToTheEnd,
                     news = successor.hear() => match news {
                         Some(News::Cluster(seen)) => drop(topology.send_replace(seen)),
                         Some(News::Cancel(key)) => cancels.deal_with(&canceller, key.into()),
-                        Some(News::Stop) | None => break,
+                        Some(News::Stop) => break Served::ToTheEnd,
+                        None => break Served::Forsaken,
                     },
                 }
             }
-        }
+        };
         let before = async {
             if let Some(predecessor) = &mut predecessor {
                 predecessor.stop().await;
             }
         };
         tokio::join!(before, proxy.shutdown(FORSAKEN_DRAIN));
+        served
     }
+}
+
+/// How the sessions that stayed here came to their end.
+enum Served {
+    ToTheEnd,
+    /// The process that had taken over has ended without a word.
+    Forsaken,
 }
 
 /// What the new process tells the old one.

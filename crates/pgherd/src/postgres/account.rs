@@ -62,11 +62,12 @@ impl Account {
         if self.switch { vec!["root", &self.name] } else { vec![&self.name] }
     }
 
-    /// A command of this user with nothing inherited but what finding libraries and programs needs.
+    /// A command of this user with nothing inherited but what finding libraries and programs needs, and PostgreSQL's own words about
+    /// the OOM killer: the postmaster keeps what it was started with, its children take what these say.
     pub(super) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("LC_ALL", "C").env("HOME", "/nonexistent").current_dir("/");
-        for kept in ["PATH", "LD_LIBRARY_PATH", "TZ"] {
+        for kept in ["PATH", "LD_LIBRARY_PATH", "TZ", "PG_OOM_ADJUST_FILE", "PG_OOM_ADJUST_VALUE"] {
             if let Some(value) = std::env::var_os(kept) {
                 command.env(kept, value);
             }

@@ -82,7 +82,7 @@ async fn sessions_come_by_the_socket_as_by_the_port() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_rules_for_local_are_for_sockets_and_for_nobody_else() {
-    let whoami = uzers::get_current_username().unwrap().into_string().unwrap();
+    let whoami = nix::unistd::User::from_uid(nix::unistd::Uid::current()).unwrap().unwrap().name;
     let peer = format!("local all {whoami} peer");
     let folder = tempfile::tempdir().unwrap();
     let rules = [&peer, "local all postgres scram-sha-256", "local replication all reject"];

@@ -9,6 +9,7 @@ use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use nix::unistd::{Uid, User};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
@@ -79,8 +80,8 @@ impl Stream {
             .and_then(Result::ok)?
             .uid;
         // The system's directory of users may be on another machine.
-        let found = tokio::task::spawn_blocking(move || uzers::get_user_by_uid(uid.as_raw()));
-        found.await.ok()?.and_then(|user| user.name().to_str().map(str::to_owned))
+        let found = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid.as_raw())));
+        found.await.ok()?.ok()?.map(|user| user.name)
     }
 
     pub fn socket(&self) -> &TcpStream {

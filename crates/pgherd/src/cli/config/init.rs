@@ -202,7 +202,14 @@ impl Plan {
                  \x20 ssh root@{host} pgherd run --config {dir}/pgherd.toml\n"
             ));
         }
-        let file = format!("{}/pgherd.toml", configs[0].node.dir.display());
+        let (first, file) =
+            (configs[0].node.dir.display(), format!("{}/pgherd.toml", configs[0].node.dir.display()));
+        text.push_str(&format!(
+            "\nWith the Debian package systemd runs it, as the user postgres, instead of the second line; on {} for one:\n\
+             \x20 mv {file} /etc/pgherd/ && chown -R postgres: {first} && chown root:postgres /etc/pgherd/pgherd.toml\n\
+             \x20 systemctl start pgherd\n",
+            configs[0].node.name
+        ));
         let hosts: Vec<String> =
             self.nodes.iter().map(|node| config::join_address(&node.host, 6432)).collect();
         text.push_str(&format!(
