@@ -107,6 +107,23 @@ fn what_is_wrong_is_refused_and_what_one_node_cannot_apply_is_taken_back() {
 }
 
 #[test]
+fn a_value_with_which_postgresql_does_not_start_is_taken_back_before_the_primary_has_it() {
+    let cluster = Cluster::start(3);
+    let before = cluster.wait_until_whole();
+    let ledger = Ledger::start(&cluster);
+    // More than there is anywhere; PostgreSQL sees it when it asks for it.
+    let huge = "postgres.parameters.shared_buffers=4000GB";
+    let output = cluster.pgherd(&["config", "set", "--yes", "--wait", "15s", huge]);
+    let told = said(&output);
+    assert_eq!(output.status.code(), Some(6), "{told}");
+    assert!(told.contains("every node has what it had before"), "{told}");
+    let after = cluster.wait_until_whole();
+    assert_eq!((&after.primary, after.term), (&before.primary, before.term), "the primary was not touched");
+    ledger.wait_until_flowing();
+    ledger.finish_and_check(&cluster);
+}
+
+#[test]
 fn who_was_away_applies_it_when_he_is_back() {
     let mut cluster = Cluster::start(3);
     let primary = cluster.wait_until_whole().primary.unwrap();

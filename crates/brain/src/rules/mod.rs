@@ -69,6 +69,7 @@ pub const RULES: &[Rule] = rules! {
     "promise.requested" "A candidate asks for a promise that this node is free to give." takeover::promise;
     "busy" "Work on the server ends before the next begins." fence::busy;
     "removed" "A node that was removed follows nobody and touches nothing." fence::removed;
+    "request.reload.stopped" "A server that is stopped may start with what its configuration says by now." request::reload_stopped;
     "start.paused" "Maintenance: a stopped server stays stopped." rejoin::start_paused;
     "start" "A stopped server starts as a standby of nobody, quarantined; only a takeover makes it writable." rejoin::start;
 

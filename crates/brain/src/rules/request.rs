@@ -6,7 +6,7 @@ use super::{Want, act, may_follow, standby};
 use crate::request::{
     ANSWER_MS_MAX, REINIT_MS_MAX, RELOAD_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, moved, no_more,
 };
-use crate::{Action, Ask, Health, PrimaryRecord, Request, Stage, View, health};
+use crate::{Action, Ask, Health, Postgres, PrimaryRecord, Request, Stage, View, health};
 
 pub(super) fn move_on(view: &View, request: &Request, stage: Stage, note: impl Into<String>) -> Option<Want> {
     let note = note.into();
@@ -182,6 +182,11 @@ pub(super) fn reload(view: &View) -> Option<Want> {
         Some((id, why)) if *id == request.id => fail(view, request, why),
         _ => act(Action::Reload { request: request.id }, format!("request {} asks for it", request.id)),
     }
+}
+
+/// What keeps the server from starting may be in its settings.
+pub(super) fn reload_stopped(view: &View) -> Option<Want> {
+    if matches!(view.postgres, Postgres::Stopped | Postgres::Empty) { reload(view) } else { None }
 }
 
 /// A witness has settings, too.

@@ -256,7 +256,8 @@ fn follow(
 /// Sets the text again that was in force before, and says how that went.
 fn back(client: &Client, before: &ConfigReport, number: u64, failure: Failure, args: &ApplyArgs) -> Failure {
     let again = NewConfig { text: before.text.clone(), number, dry_run: false };
-    let why = failure.why.clone().unwrap_or_default();
+    let why =
+        failure.why.as_ref().map_or_else(|| failure.what.clone(), |why| format!("{}: {why}", failure.what));
     let failed = |failure: Failure| {
         Failure::new(Exit::Unfinished, "a node could not apply it, and going back has failed, too")
             .why(format!("{why}; then: {}", failure.what))
