@@ -43,3 +43,21 @@ fn a_reload_applies_what_the_file_says_now() {
     cluster.pgherd_ok(&["reload", &primary]);
     assert_eq!(tests::value_at(node.postgres, "SHOW work_mem").unwrap(), "5MB");
 }
+
+#[test]
+fn a_line_of_pg_hba_that_postgresql_cannot_read_fails_the_reload_and_changes_nothing() {
+    let cluster = Cluster::start(1);
+    let node = cluster.node("n1");
+    let rules = || std::fs::read_to_string(node.dir.join("conf/pg_hba.conf")).unwrap();
+    cluster.wait_until_whole();
+    let before = rules();
+    node.edit_config(|config| {
+        let lines = vec!["host all all 127.0.0.1/32 trsut".into()];
+        config["postgres"].as_table_mut().unwrap().insert("hba".into(), toml::Value::Array(lines));
+    });
+    let output = cluster.pgherd(&["reload", "n1"]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!output.status.success() && said.contains("trsut"), "{said}");
+    assert_eq!(rules(), before);
+    assert_eq!(tests::value_at(node.read_write, "SELECT 1").unwrap(), "1");
+}

@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow, bail};
 use brain::{Ask, Key, NodeKind, NodeName, Requests, View};
 use futures_util::future::BoxFuture;
+use proxy::auth::hba::Rules;
 use tokio::sync::Mutex;
 
 use super::plan::{Plan, changed_parameters, changes, of_process};
@@ -104,6 +105,9 @@ impl Applier {
         let new = self.under(&wanted).map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
         // What is in force may be wrong under the file as it is by now; then everything is new.
         let old = self.under(&record.newest.config).unwrap_or_else(|_| self.running.clone());
+        if let Err(error) = Rules::parse(&new.postgres.hba) {
+            return Err(Refusal::Invalid(format!("postgres.hba: {error}")));
+        }
         let changed = changed_parameters(&old, &new);
         let mut contexts = BTreeMap::new();
         if let Some(worker) = self.worker.as_ref().filter(|_| !changed.is_empty()) {
@@ -177,7 +181,7 @@ impl Applier {
             }
             asked.push(requests.add(ask, term.unwrap_or_default(), now));
         }
-        let record = serde_json::to_value(stored.changed(text, now, by)).map_err(unreadable)?;
+        let record = serde_json::to_value(stored.changed(text, now, by, &plan.order)).map_err(unreadable)?;
         let requests = serde_json::to_value(&requests).map_err(unreadable)?;
         let transaction = Transaction::new()
             .require(CONFIG, snapshot.version(CONFIG))
@@ -208,28 +212,28 @@ fn order(view: &View) -> Vec<String> {
     nodes.into_iter().map(|(_, name)| name).collect()
 }
 
-/// Applies what was set while this node was away, and nobody asks it to read any more.
+/// Applies what was set while this node, or this process, was away. What it was asked to apply it leaves to the request: when that
+/// has failed, here or elsewhere, it is to be taken back.
 pub async fn follow(applier: Arc<Applier>, events: Arc<EventLog>) {
     let mut snapshots = applier.store.watch();
-    let mut failed = 0;
+    let (mut has_looked, mut failed) = (false, 0);
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
-        match newer(&applier, &snapshot) {
+        match newer(&applier, &snapshot, has_looked) {
             Some(number) if number != failed => {
                 let (what, why) = match applier.apply().await {
                     Ok(()) => (format!("applied the cluster's configuration {number}"), Vec::new()),
                     Err(error) => {
                         failed = number;
-                        (
-                            format!("the cluster's configuration {number} cannot be applied here"),
-                            vec![format!("{error:#}")],
-                        )
+                        let what = format!("the cluster's configuration {number} cannot be applied here");
+                        (what, vec![format!("{error:#}")])
                     }
                 };
                 events.note(0, "configuration", what, why);
             }
             _ => {}
         }
+        has_looked |= snapshot.connected;
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -237,17 +241,21 @@ pub async fn follow(applier: Arc<Applier>, events: Arc<EventLog>) {
     }
 }
 
-/// The number of a configuration that is newer than the one in force here, unless a request sees to that.
-fn newer(applier: &Applier, snapshot: &Snapshot) -> Option<u64> {
-    let number = read(snapshot).ok()?.newest.config.number;
-    if !snapshot.connected || number <= applier.applied() {
+/// The number of a configuration that is newer than the one in force here, and that no request sees to.
+fn newer(applier: &Applier, snapshot: &Snapshot, has_looked: bool) -> Option<u64> {
+    let newest = read(snapshot).ok()?.newest;
+    if !snapshot.connected || newest.config.number <= applier.applied() {
+        return None;
+    }
+    let own = applier.running.node.name.as_str();
+    if has_looked && newest.asked.iter().any(|name| name == own) {
         return None;
     }
     let requests = snapshot.get(Key::Requests.path());
     let requests: Requests =
         requests.and_then(|entry| serde_json::from_value(entry.value.clone()).ok()).unwrap_or_default();
-    let own = NodeName::from(applier.running.node.name.as_str());
+    let own = NodeName::from(own);
     let asked =
         requests.active().any(|request| matches!(&request.ask, Ask::Reload { node, .. } if *node == own));
-    (!asked).then_some(number)
+    (!asked).then_some(newest.config.number)
 }

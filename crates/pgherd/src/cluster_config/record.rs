@@ -29,11 +29,14 @@ pub struct Revision {
     pub at: u64,
     /// Who asked for it.
     pub by: String,
+    /// The nodes that were asked to apply it; the others were away.
+    #[serde(default)]
+    pub asked: Vec<String>,
 }
 
 impl ConfigRecord {
-    /// With `text` as the newest.
-    pub fn changed(&self, text: &str, at: u64, by: &str) -> ConfigRecord {
+    /// With `text` as the newest, which these nodes are asked to apply.
+    pub fn changed(&self, text: &str, at: u64, by: &str, asked: &[String]) -> ConfigRecord {
         let mut previous = self.previous.clone();
         if self.newest.config.number > 0 {
             previous.push(self.newest.clone());
@@ -41,7 +44,8 @@ impl ConfigRecord {
         let surplus = previous.len().saturating_sub(PREVIOUS_MAX);
         previous.drain(..surplus);
         let config = ClusterConfig { number: self.newest.config.number + 1, text: text.to_owned() };
-        ConfigRecord { newest: Revision { config, at, by: by.to_owned() }, previous }
+        let newest = Revision { config, at, by: by.to_owned(), asked: asked.to_vec() };
+        ConfigRecord { newest, previous }
     }
 
     /// One of those that are remembered; 0 is the empty one of before the first.
@@ -67,7 +71,7 @@ mod tests {
     fn the_last_texts_are_kept() {
         let mut record = ConfigRecord::default();
         for number in 1..=13 {
-            record = record.changed(&format!("# {number}"), number, "ann");
+            record = record.changed(&format!("# {number}"), number, "ann", &[]);
         }
         assert_eq!(record.newest.config, ClusterConfig { number: 13, text: "# 13".to_owned() });
         assert_eq!(record.previous.len(), PREVIOUS_MAX);

@@ -115,7 +115,7 @@ impl Server {
         })
     }
 
-    async fn broken_hba_line(&self) -> Result<Option<String>> {
+    pub(super) async fn broken_hba_line(&self) -> Result<Option<String>> {
         const SQL: &str = "SELECT line_number || ': ' || error FROM pg_hba_file_rules WHERE error IS NOT NULL ORDER BY line_number";
         let mut admin = self.admin.lock().await;
         let session = admin.session(&self.layout, self.config.port).await?;

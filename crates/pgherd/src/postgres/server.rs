@@ -257,15 +257,28 @@ impl Server {
         self.tunable.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes over other parameters and lines of pg_hba.conf; a running server applies what needs no restart.
+    /// Takes over other parameters and lines of pg_hba.conf; a running server applies what needs no restart. A line that it cannot
+    /// read is an error, and what was in force stays: the server would go on by the lines of before, and not start with these.
     pub async fn retune(&self, tunable: Tunable) -> Result<()> {
         settings::check_parameters(&tunable.parameters)?;
-        *self.tunable.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(tunable);
+        let before = self.tunable();
+        self.set_tunable(Arc::new(tunable));
         if super::process::find(&self.layout.data)?.is_none() {
             return Ok(());
         }
         let dynamic = self.write_settings(|_| {}).await?;
-        self.reload_and_confirm(&dynamic).await
+        self.reload_and_confirm(&dynamic).await?;
+        let Some(broken) = self.broken_hba_line().await? else { return Ok(()) };
+        self.set_tunable(before);
+        let dynamic = self.write_settings(|_| {}).await?;
+        self.reload_and_confirm(&dynamic).await?;
+        let reason =
+            format!("{}, line {broken}; the lines from before stay in force", self.layout.hba().display());
+        Err(Error::Configuration { reason })
+    }
+
+    fn set_tunable(&self, tunable: Arc<Tunable>) {
+        *self.tunable.write().unwrap_or_else(PoisonError::into_inner) = tunable;
     }
 
     fn fixed<'a>(&'a self, tunable: &'a Tunable) -> Static<'a> {
