@@ -12,6 +12,7 @@ mod bad_input;
 mod bootstrap_and_replicate;
 mod cascading;
 mod causal_reads;
+mod certificates;
 mod cluster_config;
 mod copy_interrupted;
 mod copy_tool_killed;

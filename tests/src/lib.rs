@@ -23,7 +23,7 @@ pub mod status;
 pub mod strace;
 pub mod wait;
 
-pub use cluster::{Cluster, Node, Prepared, configure};
+pub use cluster::{Cluster, Node, Prepared, configure, pgherd};
 pub use ledger::{Account, Ledger, Session, connect, rows_of, session_at, value_at};
 pub use ports::Ports;
 pub use status::{page_at, requests};

@@ -4,6 +4,7 @@
 //! cluster; client commands speak the same HTTP as everybody else. They are blocking, one thing after the other.
 //! Invariant: exit code 0 only on success, and every failure names its cause and what to type next.
 
+mod certs;
 mod client;
 mod config;
 mod credentials;
@@ -95,7 +96,9 @@ pub enum Command {
     Requests(operate::RequestsArgs),
     /// Who may change something over HTTP
     User(user::UserArgs),
-    /// Make and check the nodes' configuration files
+    /// Show, make and renew the certificates of the link between the nodes
+    Certs(certs::CertsArgs),
+    /// What is set for all nodes; the nodes' configuration files
     Config(config::ConfigArgs),
     /// From the configuration of Patroni, PgBouncer, Pgpool-II, repmgr and HAProxy to pgherd's
     Import(import::ImportArgs),
@@ -174,6 +177,7 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Resume(args) => operate::resume(&args),
         Command::Requests(args) => operate::requests(&args),
         Command::User(args) => user::user(&args),
+        Command::Certs(args) => certs::certs(&args),
         Command::Config(args) => config::config(&args),
         Command::Import(args) => import::import(&args),
         Command::Completions(args) => manual::completions(&args),

@@ -71,7 +71,8 @@ fn is_well_again(file: &Path) -> Result<bool, Failure> {
     }))
 }
 
-fn node(file: &Path) -> Result<(), Failure> {
+/// Relaunches the node of this file, and says so.
+pub(super) fn node(file: &Path) -> Result<(), Failure> {
     let config = crate::config::load(file).map_err(|error| {
         Failure::new(Exit::Configuration, error.to_string()).next("mend the file; the node runs on as it is")
     })?;

@@ -2,7 +2,8 @@
 //!
 //! The authority exists for the peer link alone and signs nothing but node certificates: whoever holds one belongs
 //! to the cluster, and the one name in it says which node it is. Keys are ECDSA P-256. Both last ten years;
-//! rotation and revocation come later. A node that must be shut out before that needs a new authority.
+//! a node trusts every authority in its `ca.crt`, so that one can follow another. A node that must be shut out needs a
+//! new authority.
 //!
 //! Invariant: a file appears whole or not at all, and a file that is there is never replaced. Keys are 0600 from
 //! their first byte.
@@ -88,7 +89,7 @@ pub fn issue(authority_dir: &Path, node: &str, out_dir: &Path) -> Result<(), Cer
     create_dir(out_dir)?;
     let beside = out_dir.join(AUTHORITY_CERTIFICATE);
     match fs::read_to_string(&beside) {
-        Ok(present) if present == authority_pem => {}
+        Ok(present) if present.contains(authority_pem.trim()) => {}
         Ok(_) => return Err(CertificateError::OtherAuthority(beside)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => write_new(&beside, &authority_pem, 0o644)?,
         Err(source) => return Err(CertificateError::Read { path: beside, source }),

@@ -16,6 +16,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::sign::CertifiedKey;
 use rustls::{CertificateError as TlsCertificateError, RootCertStore};
+use serde::Serialize;
 use thiserror::Error;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -55,17 +56,18 @@ pub enum IdentityError {
 #[derive(Debug)]
 pub struct Identity {
     name: String,
-    authority: CertificateDer<'static>,
+    /// More than one while the nodes change from one authority to the next.
+    authorities: Vec<CertificateDer<'static>>,
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 }
 
 impl Clone for Identity {
     fn clone(&self) -> Self {
-        let Identity { name, authority, chain, key } = self;
+        let Identity { name, authorities, chain, key } = self;
         Identity {
             name: name.clone(),
-            authority: authority.clone(),
+            authorities: authorities.clone(),
             chain: chain.clone(),
             key: key.clone_key(),
         }
@@ -75,7 +77,7 @@ impl Clone for Identity {
 impl Identity {
     /// Reads and checks the three PEM files.
     pub fn load(authority: &Path, certificate: &Path, key: &Path) -> Result<Identity, IdentityError> {
-        let authority_der = certificates(authority)?.remove(0);
+        let authorities = certificates(authority)?;
         let chain = certificates(certificate)?;
         let key_der = private_key(key)?;
 
@@ -97,7 +99,7 @@ impl Identity {
                 });
             }
         }
-        let identity = Identity { name, authority: authority_der, chain, key: key_der };
+        let identity = Identity { name, authorities, chain, key: key_der };
         identity.check_validity(authority, certificate)?;
         Ok(identity)
     }
@@ -115,10 +117,12 @@ impl Identity {
         self.key.clone_key()
     }
 
-    /// The cluster's authority, and no other: the system's authorities are not trusted here.
+    /// The cluster's authorities, and no other: the system's are not trusted here.
     pub(super) fn roots(&self) -> Result<Arc<RootCertStore>, rustls::Error> {
         let mut roots = RootCertStore::empty();
-        roots.add(self.authority.clone())?;
+        for authority in &self.authorities {
+            roots.add(authority.clone())?;
+        }
         Ok(Arc::new(roots))
     }
 
@@ -127,7 +131,9 @@ impl Identity {
         let authority_unusable =
             |reason: String| IdentityError::Unusable { path: authority.to_owned(), reason };
         let unusable = |reason: String| IdentityError::Unusable { path: certificate.to_owned(), reason };
-        within_validity(&self.authority, authority)?;
+        if let [only] = self.authorities.as_slice() {
+            within_validity(only, authority)?;
+        }
         within_validity(&self.chain[0], certificate)?;
         let roots = self.roots().map_err(|error| authority_unusable(error.to_string()))?;
         let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::new(provider()))
@@ -145,6 +151,39 @@ impl Identity {
             Err(error) => Err(unusable(error.to_string())),
         }
     }
+}
+
+/// What people want to know of a certificate.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct CertificateFacts {
+    /// The common name.
+    pub subject: String,
+    pub issuer: String,
+    /// The last day.
+    pub until: String,
+    /// Negative when it has passed.
+    pub days_left: i64,
+}
+
+/// Of each certificate in a PEM file.
+pub fn certificate_facts(path: &Path) -> Result<Vec<CertificateFacts>, IdentityError> {
+    let unusable = |reason: String| IdentityError::Unusable { path: path.to_owned(), reason };
+    let facts = |der: &CertificateDer<'_>| {
+        let (_, parsed) = X509Certificate::from_der(der).map_err(|error| unusable(error.to_string()))?;
+        let name = |name: &x509_parser::x509::X509Name<'_>| {
+            let common = name.iter_common_name().next().and_then(|name| name.as_str().ok());
+            common.map_or_else(|| name.to_string(), str::to_owned)
+        };
+        let until = parsed.validity().not_after.timestamp();
+        let days_left = (until - crate::clock::wall().as_second()).div_euclid(86_400);
+        Ok(CertificateFacts {
+            subject: name(parsed.subject()),
+            issuer: name(parsed.issuer()),
+            until: day(until),
+            days_left,
+        })
+    };
+    certificates(path)?.iter().map(facts).collect()
 }
 
 /// The one cryptography of the peer link, named explicitly so that no process-wide default decides.
@@ -278,6 +317,20 @@ mod tests {
             fs::write(&self.certificate, params.signed_by(&key, &issuer).unwrap().pem()).unwrap();
             fs::write(&self.key, key.serialize_pem()).unwrap();
         }
+    }
+
+    #[test]
+    fn while_authorities_change_the_certificates_of_both_are_good() {
+        let (old, new) = (Files::new(), Files::new());
+        let both = [&old, &new].map(|files| fs::read_to_string(&files.authority).unwrap()).concat();
+        for files in [&old, &new] {
+            fs::write(&files.authority, &both).unwrap();
+            files.load().unwrap();
+        }
+        let facts = certificate_facts(&old.authority).unwrap();
+        assert_eq!(facts.len(), 2);
+        assert_eq!(facts[0].subject, "pgherd cluster demo");
+        assert!(facts[0].days_left > 3_000);
     }
 
     #[test]

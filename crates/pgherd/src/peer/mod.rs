@@ -34,7 +34,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 pub use frame::PAYLOAD_BYTES_MAX;
-pub use identity::{Identity, IdentityError};
+pub use identity::{CertificateFacts, Identity, IdentityError, certificate_facts};
 pub use link::Link;
 
 /// What a message is for; it decides what happens when messages pile up.

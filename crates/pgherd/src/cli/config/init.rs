@@ -46,12 +46,12 @@ pub struct InitArgs {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Member {
-    name: String,
-    host: String,
+pub(super) struct Member {
+    pub name: String,
+    pub host: String,
 }
 
-fn member(text: &str) -> Result<Member, String> {
+pub(super) fn member(text: &str) -> Result<Member, String> {
     let (name, host) = text.split_once('=').ok_or("expected NAME=HOST, such as n1=10.0.0.1")?;
     config::check_name(name)?;
     let bare = host.trim_matches(['[', ']']);
@@ -226,10 +226,10 @@ impl Plan {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn args(nodes: &[&str], witnesses: &[&str], out: &Path) -> InitArgs {
+    pub fn args(nodes: &[&str], witnesses: &[&str], out: &Path) -> InitArgs {
         let members = |texts: &[&str]| texts.iter().map(|text| member(text).unwrap()).collect();
         InitArgs {
             cluster: Some("shop".into()),
@@ -239,6 +239,10 @@ mod tests {
             major: Some(17),
             out: Some(out.join("shop")),
         }
+    }
+
+    pub fn cluster_of(args: &InitArgs) {
+        init(args).unwrap();
     }
 
     #[test]

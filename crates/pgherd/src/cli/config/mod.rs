@@ -2,6 +2,7 @@
 
 mod change;
 mod init;
+mod newcomer;
 mod questions;
 mod show;
 
@@ -23,6 +24,8 @@ pub struct ConfigArgs {
 enum ConfigCommand {
     /// Write the files of a new cluster: a folder for each node, with its configuration and certificates
     Init(init::InitArgs),
+    /// Write the files of a node that is to join a cluster that runs
+    Add(newcomer::AddArgs),
     /// Show what is set for all nodes
     Show(show::ShowArgs),
     /// Show what a text would change, or which node has not applied the newest
@@ -46,6 +49,7 @@ enum ConfigCommand {
 pub fn config(args: &ConfigArgs) -> Result<(), Failure> {
     match &args.command {
         ConfigCommand::Init(args) => init::init(args),
+        ConfigCommand::Add(args) => newcomer::add(args),
         ConfigCommand::Show(args) => show::show(args),
         ConfigCommand::Diff(args) => show::diff(args),
         ConfigCommand::Set(args) => change::set(args),
