@@ -18,15 +18,16 @@ pub enum Edit {
 }
 
 impl Edit {
-    /// `value` as it is written in TOML, or any other text for a string.
+    /// `value` as it is written in TOML, or any other text for a string. A parameter's `false` may be a program's name.
     pub fn set(key: &str, value: &str) -> Edit {
         let value = value.trim();
-        let parsed =
-            value.parse::<Value>().ok().filter(|parsed| !parsed.is_datetime() && !parsed.is_inline_table());
-        Edit::Set {
-            key: key.to_owned(),
-            value: parsed.unwrap_or_else(|| Value::from(value)).decorated(" ", ""),
-        }
+        let is_parameter = key.starts_with(PARAMETERS);
+        let is_meant = |parsed: &Value| {
+            !parsed.is_datetime() && !parsed.is_inline_table() && !(is_parameter && parsed.is_bool())
+        };
+        let parsed = value.parse::<Value>().ok().filter(is_meant);
+        let value = parsed.unwrap_or_else(|| Value::from(value)).decorated(" ", "");
+        Edit::Set { key: key.to_owned(), value }
     }
 
     pub fn set_lines<'a>(key: &str, lines: impl Iterator<Item = &'a str>) -> Edit {
@@ -145,6 +146,7 @@ mod tests {
             set("", &[("postgres.hba", "[\"local all all peer\"]")]),
             "[postgres]\nhba = [\"local all all peer\"]\n"
         );
+        assert!(set("", &[("postgres.parameters.archive_command", "false")]).contains("\"false\""));
         // What looks like a day is a text.
         assert!(set("", &[("proxy.x", "2026-01-01")]).contains("\"2026-01-01\""));
     }
