@@ -133,11 +133,11 @@ fn a_cluster_that_is_well_and_each_fault_that_is_made() {
     fs::write(&certificate, own).expect("its place");
 
     // An archive that takes nothing.
-    cluster.pgherd_ok(&["config", "set", "postgres.parameters.archive_command=false", "--yes"]);
+    cluster.pgherd_ok(&["config", "set", "postgres.parameters.archive_command=/bin/false", "--yes"]);
     value_at(node.postgres, "SELECT pg_logical_emit_message(true, 'x', '')").unwrap();
     value_at(node.postgres, "SELECT pg_switch_wal()").unwrap();
     assert_eq!(wait_until_told(&cluster, Some(&primary), "archive", "error", "archiving fails"), UNSOUND);
-    cluster.pgherd_ok(&["config", "set", "postgres.parameters.archive_command=true", "--yes"]);
+    cluster.pgherd_ok(&["config", "set", "postgres.parameters.archive_command=/bin/true", "--yes"]);
     wait_for("the archive to be well again", TOLD, || {
         told(&cluster, Some(&primary), "archive").1.is_empty().then_some(())
     });

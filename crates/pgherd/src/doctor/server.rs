@@ -18,8 +18,9 @@ const TOOL_DEADLINE: Duration = Duration::from_secs(3);
 /// Of both the pages that a rewind compares and the names of what it calls.
 const TOOLS: [&str; 2] = ["pg_rewind", "pg_basebackup"];
 
-/// A WAL file is archived in seconds; minutes mean an archive that does not keep up.
-const ARCHIVE_AGE_MAX: i64 = 300;
+/// The archiver is told of each file, and looks by itself each minute. What waits for two of them is not taken: by an archive that
+/// does not keep up, or a command that is not found, which ends the archiver before it has counted a failure (pgarch.c).
+const ARCHIVE_AGE_MAX: i64 = 120;
 
 /// Four WAL files of the usual size. A slot whose reader is away for a moment holds less.
 const SLOT_BYTES_MAX: i64 = 64 << 20;
@@ -172,9 +173,13 @@ fn judge_archive(seen: &Examination) -> Finding {
                 "see what the command says (grep archive log/postgres.log in [node] dir), and run it by hand as PostgreSQL's user",
             )
         }
-        _ if *ready > 1 && *ready_age > ARCHIVE_AGE_MAX => {
-            let next = "see what the archive is waiting for: ps -C postgres -o pid,args | grep archiver";
-            Finding::warning(format!("archiving does not keep up: {waiting}"), why, next)
+        _ if *ready > 0 && *ready_age > ARCHIVE_AGE_MAX => {
+            let next = "see what the archiver says (grep archive log/postgres.log in [node] dir) and does (ps -C postgres -o args)";
+            Finding::warning(
+                format!("archiving does not keep up, or its command is not found: {waiting}"),
+                why,
+                next,
+            )
         }
         (_, Some(archived)) => {
             let file = last_archived.as_deref().unwrap_or("a WAL file");
