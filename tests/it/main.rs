@@ -21,6 +21,7 @@ mod degraded;
 mod demo_detach_and_stop;
 mod disk_full;
 mod disk_stalled;
+mod doctor;
 mod documented_commands;
 mod fencer;
 mod fencer_and_watchdog;

@@ -10,6 +10,7 @@ pub mod clock;
 pub mod cluster_config;
 pub mod config;
 pub mod dashboard;
+pub mod doctor;
 pub mod fencer;
 pub mod hooks;
 pub mod import;

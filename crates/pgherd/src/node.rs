@@ -33,6 +33,7 @@ use crate::agent::{
 use crate::api::{self, Door, NodeView};
 use crate::cluster_config::{self, Applier};
 use crate::config::{Config, NodeKind};
+use crate::doctor::{self, Examiner};
 use crate::peer::{Channel, Identity, Incoming, Link};
 use crate::postgres::{DataState, Layout, Server, ServerConfig, binaries};
 use crate::store::{RaftConfig, RaftStore, SeatReport, Standing, Store};
@@ -189,6 +190,15 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         seats: store.seats(),
     };
     let busy = panel.clone();
+    let examiner = Examiner::new(doctor::Parts {
+        config: config.clone(),
+        worker: worker.clone(),
+        applier: applier.clone(),
+        panel: panel.clone(),
+        link: link.clone(),
+        news: news.clone(),
+        seats: store.seats(),
+    });
     let view = Arc::new(NodeView {
         cluster: config.cluster.clone(),
         name: config.node.name.clone(),
@@ -200,6 +210,7 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         started_ms: crate::clock::boot_millis(),
         news,
         applier,
+        examiner: Arc::new(examiner),
     });
     let open = [&[http.local_addr()?, link.local_address()], &proxy.addresses().all()[..]].concat();
     let api = tokio::spawn(api::serve(http, door, view, until(stopped.clone())));

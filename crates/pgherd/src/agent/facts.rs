@@ -5,7 +5,7 @@ use std::sync::Arc;
 use wire::Lsn;
 
 use super::work::Worker;
-use crate::postgres::{About, Primary, Standby, Walsender};
+use crate::postgres::{About, Primary, Server, Standby, Walsender};
 
 /// Of a server that answers.
 #[derive(Clone, PartialEq, Debug)]
@@ -38,6 +38,11 @@ impl From<&Primary> for Facts {
 }
 
 impl Worker {
+    /// For whoever only looks: changes are the worker's own.
+    pub fn server(&self) -> &Server {
+        &self.server
+    }
+
     /// `None` while the server gives no answer, or there is none.
     pub fn facts(&self) -> Option<Arc<Facts>> {
         self.known().facts.clone()

@@ -9,6 +9,7 @@
 pub mod access;
 mod change;
 mod configuration;
+mod doctor;
 mod listener;
 mod members;
 mod own;
@@ -34,10 +35,12 @@ use listener::{Certificate, Listener, Peer};
 
 use crate::agent::{Command, Refusal};
 use crate::config::Http;
+use crate::doctor::DoctorReport;
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 pub use configuration::{ConfigChange, ConfigReport, ConfigValue, NewConfig, PastConfig};
+pub use doctor::ClockReport;
 pub use members::{MemberChange, NewMember};
 pub use own::{OwnReport, PastTimeline, Successor};
 pub use panel::NodeView;
@@ -49,7 +52,7 @@ pub use routes::{EVENTS_PER_ANSWER_MAX, ROUTES, Route};
 
 /// The cluster as one node sees it; the agent's side of this module.
 ///
-/// Every method answers from memory at once: it is called on the runtime's threads.
+/// Every method that is no future answers from memory at once: it is called on the runtime's threads.
 pub trait ClusterView: Send + Sync + 'static {
     fn status(&self) -> StatusReport;
     /// Events with an id above `after`, oldest first, at most `limit`.
@@ -75,6 +78,8 @@ pub trait ClusterView: Send + Sync + 'static {
     fn configuration(&self) -> Result<ConfigReport, Refusal>;
     /// Puts another text in its place, in the name of `by`, and asks each node to apply it; or says what that would do.
     fn configure(&self, new: NewConfig, by: String) -> BoxFuture<'_, Result<ConfigChange, Refusal>>;
+    /// Examines this node now; takes as long as its disks and the network do, and has a deadline.
+    fn examine(&self) -> BoxFuture<'_, DoctorReport>;
     /// Writes a change of the members down; answers with the revision of the store that has it.
     fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>>;
 }

@@ -20,6 +20,7 @@ use crate::agent::{
 };
 use crate::cluster_config::{Applier, Revision};
 use crate::config::values_of_cluster;
+use crate::doctor::{DoctorReport, Examiner};
 use crate::store::{SeatReport, Store};
 
 /// Joins the panel with what the configuration knows of the nodes.
@@ -35,6 +36,7 @@ pub struct NodeView {
     pub started_ms: u64,
     pub news: Arc<News>,
     pub applier: Arc<Applier>,
+    pub examiner: Arc<Examiner>,
 }
 
 /// One node's part of a view: its own or a peer's last status.
@@ -231,6 +233,10 @@ impl ClusterView for NodeView {
             let (plan, requests) = self.applier.change(&seen.view, &new.text, new.number, &by).await?;
             Ok(ConfigChange { plan, requests })
         })
+    }
+
+    fn examine(&self) -> BoxFuture<'_, DoctorReport> {
+        Box::pin(self.examiner.examine())
     }
 
     fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>> {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::patroni::health::{self, Check, health};
 use super::patroni::{changes, documents, dynamic, metrics};
 use super::stream::{self, Streams};
-use super::{ClusterView, access, change, configuration, members};
+use super::{ClusterView, access, change, configuration, doctor, members};
 use crate::dashboard;
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
@@ -60,6 +60,18 @@ pub const ROUTES: &[Route] = &[
         methods: "GET",
         doc: "What would happen if this node died now.",
         handler: || get(explain),
+    },
+    Route {
+        path: "/api/v1/doctor",
+        methods: "GET",
+        doc: "This node examines itself now: what was found, why it matters, what to do. Takes up to seconds ([doctor](../operate/doctor.md)).",
+        handler: || get(doctor::examine),
+    },
+    Route {
+        path: "/api/v1/clock",
+        methods: "GET",
+        doc: "This node's wall clock, in microseconds since 1970.",
+        handler: || get(doctor::clock),
     },
     Route {
         path: "/api/v1/members",

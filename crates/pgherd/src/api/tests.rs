@@ -149,6 +149,11 @@ impl ClusterView for Told {
         Box::pin(async move { answer })
     }
 
+    fn examine(&self) -> BoxFuture<'_, DoctorReport> {
+        let (cluster, node) = ("demo".to_owned(), self.report().from);
+        Box::pin(async { DoctorReport { cluster, node, ..DoctorReport::default() } })
+    }
+
     fn change_members(&self, change: MemberChange) -> BoxFuture<'_, Result<u64, Refusal>> {
         let answer = match change {
             MemberChange::Remove { name } if name == "no" => {
@@ -349,6 +354,20 @@ fn the_clusters_configuration_is_shown_and_changed() {
         assert_eq!(post(serde_json::json!({ "text": "", "number": 3, "dry_run": true })).0, 200);
         assert_eq!(post(serde_json::json!({ "text": "", "number": 2 })).0, 409);
         assert_eq!(post(serde_json::json!({ "text": "", "nombre": 2 })).0, 400);
+    });
+}
+
+#[test]
+fn a_node_examines_itself_and_tells_its_clock() {
+    with_server(report("n1"), |base| {
+        let (code, report) = get(format!("{base}/api/v1/doctor"));
+        assert_eq!((code, &report["node"]), (200, &serde_json::json!("n1")));
+        for name in ["cluster", "at", "version", "limits", "findings", "reached"] {
+            assert!(!report[name].is_null(), "{name} is missing in {report}");
+        }
+        let before = crate::clock::wall().as_microsecond();
+        let told = get(format!("{base}/api/v1/clock")).1["wall_us"].as_i64().unwrap();
+        assert!((before..=crate::clock::wall().as_microsecond()).contains(&told));
     });
 }
 

@@ -48,18 +48,31 @@ enum NoAnswer {
 
 impl Client {
     pub fn new(target: &TargetArgs) -> Result<Client, Failure> {
-        Client::with(target.addresses()?, &target.credentials)
+        Client::with(target.addresses()?, &target.credentials, QUESTION_TIMEOUT)
+    }
+
+    /// With another deadline for each question than a look at a node's memory needs.
+    pub fn patient(
+        addresses: Vec<Address>,
+        credentials: &CredentialArgs,
+        patience: Duration,
+    ) -> Result<Client, Failure> {
+        Client::with(addresses, credentials, patience)
     }
 
     /// As nobody in particular.
     pub fn of(addresses: Vec<Address>) -> Result<Client, Failure> {
-        Client::with(addresses, &CredentialArgs::default())
+        Client::with(addresses, &CredentialArgs::default(), QUESTION_TIMEOUT)
     }
 
-    fn with(addresses: Vec<Address>, credentials: &CredentialArgs) -> Result<Client, Failure> {
+    fn with(
+        addresses: Vec<Address>,
+        credentials: &CredentialArgs,
+        patience: Duration,
+    ) -> Result<Client, Failure> {
         let own = addresses.iter().find_map(|address| address.cert.as_deref());
         let config = ureq::Agent::config_builder()
-            .timeout_global(Some(QUESTION_TIMEOUT))
+            .timeout_global(Some(patience))
             .http_status_as_error(false)
             .tls_config(credentials.tls(own)?)
             // Commands ask seldom; a connection kept open would hold up a node's shutdown.
@@ -134,6 +147,15 @@ impl Client {
             answers.push(answer.ok());
         }
         if silent.len() == self.addresses.len() { Err(unreachable(&silent)) } else { Ok(answers) }
+    }
+
+    /// What each address answers, in their order, or why it gives none.
+    pub fn answers<T: DeserializeOwned + Send>(&self, path: &str) -> Vec<Result<T, String>> {
+        let answers = self.ask_all(|_| path.to_owned()).into_iter();
+        let reason = |no: NoAnswer| match no {
+            NoAnswer::Silent(reason) | NoAnswer::Refused(reason) => reason,
+        };
+        answers.map(|answer| answer.map_err(reason)).collect()
     }
 
     pub fn address_count(&self) -> usize {

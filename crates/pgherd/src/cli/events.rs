@@ -186,6 +186,10 @@ mod tests {
             unreachable!("nobody asks for it here")
         }
 
+        fn examine(&self) -> api::BoxFuture<'_, crate::doctor::DoctorReport> {
+            unreachable!("nobody asks for it here")
+        }
+
         fn change_members(&self, _: api::MemberChange) -> api::BoxFuture<'_, Result<u64, Refusal>> {
             unreachable!("nobody asks for it here")
         }

@@ -27,6 +27,8 @@ pub enum Exit {
     Precondition = 5,
     /// What was asked for is still under way, or was asked for and failed.
     Unfinished = 6,
+    /// A doctor has found an error, or a warning where those were to count.
+    Unsound = 7,
 }
 
 pub const EXIT_CODES_HELP: &str = "Exit codes:
@@ -37,7 +39,8 @@ pub const EXIT_CODES_HELP: &str = "Exit codes:
   4  no node of the cluster answered
   5  a precondition does not hold (port in use, PostgreSQL missing, foreign data directory, full disk, another
      request under way)
-  6  the request was taken, and failed or has not ended within --wait";
+  6  the request was taken, and failed or has not ended within --wait
+  7  pgherd doctor found an error; with --strict, or a warning";
 
 /// An error as its user reads it.
 #[derive(Clone, PartialEq, Eq, Debug)]

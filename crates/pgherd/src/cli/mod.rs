@@ -9,6 +9,7 @@ mod client;
 mod config;
 mod credentials;
 pub mod demo;
+mod doctor;
 mod events;
 mod explain;
 pub mod failure;
@@ -62,6 +63,8 @@ pub enum Command {
     Status(status::StatusArgs),
     /// What pgherd did, and why
     Events(events::EventsArgs),
+    /// What is not as it should be on any node, why it matters, and what to type
+    Doctor(doctor::DoctorArgs),
     /// What would happen if a node died now, and which rule holds it back
     Explain(explain::ExplainArgs),
     /// Each timeline that was left: where, for which term, when, and who was primary next
@@ -160,6 +163,7 @@ pub fn client(command: Command) -> Result<(), Failure> {
         Command::Demo(args) => demo::demo(&args),
         Command::Status(args) => status::status(&args),
         Command::Events(args) => events::events(&args),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Explain(args) => explain::explain(&args),
         Command::History(args) => history::history(&args),
         Command::Psql(args) => psql::psql(&args),

@@ -23,7 +23,7 @@ impl Edit {
         let value = value.trim();
         let is_parameter = key.starts_with(PARAMETERS);
         let is_meant = |parsed: &Value| {
-            !parsed.is_datetime() && !parsed.is_inline_table() && !(is_parameter && parsed.is_bool())
+            !(parsed.is_datetime() || parsed.is_inline_table() || is_parameter && parsed.is_bool())
         };
         let parsed = value.parse::<Value>().ok().filter(is_meant);
         let value = parsed.unwrap_or_else(|| Value::from(value)).decorated(" ", "");

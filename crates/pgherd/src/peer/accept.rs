@@ -15,7 +15,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::timeout;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::connection::{self, Complaints, Established, HANDSHAKE_DEADLINE};
 use super::frame::{self, HELLO_BYTES_MAX, Hello};
@@ -98,6 +98,7 @@ impl Accepting {
                     info!(peer, %address, "the connection from a peer ended: {reason:#}");
                 });
             }
+            Ok(Err(refused)) if refused.root_cause().is::<Knock>() => debug!("{refused:#}"),
             Ok(Err(refused)) => self.complain(&format!("{refused:#}")),
             // Thrown out to make room; a panic has been reported by the runtime.
             Err(_) => {}
@@ -111,9 +112,17 @@ impl Accepting {
     }
 }
 
+/// Somebody looks whether this port can be reached, as the doctor of another node and load balancers do.
+#[derive(Debug, thiserror::Error)]
+#[error("it was closed without a byte")]
+struct Knock;
+
 /// Says hello only after the other side has proven who it is and said its own.
 async fn handshake(shared: &Shared, stream: TcpStream, address: SocketAddr) -> anyhow::Result<Established> {
     connection::configure(&stream).context("set socket options")?;
+    if stream.peek(&mut [0]).await.context("wait for its first byte")? == 0 {
+        return Err(Knock.into());
+    }
     let mut stream = shared.acceptor.accept(stream).await.context("TLS handshake")?;
     let certified = tls::peer_name(stream.get_ref().1.peer_certificates())?;
     let (kind, payload) = frame::read(&mut stream, HELLO_BYTES_MAX).await.context("read its hello")?;
