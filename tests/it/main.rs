@@ -20,6 +20,7 @@ mod degraded;
 mod demo_detach_and_stop;
 mod disk_full;
 mod disk_stalled;
+mod failover_report;
 mod fencer;
 mod fencer_and_watchdog;
 mod haproxy_as_for_patroni;
