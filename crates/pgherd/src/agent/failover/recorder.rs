@@ -131,8 +131,8 @@ impl Known {
 
     /// No other primaryship was recorded in between that this node has not seen.
     fn precedes(&self, record: &PrimaryRecord, view: &View) -> bool {
-        let timelines = view.store.timelines.iter().flat_map(|timelines| &timelines.value);
-        let before = timelines.filter(|entry| entry.timeline != record.timeline).last();
+        let mut timelines = view.store.timelines.iter().flat_map(|timelines| &timelines.value);
+        let before = timelines.rfind(|entry| entry.timeline != record.timeline);
         self.record.head || before.is_none_or(|entry| entry.timeline == self.record.timeline)
     }
 
