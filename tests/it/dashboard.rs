@@ -84,6 +84,20 @@ fn a_takeover_and_a_switchover_are_seen_and_done_in_a_browser() {
     page.wait_until_whole(3);
     let second = cluster.primary().unwrap();
     assert_eq!(page.primary(), Some(second.clone()));
+    // Each phase of it, with its length, and who answered.
+    page.wait_for("the failover among the reports", |page| {
+        let told = page.browser.words("#failovers li");
+        told.contains(&format!("{first} → {second}")) && told.contains("takeover")
+    });
+    let numbers = page.browser.words("#failovers .numbers");
+    for phase in ["detection", "record", "promotion", "opening"] {
+        assert!(numbers.contains(phase), "{numbers}");
+    }
+    assert!(numbers.contains(" ms") || numbers.contains(" s"), "{numbers}");
+    assert!(
+        page.browser.value("document.querySelectorAll('#failovers .phases span').length").as_u64() > Some(2)
+    );
+
     // What another node did is among the events, with its rule.
     page.wait_for("the promotion among the events", |page| {
         page.browser.value(&format!(

@@ -23,6 +23,7 @@ mod disk_full;
 mod disk_stalled;
 mod doctor;
 mod documented_commands;
+mod failover_report;
 mod fencer;
 mod fencer_and_watchdog;
 mod haproxy_as_for_patroni;

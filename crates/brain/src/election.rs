@@ -5,7 +5,7 @@
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
-use wire::Timeline;
+use wire::{Lsn, Timeline};
 
 use crate::answer::{self, candidates};
 use crate::mutation::{Mutation, is_on};
@@ -68,12 +68,17 @@ pub fn outcome(view: &View, sync: &SyncRecord, tally: &Tally) -> Outcome {
 pub fn lost_bytes(view: &View, winner: &Answer) -> u64 {
     let Some(record) = view.record() else { return 0 };
     let end = view.memory.peers.get(&record.node).and_then(|heard| heard.last_flush);
+    end.map_or(0, |end| missing_bytes(record, end, winner.position))
+}
+
+/// Bytes of WAL of `record`'s primary, which ended at `end`, that somebody whose WAL ends at `position` does not have.
+pub fn missing_bytes(record: &PrimaryRecord, end: Lsn, position: Position) -> u64 {
     // Who has not come to the primary's timeline has nothing of it, however long its own WAL is.
-    let common = match winner.position.timeline < record.timeline {
-        true => winner.position.lsn.min(record.from.lsn),
-        false => winner.position.lsn,
+    let common = match position.timeline < record.timeline {
+        true => position.lsn.min(record.from.lsn),
+        false => position.lsn,
     };
-    end.map_or(0, |end| end.bytes_since(common))
+    end.bytes_since(common)
 }
 
 /// By the term of the last record, then by LSN. Two logs that end on the same timeline are beginnings of one log.

@@ -32,14 +32,14 @@ mod tags;
 mod view;
 
 pub use action::{Action, Commit, Decision, Key, Put, RuleId};
-pub use answer::{Answer, Tally};
+pub use answer::{Answer, Tally, tally};
 pub use cascade::Cascade;
 pub use condition::{Condition, LostWrites, Pending, Progress};
-pub use election::Outcome;
+pub use election::{Outcome, missing_bytes, outcome};
 pub use explain::{Explanation, explain};
 pub use fencer::{Fence, Fencer, FencerState, fence};
 pub use health::{
-    Health, open as is_open, own as health_of, releases_store_lease, stays_open, wants_store_lease,
+    Health, open as is_open, own as health_of, releases_store_lease, stays_open, suspect, wants_store_lease,
 };
 pub use memory::{Heard, Memory};
 pub use names::{MemberId, Millis, NodeName, Term};

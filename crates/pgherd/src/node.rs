@@ -188,6 +188,8 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
         slots: SlotPolicy { slots: config.slots.clone(), file: config.node.dir.join("slots.json") },
         addresses: addresses.clone(),
         seats: store.seats(),
+        counts: proxy.metrics(),
+        news: news.clone(),
     };
     let busy = panel.clone();
     let examiner = Examiner::new(doctor::Parts {

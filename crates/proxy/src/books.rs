@@ -119,3 +119,22 @@ impl Drop for Parking {
         self.set(false);
     }
 }
+
+/// Counts a session for as long as a server is looked for on its behalf.
+#[derive(Debug)]
+pub struct Seeking {
+    counters: Arc<Counters>,
+}
+
+impl Seeking {
+    pub fn new(counters: &Arc<Counters>) -> Seeking {
+        counters.seeking.fetch_add(1, Ordering::Relaxed);
+        Seeking { counters: Arc::clone(counters) }
+    }
+}
+
+impl Drop for Seeking {
+    fn drop(&mut self) {
+        self.counters.seeking.fetch_sub(1, Ordering::Relaxed);
+    }
+}

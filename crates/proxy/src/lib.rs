@@ -343,6 +343,7 @@ impl Shared {
             cancels: total(&self.counters.cancels),
             withheld_cancels: total(&self.counters.withheld_cancels),
             parked: self.counters.parked.load(Ordering::Relaxed),
+            seeking: self.counters.seeking.load(Ordering::Relaxed),
             moved: total(&self.counters.moved),
             unacknowledged: total(&self.counters.unacknowledged),
             lowered_commits: total(&self.counters.lowered_commits),
@@ -358,6 +359,7 @@ impl Shared {
 #[derive(Default, Debug)]
 struct Counters {
     parked: AtomicUsize,
+    seeking: AtomicUsize,
     moved: AtomicU64,
     withheld_cancels: AtomicU64,
     unacknowledged: AtomicU64,
@@ -397,6 +399,8 @@ pub struct Counts {
     pub withheld_cancels: u64,
     /// Sessions that wait at a transaction boundary for a switchover to end, now.
     pub parked: usize,
+    /// Sessions that are in already and for which a server is looked for, now.
+    pub seeking: usize,
     /// Sessions that went on with another server.
     pub moved: u64,
     /// Commits whose wait for standbys was cancelled, told as 08007.

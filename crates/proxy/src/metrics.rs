@@ -17,6 +17,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// The counts of this moment: a few loads, nobody is asked.
+    pub fn counts(&self) -> Counts {
+        self.shared.counts()
+    }
+
     /// All samples of this moment.
     pub async fn text(&self) -> String {
         let report = self.shared.workers.report().await;

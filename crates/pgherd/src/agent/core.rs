@@ -17,11 +17,13 @@ use super::act::Taken;
 use super::credentials::CredentialsFile;
 use super::durable::{Words, WordsFile};
 use super::events::EventLog;
+use super::failover::{Recorder, SessionWatch, Shelf};
 use super::fencing::Fencing;
 use super::guard::{Pulse, guard};
 use super::lease::StoreLease;
 use super::members::Addresses;
 use super::message::Message;
+use super::news::News;
 use super::note::{Errand, Note, Reload};
 use super::observer::Observer;
 use super::origin::OriginWatch;
@@ -67,6 +69,9 @@ pub struct Parts {
     pub addresses: Arc<Addresses>,
     /// This node's part in the store.
     pub seats: watch::Receiver<Arc<SeatReport>>,
+    /// What this node's proxy counts.
+    pub counts: proxy::Metrics,
+    pub news: Arc<News>,
 }
 
 pub struct Agent {
@@ -99,6 +104,9 @@ pub struct Agent {
     open_run: Option<OpenRun>,
     /// Wall-clock second at which the store last had a leader, for people.
     store_seen: Option<u64>,
+    recorder: Recorder,
+    session_watch: SessionWatch,
+    shelf: Shelf,
 }
 
 impl Agent {
@@ -133,6 +141,8 @@ impl Agent {
         };
         let snapshots = parts.store.watch();
         let lease = StoreLease::start(parts.store.clone(), parts.me.clone(), &parts.settings);
+        let session_watch = SessionWatch::new(&parts.me.0);
+        let shelf = Shelf::start(parts.store.clone(), parts.events.clone());
         Ok(Agent {
             parts,
             view,
@@ -156,6 +166,9 @@ impl Agent {
             told: (String::new(), Vec::new()),
             open_run: None,
             store_seen: None,
+            recorder: Recorder::default(),
+            session_watch,
+            shelf,
         })
     }
 
@@ -254,6 +267,8 @@ impl Agent {
             self.publish(&decision);
             self.lease.want(brain::wants_store_lease(&self.view), brain::releases_store_lease(&self.view));
             self.heartbeat(decision.rule);
+            // Last: it adds nothing to the way of a takeover.
+            self.report(&decision);
             if taken < Taken::Changed {
                 break;
             }
@@ -295,6 +310,24 @@ impl Agent {
             self.send(&peer.0, &message);
         }
         self.sent = Some((now, status));
+    }
+
+    /// Watches what has just been decided, and lays down the report of a failover that is over.
+    fn report(&mut self, decision: &Decision) {
+        let (serves, timeline) = {
+            let topology = self.parts.topology.borrow();
+            (topology.primary.is_some() && topology.held_until().is_none(), topology.timeline)
+        };
+        self.session_watch.look(self.view.now, self.parts.counts.counts(), serves, timeline);
+        if let Some(report) = self.session_watch.take() {
+            self.parts.news.tell_proxy(report);
+        }
+        self.recorder.look(&self.view, decision, crate::clock::wall());
+        let Some(timeline) = self.recorder.opened() else { return };
+        let proxies = self.parts.news.proxies(timeline);
+        if let Some((member, report)) = self.recorder.finish(&self.view, proxies) {
+            self.shelf.lay(member, report);
+        }
     }
 
     fn publish(&mut self, decision: &Decision) {

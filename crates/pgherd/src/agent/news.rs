@@ -1,4 +1,5 @@
-//! What nodes tell each other for people alone: their latest events, and where they are reached.
+//! What nodes tell each other for people alone: their latest events, where they are reached, and what their proxies
+//! counted during a failover.
 //!
 //! What it is: so that whoever looks at one node sees what happened on all of them. What it is not: a base for decisions;
 //! nothing here reaches the brain. Each message has all that its node tells, so a lost one costs time only.
@@ -8,11 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::events::{Event, EventLog};
+use super::failover::ProxyReport;
 use crate::peer::{Channel, Link};
 
 /// Soon enough for a person who watches.
@@ -54,17 +57,21 @@ struct Message {
     doors: Doors,
     /// The latest of the node that tells, oldest first.
     events: Vec<Event>,
+    /// What its proxy counted during the last failover that it has seen.
+    #[serde(default)]
+    proxy: Option<ProxyReport>,
 }
 
 /// What the peers have told, and what this node tells of itself.
 pub struct News {
     own: Doors,
     heard: Mutex<BTreeMap<String, Message>>,
+    proxy: ArcSwapOption<ProxyReport>,
 }
 
 impl News {
     pub fn new(own: Doors) -> News {
-        News { own, heard: Mutex::default() }
+        News { own, heard: Mutex::default(), proxy: ArcSwapOption::empty() }
     }
 
     pub fn own(&self) -> &Doors {
@@ -89,6 +96,19 @@ impl News {
         heard.iter().flat_map(newer).collect()
     }
 
+    /// What the own proxy counted during a failover; told from now on.
+    pub fn tell_proxy(&self, report: ProxyReport) {
+        self.proxy.store(Some(Arc::new(report)));
+    }
+
+    /// What each proxy, this node's included, counted during the failover that made the primary of `timeline`.
+    pub fn proxies(&self, timeline: u32) -> Vec<ProxyReport> {
+        let own = self.proxy.load_full().map(|report| report.as_ref().clone());
+        let Ok(heard) = self.heard.lock() else { return Vec::new() };
+        let told = heard.values().filter_map(|message| message.proxy.clone());
+        own.into_iter().chain(told).filter(|report| report.timeline == timeline).collect()
+    }
+
     /// A message from `node`. One that cannot be read is a later version's, and costs people a line.
     pub fn hear(&self, node: &str, payload: &[u8]) {
         let Ok(mut message) = serde_json::from_slice::<Message>(payload) else {
@@ -96,6 +116,7 @@ impl News {
             return;
         };
         message.events.retain(|event| event.node == node);
+        message.proxy = message.proxy.filter(|report| report.node == node);
         let surplus = message.events.len().saturating_sub(EVENTS_HEARD_MAX);
         message.events.drain(..surplus);
         let Ok(mut heard) = self.heard.lock() else { return };
@@ -114,7 +135,7 @@ impl News {
         known.events.extend(message.events.into_iter().filter(|event| event.id > after));
         let surplus = known.events.len().saturating_sub(EVENTS_HEARD_MAX);
         known.events.drain(..surplus);
-        known.doors = message.doors;
+        (known.doors, known.proxy) = (message.doors, message.proxy);
     }
 }
 
@@ -124,7 +145,7 @@ pub async fn tell(news: Arc<News>, events: Arc<EventLog>, link: Arc<Link>) {
     let (mut told, mut told_at) = (None, Instant::now());
     loop {
         let peers = connected.borrow_and_update().clone();
-        let state = (events.latest(), peers);
+        let state = (events.latest(), peers, news.proxy.load_full());
         if told.as_ref() != Some(&state) || told_at.elapsed() >= REPEAT_INTERVAL {
             send(&news, &events, &link, &state.1);
             (told, told_at) = (Some(state), Instant::now());
@@ -142,7 +163,11 @@ async fn paused(connected: &mut watch::Receiver<BTreeSet<String>>) -> Result<(),
 }
 
 fn send(news: &News, events: &EventLog, link: &Link, peers: &BTreeSet<String>) {
-    let message = Message { doors: news.own.clone(), events: events.after(0, EVENTS_TOLD_MAX) };
+    let message = Message {
+        doors: news.own.clone(),
+        events: events.after(0, EVENTS_TOLD_MAX),
+        proxy: news.proxy.load_full().map(|report| report.as_ref().clone()),
+    };
     match serde_json::to_vec(&message) {
         Ok(payload) => {
             let payload = bytes::Bytes::from(payload);
@@ -170,7 +195,7 @@ mod tests {
             why: Vec::new(),
         };
         let doors = Doors { http: "h:1".into(), ..Doors::default() };
-        serde_json::to_vec(&Message { doors, events: ids.map(event).collect() }).unwrap()
+        serde_json::to_vec(&Message { doors, events: ids.map(event).collect(), proxy: None }).unwrap()
     }
 
     fn ids(news: &News, after: u64, limit: usize) -> Vec<u64> {
@@ -199,6 +224,29 @@ mod tests {
         assert_eq!(ids(&news, 9, 100), [1, 2], "a cursor of before");
         news.hear("n3", &message(1..=2));
         assert_eq!(ids(&news, 0, 100), [1, 2], "n3 told of n2's");
+    }
+
+    #[test]
+    fn each_node_tells_of_its_own_proxy_and_of_the_last_failover() {
+        let report = |node: &str, timeline| ProxyReport {
+            node: node.into(),
+            timeline,
+            away_ms: 1,
+            held: 2,
+            moved: 0,
+            cut: 0,
+            timed_out: 0,
+        };
+        let news = News::new(Doors::default());
+        news.tell_proxy(report("n1", 3));
+        for (told_by, of) in [("n2", "n2"), ("n3", "n2")] {
+            let proxy = Some(report(of, 3));
+            let message = Message { doors: Doors::default(), events: Vec::new(), proxy };
+            news.hear(told_by, &serde_json::to_vec(&message).unwrap());
+        }
+        let nodes: Vec<String> = news.proxies(3).into_iter().map(|report| report.node).collect();
+        assert_eq!(nodes, ["n1", "n2"], "n3 told of n2's");
+        assert!(news.proxies(4).is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@ pub mod access;
 mod change;
 mod configuration;
 mod doctor;
+mod failovers;
 mod listener;
 mod members;
 mod own;
@@ -33,6 +34,7 @@ use tokio::sync::watch;
 use access::Access;
 use listener::{Certificate, Listener, Peer};
 
+pub use crate::agent::FailoverReport;
 use crate::agent::{Command, Refusal};
 use crate::config::Http;
 use crate::doctor::DoctorReport;
@@ -70,6 +72,8 @@ pub trait ClusterView: Send + Sync + 'static {
     fn own(&self) -> OwnReport;
     /// Timelines that were left, oldest first.
     fn history(&self) -> Vec<PastTimeline>;
+    /// Reports of the last failovers, oldest first.
+    fn failovers(&self) -> Result<Vec<FailoverReport>, Refusal>;
     /// What the proxy of this node counts, in Prometheus' text format.
     fn metrics(&self) -> BoxFuture<'_, String>;
     /// Writes a command down; answers with the request's id where there is one.

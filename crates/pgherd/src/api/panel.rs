@@ -16,7 +16,8 @@ use super::report::{
 };
 use super::{BoxFuture, ClusterView, MemberChange, OwnReport, PastTimeline, own};
 use crate::agent::{
-    Addresses, Command, Event, News, Panel, Refusal, Reload, change_members, submit, topology,
+    Addresses, Command, Event, FailoverReport, News, Panel, Refusal, Reload, change_members, kept_failovers,
+    submit, topology,
 };
 use crate::cluster_config::{Applier, Revision};
 use crate::config::values_of_cluster;
@@ -140,6 +141,11 @@ impl ClusterView for NodeView {
 
     fn history(&self) -> Vec<PastTimeline> {
         self.panel.seen().map_or_else(Vec::new, |seen| own::history(&seen.view))
+    }
+
+    fn failovers(&self) -> Result<Vec<FailoverReport>, Refusal> {
+        let snapshot = self.store.watch().borrow().clone();
+        kept_failovers(&snapshot).map_err(|error| Refusal::Unavailable(format!("{error:#}")))
     }
 
     fn requests(&self) -> Vec<RequestReport> {

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use super::patroni::health::{self, Check, health};
 use super::patroni::{changes, documents, dynamic, metrics};
 use super::stream::{self, Streams};
-use super::{ClusterView, access, change, configuration, doctor, members};
+use super::{ClusterView, access, change, configuration, doctor, failovers, members};
 use crate::dashboard;
 
 /// An answer of 1,000 events of some 300 bytes is 300 kB: one page for a person, cheap for the node.
@@ -48,6 +48,18 @@ pub const ROUTES: &[Route] = &[
         methods: "GET",
         doc: "Events with an id above ?after=, oldest first, at most ?limit=.",
         handler: || get(events),
+    },
+    Route {
+        path: "/api/v1/failovers",
+        methods: "GET",
+        doc: "Reports of the last 20 failovers, oldest first: phases, answers, loss, sessions ([failover reports](../concepts/reports.md)).",
+        handler: || get(failovers::list),
+    },
+    Route {
+        path: "/api/v1/failovers/{term}",
+        methods: "GET",
+        doc: "The report of the failover that made this term, 404 when there is none.",
+        handler: || get(failovers::one),
     },
     Route {
         path: "/api/v1/explain",

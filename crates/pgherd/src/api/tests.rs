@@ -87,6 +87,10 @@ impl ClusterView for Told {
         self.history.clone()
     }
 
+    fn failovers(&self) -> Result<Vec<FailoverReport>, Refusal> {
+        Ok(Vec::new())
+    }
+
     fn status(&self) -> StatusReport {
         self.report()
     }

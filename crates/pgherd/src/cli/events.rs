@@ -150,6 +150,10 @@ mod tests {
             unreachable!("nobody asks for it here")
         }
 
+        fn failovers(&self) -> Result<Vec<api::FailoverReport>, Refusal> {
+            unreachable!("nobody asks for it here")
+        }
+
         fn metrics(&self) -> api::BoxFuture<'_, String> {
             unreachable!("nobody asks for it here")
         }

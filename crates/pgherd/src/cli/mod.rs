@@ -67,7 +67,7 @@ pub enum Command {
     Doctor(doctor::DoctorArgs),
     /// What would happen if a node died now, and which rule holds it back
     Explain(explain::ExplainArgs),
-    /// Each timeline that was left: where, for which term, when, and who was primary next
+    /// The last failovers phase by phase, and each timeline that was left
     History(history::HistoryArgs),
     /// psql, connected to the cluster by its proxies
     Psql(psql::PsqlArgs),

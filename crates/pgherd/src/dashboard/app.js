@@ -4,9 +4,10 @@ import { $, attr, keyed, lines, make, show, text } from "./dom.js";
 import { Stream, ask } from "./link.js";
 import { calm, commitsWait, names, sync, troubles } from "./words.js";
 import { tick, topology } from "./topology.js";
-import { event } from "./events.js";
+import * as events from "./events.js";
 import * as changes from "./changes.js";
 import * as traffic from "./traffic.js";
+import * as failovers from "./failovers.js";
 
 const EXPLAIN_MS_MIN = 1_000;
 /// What an explanation rests on changes also without the status changing.
@@ -22,7 +23,10 @@ const stream = new Stream({
     report = status;
     draw();
   },
-  event,
+  event: (record) => {
+    events.event(record);
+    failovers.event(record);
+  },
   live: () => {
     lostAt = null;
     away();
@@ -45,6 +49,7 @@ function announce(words) {
 
 changes.start({ renew: () => stream.renew(), announce });
 traffic.start();
+failovers.start();
 
 // ---- the status
 
@@ -59,6 +64,7 @@ function draw() {
   verdict();
   topology(report, changes.menu);
   changes.changes(report);
+  failovers.term(`${report.term} ${report.primary}`);
   connect();
   others();
   away();

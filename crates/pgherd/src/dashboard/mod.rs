@@ -42,6 +42,7 @@ const FILES: &[File] = &[
     File { name: "changes.js", kind: JS, text: include_str!("changes.js") },
     File { name: "events.js", kind: JS, text: include_str!("events.js") },
     File { name: "traffic.js", kind: JS, text: include_str!("traffic.js") },
+    File { name: "failovers.js", kind: JS, text: include_str!("failovers.js") },
 ];
 
 pub async fn page(headers: HeaderMap) -> Response {

@@ -27,6 +27,7 @@ use super::report::{Activity, ServerReport, SessionReport};
 use super::socket::{Discarded, Socket};
 use super::{Adopted, Call, Mailbox, SessionId, Start};
 use crate::backend::{Choice, Role};
+use crate::books::Seeking;
 use crate::cancel::Target;
 use crate::ceilings::Place;
 use crate::lane::Lane;
@@ -151,6 +152,7 @@ enum Phase {
     Between {
         task: AbortHandle,
         was: Option<Choice>,
+        _seeking: Seeking,
     },
     /// The client hears its last message, and is waited for: closing with unread bytes would reset the connection, and a
     /// reset takes back what the client has not read yet.

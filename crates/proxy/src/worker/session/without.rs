@@ -17,6 +17,7 @@ use super::{Around, Phase, Session, Unseen};
 use crate::admission::Way;
 use crate::auth::messages::Authentication;
 use crate::backend::{Choice, Role};
+use crate::books::Seeking;
 use crate::cancel::{Released, Target};
 use crate::doors::{self, Proof};
 use crate::refusal::{CutCause, Refusal};
@@ -339,7 +340,8 @@ impl Session {
         if was.is_none() {
             self.relay.gate().wait(&self.waker);
         }
-        self.phase = Phase::Between { task: task.abort_handle(), was };
+        let seeking = Seeking::new(&around.shared.counters);
+        self.phase = Phase::Between { task: task.abort_handle(), was, _seeking: seeking };
     }
 
     /// The search for another server has ended.
