@@ -11,6 +11,8 @@ mod change;
 mod configuration;
 mod listener;
 mod members;
+#[cfg(test)]
+mod openapi;
 mod own;
 mod panel;
 mod patroni;

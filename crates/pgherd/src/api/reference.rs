@@ -70,6 +70,11 @@ fn the_page_of_routes_is_up_to_date() {
 }
 
 #[test]
+fn the_openapi_document_is_up_to_date() {
+    is_up_to_date("openapi.json", &super::openapi::page());
+}
+
+#[test]
 fn the_page_of_metrics_is_up_to_date() {
     is_up_to_date("metrics.md", &metrics_page());
 }
