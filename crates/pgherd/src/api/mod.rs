@@ -12,6 +12,8 @@ mod configuration;
 mod listener;
 mod members;
 #[cfg(test)]
+mod monitoring;
+#[cfg(test)]
 mod openapi;
 mod own;
 mod panel;

@@ -26,7 +26,7 @@ const METRICS_HEAD: &str = "\
 `/metrics` of each node, in Prometheus' text format. What begins with `patroni_` has Patroni's names, so that its dashboards
 and alerts go on, and as there 0 stands for what is not known; elsewhere such a value has no sample. Each of the node's
 metrics has the labels `scope` (the cluster) and `name` (the node that answers); one that is about several nodes also
-`node`. Those of the proxy have `database` and `user`, where they are counted by them.
+`node`. Those of the proxy have `database` and `user`, where they are counted by them; those of a replication slot `slot`.
 
 | metric | type | what it is |
 |---|---|---|
@@ -52,7 +52,8 @@ fn families(text: &str) -> impl Iterator<Item = (&str, &str, &str)> {
     helps.zip(kinds).map(|((name, help), (_, kind))| (name, kind, help))
 }
 
-fn is_up_to_date(file: &str, page: &str) {
+/// `file` is `page`, seen from `docs/reference`; with `UPDATE_DOCS` set it is made so.
+pub(super) fn is_up_to_date(file: &str, page: &str) {
     let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference").join(file);
     if std::env::var_os("UPDATE_DOCS").is_some() {
         std::fs::write(&path, page).unwrap();
@@ -60,7 +61,7 @@ fn is_up_to_date(file: &str, page: &str) {
     let committed = std::fs::read_to_string(&path).unwrap_or_default();
     assert!(
         committed == page,
-        "docs/reference/{file} is not what the table says; type: UPDATE_DOCS=1 cargo test -p pgherd --lib -- api::reference"
+        "docs/reference/{file} is not what the table says; type: UPDATE_DOCS=1 cargo test -p pgherd --lib -- api::"
     );
 }
 
