@@ -9,9 +9,10 @@ const HTTP: &str = "\
 <!-- Made from crates/pgherd/src/api/routes.rs. To renew: UPDATE_DOCS=1 cargo test -p pgherd --lib -- api::reference -->
 
 Each node answers on `[http] listen` and `port` ([configuration](config.md)). Reading is open to whoever reaches the port;
-changes are taken from the node's own machine only. Below `/api/v1` is pgherd's own interface; the others are Patroni's, with
+changes are taken from the node's own machine and from users with a role ([access](../concepts/access.md)). Below `/api/v1` is pgherd's own interface; the others are Patroni's, with
 its status codes ([coming from Patroni](../concepts/patroni.md)). Answers are JSON, those to Patroni's changes a line of
-text. HEAD and OPTIONS have the code and no body.
+text. HEAD and OPTIONS have the code and no body. The same for programs, with parameters, bodies, codes and roles, is the
+[OpenAPI document](openapi.json).
 
 | path | methods | what it is |
 |---|---|---|

@@ -120,8 +120,8 @@ const NODE: &[Alert] = &[
         hold: "1m",
         severity: Critical,
         summary: "pgherd at {{ $labels.instance }} gives no answer",
-        description: "Its process or its machine is down, or its HTTP port is not reached. On the machine type `systemctl status 'pgherd@*'` and \
-                      `journalctl -u 'pgherd@*'`; on another node `pgherd status`.",
+        description: "Its process or its machine is down, or its HTTP port is not reached. On the machine type `systemctl status pgherd` and \
+                      `journalctl -u pgherd`; on another node `pgherd status`.",
     },
     Alert {
         name: "PgherdAgentHangs",

@@ -90,7 +90,7 @@ const FAILOVER: &[Panel] = &[
         States,
         "Open primary",
         "none",
-        &[("patroni_primary{scope=\"$scope\"} or patroni_standby_leader{scope=\"$scope\"} == 1", "{{name}}")],
+        &[("patroni_primary{scope=\"$scope\"} + patroni_standby_leader{scope=\"$scope\"}", "{{name}}")],
     ),
     panel(Lines, "Term", "none", &[("max(pgherd_term{scope=\"$scope\"})", "term")]),
     panel(
