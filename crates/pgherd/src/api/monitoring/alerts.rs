@@ -99,7 +99,7 @@ const CLUSTER: &[Alert] = &[
         hold: "30s",
         severity: Critical,
         summary: "Node {{ $labels.name }} of cluster {{ $labels.scope }} has not reached the store for {{ $value | humanizeDuration }}",
-        description: "No majority of the voters is connected with it: the primary serves on, and nobody could take over from it. Type \
+        description: "No majority of the voters is connected with it: a primary whose standbys answer serves on, and nobody could take over from it. Type \
                       `pgherd member list` for who votes, and `pgherd status` for who is silent.",
     },
     Alert {
