@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use wire::Lsn;
 
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Condition {
     /// Too little room is left where the server writes: taking over, or taking WAL anew, would end it again.
@@ -31,6 +32,7 @@ pub struct Condition {
 
 /// How far a copy, a rewind or a recovery is.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Progress {
     /// One word: `copying`, `rewinding`, `recovering`.
     pub what: String,
@@ -49,6 +51,7 @@ impl Progress {
 
 /// What one rewind took out of the history, in short.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct LostWrites {
     /// RFC 3339, for people.
     pub at: String,
@@ -63,6 +66,7 @@ pub struct LostWrites {
 
 /// A setting whose new value waits for a restart.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 pub struct Pending {
     pub name: String,
     pub old: String,

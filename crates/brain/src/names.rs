@@ -39,6 +39,7 @@ impl fmt::Display for Term {
 
 /// One `pgherd run` process and what it looks after.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(transparent)]
 pub struct NodeName(pub String);
 

@@ -37,6 +37,7 @@ pub const REINIT_MS_MAX: u64 = 7 * 24 * 3_600_000;
 
 /// What is wanted.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum Ask {
     /// Another node becomes primary, without errors for clients.
@@ -105,6 +106,7 @@ impl Ask {
 
 /// How far it has come.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Nobody has begun; a scheduled one waits for its time here.

@@ -6,6 +6,7 @@ use crate::NodeName;
 
 /// The tags of a node. The defaults mean: fit for everything.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Tags {
     /// It never becomes primary.

@@ -64,9 +64,10 @@ fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
 }
 
-/// The heads of all families, as they stand before their samples: for whoever lists them.
+/// The heads of all families, as they stand before their samples, and samples of one database and user: for whoever lists them.
 pub fn families() -> String {
-    text(&Counts::default(), &Report::default())
+    let owner = Owner { database: "app".to_owned(), user: "app".to_owned() };
+    text(&Counts::default(), &Report { tallies: vec![(owner, Tally::default())], ..Report::default() })
 }
 
 fn text(counts: &Counts, report: &Report) -> String {

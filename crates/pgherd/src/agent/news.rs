@@ -35,6 +35,7 @@ const PEERS_MAX: usize = 16;
 
 /// `host:port` of what a node offers.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Doors {
     pub http: String,
     /// HTTP is spoken with TLS there.

@@ -17,7 +17,9 @@ use super::routes::View;
 use crate::agent::{Command, Refusal};
 
 #[derive(Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Pause {
+    /// It ends by itself then.
     seconds: u64,
 }
 

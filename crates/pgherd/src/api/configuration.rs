@@ -16,6 +16,7 @@ use crate::cluster_config::Plan;
 
 /// What is set for all nodes, `pgherd config show --json`.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConfigReport {
     pub cluster: String,
     /// Grows by one with each change; 0: nothing was ever set.
@@ -35,6 +36,7 @@ pub struct ConfigReport {
 
 /// A setting as it is in force.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConfigValue {
     pub key: String,
     /// As it is written in TOML; null: not set.
@@ -45,6 +47,7 @@ pub struct ConfigValue {
 
 /// An earlier text.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct PastConfig {
     pub number: u64,
     /// RFC 3339.
@@ -55,6 +58,7 @@ pub struct PastConfig {
 
 /// The body of a change.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewConfig {
     /// The whole of it, TOML.
@@ -68,6 +72,7 @@ pub struct NewConfig {
 
 /// What a change does.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ConfigChange {
     #[serde(flatten)]
     pub plan: Plan,

@@ -9,6 +9,7 @@ use crate::doctor::DoctorReport;
 
 /// A node's wall clock at the moment of the answer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ClockReport {
     /// Microseconds since 1970.
     pub wall_us: i64,

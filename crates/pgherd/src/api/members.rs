@@ -21,6 +21,7 @@ pub enum MemberChange {
 
 /// A node that is to join.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(deny_unknown_fields)]
 pub struct NewMember {
     pub name: String,

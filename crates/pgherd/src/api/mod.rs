@@ -13,6 +13,10 @@ mod doctor;
 mod failovers;
 mod listener;
 mod members;
+#[cfg(test)]
+mod monitoring;
+#[cfg(test)]
+mod openapi;
 mod own;
 mod panel;
 mod patroni;

@@ -8,6 +8,7 @@ use crate::agent::Doors;
 
 /// The cluster as one node sees it, `pgherd status --json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StatusReport {
     pub cluster: String,
     /// The node whose view this is.
@@ -37,6 +38,7 @@ pub struct StatusReport {
 
 /// What a standby cluster follows.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct OriginStatus {
     /// `host:port` of the PostgreSQL of each of its nodes.
     pub hosts: Vec<String>,
@@ -60,6 +62,7 @@ pub struct OriginStatus {
 
 /// Something that somebody asked for.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct RequestReport {
     pub id: u64,
     #[serde(flatten)]
@@ -95,6 +98,7 @@ pub fn wall_text(seconds: u64) -> String {
 
 /// The body of a request that was taken.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Accepted {
     /// The request to follow; null when it is done already, as a pause is.
     pub id: Option<u64>,
@@ -102,6 +106,7 @@ pub struct Accepted {
 
 /// Who must flush a commit before it is acknowledged.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SyncReport {
     /// Names of the nodes in the sync set.
     pub members: Vec<String>,
@@ -112,6 +117,7 @@ pub struct SyncReport {
 
 /// How commits are acknowledged at present.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum SyncMode {
     /// k of the sync set have flushed.
@@ -126,6 +132,7 @@ pub enum SyncMode {
 
 /// What a node's PostgreSQL is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Role {
     Primary,
@@ -154,6 +161,7 @@ impl Role {
 
 /// One node as the reporting node sees it.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct NodeReport {
     pub name: String,
     pub role: Role,
@@ -215,6 +223,7 @@ pub struct NodeReport {
 
 /// The fencer beside a node's agent.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FencerReport {
     /// `armed` (it cuts the clients of this primary when its agent falls silent), `idle` (nothing to fence), `fencing`
     /// (it is at it), `missing` (none runs; the agent starts another).
@@ -227,6 +236,7 @@ pub struct FencerReport {
 
 /// The replication slots of one node.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SlotsReport {
     /// A takeover to this node keeps every slot that is to be kept.
     pub ready: bool,
@@ -236,6 +246,7 @@ pub struct SlotsReport {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct SlotLine {
     pub name: String,
     /// `physical` or `logical`.
@@ -260,6 +271,7 @@ pub struct SlotLine {
 
 /// Who belongs to the cluster, `pgherd member list --json`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MembersReport {
     pub cluster: String,
     /// The node whose view this is.
@@ -272,6 +284,7 @@ pub struct MembersReport {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct MemberReport {
     pub name: String,
     /// `full` or `witness`.
@@ -286,6 +299,7 @@ pub struct MemberReport {
 
 /// Something that pgherd did by itself or was asked to do.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct EventRecord {
     /// Grows by at least one per event on the answering node.
     pub id: u64,
@@ -301,6 +315,7 @@ pub struct EventRecord {
 
 /// What would happen if `node` died now.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Explanation {
     pub node: String,
     /// Who would be primary afterwards; null when nobody takes over (none is needed, or none may).

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, delete, get, post};
 use axum::{Extension, Json, Router};
@@ -23,10 +24,13 @@ use crate::dashboard;
 pub const EVENTS_PER_ANSWER_MAX: usize = 1_000;
 const EVENTS_PER_ANSWER: usize = 100;
 
+/// A test compares it with the table of routes and the types.
+const OPENAPI: &str = include_str!("../../../../docs/reference/openapi.json");
+
 pub(super) type View = Arc<dyn ClusterView>;
 
 /// Of a health check.
-const HEALTH: &str = "GET, HEAD, OPTIONS";
+pub(super) const HEALTH: &str = "GET, HEAD, OPTIONS";
 
 /// One row of the table.
 pub struct Route {
@@ -138,6 +142,12 @@ pub const ROUTES: &[Route] = &[
         methods: "GET",
         doc: "The status and the events of every node as they change, as server-sent events.",
         handler: || get(stream::stream),
+    },
+    Route {
+        path: "/api/v1/openapi.json",
+        methods: "GET",
+        doc: "All of this as an OpenAPI 3.1 document: parameters, bodies, codes, roles.",
+        handler: || get(openapi),
     },
     Route {
         path: "/metrics",
@@ -345,9 +355,12 @@ pub(super) fn router(view: View, ended: watch::Receiver<bool>) -> Router {
 }
 
 #[derive(Deserialize)]
-struct Page {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct Page {
+    /// The id of the last event that is known.
     #[serde(default)]
     after: u64,
+    /// At most 1,000; 100 when it is not given.
     limit: Option<usize>,
 }
 
@@ -363,6 +376,10 @@ async fn explain(State(view): State<View>, Path(node): Path<String>) -> Response
         return (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response();
     }
     Json(explanations).into_response()
+}
+
+async fn openapi() -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], OPENAPI)
 }
 
 async fn unknown() -> Response {

@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use brain::{Ask, Stage};
 
+use super::openapi::conformance::{Answer, check};
 use super::*;
 
 mod streams;
@@ -277,14 +278,31 @@ fn with_door(view: impl Into<Arc<Told>>, door: Door, ask: impl FnOnce(&str) + Se
     });
 }
 
-/// An agent that keeps no connection, so that the server can end at once.
+/// An agent that keeps no connection, so that the server can end at once. What it is answered must be in the OpenAPI document.
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
+        .middleware(described)
         .http_status_as_error(false)
         .max_idle_connections(0)
         .allow_non_standard_methods(true)
         .build()
         .into()
+}
+
+/// Passes an answer on if the document has it.
+fn described(
+    request: ureq::http::Request<ureq::SendBody>,
+    next: ureq::middleware::MiddlewareNext,
+) -> Result<ureq::http::Response<ureq::Body>, ureq::Error> {
+    let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
+    let (head, mut body) = next.handle(request)?.into_parts();
+    let body = body.read_to_vec()?;
+    let media = head.headers.get("content-type").map_or("", |media| media.to_str().unwrap());
+    let answer = Answer { method: &method, path: &path, code: head.status.as_u16(), media, body: &body };
+    if let Err(error) = check(&answer) {
+        panic!("{error}");
+    }
+    Ok(ureq::http::Response::from_parts(head, ureq::Body::builder().data(body)))
 }
 
 pub(super) fn get(url: String) -> (u16, serde_json::Value) {
@@ -376,6 +394,15 @@ fn a_node_examines_itself_and_tells_its_clock() {
 }
 
 #[test]
+fn the_openapi_document_is_told() {
+    with_server(report("n1"), |base| {
+        let (code, document) = get(format!("{base}/api/v1/openapi.json"));
+        assert_eq!((code, &document["openapi"]), (200, &serde_json::json!("3.1.1")));
+        assert!(document["paths"]["/api/v1/openapi.json"].is_object());
+    });
+}
+
+#[test]
 fn explain_knows_one_node_all_nodes_and_no_stranger() {
     with_server(report("n1"), |base| {
         assert_eq!(get(format!("{base}/api/v1/explain")).1.as_array().unwrap().len(), 2);
@@ -399,8 +426,7 @@ fn an_unknown_path_lists_the_known_ones() {
 fn members_are_listed_added_and_removed() {
     with_server(report("n1"), |base| {
         assert_eq!(get(format!("{base}/api/v1/members")).1["removed"][0], "n9");
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into();
+        let agent = agent();
         let new = serde_json::json!({ "name": "n4", "peer": "h:1", "postgres": "h:2" });
         let mut answer = agent.post(format!("{base}/api/v1/members")).send_json(&new).unwrap();
         assert_eq!(answer.status(), 202);
@@ -420,8 +446,7 @@ fn members_are_listed_added_and_removed() {
 
 /// A change that an operator may ask for, one for admins, and how they end: code, challenge, error.
 fn changes(base: &str, headers: &[(&str, &str)]) -> [(u16, bool, String); 2] {
-    let agent: ureq::Agent =
-        ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into();
+    let agent = agent();
     let asks = [
         serde_json::json!({ "kind": "reload", "node": "n1" }),
         serde_json::json!({ "kind": "failover", "to": "n2" }),

@@ -8,6 +8,7 @@ use crate::config::{Config, Difference, differences};
 
 /// How a changed setting comes into force.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
     /// PostgreSQL reads it while it runs.
@@ -30,6 +31,7 @@ impl Effect {
 
 /// One changed setting; values as they are written in TOML.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Change {
     #[serde(flatten)]
     pub difference: Difference,
@@ -38,6 +40,7 @@ pub struct Change {
 
 /// What a text would change.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Plan {
     /// Of the configuration in force.
     pub number: u64,

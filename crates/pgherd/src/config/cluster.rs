@@ -136,6 +136,7 @@ impl Place {
 
 /// A setting that is not the same in two configurations of a node, each value as it is written in TOML; `None`: not set.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Difference {
     pub key: String,
     pub from: Option<String>,

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// In the order of how much it matters.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Mark {
     Ok,
@@ -25,6 +26,7 @@ impl Mark {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Finding {
     /// Id of the check, a row of [`super::CHECKS`] or [`super::BETWEEN`].
     pub check: String,

@@ -130,6 +130,7 @@ pub const NETWORK: &str = "network";
 
 /// What a node found.
 #[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct DoctorReport {
     pub cluster: String,
     pub node: String,
@@ -148,6 +149,7 @@ pub struct DoctorReport {
 
 /// How many connections this node's proxy may hold to the primary, and how many its PostgreSQL has for clients.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Limits {
     /// `max_connections` without those that are reserved; `None` when not known.
     pub connections: Option<u32>,

@@ -10,6 +10,7 @@ use super::{NODES_MAX, brief};
 
 /// The answers, and the set that they were counted against.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Ballot {
     /// The sync set of the old primary, by node.
     pub set: Vec<String>,
@@ -27,6 +28,7 @@ pub struct Ballot {
 
 /// An answer: a promise, and where its WAL ends.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Vote {
     pub node: String,
     /// Its data directory.

@@ -40,6 +40,7 @@ pub(super) enum Moment {
 
 /// Who saw the end of a phase.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Witness {
     /// The new primary itself.
@@ -52,6 +53,7 @@ pub enum Witness {
 
 /// A part of a failover, from the end of the one before to its own end.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Phase {
     /// Stable: `detection`, `checks`, `checkpoint`, `drain`, `stop`, `turn`, `promises`, `record`, `preparation`, `promotion`,
     /// `synchronization`, `opening`, `release`.

@@ -6,6 +6,7 @@ use super::{Ballot, Phase, ProxyReport};
 
 /// One failover, told by the primary that it made.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FailoverReport {
     /// The term that it made; names the report.
     pub term: u64,
@@ -38,6 +39,7 @@ pub struct FailoverReport {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum FailoverKind {
     /// The old primary was suspect.
@@ -71,6 +73,7 @@ impl FailoverKind {
 
 /// A primaryship.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Side {
     pub node: String,
     pub term: u64,
@@ -81,6 +84,7 @@ pub struct Side {
 
 /// What acknowledged commits may have been lost.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Loss {
     /// Bytes of WAL that the old primary was last known to have and the new one has not, where they may have been acknowledged.
     pub bytes: u64,

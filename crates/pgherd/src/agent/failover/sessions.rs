@@ -16,6 +16,7 @@ const BEFORE_MS: u64 = 1_000;
 
 /// One proxy during one failover.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ProxyReport {
     pub node: String,
     /// Of the primary that ended it.

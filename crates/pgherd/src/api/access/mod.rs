@@ -40,6 +40,7 @@ const OWN_LOGIN: &str = "x-requested-with";
 
 /// What a user may do; each may what the one before may.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum UserRole {
     /// Read.
@@ -73,6 +74,7 @@ impl FromStr for UserRole {
 
 /// By what a caller is known.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum By {
     /// He comes from this machine.
@@ -84,6 +86,7 @@ pub enum By {
 
 /// Who asks; `GET /api/v1/me`.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Caller {
     pub user: Option<String>,
     pub role: UserRole,

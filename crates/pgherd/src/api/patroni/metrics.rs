@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use brain::FencerState;
 
 use super::{Standing, Told, documents, words};
-use crate::api::report::{NodeReport, Role, SyncMode};
+use crate::api::report::{NodeReport, Role, SlotLine, SyncMode};
 use crate::api::routes::View;
 
 /// One row of the table.
@@ -23,9 +23,10 @@ pub struct Metric {
     values: fn(&Told) -> Vec<Sample>,
 }
 
-/// A value, and the node that it is about where that is not the one that answers.
+/// A value, and what it is about beside the node that answers.
 struct Sample {
-    node: Option<String>,
+    /// Names and values of labels.
+    labels: Vec<(&'static str, String)>,
     value: String,
 }
 
@@ -196,6 +197,32 @@ pub const METRICS: &[Metric] = &[
                 .map_or_else(Vec::new, flag)
         },
     ),
+    gauge("pgherd_slot_held_bytes", "WAL that the replication slot of this node holds.", |told| {
+        slots(told, |slot| slot.held_bytes)
+    }),
+    gauge(
+        "pgherd_slot_budget_bytes",
+        "WAL that the replication slot of this node may hold before it is given up.",
+        |told| slots(told, |slot| slot.budget_bytes),
+    ),
+    gauge("pgherd_slot_lost", "1 if the replication slot can be used no more.", |told| {
+        slots(told, |slot| u8::from(slot.lost.is_some()))
+    }),
+    gauge(
+        "pgherd_disk_full",
+        "1 if the node has too little room where its server writes to take over or to take WAL anew.",
+        |told| each(told, |row| Some(u8::from(row.condition.disk_full))),
+    ),
+    gauge("pgherd_stuck", "1 if the node has given up coming back by itself.", |told| {
+        each(told, |row| Some(u8::from(row.condition.stuck.is_some())))
+    }),
+    gauge("pgherd_crowded", "1 if clients hold every connection slot of the node's server.", |told| {
+        each(told, |row| Some(u8::from(row.condition.crowded)))
+    }),
+    gauge("pgherd_fencer_running", "1 if a fencer runs beside this node's agent.", |told| {
+        let runs = |fencer: &crate::api::FencerReport| fencer.state != FencerState::Missing.word();
+        row(told, |row| row.fencer.as_ref().map(runs)).map_or_else(Vec::new, flag)
+    }),
     gauge("pgherd_fencer_armed", "1 if the fencer watches over this node's primary.", |told| {
         let armed = |fencer: &crate::api::FencerReport| fencer.state == FencerState::Armed.word();
         row(told, |row| row.fencer.as_ref().map(armed)).map_or_else(Vec::new, flag)
@@ -209,16 +236,17 @@ pub async fn metrics(State(view): State<View>) -> Response {
     (kind, own + &view.metrics().await).into_response()
 }
 
-pub(super) fn text(told: &Told) -> String {
+pub fn text(told: &Told) -> String {
     let mut out = String::new();
     let (scope, name) = (escaped(&told.report.cluster), escaped(&told.report.from));
     for metric in METRICS {
         let Metric { name: family, kind, help, values } = metric;
         // Writing to a string cannot fail.
         let _ = writeln!(out, "# HELP {family} {help}\n# TYPE {family} {kind}");
-        for Sample { node, value } in values(told) {
-            let node = node.map_or_else(String::new, |node| format!(",node=\"{}\"", escaped(&node)));
-            let _ = writeln!(out, "{family}{{scope=\"{scope}\",name=\"{name}\"{node}}} {value}");
+        for Sample { labels, value } in values(told) {
+            let label = |(label, value): &(&str, String)| format!(",{label}=\"{}\"", escaped(value));
+            let more: String = labels.iter().map(label).collect();
+            let _ = writeln!(out, "{family}{{scope=\"{scope}\",name=\"{name}\"{more}}} {value}");
         }
     }
     out
@@ -229,7 +257,7 @@ fn escaped(text: &str) -> String {
 }
 
 fn one(value: impl Display) -> Vec<Sample> {
-    vec![Sample { node: None, value: value.to_string() }]
+    vec![Sample { labels: Vec::new(), value: value.to_string() }]
 }
 
 fn flag(holds: bool) -> Vec<Sample> {
@@ -237,7 +265,16 @@ fn flag(holds: bool) -> Vec<Sample> {
 }
 
 fn about(node: &str, value: impl Display) -> Sample {
-    Sample { node: Some(node.to_owned()), value: value.to_string() }
+    Sample { labels: vec![("node", node.to_owned())], value: value.to_string() }
+}
+
+/// A sample for each replication slot of the node that answers.
+fn slots<T: Display>(told: &Told, value: impl Fn(&SlotLine) -> T) -> Vec<Sample> {
+    let sample = |slot: &SlotLine| Sample {
+        labels: vec![("slot", slot.name.clone())],
+        value: value(slot).to_string(),
+    };
+    told.row().map_or_else(Vec::new, |row| row.slots.slots.iter().map(sample).collect())
 }
 
 /// A sample for each node of which the value is known.

@@ -14,7 +14,7 @@ pub mod health;
 pub mod metrics;
 mod size;
 #[cfg(test)]
-mod tests;
+pub mod tests;
 mod words;
 
 use super::OwnReport;

@@ -8,7 +8,10 @@ use wire::Lsn;
 
 use crate::agent::Facts;
 use crate::api::tests::{Reply, Told, ask, get, node, report, with_view};
-use crate::api::{NodeReport, OwnReport, PastTimeline, ROUTES, Role, StatusReport, Successor, SyncMode};
+use crate::api::{
+    FencerReport, NodeReport, OwnReport, PastTimeline, ROUTES, Role, SlotLine, StatusReport, Successor,
+    SyncMode,
+};
 use crate::postgres::{About, Walsender};
 
 const MB: u64 = 1 << 20;
@@ -180,6 +183,49 @@ fn document(kind: &str, path: &'static str) -> Value {
     let (sender, receiver) = std::sync::mpsc::sync_channel(1);
     with_view(told(kind), move |base| sender.send(get(format!("{base}{path}")).1).unwrap());
     receiver.recv().unwrap()
+}
+
+/// A primary of which each metric has a sample.
+pub fn told_of_everything() -> super::Told {
+    let mut told = super::Told { report: told("open primary").report(), own: told("open primary").own };
+    told.report.nodes[1].last_contact_ms = Some(77);
+    told.report.nodes[1].lag_bytes = Some(7);
+    let own = &mut told.report.nodes[0];
+    own.condition.free_bytes = Some(1 << 30);
+    own.fencer = Some(FencerReport { state: "armed".into(), left_ms: Some(900), obstacle: None });
+    own.slots.slots = vec![SlotLine {
+        name: "reader".into(),
+        kind: "logical".into(),
+        database: Some("app".into()),
+        kept: true,
+        active: true,
+        restart_lsn: Some(Lsn(END)),
+        confirmed_flush_lsn: Some(Lsn(END)),
+        held_bytes: 12,
+        budget_bytes: 34,
+        owner: None,
+        holds_back_vacuum: false,
+        lost: None,
+    }];
+    told
+}
+
+#[test]
+fn every_metric_of_the_table_can_have_a_sample() {
+    let text = super::metrics::text(&told_of_everything());
+    for metric in super::metrics::METRICS {
+        assert!(text.contains(&format!("\n{}{{", metric.name)), "{} has none in\n{text}", metric.name);
+    }
+    for line in [
+        "pgherd_slot_held_bytes{scope=\"demo\",name=\"n1\",slot=\"reader\"} 12",
+        "pgherd_slot_budget_bytes{scope=\"demo\",name=\"n1\",slot=\"reader\"} 34",
+        "pgherd_slot_lost{scope=\"demo\",name=\"n1\",slot=\"reader\"} 0",
+        "pgherd_disk_full{scope=\"demo\",name=\"n1\",node=\"n2\"} 0",
+        "pgherd_fencer_running{scope=\"demo\",name=\"n1\"} 1",
+        "pgherd_fencer_armed{scope=\"demo\",name=\"n1\"} 1",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
+    }
 }
 
 #[test]
@@ -508,8 +554,12 @@ fn check_format(text: &str) {
         let (name, labels) = series
             .split_once('{')
             .map_or((series, ""), |(name, labels)| (name, labels.strip_suffix('}').unwrap()));
-        assert_eq!(name, current, "a sample below another family's head");
-        assert_eq!(families[name].len(), 2, "{line} has a HELP and a TYPE before it");
+        let parts = ["_bucket", "_sum", "_count"].map(|part| format!("{current}{part}"));
+        assert!(
+            name == current || parts.iter().any(|part| part == name),
+            "below another family's head: {line}"
+        );
+        assert_eq!(families[&current].len(), 2, "{line} has a HELP and a TYPE before it");
         value.parse::<f64>().unwrap_or_else(|_| panic!("{line}"));
         for label in labels.split("\",").filter(|label| !label.is_empty()) {
             let (key, value) = label.split_once("=\"").unwrap_or_else(|| panic!("{line}"));

@@ -137,8 +137,7 @@ fn an_open_stream_ends_with_its_server() {
 #[test]
 fn the_dashboard_comes_with_its_policy_and_is_not_sent_twice() {
     with_server(report("n1"), |base| {
-        let agent: ureq::Agent =
-            ureq::Agent::config_builder().http_status_as_error(false).max_idle_connections(0).build().into();
+        let agent = agent();
         for (path, kind) in [
             ("/dashboard", "text/html; charset=utf-8"),
             ("/dashboard/", "text/html; charset=utf-8"),
