@@ -89,6 +89,9 @@ pub struct Memory {
     /// Since when sessions that were ended, here or by an earlier run of this agent, may have left commits behind that are
     /// visible and not on the quorum. `None` while a server of this process's own promotion has admitted nobody.
     exposed: Option<Millis>,
+    /// Since when the server does not answer as primary or standby.
+    #[serde(default)]
+    pub(crate) down_since: Option<Millis>,
     /// When the server was last noted, its gate was being opened or closed.
     #[serde(default)]
     gate_moves: bool,
@@ -354,6 +357,10 @@ impl Memory {
         let gate_moves = busy == Some(Operation::Gate) && !is_on(Mutation::GateForgotten);
         let gate_moved = std::mem::replace(&mut self.gate_moves, gate_moves);
         match postgres {
+            Postgres::Primary(_) | Postgres::Standby(_) => self.down_since = None,
+            _ => drop(self.down_since.get_or_insert(now)),
+        }
+        match postgres {
             Postgres::Primary(primary) => {
                 self.primary_seen = Some(now);
                 if !primary.quarantined || gate_moves || gate_moved {
@@ -367,6 +374,11 @@ impl Memory {
 
     pub(crate) fn note_fetch(&mut self, now: Millis, postgres: &Postgres, recorded: Option<&PrimaryRecord>) {
         self.fetch = Fetch::note(self.fetch.take(), now, postgres, recorded, self.cascade.source());
+    }
+
+    /// For how long the server does not answer as primary or standby.
+    pub(crate) fn down_ms(&self, now: Millis) -> u64 {
+        self.down_since.map_or(0, |since| now.since(since))
     }
 
     /// For how long a fetch has brought nothing; 0 without one.

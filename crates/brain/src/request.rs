@@ -32,6 +32,12 @@ pub const RESTART_MS_MAX: u64 = 900_000;
 /// A reload replaces the node's process where its settings want that: it lets go of everything, and the new one starts.
 pub const RELOAD_MS_MAX: u64 = 180_000;
 
+/// Before its turn comes, behind those of the other nodes.
+pub const RELOAD_WAIT_MS_MAX: u64 = 600_000;
+
+/// A server that does not run after this was tried to be started, and does not start.
+pub const START_MS_MIN: u64 = 3_000;
+
 /// A copy of a large database takes hours; seven days is the copy's own deadline.
 pub const REINIT_MS_MAX: u64 = 7 * 24 * 3_600_000;
 

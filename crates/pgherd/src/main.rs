@@ -34,7 +34,7 @@ fn daemon(args: &RunArgs) -> Result<(), Failure> {
         let _ = rustix::process::setsid();
     }
     let file = std::path::absolute(&args.config)?;
-    let config = load(args)?;
+    let (config, number) = load(args)?;
     pgherd::telemetry::init().map_err(|error| Failure::new(Exit::Configuration, error.to_string()))?;
     // Two threads at least: a blocking fsync of one must not stop the heartbeats of the other.
     let threads = std::thread::available_parallelism().map_or(2, |cores| cores.get().clamp(2, 8));
@@ -48,12 +48,12 @@ fn daemon(args: &RunArgs) -> Result<(), Failure> {
             }
             None => None,
         };
-        pgherd::node::run(config, file, inheritance).await
+        pgherd::node::run(config, number, file, inheritance).await
     };
     runtime.block_on(run).map_err(Failure::from)
 }
 
-fn load(args: &RunArgs) -> Result<Config, Failure> {
+fn load(args: &RunArgs) -> Result<(Config, u64), Failure> {
     pgherd::config::load_node(&args.config).map_err(|error| {
         if args.take_over.is_some() {
             relaunch::tell_failure(&error.to_string());

@@ -62,9 +62,14 @@ const NEW_DATA_BYTES_MIN: u64 = 128 << 20;
 pub struct Precondition(String);
 
 /// Runs a node until SIGTERM or SIGINT, or until another process has taken over and no session is left here. `config` was read
-/// from `file`, which a reload reads again.
-pub async fn run(config: Config, file: PathBuf, mut inheritance: Option<Inheritance>) -> Result<()> {
-    let result = start_and_serve(config, file, &mut inheritance).await;
+/// by [`crate::config::load_node`] from `file`, which a reload reads again, under the cluster's configuration of this `number`.
+pub async fn run(
+    config: Config,
+    number: u64,
+    file: PathBuf,
+    mut inheritance: Option<Inheritance>,
+) -> Result<()> {
+    let result = start_and_serve(config, number, file, &mut inheritance).await;
     if let (Err(error), Some(inheritance)) = (&result, inheritance) {
         inheritance.fail(error).await;
     }
@@ -74,7 +79,7 @@ pub async fn run(config: Config, file: PathBuf, mut inheritance: Option<Inherita
 /// What can be known of a configuration while the process before this one has these ports `open`.
 pub async fn check(config: &Config, open: &[SocketAddr]) -> Result<()> {
     let proxy = proxy_config(config)?;
-    Proxy::check(&proxy)?;
+    check_proxy(config)?;
     Identity::load(&config.tls.ca, &config.tls.cert, &config.tls.key)?;
     Door::open(&config.http)?;
     let ports = [
@@ -95,7 +100,17 @@ pub async fn check(config: &Config, open: &[SocketAddr]) -> Result<()> {
     Ok(())
 }
 
-async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option<Inheritance>) -> Result<()> {
+/// What can be known of the proxy's part of a configuration.
+fn check_proxy(config: &Config) -> Result<()> {
+    Ok(Proxy::check(&proxy_config(config)?)?)
+}
+
+async fn start_and_serve(
+    config: Config,
+    number: u64,
+    file: PathBuf,
+    inheritance: &mut Option<Inheritance>,
+) -> Result<()> {
     // Before anybody can know of this process: unheard signals would end it.
     let mut asked = signal(SignalKind::user_defined2())?;
     let mut stops = Stops::new()?;
@@ -164,7 +179,9 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
             tokio::spawn(crate::hooks::run(hooks, topology.subscribe(), events.clone())).abort_handle(),
         );
     }
-    let applier = Applier::new(file, config.clone(), tunable, worker.clone(), store.clone(), relaunch)?;
+    let started = (config.clone(), number);
+    let (worker_of, store_of) = (worker.clone(), store.clone());
+    let applier = Applier::new(started, file, tunable, check_proxy, worker_of, store_of, relaunch);
     let applier = Arc::new(applier);
     helpers.push(tokio::spawn(cluster_config::follow(applier.clone(), events.clone())).abort_handle());
     let fencing = fencing(&config, &events)?;
@@ -219,6 +236,8 @@ async fn start_and_serve(config: Config, file: PathBuf, inheritance: &mut Option
     // What is published from the first moment on is passed on.
     let seen = topology.subscribe();
     let mut agent = tokio::spawn(Agent::new(parts)?.run(stopped));
+    let mut proxy = proxy;
+    proxy.settle();
     let predecessor = inheritance.take().map(|inheritance| inheritance.take_charge(seen));
     match &predecessor {
         Some(predecessor) => cancels.to_predecessor(predecessor.cancels.clone()),

@@ -117,8 +117,11 @@ pub async fn socket(folder: &Path, port: u16, open: &mut Vec<OwnedFd>) -> Result
     let path = path_of(folder, port);
     let is_it = |fd: &OwnedFd| path_at(fd).is_some_and(|there| there == path);
     let listener = match open.iter().position(is_it) {
-        Some(at) => nonblocking(open.swap_remove(at)).and_then(|fd| UnixListener::from_std(fd.into())),
-        None => listen_at(&path).await,
+        // One whose file is gone is found by nobody.
+        Some(at) if path.exists() => {
+            nonblocking(open.swap_remove(at)).and_then(|fd| UnixListener::from_std(fd.into()))
+        }
+        _ => listen_at(&path).await,
     };
     listener.map(Doorway::Socket).map_err(|source| match source.kind() {
         ErrorKind::AddrInUse => ProxyError::SocketInUse { path },
@@ -151,22 +154,42 @@ async fn listen_at(path: &Path) -> io::Result<UnixListener> {
 
 /// The doorways of one process, open as long as this is, whoever accepts.
 #[derive(Default)]
-pub struct Doorways(Vec<OwnedFd>);
+pub struct Doorways {
+    open: Vec<OwnedFd>,
+    /// Of the process before this one, and not wanted any more.
+    surplus: Vec<OwnedFd>,
+    /// The files of the sockets are this process's. Until it runs they are those of the one before it, which may have to go on.
+    is_owner: bool,
+}
 
 impl Doorways {
+    /// `surplus`: what is left of those that a process before this one has handed over.
+    pub fn new(surplus: Vec<OwnedFd>) -> Doorways {
+        Doorways { open: Vec::new(), surplus, is_owner: false }
+    }
+
     pub fn add(&mut self, doorway: &Doorway) -> io::Result<()> {
-        self.0.push(doorway.as_fd().try_clone_to_owned()?);
+        self.open.push(doorway.as_fd().try_clone_to_owned()?);
         Ok(())
+    }
+
+    /// This process has taken over, for good.
+    pub fn settle(&mut self) {
+        self.is_owner = true;
+        remove_files(&std::mem::take(&mut self.surplus));
     }
 
     /// For another process; they stay open when this one ends.
     pub fn hand_over(&mut self) -> Vec<OwnedFd> {
-        std::mem::take(&mut self.0)
+        std::mem::take(&mut self.open)
     }
 
     /// Closes them; whoever accepts is to have stopped. The files of the sockets go.
     pub fn close(&mut self) {
-        close_for_good(self.hand_over());
+        let open = self.hand_over();
+        if self.is_owner {
+            remove_files(&open);
+        }
     }
 }
 
@@ -176,8 +199,8 @@ impl Drop for Doorways {
     }
 }
 
-/// Closes what no process listens on any more.
-pub fn close_for_good(doorways: Vec<OwnedFd>) {
+/// Of sockets that no process listens on any more.
+fn remove_files(doorways: &[OwnedFd]) {
     for path in doorways.iter().filter_map(path_at) {
         if let Err(error) = std::fs::remove_file(&path) {
             tracing::info!(path = %path.display(), %error, "a Unix socket's file could not be removed");

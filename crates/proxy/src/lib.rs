@@ -467,7 +467,9 @@ impl Proxy {
         topology: watch::Receiver<Topology>,
         questions: Questions,
     ) -> Result<Proxy, ProxyError> {
-        Proxy::start_on(config, Vec::new(), topology, questions).await
+        let mut proxy = Proxy::start_on(config, Vec::new(), topology, questions).await?;
+        proxy.settle();
+        Ok(proxy)
     }
 
     /// Whether its rules and certificates can be used; nothing is opened.
@@ -477,7 +479,7 @@ impl Proxy {
         Ok(Tls::start(&config.tls).map(drop)?)
     }
 
-    /// As `start`, with doorways that a proxy before this one has opened and handed over; those that the configuration does not
+    /// As `start`, and to be settled; with doorways that a proxy before this one has opened and handed over; those that the configuration does not
     /// name any more are closed.
     pub async fn start_on(
         config: ProxyConfig,
@@ -504,8 +506,7 @@ impl Proxy {
                 entrances.push((port, doorways::socket(folder, address.port(), &mut open).await?));
             }
         }
-        doorways::close_for_good(open);
-        let mut doorways = Doorways::default();
+        let mut doorways = Doorways::new(open);
         for (_, doorway) in &entrances {
             doorways.add(doorway).map_err(ProxyError::Workers)?;
         }
@@ -555,6 +556,11 @@ impl Proxy {
             listeners.spawn(listener::accept_loop(Arc::clone(&shared), port, doorway));
         }
         Ok(Proxy { shared, addresses, doorways, listeners, _lookout: lookout })
+    }
+
+    /// The process that has started it runs: what a process before it has left is its own from now on.
+    pub fn settle(&mut self) {
+        self.doorways.settle();
     }
 
     pub fn addresses(&self) -> Addresses {

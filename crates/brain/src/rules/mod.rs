@@ -88,6 +88,7 @@ pub const RULES: &[Rule] = rules! {
     "open.slots" "Each member has its slot." primary::missing_slots;
     "open.sync" "Before opening, the set in force is one that can flush." primary::choose_set;
     "open.record" "k of the new set have flushed the end of recovery: takeovers count by it from now on." primary::open;
+    "request.reload.unopened" "A primary that waits for its members may open with what its configuration says by now." request::reload_unopened;
     "open.wait" "A primary that is not open waits for its members." primary::wait_to_open;
     "request.close" "The open primary says how a request ended." request::close;
     "sync.change" "The sync set follows the members that stream, one safe step at a time." primary::change_set;

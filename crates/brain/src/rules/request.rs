@@ -4,7 +4,8 @@
 
 use super::{Want, act, may_follow, standby};
 use crate::request::{
-    ANSWER_MS_MAX, REINIT_MS_MAX, RELOAD_MS_MAX, RESTART_MS_MAX, STOP_MS_MAX, moved, no_more,
+    ANSWER_MS_MAX, REINIT_MS_MAX, RELOAD_MS_MAX, RELOAD_WAIT_MS_MAX, RESTART_MS_MAX, START_MS_MIN,
+    STOP_MS_MAX, moved, no_more,
 };
 use crate::{Action, Ask, Health, Postgres, PrimaryRecord, Request, Stage, View, health};
 
@@ -89,6 +90,10 @@ fn end_of(view: &View, record: &PrimaryRecord, request: &Request) -> Option<Want
             if *node != view.me && age_ms > ANSWER_MS_MAX && !view.fresh_peers().any(|s| s.node == *node) =>
         {
             fail(view, request, format!("{node} has not answered for {} s", ANSWER_MS_MAX / 1_000))
+        }
+        // Behind work on its server that takes hours, or a rule that waits for somebody: it is told later what to apply.
+        (Ask::Reload { node, .. }, Stage::Waiting) if age_ms > RELOAD_WAIT_MS_MAX => {
+            fail(view, request, format!("{node} has not come to it; see pgherd status"))
         }
         (Ask::Reload { node, .. }, Stage::Running) if age_ms > RELOAD_MS_MAX => {
             fail(view, request, format!("{node} has not said that it has applied its configuration"))
@@ -184,9 +189,15 @@ pub(super) fn reload(view: &View) -> Option<Want> {
     }
 }
 
-/// What keeps the server from starting may be in its settings.
+/// What keeps the server from starting may be in its settings. A start that has not been tried comes first.
 pub(super) fn reload_stopped(view: &View) -> Option<Want> {
-    if matches!(view.postgres, Postgres::Stopped | Postgres::Empty) { reload(view) } else { None }
+    let is_stopped = matches!(view.postgres, Postgres::Stopped | Postgres::Empty);
+    if is_stopped && view.memory.down_ms(view.now) > START_MS_MIN { reload(view) } else { None }
+}
+
+/// What keeps a primary from opening may be in its settings, too.
+pub(super) fn reload_unopened(view: &View) -> Option<Want> {
+    super::primary::wait_to_open(view).and_then(|_| reload(view))
 }
 
 /// A witness has settings, too.

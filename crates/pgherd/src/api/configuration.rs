@@ -1,4 +1,4 @@
-//! The cluster's configuration over HTTP: shown to everybody, changed by admins.
+//! The cluster's configuration over HTTP: shown to users and on a node's own machine, changed by admins.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use serde::{Deserialize, Serialize};
 
-use super::access::{Caller, UserRole};
+use super::access::{By, Caller, UserRole};
 use super::change::{error, refused};
 use super::routes::View;
 use crate::cluster_config::Plan;
@@ -80,14 +80,24 @@ pub struct ConfigChange {
     pub requests: Vec<u64>,
 }
 
-pub async fn show(State(view): State<View>) -> Response {
+pub async fn show(State(view): State<View>, Extension(caller): Extension<Caller>) -> Response {
+    if let Some(denied) = denied(&caller) {
+        return denied;
+    }
     match view.configuration() {
         Ok(report) => Json(report).into_response(),
         Err(refusal) => refused(&refusal),
     }
 }
 
-pub async fn past(State(view): State<View>, Path(number): Path<u64>) -> Response {
+pub async fn past(
+    State(view): State<View>,
+    Extension(caller): Extension<Caller>,
+    Path(number): Path<u64>,
+) -> Response {
+    if let Some(denied) = denied(&caller) {
+        return denied;
+    }
     match view.configuration() {
         Ok(report) => match report.previous.into_iter().find(|past| past.number == number) {
             Some(past) => Json(past).into_response(),
@@ -116,6 +126,12 @@ pub async fn change(
         }
         Err(refusal) => refused(&refusal),
     }
+}
+
+/// Lines of pg_hba.conf and commands may hold secrets, and the text of before does, too: strangers are not told.
+pub(super) fn denied(caller: &Caller) -> Option<Response> {
+    let text = "the cluster's configuration is told to users ([http] users) and on a node's own machine: pgherd … --user NAME";
+    (caller.by == By::Nobody).then(|| error(StatusCode::UNAUTHORIZED, text))
 }
 
 /// Who is told to have asked.

@@ -196,7 +196,7 @@ impl ClusterView for NodeView {
         let record = self.applier.record().map_err(unreadable)?;
         let newest = &record.newest;
         let config = self.applier.under(&newest.config).map_err(unreadable)?;
-        let set = newest.config.keys();
+        let set = newest.config.settings();
         let seen = self.panel.seen();
         let heard = |name: &brain::NodeName| {
             let seen = seen.as_ref()?;
@@ -222,7 +222,7 @@ impl ClusterView for NodeView {
             applied: nodes.map(|name| (name.0.clone(), applied(name))).collect(),
             values: values_of_cluster(&config)
                 .into_iter()
-                .map(|(key, value)| ConfigValue { of_cluster: set.contains(&key), key, value })
+                .map(|(key, value)| ConfigValue { of_cluster: set.contains_key(&key), key, value })
                 .collect(),
             previous: record.previous.iter().map(past).collect(),
         })

@@ -44,13 +44,18 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     number.checked_mul(seconds).map(Duration::from_secs).ok_or_else(|| "too long".to_owned())
 }
 
-/// Asks, and watches until it has ended. An error unless it is done.
-pub fn carry_out(ask: &Ask, args: &WaitArgs) -> Result<(), Failure> {
-    let client = Client::new(&args.target)?;
+/// Asks; the request to follow, when there is one.
+pub fn submit(client: &Client, ask: &Ask) -> Result<Option<u64>, Failure> {
     let body = serde_json::to_value(ask)
         .map_err(|error| Failure::new(Exit::General, "the request cannot be written as JSON").why(error))?;
     let Accepted { id } = client.change(Change::Post(&body), "/api/v1/requests")?;
-    let Some(id) = id else { return Ok(()) };
+    Ok(id)
+}
+
+/// Asks, and watches until it has ended. An error unless it is done.
+pub fn carry_out(ask: &Ask, args: &WaitArgs) -> Result<(), Failure> {
+    let client = Client::new(&args.target)?;
+    let Some(id) = submit(&client, ask)? else { return Ok(()) };
     if args.no_wait {
         return if args.output.is_json() {
             print_json(&Accepted { id: Some(id) })
@@ -61,8 +66,26 @@ pub fn carry_out(ask: &Ask, args: &WaitArgs) -> Result<(), Failure> {
     watch(&client, id, args)
 }
 
-/// Tells each step of request `id` until it has ended.
+/// Tells each step of request `id` until it has ended. An error unless it is done.
 pub fn watch(client: &Client, id: u64, args: &WaitArgs) -> Result<(), Failure> {
+    match look_on(client, id, args)? {
+        Seen::Done => Ok(()),
+        Seen::Failed(failure) | Seen::Late(failure) | Seen::Interrupted(failure) => Err(failure),
+    }
+}
+
+/// What was seen of a request.
+pub enum Seen {
+    Done,
+    Failed(Failure),
+    /// It has not ended in time.
+    Late(Failure),
+    /// Whoever watched has had enough.
+    Interrupted(Failure),
+}
+
+/// As `watch`, with the ways to end told apart.
+pub fn look_on(client: &Client, id: u64, args: &WaitArgs) -> Result<Seen, Failure> {
     let interrupt = Interrupt::listen()?;
     let begun = Instant::now();
     let mut told: Option<(Stage, String)> = None;
@@ -79,23 +102,20 @@ pub fn watch(client: &Client, id: u64, args: &WaitArgs) -> Result<(), Failure> {
             }
             told = Some(step);
             if request.stage.is_final() {
-                return finish(&request, args);
+                return Ok(match finish(&request, args) {
+                    Ok(()) => Seen::Done,
+                    Err(failure) => Seen::Failed(failure),
+                });
             }
         }
         if begun.elapsed() > args.wait {
             let waited = args.wait.as_secs();
-            return Err(Failure::new(
-                Exit::Unfinished,
-                format!("request {id} has not ended within {waited} s"),
-            )
-            .next(next));
+            let what = format!("request {id} has not ended within {waited} s");
+            return Ok(Seen::Late(Failure::new(Exit::Unfinished, what).next(next)));
         }
         if interrupt.wait(LOOK_INTERVAL) {
-            return Err(Failure::new(
-                Exit::Unfinished,
-                format!("request {id} goes on without being watched"),
-            )
-            .next(next));
+            let what = format!("request {id} goes on without being watched");
+            return Ok(Seen::Interrupted(Failure::new(Exit::Unfinished, what).next(next)));
         }
     }
 }

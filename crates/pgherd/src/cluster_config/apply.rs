@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, bail};
-use brain::{Ask, Key, NodeKind, NodeName, Requests, View};
+use anyhow::{Context, Result, bail};
+use brain::{Ask, Key, NodeKind, NodeName, Operation, Requests, View};
 use futures_util::future::BoxFuture;
 use proxy::auth::hba::Rules;
 use tokio::sync::Mutex;
 
-use super::plan::{Plan, changed_parameters, changes, of_process};
+use super::plan::{Plan, changes, of_process, parameters};
 use super::record::{CONFIG, ConfigRecord, read};
 use crate::agent::{EventLog, Refusal, Reload, Worker};
 use crate::config::{self, CLUSTER_CONFIG_BYTES_MAX, ClusterConfig, Config};
@@ -22,12 +22,20 @@ use crate::store::{Snapshot, Store, StoreError, Transaction};
 /// What was not asked of this node, and is not the newest here, is looked for so often: a store that was away comes back.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
+/// What cannot be applied now is tried again after this: PostgreSQL may be busy, or a file is being mended.
+const TRY_AGAIN: Duration = Duration::from_secs(30);
+
+/// The rule of events about it.
+const RULE: &str = "configuration";
+
 /// The configuration of this process's node.
 pub struct Applier {
     file: PathBuf,
     /// With which this process was started.
     running: Config,
     tunable: fn(&Config) -> Tunable,
+    /// What a start looks at, beyond the text.
+    check: fn(&Config) -> Result<()>,
     /// `None` on a witness.
     worker: Option<Arc<Worker>>,
     store: Arc<dyn Store>,
@@ -37,19 +45,18 @@ pub struct Applier {
 }
 
 impl Applier {
-    /// `running` was read by [`config::load_node`] from `file`.
+    /// `running` was read by [`config::load_node`] from `file`, under the cluster's configuration of this number.
     pub fn new(
+        (running, number): (Config, u64),
         file: PathBuf,
-        running: Config,
         tunable: fn(&Config) -> Tunable,
+        check: fn(&Config) -> Result<()>,
         worker: Option<Arc<Worker>>,
         store: Arc<dyn Store>,
         relaunch: Arc<dyn proxy::Relaunch>,
-    ) -> Result<Applier> {
-        let applied =
-            ClusterConfig::read(&running.node.dir).context("read the copy of the cluster's configuration")?;
-        let (applied, one_at_a_time) = (AtomicU64::new(applied.number), Mutex::default());
-        Ok(Applier { file, running, tunable, worker, store, relaunch, applied, one_at_a_time })
+    ) -> Applier {
+        let (applied, one_at_a_time) = (AtomicU64::new(number), Mutex::default());
+        Applier { file, running, tunable, check, worker, store, relaunch, applied, one_at_a_time }
     }
 
     /// The newest that is known here.
@@ -75,15 +82,21 @@ impl Applier {
             bail!("the store of this node has not caught up yet; it will be tried again");
         }
         let config = self.under(cluster)?;
+        let dir = &config.node.dir;
+        let before = ClusterConfig::read(dir).context("read the copy of the cluster's configuration")?;
         if let Some(worker) = &self.worker {
             worker.retune((self.tunable)(&config)).await?;
         }
-        cluster.keep(&config.node.dir).context("keep a copy of the cluster's configuration")?;
+        cluster.keep(dir).context("keep a copy of the cluster's configuration")?;
         if of_process(&config) != of_process(&self.running) {
-            self.relaunch
-                .relaunch()
-                .await
-                .map_err(|why| anyhow!("pgherd could not be relaunched with it: {why}"))?;
+            if let Err(why) = self.relaunch.relaunch().await {
+                // The next start is to find what this process runs with.
+                before.keep(dir).context("keep a copy of the cluster's configuration")?;
+                if let (Some(worker), Ok(former)) = (&self.worker, self.under(&before)) {
+                    worker.retune((self.tunable)(&former)).await?;
+                }
+                bail!("pgherd could not be relaunched with it: {why}");
+            }
             // The new process says that it is done.
             std::future::pending::<()>().await;
         }
@@ -108,7 +121,9 @@ impl Applier {
         if let Err(error) = Rules::parse(&new.postgres.hba) {
             return Err(Refusal::Invalid(format!("postgres.hba: {error}")));
         }
-        let changed = changed_parameters(&old, &new);
+        (self.check)(&new).map_err(|error| Refusal::Invalid(format!("{error:#}")))?;
+        let keys = wanted.keys_unlike(&record.newest.config);
+        let changed = parameters(&new, &keys);
         let mut contexts = BTreeMap::new();
         if let Some(worker) = self.worker.as_ref().filter(|_| !changed.is_empty()) {
             let problems = worker.try_parameters(&changed).await;
@@ -119,9 +134,14 @@ impl Applier {
             // Without an answer nothing is known of restarts, which are looked for on each node later anyway.
             contexts = worker.parameter_contexts(changed.keys()).await.unwrap_or_default();
         }
-        let changes = changes(&old, &new, &contexts);
-        let heard = |name: &String| *name == view.me.0 || view.fresh_peers().any(|peer| peer.node.0 == *name);
-        let (order, away) = order(view).into_iter().partition(heard);
+        let changes = changes(&old, &new, &keys, &contexts);
+        // Who copies a data directory for hours comes to it later, as who is not there.
+        let is_free = |busy: Option<Operation>| !busy.is_some_and(Operation::moves_wal);
+        let ready = |name: &String| match *name == view.me.0 {
+            true => is_free(view.busy),
+            false => view.fresh_peers().any(|peer| peer.node.0 == *name && is_free(peer.busy)),
+        };
+        let (order, away) = order(view).into_iter().partition(ready);
         Ok(Plan { number: record.newest.config.number, changes, order, away })
     }
 
@@ -181,7 +201,9 @@ impl Applier {
             }
             asked.push(requests.add(ask, term.unwrap_or_default(), now));
         }
-        let record = serde_json::to_value(stored.changed(text, now, by, &plan.order)).map_err(unreadable)?;
+        // Who was not asked applies it by himself: comments alone, and what was set while he was away.
+        let nodes: &[String] = if asked.is_empty() { &[] } else { &plan.order };
+        let record = serde_json::to_value(stored.changed(text, now, by, nodes)).map_err(unreadable)?;
         let requests = serde_json::to_value(&requests).map_err(unreadable)?;
         let transaction = Transaction::new()
             .require(CONFIG, snapshot.version(CONFIG))
@@ -216,24 +238,30 @@ fn order(view: &View) -> Vec<String> {
 /// has failed, here or elsewhere, it is to be taken back.
 pub async fn follow(applier: Arc<Applier>, events: Arc<EventLog>) {
     let mut snapshots = applier.store.watch();
-    let (mut has_looked, mut failed) = (false, 0);
+    let (mut begun_with, mut failed): (_, Option<(u64, Instant)>) = (None, None);
     loop {
         let snapshot = snapshots.borrow_and_update().clone();
-        match newer(&applier, &snapshot, has_looked) {
-            Some(number) if number != failed => {
-                let (what, why) = match applier.apply().await {
-                    Ok(()) => (format!("applied the cluster's configuration {number}"), Vec::new()),
-                    Err(error) => {
-                        failed = number;
-                        let what = format!("the cluster's configuration {number} cannot be applied here");
-                        (what, vec![format!("{error:#}")])
-                    }
-                };
-                events.note(0, "configuration", what, why);
-            }
-            _ => {}
+        if begun_with.is_none() && snapshot.connected {
+            begun_with = read(&snapshot).ok().map(|record| record.newest.config.number);
         }
-        has_looked |= snapshot.connected;
+        let waits = failed.is_some_and(|(_, at)| at.elapsed() < TRY_AGAIN);
+        if let Some(number) = newer(&applier, &snapshot, begun_with).filter(|_| !waits) {
+            let is_told = failed.is_some_and(|(told, _)| told == number);
+            match applier.apply().await {
+                Ok(()) => {
+                    failed = None;
+                    events.note(0, RULE, format!("applied the cluster's configuration {number}"), Vec::new());
+                }
+                // It may be busy with its server; it is tried again, and told once.
+                Err(error) => {
+                    failed = Some((number, Instant::now()));
+                    if !is_told {
+                        let what = format!("the cluster's configuration {number} cannot be applied here yet");
+                        events.note(0, RULE, what, vec![format!("{error:#}")]);
+                    }
+                }
+            }
+        }
         tokio::select! {
             changed = snapshots.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(LOOK_AGAIN) => {}
@@ -242,13 +270,15 @@ pub async fn follow(applier: Arc<Applier>, events: Arc<EventLog>) {
 }
 
 /// The number of a configuration that is newer than the one in force here, and that no request sees to.
-fn newer(applier: &Applier, snapshot: &Snapshot, has_looked: bool) -> Option<u64> {
+/// `begun_with`: the newest when this process first saw the store, which is its own to apply.
+fn newer(applier: &Applier, snapshot: &Snapshot, begun_with: Option<u64>) -> Option<u64> {
     let newest = read(snapshot).ok()?.newest;
     if !snapshot.connected || newest.config.number <= applier.applied() {
         return None;
     }
     let own = applier.running.node.name.as_str();
-    if has_looked && newest.asked.iter().any(|name| name == own) {
+    let is_from_before = begun_with.is_some_and(|number| newest.config.number <= number);
+    if !is_from_before && newest.asked.iter().any(|name| name == own) {
         return None;
     }
     let requests = snapshot.get(Key::Requests.path());

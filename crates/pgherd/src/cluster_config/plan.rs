@@ -1,6 +1,6 @@
 //! What a change would do, before it is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -52,29 +52,32 @@ pub struct Plan {
     pub away: Vec<String>,
 }
 
+const PARAMETERS: &str = "postgres.parameters.";
+
 /// PostgreSQL's word for a parameter that it reads at its start.
 const AT_START: &str = "postmaster";
 
-/// The changes from `old` to `new`; `contexts` is `pg_settings.context` of parameters, as far as it is known.
-pub fn changes(old: &Config, new: &Config, contexts: &BTreeMap<String, String>) -> Vec<Change> {
-    let effect = |key: &str| match key.strip_prefix("postgres.parameters.") {
+/// The changes from `old` to `new` of these keys; `contexts` is `pg_settings.context` of parameters, as far as it is known.
+pub fn changes(
+    old: &Config,
+    new: &Config,
+    keys: &BTreeSet<String>,
+    contexts: &BTreeMap<String, String>,
+) -> Vec<Change> {
+    let effect = |key: &str| match key.strip_prefix(PARAMETERS) {
         Some(name) if contexts.get(name).is_some_and(|context| context == AT_START) => Effect::Restart,
         Some(_) => Effect::Reload,
         None if key == "postgres.hba" => Effect::Reload,
         None => Effect::Relaunch,
     };
-    let differences = differences(old, new).into_iter();
+    let differences = differences(old, new, keys).into_iter();
     differences.map(|difference| Change { effect: effect(&difference.key), difference }).collect()
 }
 
-/// Parameters of PostgreSQL that would have another value, with it; `None`: PostgreSQL's own.
-pub fn changed_parameters(old: &Config, new: &Config) -> BTreeMap<String, Option<String>> {
-    let (old, new) = (&old.postgres.parameters, &new.postgres.parameters);
-    let names = old.keys().chain(new.keys());
-    names
-        .filter(|name| old.get(*name) != new.get(*name))
-        .map(|name| (name.clone(), new.get(name).cloned()))
-        .collect()
+/// Parameters of PostgreSQL among these keys, with the value that they would have; `None`: PostgreSQL's own.
+pub fn parameters(new: &Config, keys: &BTreeSet<String>) -> BTreeMap<String, Option<String>> {
+    let names = keys.iter().filter_map(|key| key.strip_prefix(PARAMETERS));
+    names.map(|name| (name.to_owned(), new.postgres.parameters.get(name).cloned())).collect()
 }
 
 /// What of a node needs another process when it changes: all but what PostgreSQL itself reads.
@@ -104,8 +107,11 @@ mod tests {
         }
         let contexts = [("shared_buffers", "postmaster"), ("work_mem", "user")];
         let contexts = contexts.map(|(name, context)| (name.to_owned(), context.to_owned())).into();
+        let keys = ["postgres.hba", "sync.standbys"].map(str::to_owned).into_iter();
+        let parameters = new.postgres.parameters.keys().map(|name| format!("{PARAMETERS}{name}"));
+        let keys: BTreeSet<String> = keys.chain(parameters).collect();
         let told: Vec<_> =
-            changes(&old, &new, &contexts).into_iter().map(|c| (c.difference.key, c.effect)).collect();
+            changes(&old, &new, &keys, &contexts).into_iter().map(|c| (c.difference.key, c.effect)).collect();
         let expected = [
             ("postgres.hba", Effect::Reload),
             ("sync.standbys", Effect::Relaunch),
@@ -114,7 +120,7 @@ mod tests {
             ("postgres.parameters.work_mem", Effect::Reload),
         ];
         assert_eq!(told, expected.map(|(key, effect)| (key.to_owned(), effect)));
-        assert_eq!(changed_parameters(&old, &new)["work_mem"], Some("1MB".to_owned()));
+        assert_eq!(super::parameters(&new, &keys)["work_mem"], Some("1MB".to_owned()));
         assert_ne!(of_process(&old), of_process(&new));
         new.sync.standbys = old.sync.standbys;
         assert_eq!(of_process(&old), of_process(&new));

@@ -4,7 +4,7 @@
 //! What it sets counts on every node instead of what the node's own file says; the environment counts before both.
 //! Invariant: it sets nothing that is a node's own.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -58,14 +58,34 @@ impl ClusterConfig {
         }
     }
 
-    /// What the text sets, by key: a slot, declared by a table of its own, is one.
-    pub fn keys(&self) -> BTreeSet<String> {
+    /// What the text sets, by key, in words that are the same for the same value: a slot, declared by a table of its own, is one.
+    pub fn settings(&self) -> BTreeMap<String, String> {
         let mut draft = Draft::default();
         file::read(&self.text, &mut draft);
-        let values = draft.values.into_keys();
-        let parameters = draft.parameters.into_keys().map(|name| format!("postgres.parameters.{name}"));
-        let slots = draft.slots.into_keys().map(|name| format!("slots.{name}"));
-        values.chain(parameters).chain(slots).collect()
+        let slot_of = |key: &str| {
+            let name = key.strip_prefix("slots.")?.split_once('.')?.0;
+            draft.slots.contains_key(name).then(|| format!("slots.{name}"))
+        };
+        let mut settings: BTreeMap<String, String> =
+            draft.slots.keys().map(|name| (format!("slots.{name}"), String::new())).collect();
+        for (key, (value, _)) in &draft.values {
+            let words = format!("{value:?}");
+            match slot_of(key) {
+                Some(slot) => settings.entry(slot).or_default().push_str(&format!("{key}={words} ")),
+                None => drop(settings.insert(key.clone(), words)),
+            }
+        }
+        for (name, (value, _)) in &draft.parameters {
+            settings.insert(format!("postgres.parameters.{name}"), value.clone());
+        }
+        settings
+    }
+
+    /// The keys of which another text says something else, or one says nothing.
+    pub fn keys_unlike(&self, other: &ClusterConfig) -> BTreeSet<String> {
+        let (own, others) = (self.settings(), other.settings());
+        let all: BTreeSet<String> = own.keys().chain(others.keys()).cloned().collect();
+        all.into_iter().filter(|key| own.get(key) != others.get(key)).collect()
     }
 
     /// Replaces the copy.
@@ -158,8 +178,9 @@ pub fn values_of_cluster(config: &Config) -> Vec<(String, Option<String>)> {
     values
 }
 
-/// In the order of `values_of_cluster`, those that `new` alone has at the end.
-pub fn differences(old: &Config, new: &Config) -> Vec<Difference> {
+/// Of these keys, in the order of `values_of_cluster`, those that `new` alone has at the end. A value may be the same on this node, whose
+/// own file says it, and another one elsewhere.
+pub fn differences(old: &Config, new: &Config, keys: &BTreeSet<String>) -> Vec<Difference> {
     let (old, new) = (values_of_cluster(old), values_of_cluster(new));
     let value = |values: &[(String, Option<String>)], key: &str| {
         values.iter().find(|(other, _)| other == key).and_then(|(_, value)| value.clone())
@@ -168,8 +189,8 @@ pub fn differences(old: &Config, new: &Config) -> Vec<Difference> {
     old.iter()
         .map(|(key, _)| key)
         .chain(added)
+        .filter(|key| keys.contains(*key))
         .map(|key| Difference { key: key.clone(), from: value(&old, key), to: value(&new, key) })
-        .filter(|difference| difference.from != difference.to)
         .collect()
 }
 
@@ -198,6 +219,23 @@ mod tests {
         let cluster = ClusterConfig { number: 1, text: text.to_owned() };
         super::super::parse_with(FILE_TEXT, "n1.toml", &cluster, &Default::default())
             .map_err(|error| error.to_string())
+    }
+
+    fn keys(text: &str) -> BTreeSet<String> {
+        ClusterConfig { number: 1, text: text.to_owned() }.keys_unlike(&ClusterConfig::default())
+    }
+
+    #[test]
+    fn what_two_texts_say_differently_is_told_by_key_and_comments_are_not() {
+        let of = |text: &str| ClusterConfig { number: 1, text: text.to_owned() };
+        let old = of(
+            "[sync]\nstandbys = 1\n[postgres.parameters]\njit = false\n[slots.a]\ntype = \"physical\"\nowner = \"x\"",
+        );
+        let new = of(
+            "# why\n[sync]\nstandbys = 1\nmethod = \"quorum\"\n[postgres.parameters]\njit = \"off\"\n[slots.a]\ntype = \"physical\"\nowner = \"y\"",
+        );
+        assert_eq!(new.keys_unlike(&old).into_iter().collect::<Vec<_>>(), ["slots.a", "sync.method"]);
+        assert!(old.keys_unlike(&of(&format!("# a remark\n{}", old.text))).is_empty());
     }
 
     #[test]
@@ -240,7 +278,7 @@ mod tests {
     fn a_slot_is_replaced_as_a_whole() {
         let text = "[slots.old]\ntype = \"logical\"\ndatabase = \"shop\"\nowner = \"x\"\n[slots.new]\ntype = \"physical\"\nowner = \"x\"\n";
         let (before, after) = (with("").unwrap(), with(text).unwrap());
-        let changed: Vec<_> = differences(&before, &after).into_iter().map(|d| d.key).collect();
+        let changed: Vec<_> = differences(&before, &after, &keys(text)).into_iter().map(|d| d.key).collect();
         assert_eq!(changed, ["slots.old", "slots.new"]);
     }
 
@@ -250,10 +288,14 @@ mod tests {
             with("").unwrap(),
             with("[sync]\nstandbys = 1\n[postgres.parameters]\nmax_connections = 200").unwrap(),
         );
-        let told: Vec<_> = differences(&before, &after)
-            .into_iter()
-            .map(|d| format!("{} {:?} {:?}", d.key, d.from, d.to))
-            .collect();
+        let told: Vec<_> = differences(
+            &before,
+            &after,
+            &keys("[sync]\nstandbys = 1\n[postgres.parameters]\nmax_connections = 200"),
+        )
+        .into_iter()
+        .map(|d| format!("{} {:?} {:?}", d.key, d.from, d.to))
+        .collect();
         assert_eq!(
             told,
             [

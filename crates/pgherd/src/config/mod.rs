@@ -52,12 +52,20 @@ pub fn load(path: &Path) -> Result<Config, ConfigError> {
     parse(&text, &path.display().to_string(), &environment)
 }
 
-/// As `load`, under what was last set for all nodes. The file must be right by itself, too.
-pub fn load_node(path: &Path) -> Result<Config, ConfigError> {
-    let dir = load(path)?.node.dir;
-    let cluster = ClusterConfig::read(&dir)
-        .map_err(|source| ConfigError::Read { path: dir.join("cluster.json"), source })?;
-    load_with(path, &cluster)
+/// As `load`, under what was last set for all nodes, with its number. The file must be right by itself, too; where the two do not go
+/// together (any more) the file alone counts, with number 0, so that a node starts and can be told better.
+pub fn load_node(path: &Path) -> Result<(Config, u64), ConfigError> {
+    let own = load(path)?;
+    let copy = ClusterConfig::read(&own.node.dir);
+    let cluster =
+        copy.map_err(|source| ConfigError::Read { path: own.node.dir.join("cluster.json"), source })?;
+    match load_with(path, &cluster) {
+        Ok(config) => Ok((config, cluster.number)),
+        Err(error) => {
+            eprintln!("the cluster's configuration {} is left out: {error}", cluster.number);
+            Ok((own, 0))
+        }
+    }
 }
 
 /// As `load`, under what `cluster` sets for all nodes.

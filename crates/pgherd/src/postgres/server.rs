@@ -257,8 +257,8 @@ impl Server {
         self.tunable.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Takes over other parameters and lines of pg_hba.conf; a running server applies what needs no restart. A line that it cannot
-    /// read is an error, and what was in force stays: the server would go on by the lines of before, and not start with these.
+    /// Takes over other parameters and lines of pg_hba.conf; a running server applies what needs no restart. On an error
+    /// what was in force stays; a line that the server cannot read is one: it would go on by the lines of before, and not start with these.
     pub async fn retune(&self, tunable: Tunable) -> Result<()> {
         settings::check_parameters(&tunable.parameters)?;
         let before = self.tunable();
@@ -266,12 +266,19 @@ impl Server {
         if super::process::find(&self.layout.data)?.is_none() {
             return Ok(());
         }
+        let Err(error) = self.take_up().await else { return Ok(()) };
+        self.set_tunable(before);
+        if let Err(also) = self.take_up().await {
+            tracing::warn!(error = %also, "what was in force before could not be written again; the next reload does");
+        }
+        Err(error)
+    }
+
+    /// Has the running server read its files anew.
+    async fn take_up(&self) -> Result<()> {
         let dynamic = self.write_settings(|_| {}).await?;
         self.reload_and_confirm(&dynamic).await?;
         let Some(broken) = self.broken_hba_line().await? else { return Ok(()) };
-        self.set_tunable(before);
-        let dynamic = self.write_settings(|_| {}).await?;
-        self.reload_and_confirm(&dynamic).await?;
         let reason =
             format!("{}, line {broken}; the lines from before stay in force", self.layout.hba().display());
         Err(Error::Configuration { reason })

@@ -161,7 +161,12 @@ async fn sockets_go_to_the_next_process_with_the_ports() {
         ..at(folder.path())
     };
     let (_sender, seen) = watch::channel(topology(1, None, &[]));
-    let next = Proxy::start_on(config, handed, seen, Questions::default()).await.unwrap();
+    // A process that does not come to run leaves all as it was.
+    let again: Vec<_> = handed.iter().map(|fd| fd.try_clone().unwrap()).collect();
+    drop(Proxy::start_on(config.clone(), again, seen.clone(), Questions::default()).await.unwrap());
+    assert!(path.exists(), "the one before it may have to go on");
+    let mut next = Proxy::start_on(config, handed, seen, Questions::default()).await.unwrap();
+    next.settle();
     drop(stand);
     assert!(path.exists(), "it is the next process's");
     tokio::net::UnixStream::connect(&path).await.unwrap();

@@ -8,14 +8,20 @@ use std::io::{self, ErrorKind, IoSlice};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use nix::unistd::{Uid, User};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use super::certificate;
 use super::channel::Channel;
+
+/// Threads that may wait for the system's directory of users at a time, and for how long a client does.
+static LOOK_UPS: Semaphore = Semaphore::const_new(4);
+const LOOK_UP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A stream that was a task's, for a thread that waits for no single one.
 #[derive(Debug)]
@@ -79,9 +85,10 @@ impl Stream {
             .then(|| rustix::net::sockopt::socket_peercred(&self.socket))
             .and_then(Result::ok)?
             .uid;
-        // The system's directory of users may be on another machine.
+        // The system's directory of users may be on another machine, which may hang.
+        let _turn = LOOK_UPS.acquire().await.ok()?;
         let found = tokio::task::spawn_blocking(move || User::from_uid(Uid::from_raw(uid.as_raw())));
-        found.await.ok()?.ok()?.map(|user| user.name)
+        timeout(LOOK_UP_TIMEOUT, found).await.ok()?.ok()?.ok()?.map(|user| user.name)
     }
 
     pub fn socket(&self) -> &TcpStream {

@@ -1,14 +1,16 @@
 //! Patroni's JSON documents.
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use serde_json::{Map, Value, json};
 
 use super::{Standing, Told, words};
 use crate::agent::Facts;
+use crate::api::access::Caller;
 use crate::api::change::error;
+use crate::api::configuration::denied;
 use crate::api::report::{NodeReport, Role, SyncMode};
 use crate::api::routes::View;
 use crate::api::wall_text;
@@ -203,7 +205,7 @@ pub async fn history(State(view): State<View>) -> Response {
 
 /// `/config`: what of Patroni's dynamic configuration has a meaning here. Timings are left out: the lease is not Patroni's
 /// `ttl`, and nothing here waits for a `loop_wait`.
-pub async fn config(State(view): State<View>) -> Response {
+pub async fn config(State(view): State<View>, Extension(caller): Extension<Caller>) -> Response {
     let told = Told::by(&view);
     let sync = if told.own.standbys > 0 { json!("quorum") } else { json!(false) };
     let mut document = json!({
@@ -212,7 +214,9 @@ pub async fn config(State(view): State<View>) -> Response {
         "synchronous_node_count": told.own.standbys,
         "maximum_lag_on_failover": told.own.maximum_lag_bytes,
     });
-    if let Ok(report) = view.configuration() {
+    if denied(&caller).is_none()
+        && let Ok(report) = view.configuration()
+    {
         document["postgresql"] = super::dynamic::postgresql(&report);
     }
     if told.report.paused_until.is_some() {

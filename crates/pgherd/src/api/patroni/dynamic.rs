@@ -60,7 +60,7 @@ pub async fn patch(State(view): State<View>, Extension(caller): Extension<Caller
         Err(why) => return error(StatusCode::UNPROCESSABLE_ENTITY, &why),
     };
     match view.configure(new, author(&caller)).await {
-        Ok(_) => documents::config(State(view)).await,
+        Ok(_) => documents::config(State(view), Extension(caller)).await,
         Err(refusal) => refused(&refusal),
     }
 }
@@ -193,7 +193,7 @@ mod tests {
         let text = text.unwrap();
         for line in expected.lines().chain([
             "max_wal_senders = \"12\"",
-            "jit = false",
+            "jit = \"false\"",
             "max_connections = 200",
             "hba = [\"local all all peer\"]",
         ]) {

@@ -10,7 +10,7 @@ use clap::Args;
 
 use super::super::client::Client;
 use super::super::failure::{Exit, Failure};
-use super::super::request::{WaitArgs, carry_out, watch};
+use super::super::request::{Seen, WaitArgs, look_on, submit, watch};
 use super::super::{print, print_json};
 use super::show::{newest, planned, propose, read, table, text_of};
 use crate::api::{ConfigChange, ConfigReport, NewConfig, NodeReport};
@@ -242,13 +242,20 @@ fn follow(
     args: &ApplyArgs,
 ) -> Result<(), Failure> {
     for (at, id) in done.requests.iter().enumerate() {
-        if let Err(failure) = watch(client, *id, &args.wait) {
-            for later in &done.requests[at + 1..] {
-                // They fail, too, having come after it.
-                let _ = watch(client, *later, &args.wait);
+        let failure = match look_on(client, *id, &args.wait)? {
+            Seen::Done => continue,
+            Seen::Failed(failure) => failure,
+            Seen::Late(failure) | Seen::Interrupted(failure) => {
+                return Err(failure.next(
+                    "the nodes go on; pgherd config diff tells who has it, pgherd config rollback goes back",
+                ));
             }
-            return Err(back(client, before, done.plan.number + 1, failure, args));
+        };
+        for later in &done.requests[at + 1..] {
+            // They fail, too, having come after it.
+            look_on(client, *later, &args.wait)?;
         }
+        return Err(back(client, before, done.plan.number + 1, failure, args));
     }
     Ok(())
 }
@@ -305,17 +312,27 @@ fn restart(
     }
     for node in nodes {
         let ask = Ask::Restart { node: node.name.as_str().into(), force: false };
-        if let Err(failure) = carry_out(&ask, &args.wait) {
-            if failure.exit != Exit::Unfinished {
-                return Err(failure);
+        let Some(id) = submit(client, &ask)? else { continue };
+        let failure = match look_on(client, id, &args.wait)? {
+            Seen::Done => continue,
+            Seen::Failed(failure) => failure,
+            Seen::Late(failure) if is_down(client, &node.name)? => failure,
+            Seen::Late(failure) | Seen::Interrupted(failure) => {
+                return Err(failure.next("pgherd status shows who waits for a restart; pgherd restart NODE"));
             }
-            return Err(back(client, before, done.plan.number + 1, failure, args).next(format!(
-                "pgherd status shows {}; pgherd restart NODE takes up the old values",
-                node.name
-            )));
-        }
+        };
+        return Err(back(client, before, done.plan.number + 1, failure, args).next(format!(
+            "pgherd status shows {}; pgherd restart NODE takes up the old values",
+            node.name
+        )));
     }
     Ok(())
+}
+
+/// It does not start, as far as anybody sees.
+fn is_down(client: &Client, name: &str) -> Result<bool, Failure> {
+    let report = client.status()?.report;
+    Ok(report.nodes.iter().any(|node| node.name == name && !node.healthy))
 }
 
 /// One of the settings of which a standby must have as much as its primary, and would have less.
