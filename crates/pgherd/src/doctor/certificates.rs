@@ -14,8 +14,7 @@ const DAY: i64 = 86_400;
 const WARNING_DAYS: i64 = 30;
 const ERROR_DAYS: i64 = 7;
 
-const FOR_PEERS: &str =
-    "make new ones with the cluster's authority (docs/operate/doctor.md), then: pgherd relaunch";
+const FOR_PEERS: &str = "pgherd certs renew --authority DIR --config FILE, on the node's machine";
 const READ_ANEW: &str = "put a new one in its place; it is read anew within seconds";
 
 pub(super) fn ages(subject: &Subject) -> Vec<Finding> {
