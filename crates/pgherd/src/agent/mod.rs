@@ -60,7 +60,7 @@ pub use note::Reload;
 pub use panel::{Panel, Seen};
 pub use publish::topology;
 pub use questions::questions;
-pub use records::Credentials;
+pub use records::{Credentials, store_view};
 pub use requests::{Command, PAUSE_SECONDS_MAX, Refusal, submit};
 pub use slots::SlotPolicy;
 pub use work::{Followed, Worker};

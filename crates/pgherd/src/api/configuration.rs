@@ -81,13 +81,7 @@ pub struct ConfigChange {
 }
 
 pub async fn show(State(view): State<View>, Extension(caller): Extension<Caller>) -> Response {
-    if let Some(denied) = denied(&caller) {
-        return denied;
-    }
-    match view.configuration() {
-        Ok(report) => Json(report).into_response(),
-        Err(refusal) => refused(&refusal),
-    }
+    told(&view, &caller).map_or_else(|refused| *refused, |report| Json(report).into_response())
 }
 
 pub async fn past(
@@ -95,15 +89,11 @@ pub async fn past(
     Extension(caller): Extension<Caller>,
     Path(number): Path<u64>,
 ) -> Response {
-    if let Some(denied) = denied(&caller) {
-        return denied;
-    }
-    match view.configuration() {
-        Ok(report) => match report.previous.into_iter().find(|past| past.number == number) {
-            Some(past) => Json(past).into_response(),
-            None => error(StatusCode::NOT_FOUND, &format!("configuration {number} is not remembered")),
-        },
-        Err(refusal) => refused(&refusal),
+    let find = |report: ConfigReport| report.previous.into_iter().find(|past| past.number == number);
+    match told(&view, &caller).map(find) {
+        Ok(Some(past)) => Json(past).into_response(),
+        Ok(None) => error(StatusCode::NOT_FOUND, &format!("configuration {number} is not remembered")),
+        Err(refused) => *refused,
     }
 }
 
@@ -129,9 +119,12 @@ pub async fn change(
 }
 
 /// Lines of pg_hba.conf and commands may hold secrets, and the text of before does, too: strangers are not told.
-pub(super) fn denied(caller: &Caller) -> Option<Response> {
-    let text = "the cluster's configuration is told to users ([http] users) and on a node's own machine: pgherd … --user NAME";
-    (caller.by == By::Nobody).then(|| error(StatusCode::UNAUTHORIZED, text))
+pub(super) fn told(view: &View, caller: &Caller) -> Result<ConfigReport, Box<Response>> {
+    if caller.by == By::Nobody {
+        let text = "the cluster's configuration is told to users ([http] users) and on a node's own machine: pgherd … --user NAME";
+        return Err(Box::new(error(StatusCode::UNAUTHORIZED, text)));
+    }
+    view.configuration().map_err(|refusal| Box::new(refused(&refusal)))
 }
 
 /// Who is told to have asked.

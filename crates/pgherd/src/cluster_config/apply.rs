@@ -7,14 +7,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use brain::{Ask, Key, NodeKind, NodeName, Operation, Requests, View};
+use brain::{Ask, Key, NodeKind, NodeName, Operation, Requests, Term, View};
 use futures_util::future::BoxFuture;
 use proxy::auth::hba::Rules;
 use tokio::sync::Mutex;
 
 use super::plan::{Plan, changes, of_process, parameters};
 use super::record::{CONFIG, ConfigRecord, read};
-use crate::agent::{EventLog, Refusal, Reload, Worker};
+use crate::agent::{EventLog, Refusal, Reload, Worker, store_view};
 use crate::config::{self, CLUSTER_CONFIG_BYTES_MAX, ClusterConfig, Config};
 use crate::postgres::Tunable;
 use crate::store::{Snapshot, Store, StoreError, Transaction};
@@ -181,14 +181,12 @@ impl Applier {
         by: &str,
     ) -> Result<(Transaction, Vec<u64>), Refusal> {
         let unreadable =
-            |error: serde_json::Error| Refusal::Unavailable(format!("the store cannot be read: {error}"));
+            |error: anyhow::Error| Refusal::Unavailable(format!("the store cannot be read: {error:#}"));
         let now = crate::clock::wall_seconds();
         let path = Key::Requests.path();
-        let requests = snapshot.get(path).map(|entry| serde_json::from_value(entry.value.clone()));
-        let mut requests: Requests = requests.transpose().map_err(unreadable)?.unwrap_or_default();
-        let term = snapshot
-            .get(Key::Primary.path())
-            .and_then(|entry| serde_json::from_value(entry.value["term"].clone()).ok());
+        let view = store_view(snapshot, true).map_err(unreadable)?;
+        let term = view.primary.map_or(Term(0), |primary| primary.value.term);
+        let mut requests = view.requests.map_or_else(Requests::default, |requests| requests.value);
         let mut asked = Vec::new();
         // Comments alone are nobody's business.
         for node in plan.order.iter().filter(|_| !plan.changes.is_empty()) {
@@ -199,12 +197,14 @@ impl Applier {
                     other.id, other.id
                 )));
             }
-            asked.push(requests.add(ask, term.unwrap_or_default(), now));
+            asked.push(requests.add(ask, term, now));
         }
         // Who was not asked applies it by himself: comments alone, and what was set while he was away.
         let nodes: &[String] = if asked.is_empty() { &[] } else { &plan.order };
-        let record = serde_json::to_value(stored.changed(text, now, by, nodes)).map_err(unreadable)?;
-        let requests = serde_json::to_value(&requests).map_err(unreadable)?;
+        let written =
+            |result: serde_json::Result<serde_json::Value>| result.map_err(|error| unreadable(error.into()));
+        let record = written(serde_json::to_value(stored.changed(text, now, by, nodes)))?;
+        let requests = written(serde_json::to_value(&requests))?;
         let transaction = Transaction::new()
             .require(CONFIG, snapshot.version(CONFIG))
             .require(path, snapshot.version(path))
@@ -281,9 +281,8 @@ fn newer(applier: &Applier, snapshot: &Snapshot, begun_with: Option<u64>) -> Opt
     if !is_from_before && newest.asked.iter().any(|name| name == own) {
         return None;
     }
-    let requests = snapshot.get(Key::Requests.path());
-    let requests: Requests =
-        requests.and_then(|entry| serde_json::from_value(entry.value.clone()).ok()).unwrap_or_default();
+    let requests =
+        store_view(snapshot, true).ok()?.requests.map_or_else(Requests::default, |requests| requests.value);
     let own = NodeName::from(own);
     let asked =
         requests.active().any(|request| matches!(&request.ask, Ask::Reload { node, .. } if *node == own));

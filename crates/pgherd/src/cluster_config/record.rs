@@ -47,13 +47,6 @@ impl ConfigRecord {
         let newest = Revision { config, at, by: by.to_owned(), asked: asked.to_vec() };
         ConfigRecord { newest, previous }
     }
-
-    /// One of those that are remembered; 0 is the empty one of before the first.
-    pub fn revision(&self, number: u64) -> Option<Revision> {
-        let all = self.previous.iter().chain([&self.newest]);
-        let found = all.into_iter().find(|revision| revision.config.number == number).cloned();
-        found.or_else(|| (number == 0).then(Revision::default))
-    }
 }
 
 /// Of a cluster that has none: the default.
@@ -75,9 +68,8 @@ mod tests {
         }
         assert_eq!(record.newest.config, ClusterConfig { number: 13, text: "# 13".to_owned() });
         assert_eq!(record.previous.len(), PREVIOUS_MAX);
-        assert_eq!(record.revision(3).unwrap().config.text, "# 3");
-        assert_eq!(record.revision(2), None);
-        assert_eq!(record.revision(0).unwrap().config.text, "");
+        let oldest = &record.previous[0].config;
+        assert_eq!((oldest.number, oldest.text.as_str()), (3, "# 3"));
         let written = serde_json::to_value(&record).unwrap();
         assert_eq!(written["number"], 13);
         assert_eq!(serde_json::from_value::<ConfigRecord>(written).unwrap(), record);

@@ -202,11 +202,6 @@ impl super::Slots {
     }
 }
 
-/// The text of a list of lines, as one line where it is short.
-pub fn one_line(value: &str) -> String {
-    value.lines().map(str::trim).collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

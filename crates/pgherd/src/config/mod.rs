@@ -31,10 +31,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-pub use cluster::{
-    CLUSTER_CONFIG_BYTES_MAX, ClusterConfig, Difference, differences, is_of_cluster, one_line,
-    values_of_cluster,
-};
+pub use cluster::{CLUSTER_CONFIG_BYTES_MAX, ClusterConfig, Difference, differences, values_of_cluster};
 pub use error::{ConfigError, Problem};
 pub use http::{Http, HttpTls};
 pub use model::{

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::read::assignments::unquoted;
+
 /// As it is.
 pub fn same(text: &str) -> Result<String, String> {
     Ok(text.trim().to_owned())
@@ -99,7 +101,10 @@ pub fn connection(text: &str) -> Vec<(String, String)> {
     while let Some((key, value)) = rest.split_once('=') {
         let value = value.trim_start();
         let (value, after) = match value.strip_prefix('\'') {
-            Some(quoted) => quoted_value(quoted),
+            Some(quoted) => {
+                let (value, after) = unquoted(quoted);
+                (value, after.unwrap_or_default())
+            }
             None => {
                 let end = value.find(char::is_whitespace).unwrap_or(value.len());
                 (value[..end].to_owned(), &value[end..])
@@ -109,24 +114,6 @@ pub fn connection(text: &str) -> Vec<(String, String)> {
         rest = after.trim_start();
     }
     pairs
-}
-
-/// Up to the closing quote; a quote that is doubled or follows a backslash is one of the value.
-fn quoted_value(text: &str) -> (String, &str) {
-    let mut value = String::new();
-    let mut chars = text.char_indices().peekable();
-    while let Some((at, c)) = chars.next() {
-        match c {
-            '\'' if chars.peek().is_some_and(|(_, next)| *next == '\'') => {
-                chars.next();
-                value.push('\'');
-            }
-            '\'' => return (value, &text[at + 1..]),
-            '\\' => value.extend(chars.next().map(|(_, next)| next)),
-            c => value.push(c),
-        }
-    }
-    (value, "")
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::{Standing, Told, words};
 use crate::agent::Facts;
 use crate::api::access::Caller;
 use crate::api::change::error;
-use crate::api::configuration::denied;
+use crate::api::configuration;
 use crate::api::report::{NodeReport, Role, SyncMode};
 use crate::api::routes::View;
 use crate::api::wall_text;
@@ -214,9 +214,7 @@ pub async fn config(State(view): State<View>, Extension(caller): Extension<Calle
         "synchronous_node_count": told.own.standbys,
         "maximum_lag_on_failover": told.own.maximum_lag_bytes,
     });
-    if denied(&caller).is_none()
-        && let Ok(report) = view.configuration()
-    {
+    if let Ok(report) = configuration::told(&view, &caller) {
         document["postgresql"] = super::dynamic::postgresql(&report);
     }
     if told.report.paused_until.is_some() {

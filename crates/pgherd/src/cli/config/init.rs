@@ -75,25 +75,35 @@ pub fn init(args: &InitArgs) -> Result<(), Failure> {
             .next("--out DIR with another folder"));
     }
     let configs: Vec<Config> = plan.members().map(|(me, kind)| plan.config(me, kind, args)).collect();
-    for config in &configs {
-        // The file is read back as the node will read it, before anything is written.
-        config::parse(&config::render(config), &config.node.name, &Default::default()).map_err(wrong)?;
-    }
+    configs.iter().try_for_each(check)?;
     let failed = |error: CertificateError| {
         Failure::new(Exit::General, "the certificates of the nodes cannot be made").why(error)
     };
     create_authority(&out.join("authority"), &plan.cluster).map_err(failed)?;
     for config in &configs {
-        let dir = out.join(&config.node.name);
-        // PostgreSQL's user must be able to pass; what is secret in it has its own mode.
-        fs::DirBuilder::new().mode(0o755).create(&dir)?;
-        issue(&out.join("authority"), &config.node.name, &dir.join("tls")).map_err(failed)?;
-        let file = dir.join("pgherd.toml");
-        let mut open = fs::OpenOptions::new();
-        let mut file = open.write(true).create_new(true).mode(0o640).open(file)?;
-        file.write_all(config::render(config).as_bytes())?;
+        write_node(config, &out.join("authority"), &out.join(&config.node.name), failed)?;
     }
     print(&plan.next_steps(&out, &configs))
+}
+
+/// The file is read back as the node will read it, before anything is written.
+pub(super) fn check(config: &Config) -> Result<(), Failure> {
+    config::parse(&config::render(config), &config.node.name, &Default::default()).map(drop).map_err(wrong)
+}
+
+/// Makes a node's folder: its certificate, then its configuration.
+pub(super) fn write_node(
+    config: &Config,
+    authority: &Path,
+    dir: &Path,
+    failed: impl Fn(CertificateError) -> Failure,
+) -> Result<(), Failure> {
+    // PostgreSQL's user must be able to pass; what is secret in it has its own mode.
+    fs::DirBuilder::new().recursive(true).mode(0o755).create(dir)?;
+    issue(authority, &config.node.name, &dir.join("tls")).map_err(failed)?;
+    let mut open = fs::OpenOptions::new();
+    let mut file = open.write(true).create_new(true).mode(0o640).open(dir.join("pgherd.toml"))?;
+    Ok(file.write_all(config::render(config).as_bytes())?)
 }
 
 fn plan(args: &InitArgs) -> Result<Plan, Failure> {

@@ -1,18 +1,15 @@
 //! `pgherd config add`: the folder of a node that is to join a cluster that runs.
 
-use std::fs;
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 
 use super::super::failure::{Exit, Failure};
 use super::super::print;
-use super::init::{Member, member};
+use super::init::{Member, check, member, write_node};
 use super::wrong;
 use crate::config::{self, Config, NodeKind, Peer};
-use crate::peer::certificates::issue;
+use crate::peer::certificates::CertificateError;
 
 #[derive(Args, Debug)]
 #[command(after_help = "Example:
@@ -51,14 +48,9 @@ pub fn add(args: &AddArgs) -> Result<(), Failure> {
         return Err(Failure::new(Exit::Usage, what).next("give the newcomer a name of its own"));
     }
     let config = newcomer(&like, args);
-    config::parse(&config::render(&config), name, &Default::default()).map_err(wrong)?;
-    fs::DirBuilder::new().recursive(true).mode(0o755).create(&out)?;
-    issue(&args.authority, name, &out.join("tls"))
-        .map_err(|error| Failure::new(Exit::Precondition, error.to_string()))?;
-    let file = out.join("pgherd.toml");
-    let mut open = fs::OpenOptions::new();
-    let mut written = open.write(true).create_new(true).mode(0o640).open(file)?;
-    written.write_all(config::render(&config).as_bytes())?;
+    check(&config)?;
+    let failed = |error: CertificateError| Failure::new(Exit::Precondition, error.to_string());
+    write_node(&config, &args.authority, &out, failed)?;
     let own = &config.peers[name];
     let postgres = match &own.postgres {
         Some(postgres) => format!("--postgres {postgres}"),

@@ -10,7 +10,6 @@ use super::super::failure::{Exit, Failure};
 use super::super::target::TargetArgs;
 use super::super::{OutputArgs, print, print_json};
 use crate::api::{ConfigChange, ConfigReport, NewConfig};
-use crate::config::one_line;
 
 const PATH: &str = "/api/v1/config";
 
@@ -165,6 +164,11 @@ pub fn table(change: &ConfigChange) -> String {
         let _ = writeln!(text, "{name} is away, and applies it when it is back.");
     }
     text
+}
+
+/// A list of lines as one.
+fn one_line(value: &str) -> String {
+    value.lines().map(str::trim).collect::<Vec<_>>().join(" ")
 }
 
 fn or_none(names: &[String]) -> String {

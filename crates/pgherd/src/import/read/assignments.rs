@@ -20,10 +20,10 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Entry>, Unreadable> {
         let rest = rest.trim_start();
         let rest = rest.strip_prefix('=').unwrap_or(rest).trim_start();
         let value = match rest.strip_prefix('\'') {
-            Some(quoted) => match unquote(quoted) {
-                Some((value, after)) if after.is_empty() || after.starts_with('#') => value,
-                Some(_) => return Err(unreadable("text behind the closing quote")),
-                None => return Err(unreadable("the closing quote is missing")),
+            Some(quoted) => match unquoted(quoted) {
+                (value, Some(after)) if after.is_empty() || after.starts_with('#') => value,
+                (_, Some(_)) => return Err(unreadable("text behind the closing quote")),
+                (_, None) => return Err(unreadable("the closing quote is missing")),
             },
             None => rest.split('#').next().unwrap_or_default().trim_end().to_owned(),
         };
@@ -38,8 +38,9 @@ pub fn read(file: &str, text: &str) -> Result<Vec<Entry>, Unreadable> {
     Ok(entries)
 }
 
-/// The value up to the closing quote, and what follows it.
-fn unquote(text: &str) -> Option<(String, &str)> {
+/// The value up to the closing quote, and what follows it; `None`: there is no closing quote. One that is doubled or follows a
+/// backslash is one of the value.
+pub fn unquoted(text: &str) -> (String, Option<&str>) {
     let mut value = String::new();
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
@@ -48,12 +49,12 @@ fn unquote(text: &str) -> Option<(String, &str)> {
                 chars.next();
                 value.push('\'');
             }
-            '\'' => return Some((value, text[at + 1..].trim_start())),
-            '\\' => value.push(chars.next()?.1),
+            '\'' => return (value, Some(text[at + 1..].trim_start())),
+            '\\' => value.extend(chars.next().map(|(_, next)| next)),
             c => value.push(c),
         }
     }
-    None
+    (value, None)
 }
 
 #[cfg(test)]
